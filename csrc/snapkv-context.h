@@ -1,0 +1,48 @@
+// SnapKV's state of one llama_context.
+#pragma once
+
+#include "snapkv.h"
+
+#include "snapkv-guard.h"
+
+#include <string>
+#include <vector>
+
+class llama_kv_cache;
+class llama_kv_cache_iswa;
+
+struct llama_snapkv {
+    llama_snapkv_params params = {};
+    llama_snapkv_stats  stats  = {};
+    bool has_stats = false;
+
+    // pooled scores [n_prompt - window] of the last prefill, for each cached layer and KV head; empty unless keep_scores
+    std::vector<std::vector<std::vector<float>>> scores;
+
+    llama_snapkv_tap_callback tap = nullptr;
+    void * tap_data = nullptr;
+};
+
+// the cache of the full-attention layers, and the pair that it is part of in sliding-window models (else iswa is null)
+struct llama_snapkv_memory {
+    llama_kv_cache      * base = nullptr;
+    llama_kv_cache_iswa * iswa = nullptr;
+};
+
+// {nullptr, nullptr} for a kind of memory that is not supported
+llama_snapkv_memory llama_snapkv_memory_of(llama_context & ctx);
+
+// "" or what is wrong with the parameters and how to mend it
+std::string llama_snapkv_check_params(const llama_snapkv_params & params);
+
+// rows kept for each KV head of a prompt, the window included; n_prompt if nothing is to be evicted
+uint32_t llama_snapkv_n_rows(const llama_snapkv_params & params, uint32_t n_prompt);
+
+// while it lives, caches made on this thread get n_cells cells; with all = false sliding-window caches keep theirs
+struct llama_snapkv_cells_scope {
+    llama_snapkv_cells_scope(uint32_t n_cells, bool all);
+    ~llama_snapkv_cells_scope();
+};
+
+// sets llama_snapkv_last_error() and logs
+void llama_snapkv_set_error(const std::string & message);

@@ -1,0 +1,264 @@
+#include "snapkv-graph.h"
+
+#include "llama-model.h"
+
+#include "ggml-cpp.h"
+#include "ggml-impl.h"
+
+#include <cmath>
+#include <cstring>
+#include <unordered_map>
+#include <unordered_set>
+
+llama_snapkv_graph llama_snapkv_graph_build(const llama_model & model, llm_graph_params params, uint32_t n_layer) {
+    llama_snapkv_graph graph;
+    graph.l_out.resize(n_layer, nullptr);
+
+    // pointers, since later callbacks may rename a tensor
+    params.cb = [&graph, cb = params.cb](const llama_ubatch & ubatch, ggml_tensor * cur, const char * name, int il) {
+        cb(ubatch, cur, name, il);
+        if (il >= 0 && il < (int) graph.l_out.size() && strcmp(name, "l_out") == 0) {
+            graph.l_out[il] = cur;
+        }
+    };
+    graph.gf = model.build_graph(params);
+    return graph;
+}
+
+ggml_tensor * llama_snapkv_graph_attn(const llm_graph_result & res, int32_t il) {
+    ggml_tensor * attn = nullptr;
+    for (const auto & node : res.get_fused_nodes()) {
+        if (node.op == LLM_FUSED_OP_FLASH_ATTN && node.il == il) {
+            if (attn) {
+                return nullptr;
+            }
+            attn = node.tensor;
+        }
+    }
+    return attn;
+}
+
+static int find_node(const ggml_cgraph * gf, const ggml_tensor * t) {
+    for (int i = 0; i < gf->n_nodes; ++i) {
+        if (gf->nodes[i] == t) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+// turn a node into a view, so that its users read from elsewhere
+static void redirect(ggml_tensor * t, ggml_tensor * view) {
+    for (auto & src : t->src) {
+        src = nullptr;
+    }
+    t->op        = GGML_OP_VIEW;
+    t->src[0]    = view->view_src ? view->view_src : view;
+    t->view_src  = t->src[0];
+    t->view_offs = view->view_offs;
+    t->data      = view->data;
+    t->buffer    = view->buffer;
+}
+
+uint32_t llama_snapkv_graph_cut(ggml_context * ctx, ggml_cgraph * dst, llama_snapkv_graph & graph, const llama_snapkv_cut_params & params) {
+    ggml_cgraph * gf = graph.gf;
+
+    int i0 = 0;
+    int i1 = gf->n_nodes;
+    ggml_tensor * out = nullptr;
+    if (params.hidden_out) {
+        out = graph.l_out[params.il1 - 1];
+        i1  = find_node(gf, out) + 1;
+        GGML_ASSERT(i1 > 0);
+    }
+    if (params.hidden_in) {
+        ggml_tensor * in = graph.l_out[params.il0 - 1];
+        i0 = find_node(gf, in) + 1;
+        GGML_ASSERT(i0 > 0);
+        redirect(in, params.hidden_in);
+    }
+
+    for (int i = 0; i < gf->n_leafs; ++i) {
+        ggml_tensor * t = gf->leafs[i];
+        if ((t->flags & GGML_TENSOR_FLAG_INPUT) && t != params.mask_input) {
+            ggml_build_forward_expand(dst, t);
+        }
+    }
+
+    std::unordered_set<const ggml_tensor *> inside(gf->nodes + i0, gf->nodes + i1);
+
+    const int n0 = dst->n_nodes;
+    for (int i = i0; i < i1; ++i) {
+        ggml_tensor * t = gf->nodes[i];
+        // nothing depends on a KV store, so each has to be named
+        if (params.store_only && t->op != GGML_OP_SET_ROWS) {
+            continue;
+        }
+        if (t->flags & GGML_TENSOR_FLAG_COMPUTE) {
+            ggml_build_forward_expand(dst, t);
+        } else {
+            ggml_build_forward_order(dst, t);
+        }
+    }
+
+    uint32_t n_foreign = 0;
+    for (int i = n0; i < dst->n_nodes; ++i) {
+        const ggml_tensor * t = dst->nodes[i];
+        if ((t->op == GGML_OP_FLASH_ATTN_EXT || t->op == GGML_OP_SET_ROWS) && !inside.count(t)) {
+            n_foreign++;
+        }
+    }
+
+    if (out && !params.store_only) {
+        ggml_build_forward_expand(dst, ggml_cpy(ctx, out, params.hidden_out));
+    }
+    return n_foreign;
+}
+
+uint64_t llama_snapkv_graph_topology(const ggml_cgraph * gf) {
+    std::unordered_map<const ggml_tensor *, uint64_t> index;
+    index.reserve(gf->n_leafs + gf->n_nodes);
+
+    uint64_t hash = 1469598103934665603ull; // FNV-1a
+    auto mix = [&hash](uint64_t v) { hash = (hash ^ v)*1099511628211ull; };
+
+    auto visit = [&](const ggml_tensor * t) {
+        auto id = [&](const ggml_tensor * s) -> uint64_t {
+            if (!s) {
+                return 0;
+            }
+            const auto it = index.find(s);
+            return it == index.end() ? 1 : it->second;
+        };
+        mix(t->op);
+        mix(t->type);
+        mix(t->flags);
+        mix(t->buffer != nullptr);
+        for (const auto * src : t->src) {
+            mix(id(src));
+        }
+        mix(id(t->view_src));
+        index.emplace(t, index.size() + 2);
+    };
+    for (int i = 0; i < gf->n_leafs; ++i) {
+        visit(gf->leafs[i]);
+    }
+    for (int i = 0; i < gf->n_nodes; ++i) {
+        visit(gf->nodes[i]);
+    }
+    return hash;
+}
+
+//
+// scoring
+//
+
+// mean over ne1: [n, g] -> [n]
+static ggml_tensor * mean_of_rows(ggml_context * ctx, ggml_tensor * t) {
+    const int64_t n = t->ne[0];
+    const int64_t g = t->ne[1];
+    if (g == 1) {
+        return ggml_reshape_1d(ctx, t, n);
+    }
+    ggml_tensor * sum = ggml_sum_rows(ctx, ggml_cont(ctx, ggml_transpose(ctx, t)));
+    return ggml_scale(ctx, ggml_reshape_1d(ctx, sum, n), 1.0f/g);
+}
+
+// [n, g] -> [n, g], stride 1, borders count as zeros. ggml_pool_1d(AVG) with its own padding would divide by the
+// valid cells only; scores are not negative, so that zeros serve MAX, too
+static ggml_tensor * pool(ggml_context * ctx, ggml_tensor * t, const llama_snapkv_params & params) {
+    if (params.kernel == 1) {
+        return t;
+    }
+    const int half = (int) params.kernel/2;
+    ggml_tensor * padded = ggml_pad_ext(ctx, t, half, half, 0, 0, 0, 0, 0, 0);
+    return ggml_pool_1d(ctx, padded, params.pool == LLAMA_SNAPKV_POOL_MAX ? GGML_OP_POOL_MAX : GGML_OP_POOL_AVG, params.kernel, 1, 0);
+}
+
+llama_snapkv_votes llama_snapkv_graph_score(ggml_context * ctx, ggml_cgraph * gf, const llama_snapkv_observation & obs, const llama_snapkv_params & params) {
+    ggml_tensor * q = obs.q;
+    ggml_tensor * k = obs.k;
+
+    const int64_t n_head_kv = k->ne[2];
+    const int64_t g = q->ne[2]/n_head_kv; // query heads of a KV head
+    const int64_t n = k->ne[1];
+    const int64_t w = q->ne[1];
+
+    llama_snapkv_votes votes;
+    for (int64_t h = 0; h < n_head_kv; ++h) {
+        ggml_tensor * qh = ggml_view_3d(ctx, q, q->ne[0], w, g, q->nb[1], q->nb[2], h*g*q->nb[2]);
+        ggml_tensor * kh = ggml_view_2d(ctx, k, k->ne[0], n, k->nb[1], h*k->nb[2]);
+
+        // in f32: with K in another type ggml would round Q to that type's dot-product partner, down to 8 bits
+        kh = kh->type == GGML_TYPE_F32 ? kh : ggml_cast(ctx, kh, GGML_TYPE_F32);
+
+        ggml_tensor * kq = ggml_mul_mat(ctx, kh, qh); // [n, w, g]
+        ggml_prec_set_acc(kq, GGML_PREC_F32);
+        float scale = obs.scale;
+        if (obs.softcap != 0.0f) {
+            kq = ggml_scale(ctx, ggml_tanh(ctx, ggml_scale(ctx, kq, scale/obs.softcap)), obs.softcap);
+            scale = 1.0f;
+        }
+        kq = ggml_soft_max_ext(ctx, kq, obs.mask, scale, 0.0f);
+        if (obs.sinks) {
+            ggml_soft_max_add_sinks(kq, ggml_view_1d(ctx, obs.sinks, g, h*g*obs.sinks->nb[0]));
+        }
+
+        // vote over the window's rows
+        ggml_tensor * t   = ggml_cont(ctx, ggml_permute(ctx, kq, 1, 0, 2, 3)); // [w, n, g]
+        ggml_tensor * sum = ggml_reshape_2d(ctx, ggml_sum_rows(ctx, t), n, g);
+        ggml_tensor * vote = sum;
+        if (params.reduce == LLAMA_SNAPKV_REDUCE_MAX) {
+            vote = ggml_reshape_2d(ctx, ggml_pool_1d(ctx, t, GGML_OP_POOL_MAX, (int) w, (int) w, 0), n, g);
+        }
+
+        ggml_tensor * prefix = ggml_cont(ctx, ggml_view_2d(ctx, vote, n - w, g, vote->nb[1], 0));
+        ggml_tensor * pooled = mean_of_rows(ctx, pool(ctx, prefix, params));
+        ggml_tensor * mass   = mean_of_rows(ctx, sum);
+        for (ggml_tensor * out : { pooled, mass }) {
+            ggml_set_output(out);
+            ggml_build_forward_expand(gf, out);
+        }
+        votes.pooled.push_back(pooled);
+        votes.mass.push_back(mass);
+    }
+    return votes;
+}
+
+//
+// eviction
+//
+
+bool llama_snapkv_can_evict(const ggml_tensor * cache, int64_t n_head_kv) {
+    return cache->nb[1] % (4*n_head_kv) == 0;
+}
+
+// a cache tensor [n_embd_gqa, n_cells] as I32 [row bytes of a head/4, n_cells, n_head_kv], which get_rows copies as it is
+// (of a quantized tensor get_rows would return f32)
+static ggml_tensor * as_i32(ggml_context * ctx, ggml_tensor * t, int64_t n_head_kv) {
+    const size_t row = t->nb[1];
+    ggml_tensor * res = ggml_new_tensor_3d(ctx, GGML_TYPE_I32, row/4/n_head_kv, t->ne[1], n_head_kv);
+    res->nb[1]  = row;
+    res->nb[2]  = row/n_head_kv;
+    res->nb[3]  = row*t->ne[1];
+    res->data   = t->data;
+    res->buffer = t->buffer;
+    return res;
+}
+
+void llama_snapkv_graph_evict(ggml_context * ctx, ggml_cgraph * gf, ggml_tensor * src, ggml_tensor * dst, ggml_tensor * ids,
+        int64_t n_head_kv, int64_t cell0, int64_t n_kept, int64_t row0, int64_t w) {
+    ggml_tensor * s = as_i32(ctx, src, n_head_kv);
+    ggml_tensor * d = as_i32(ctx, dst, n_head_kv);
+
+    if (n_kept > 0) {
+        ggml_tensor * rows = ggml_get_rows(ctx, s, ids); // [.., n_kept, n_head_kv]
+        ggml_tensor * to   = ggml_view_3d(ctx, d, d->ne[0], n_kept, n_head_kv, d->nb[1], d->nb[2], cell0*d->nb[1]);
+        ggml_build_forward_expand(gf, ggml_cpy(ctx, rows, to));
+    }
+    if (w > 0) {
+        ggml_tensor * from = ggml_view_3d(ctx, s, s->ne[0], w, n_head_kv, s->nb[1], s->nb[2], row0*s->nb[1]);
+        ggml_tensor * to   = ggml_view_3d(ctx, d, d->ne[0], w, n_head_kv, d->nb[1], d->nb[2], (cell0 + n_kept)*d->nb[1]);
+        ggml_build_forward_expand(gf, ggml_cpy(ctx, from, to));
+    }
+}

@@ -1,0 +1,70 @@
+// The model's graph, cut to a group of layers; and what is appended to it: scoring and eviction from stock ggml ops.
+#pragma once
+
+#include "snapkv.h"
+
+#include "llama-graph.h"
+
+#include <cstdint>
+#include <vector>
+
+struct ggml_cgraph;
+struct ggml_context;
+struct ggml_tensor;
+
+// the whole model's graph for one ubatch, before it is cut
+struct llama_snapkv_graph {
+    ggml_cgraph * gf = nullptr;
+    std::vector<ggml_tensor *> l_out; // output of each layer, null where the model names none
+};
+
+llama_snapkv_graph llama_snapkv_graph_build(const llama_model & model, llm_graph_params params, uint32_t n_layer);
+
+// the flash-attention node of layer il, null if there is none or more than one
+ggml_tensor * llama_snapkv_graph_attn(const llm_graph_result & res, int32_t il);
+
+struct llama_snapkv_cut_params {
+    int32_t il0 = 0;              // first layer
+    int32_t il1 = 0;              // one past the last layer
+    ggml_tensor * hidden_in  = nullptr; // [n_embd, n_tokens] view, null for the first group
+    ggml_tensor * hidden_out = nullptr; // [n_embd, n_tokens] view, null for the last group
+    ggml_tensor * mask_input = nullptr; // input of the graph that is not wanted, since its users get another mask
+    bool store_only = false;      // only K and V of these layers are wanted
+};
+
+// nodes of layers [il0, il1) in their order, after all inputs of the whole graph, so that llm_graph_result::set_inputs()
+// finds each of them allocated. returns the attention and KV-store nodes from outside of the cut that had to come along:
+// none, or the model's layers cannot be run one group after the other
+uint32_t llama_snapkv_graph_cut(ggml_context * ctx, ggml_cgraph * dst, llama_snapkv_graph & graph, const llama_snapkv_cut_params & params);
+
+// the allocator's plan for one graph is valid for another one of equal topology, if that is not larger in any tensor
+uint64_t llama_snapkv_graph_topology(const ggml_cgraph * gf);
+
+// what the votes of one layer are counted from
+struct llama_snapkv_observation {
+    ggml_tensor * q     = nullptr; // F32 [head_dim, w, n_head]: the window's queries as attention saw them
+    ggml_tensor * k     = nullptr; // [head_dim, n, n_head_kv]: all keys of the prompt, of any cache type
+    ggml_tensor * mask  = nullptr; // [n, w], contiguous, 0 or -inf
+    ggml_tensor * sinks = nullptr; // [n_head] logits that take part in the softmax, or null
+    float scale   = 1.0f;
+    float softcap = 0.0f;          // 0: none
+};
+
+struct llama_snapkv_votes {
+    std::vector<ggml_tensor *> pooled; // for each KV head: [n - w], what the prefix is ranked by
+    std::vector<ggml_tensor *> mass;   // for each KV head: [n], attention mass of all rows, mean over the query heads; sums to w
+};
+
+// paper, section 4: softmax over prefix and window, vote over the window's rows, pool, mean over the query heads of a KV
+// head. loops over KV heads, since all at once would take n*w*n_head*4 bytes
+llama_snapkv_votes llama_snapkv_graph_score(ggml_context * ctx, ggml_cgraph * gf, const llama_snapkv_observation & obs, const llama_snapkv_params & params);
+
+// copy rows of src to dst, both [n_embd_gqa, n_cells] of one type, as raw blocks:
+//   dst[cell0 + i]          = src[ids[i, h]] for each head h, i < n_kept
+//   dst[cell0 + n_kept + i] = src[row0 + i],                  i < w
+// ids: I32 [n_kept, n_head_kv], null if n_kept == 0
+void llama_snapkv_graph_evict(ggml_context * ctx, ggml_cgraph * gf, ggml_tensor * src, ggml_tensor * dst, ggml_tensor * ids,
+        int64_t n_head_kv, int64_t cell0, int64_t n_kept, int64_t row0, int64_t w);
+
+// true if a head's row can be copied in 4-byte units, as llama_snapkv_graph_evict() does
+bool llama_snapkv_can_evict(const ggml_tensor * cache, int64_t n_head_kv);

@@ -1,0 +1,42 @@
+#include "snapkv-select.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+std::vector<int32_t> llama_snapkv_select(const std::vector<float> & scores, uint32_t k, uint32_t n_sinks) {
+    const uint32_t n = (uint32_t) scores.size();
+    k       = std::min(k, n);
+    n_sinks = std::min(n_sinks, k);
+
+    std::vector<int32_t> ids(n);
+    std::iota(ids.begin(), ids.end(), 0);
+
+    auto value = [&scores](int32_t i) { return std::isnan(scores[i]) ? -INFINITY : scores[i]; };
+    auto ahead = [&value](int32_t a, int32_t b) {
+        const float va = value(a);
+        const float vb = value(b);
+        return va > vb || (va == vb && a < b);
+    };
+    if (n_sinks < k && k < n) {
+        std::nth_element(ids.begin() + n_sinks, ids.begin() + k - 1, ids.end(), ahead);
+    }
+    ids.resize(k);
+    std::sort(ids.begin(), ids.end());
+    return ids;
+}
+
+double llama_snapkv_coverage(const std::vector<float> & mass, const std::vector<int32_t> & kept, uint32_t w) {
+    double total = 0.0;
+    for (const float m : mass) {
+        total += m;
+    }
+    double held = 0.0;
+    for (const int32_t i : kept) {
+        held += mass[i];
+    }
+    for (size_t i = mass.size() - std::min<size_t>(w, mass.size()); i < mass.size(); ++i) {
+        held += mass[i];
+    }
+    return total > 0.0 ? std::min(1.0, held/total) : 1.0;
+}

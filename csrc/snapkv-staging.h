@@ -1,0 +1,58 @@
+// What a layer-group prefill needs beside the context: the staging cache, the hidden state between groups, the mask.
+#pragma once
+
+#include "snapkv-context.h"
+
+#include "llama-kv-cache.h"
+#include "llama-model.h"
+
+#include "ggml-cpp.h"
+
+#include <memory>
+#include <vector>
+
+// base-cache layers of the model, in order, and how they fall into groups
+struct llama_snapkv_groups {
+    std::vector<int32_t> ils;  // cached layers
+    int32_t  n_layer = 0;      // layers that the model's graph has
+    uint32_t size    = 1;      // G
+
+    uint32_t count() const { return ((uint32_t) ils.size() + size - 1)/size; }
+
+    // layers of group ig: from the one after the previous group's last cached layer, the last group to the model's end
+    int32_t il0(uint32_t ig) const { return ig == 0 ? 0 : il1(ig - 1); }
+    int32_t il1(uint32_t ig) const { return ig + 1 >= count() ? n_layer : ils[(ig + 1)*size - 1] + 1; }
+};
+
+struct llama_snapkv_staging {
+    std::unique_ptr<llama_kv_cache> kv; // full KV of one group, all cached layers mapped to its slots
+    ggml_context_ptr ctx;
+    std::vector<ggml_backend_buffer_ptr> bufs;
+
+    ggml_tensor * hidden = nullptr;  // F32 [n_embd, n_prompt], null if there is one group only
+    ggml_tensor * queries = nullptr; // F32 [head_dim*window*n_head at most, G]: the window's queries of the group's layers
+
+    // F16 [n_max + pad, rows], mask[j, i] = j - n_max <= i ? 0 : -inf: the causal mask of rows at position p0 is its view
+    // at column n_max - p0. for each cached layer the one on the layer's own device
+    std::vector<ggml_tensor *> masks;
+    int64_t n_max = 0;
+
+    // [n_cols, n_rows] of masks[ic] for the tokens p0, p0 + 1, ...; rows keep the stride of the whole
+    ggml_tensor * mask_view(ggml_context * ctx, uint32_t ic, int64_t n_cols, int64_t n_rows, int64_t p0) const;
+
+    size_t bytes_kv = 0, bytes_hidden = 0, bytes_mask = 0;
+};
+
+// throws std::runtime_error or std::bad_alloc with nothing left behind
+llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params,
+        const llama_snapkv_groups & groups, uint32_t n_prompt, uint32_t chunk);
+
+// bytes of K and V rows for n cells, of all cached layers
+size_t llama_snapkv_full_bytes(const llama_kv_cache & base, uint32_t n_cells);
+
+// params.layer_group, or for 0 (auto) the choice for this device
+uint32_t llama_snapkv_choose_group(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params,
+        const llama_snapkv_groups & groups, uint32_t n_prompt, uint32_t chunk);
+
+// true where a test wants the allocation of this part to fail (environment variable SNAPKV_TEST_FAIL_ALLOC)
+bool llama_snapkv_alloc_fails(const char * part);

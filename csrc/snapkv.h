@@ -1,0 +1,152 @@
+// SnapKV for llama.cpp: layer-group prefill, observation-window scoring and per-head KV eviction.
+// Paper: Li et al., "SnapKV: LLM Knows What You are Looking for Before Generation", arXiv 2404.14469.
+//
+// Shapes are written in ggml order, [ne0, ne1, ne2, ne3], ne0 contiguous in memory.
+// A "cached layer" is a layer with full attention in the KV cache; sliding-window layers are bounded by the model
+// itself and are left alone. Functions that take `ic` mean the ic-th cached layer, counted from 0.
+//
+// A sequence goes through
+//     llama_snapkv_prefill -> (kept rows, packed) -> llama_decode as usual, positions go on at n_prompt
+// Return codes follow llama_decode: 0 success, 1 no room in the KV cache, 2 aborted, negative: error.
+// llama_snapkv_last_error() then has the reason. After 2 or an error the sequence is empty and the context usable.
+#pragma once
+
+#include "llama.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum llama_snapkv_pool {
+    LLAMA_SNAPKV_POOL_AVG = 0, // torch.avg_pool1d(count_include_pad = True)
+    LLAMA_SNAPKV_POOL_MAX = 1,
+};
+
+// how the window's query rows vote together
+enum llama_snapkv_reduce {
+    LLAMA_SNAPKV_REDUCE_SUM = 0, // the paper, section 4.1
+    LLAMA_SNAPKV_REDUCE_MAX = 1, // defensive: keep what any one query needs (arXiv 2510.13334)
+};
+
+// where the hidden state between layer groups lives
+enum llama_snapkv_hidden {
+    LLAMA_SNAPKV_HIDDEN_AUTO   = 0,
+    LLAMA_SNAPKV_HIDDEN_DEVICE = 1,
+    LLAMA_SNAPKV_HIDDEN_HOST   = 2,
+};
+
+struct llama_snapkv_params {
+    size_t   size;        // sizeof(struct llama_snapkv_params), checked
+
+    uint32_t budget;      // rows kept for each KV head, the window included; 0: use ratio
+    float    ratio;       // the paper's p in (0, 1]: floor(p*(n_prompt - window)) prefix rows are kept; used if budget == 0
+    uint32_t window;      // observation window, tokens
+    uint32_t kernel;      // pooling kernel, tokens, odd
+    enum llama_snapkv_pool   pool;
+    enum llama_snapkv_reduce reduce;
+    uint32_t sinks;       // first prompt positions that are always kept
+    uint32_t room;        // cells for tokens after the prompt, for each sequence
+    uint32_t layer_group; // G, cached layers whose full KV is live at once; 0: auto
+    enum llama_snapkv_hidden hidden;
+    bool     keep_scores; // keep the pooled scores for llama_snapkv_scores()
+};
+
+// bytes and seconds of the last llama_snapkv_prefill()
+struct llama_snapkv_stats {
+    size_t   size;             // sizeof(struct llama_snapkv_stats), set by the caller
+
+    uint32_t n_prompt;         // tokens
+    uint32_t n_kept;           // rows for each KV head, the window included; n_prompt if nothing was evicted
+    uint32_t layer_group;      // G used; 0: ordinary path
+    uint32_t chunk;            // tokens per ubatch
+    uint64_t bytes_compact;    // KV cache of the context, all sequences
+    uint64_t bytes_staging;    // full KV of one layer group
+    uint64_t bytes_hidden;     // hidden state between groups
+    uint64_t bytes_mask;       // persistent attention mask
+    uint64_t bytes_compute;    // largest compute buffer during prefill
+    uint64_t bytes_full_cache; // KV cache that the prompt would take without eviction
+    double   seconds_prefill;  // all of it, scoring and eviction included
+    double   seconds_score;
+    double   seconds_evict;
+    double   coverage;         // share of the window's attention mass on the kept rows, mean over cached layers and KV heads; 1 if nothing was evicted
+};
+
+// the state of one sequence
+struct llama_snapkv_seq_info {
+    size_t    size;       // sizeof(struct llama_snapkv_seq_info), set by the caller
+
+    bool      compacted;
+    uint32_t  n_prompt;   // tokens, 0 if not compacted
+    uint32_t  n_kept;     // rows for each KV head, 0 if not compacted
+    llama_pos pos_exact;  // from here on a cell's position is the position of its token: removal may start here
+    uint32_t  n_cells;    // cells that the sequence may use
+    uint32_t  n_free;     // of these, free
+};
+
+// called between chunks. done and total count token passes through layer groups: n_prompt * n_groups in total.
+// return false to abort
+typedef bool (*llama_snapkv_progress_callback)(uint64_t done, uint64_t total, void * user_data);
+
+// what the scorer of one cached layer sees; for tests and tools. called before eviction
+struct llama_snapkv_tap_data {
+    uint32_t      ic;
+    const float * q;      // [head_dim, window, n_head], after RoPE
+    const float * k;      // [head_dim, n_prompt, n_head_kv], as the cache holds it
+    uint32_t      head_dim, window, n_head, n_prompt, n_head_kv;
+    float         scale;
+    float         softcap; // 0: none
+};
+typedef void (*llama_snapkv_tap_callback)(const struct llama_snapkv_tap_data * data, void * user_data);
+
+LLAMA_API struct llama_snapkv_params llama_snapkv_default_params(void);
+
+// the reason of this thread's last failure in a llama_snapkv_ function; "" if none
+LLAMA_API const char * llama_snapkv_last_error(void);
+
+// true if contexts for this model can be made with these parameters. nothing of the model's KV size is allocated.
+// if false, llama_snapkv_last_error() names the reason
+LLAMA_API bool llama_snapkv_supported(struct llama_model * model, struct llama_context_params cparams, struct llama_snapkv_params params);
+
+// like llama_init_from_model(), but cparams.n_ctx is the logical context (what RoPE scaling and llama_n_ctx() see) and
+// the KV cache has only the cells that budget and room ask for. NULL on failure
+LLAMA_API struct llama_context * llama_snapkv_init_from_model(struct llama_model * model, struct llama_context_params cparams, struct llama_snapkv_params params);
+
+// true if the context was made by llama_snapkv_init_from_model()
+LLAMA_API bool llama_snapkv_enabled(const struct llama_context * ctx);
+
+// evaluate a prompt at positions 0..n_tokens-1 of a sequence, replacing what the sequence held. longer than the
+// budget: layer by layer group, evicting each group before the next one starts. up to the budget: llama_decode().
+// the last token's logits are then at llama_get_logits_ith(ctx, -1). progress may be NULL
+LLAMA_API int32_t llama_snapkv_prefill(
+        struct llama_context * ctx,
+                llama_seq_id   seq_id,
+           const llama_token * tokens,
+                    uint32_t   n_tokens,
+        llama_snapkv_progress_callback progress,
+                        void * user_data);
+
+// change what the next prefill does; cells are not changed, so a budget that needs more is an error. false on error
+LLAMA_API bool llama_snapkv_set_params(struct llama_context * ctx, struct llama_snapkv_params params);
+
+LLAMA_API bool llama_snapkv_get_stats   (const struct llama_context * ctx, struct llama_snapkv_stats * stats);
+LLAMA_API bool llama_snapkv_get_seq_info(const struct llama_context * ctx, llama_seq_id seq_id, struct llama_snapkv_seq_info * info);
+
+LLAMA_API uint32_t llama_snapkv_n_layer  (const struct llama_context * ctx);               // cached layers
+LLAMA_API int32_t  llama_snapkv_layer_id (const struct llama_context * ctx, uint32_t ic);  // index in the model
+LLAMA_API uint32_t llama_snapkv_n_head_kv(const struct llama_context * ctx, uint32_t ic);
+
+// prompt positions kept before the window by a compacted sequence, ascending. returns their number, writes up to n
+LLAMA_API uint32_t llama_snapkv_kept(const struct llama_context * ctx, llama_seq_id seq_id, uint32_t ic, uint32_t head, int32_t * ids, uint32_t n);
+
+// pooled scores [n_prompt - window] of the last prefill, if keep_scores. returns their number, writes up to n
+LLAMA_API uint32_t llama_snapkv_scores(const struct llama_context * ctx, uint32_t ic, uint32_t head, float * scores, uint32_t n);
+
+LLAMA_API void llama_snapkv_set_tap(struct llama_context * ctx, llama_snapkv_tap_callback tap, void * user_data);
+
+#ifdef __cplusplus
+}
+#endif

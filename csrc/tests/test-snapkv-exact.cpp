@@ -1,0 +1,188 @@
+// Is layer-group prefill exact? For each model: the last token's logits after a prefill by groups of G cached layers,
+// against llama_decode() with equal chunks. Prints one JSON line a model; exits with 1 if one differs.
+//
+//   test-snapkv-exact [-n tokens] [-u ubatch] [-g G,G,...] [-t f16|q8_0|q4_0] [-b budget] [-w window] MODEL.gguf ...
+//
+// G = 0 stands for all cached layers. Tokens are drawn with a fixed seed.
+
+#include "llama-cpp.h"
+#include "snapkv.h"
+
+#include "ggml-backend.h"
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+struct options {
+    uint32_t n      = 200;
+    uint32_t ubatch = 64;
+    uint32_t budget = 0; // 0: half of the prompt
+    uint32_t window = 8;
+    ggml_type type  = GGML_TYPE_F16;
+    std::vector<uint32_t> groups = { 1, 2, 0 };
+    std::vector<std::string> models;
+};
+
+static std::vector<llama_token> random_tokens(const llama_model * model, uint32_t n) {
+    std::mt19937 gen(1);
+    std::uniform_int_distribution<llama_token> dis(0, llama_vocab_n_tokens(llama_model_get_vocab(model)) - 1);
+    std::vector<llama_token> tokens(n);
+    for (auto & t : tokens) {
+        t = dis(gen);
+    }
+    return tokens;
+}
+
+static std::vector<float> last_logits(llama_context * ctx) {
+    const float * logits = llama_get_logits_ith(ctx, -1);
+    return { logits, logits + llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx))) };
+}
+
+static double max_diff(const std::vector<float> & a, const std::vector<float> & b) {
+    double res = 0.0;
+    for (size_t i = 0; i < a.size(); ++i) {
+        const double d = std::fabs((double) a[i] - b[i]);
+        res = std::isnan(d) ? INFINITY : std::max(res, d);
+    }
+    return res;
+}
+
+static std::string json_escape(const std::string & s) {
+    std::string res;
+    for (const char c : s) {
+        if (c == '"' || c == '\\') {
+            res += '\\';
+        }
+        res += c == '\n' ? ' ' : c;
+    }
+    return res;
+}
+
+static bool check_model(const std::string & path, const options & opt) {
+    llama_model_params mp = llama_model_default_params();
+    mp.n_gpu_layers = 99;
+    llama_model_ptr model(llama_model_load_from_file(path.c_str(), mp));
+    if (!model) {
+        printf("{\"model\": \"%s\", \"error\": \"cannot be loaded\"}\n", json_escape(path).c_str());
+        return false;
+    }
+    char arch[64] = "";
+    llama_model_meta_val_str(model.get(), "general.architecture", arch, sizeof(arch));
+
+    llama_context_params cp = llama_context_default_params();
+    cp.n_ctx    = opt.n + 64;
+    cp.n_batch  = opt.n;
+    cp.n_ubatch = opt.ubatch;
+    cp.type_k   = opt.type;
+    cp.type_v   = opt.type;
+    cp.no_perf  = true;
+    cp.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+
+    llama_snapkv_params sp = llama_snapkv_default_params();
+    sp.window = opt.window;
+    sp.budget = opt.budget ? opt.budget : opt.n/2;
+    sp.room   = 64;
+
+    printf("{\"model\": \"%s\", \"arch\": \"%s\", ", json_escape(path.substr(path.find_last_of('/') + 1)).c_str(), arch);
+    if (!llama_snapkv_supported(model.get(), cp, sp)) {
+        printf("\"supported\": false, \"reason\": \"%s\"}\n", json_escape(llama_snapkv_last_error()).c_str());
+        fflush(stdout);
+        return true;
+    }
+    printf("\"supported\": true, ");
+
+    std::vector<llama_token> tokens = random_tokens(model.get(), opt.n);
+    std::vector<float> expected;
+    {
+        llama_context_ptr ctx(llama_init_from_model(model.get(), cp));
+        if (!ctx || llama_decode(ctx.get(), llama_batch_get_one(tokens.data(), (int32_t) tokens.size())) != 0) {
+            printf("\"error\": \"llama_decode failed\"}\n");
+            return false;
+        }
+        expected = last_logits(ctx.get());
+    }
+
+    bool ok = true;
+    std::string diffs;
+    uint32_t n_cached = 0;
+    for (const uint32_t group : opt.groups) {
+        sp.layer_group = group ? group : UINT32_MAX;
+        llama_context_ptr ctx(llama_snapkv_init_from_model(model.get(), cp, sp));
+        const int32_t rc = ctx ? llama_snapkv_prefill(ctx.get(), 0, tokens.data(), opt.n, nullptr, nullptr) : -1;
+        if (rc != 0) {
+            printf("\"error\": \"G = %u: %d: %s\"}\n", group, rc, json_escape(llama_snapkv_last_error()).c_str());
+            return false;
+        }
+        n_cached = llama_snapkv_n_layer(ctx.get());
+        const double diff = max_diff(expected, last_logits(ctx.get()));
+
+        // and the sequence goes on
+        llama_token next = tokens[0];
+        const bool decodes = llama_decode(ctx.get(), llama_batch_get_one(&next, 1)) == 0 && std::isfinite(last_logits(ctx.get())[0]);
+
+        llama_snapkv_stats stats = {};
+        stats.size = sizeof(stats);
+        llama_snapkv_get_stats(ctx.get(), &stats);
+        char buf[160];
+        snprintf(buf, sizeof(buf), "%s{\"G\": %u, \"max_diff\": %.9g, \"kept\": %u, \"coverage\": %.4f}",
+                diffs.empty() ? "" : ", ", stats.layer_group, diff, stats.n_kept, stats.coverage);
+        diffs += buf;
+        ok = ok && diff == 0.0 && decodes && stats.n_kept == sp.budget;
+    }
+    printf("\"layers\": %d, \"cached\": %u, \"exact\": %s, \"runs\": [%s]}\n", llama_model_n_layer(model.get()), n_cached, ok ? "true" : "false", diffs.c_str());
+    fflush(stdout);
+    return ok;
+}
+
+static bool parse(int argc, char ** argv, options & opt) {
+    for (int i = 1; i < argc; ++i) {
+        const std::string arg = argv[i];
+        if (arg[0] != '-') {
+            opt.models.push_back(arg);
+            continue;
+        }
+        if (arg.size() != 2 || ++i >= argc) {
+            return false;
+        }
+        const char * value = argv[i];
+        switch (arg[1]) {
+            case 'n': opt.n      = strtoul(value, nullptr, 10); break;
+            case 'u': opt.ubatch = strtoul(value, nullptr, 10); break;
+            case 'b': opt.budget = strtoul(value, nullptr, 10); break;
+            case 'w': opt.window = strtoul(value, nullptr, 10); break;
+            case 't': opt.type = strcmp(value, "q8_0") == 0 ? GGML_TYPE_Q8_0 : strcmp(value, "q4_0") == 0 ? GGML_TYPE_Q4_0 : GGML_TYPE_F16; break;
+            case 'g':
+                opt.groups.clear();
+                for (const char * p = value; *p; p += *p == ',') {
+                    opt.groups.push_back(strtoul(p, const_cast<char **>(&p), 10));
+                }
+                break;
+            default: return false;
+        }
+    }
+    return !opt.models.empty();
+}
+
+int main(int argc, char ** argv) {
+    options opt;
+    if (!parse(argc, argv, opt)) {
+        fprintf(stderr, "usage: %s [-n tokens] [-u ubatch] [-g G,G,...] [-t f16|q8_0|q4_0] [-b budget] [-w window] MODEL.gguf ...\n", argv[0]);
+        return 2;
+    }
+    ggml_backend_load_all();
+    llama_log_set([](ggml_log_level level, const char * text, void *) {
+        if (level == GGML_LOG_LEVEL_ERROR && !strstr(text, "snapkv:")) {
+            fputs(text, stderr);
+        }
+    }, nullptr);
+    bool ok = true;
+    for (const auto & path : opt.models) {
+        ok = check_model(path, opt) && ok;
+    }
+    return ok ? 0 : 1;
+}
