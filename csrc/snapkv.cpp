@@ -14,7 +14,7 @@
 
 using access = llama_snapkv_access;
 
-static constexpr uint32_t N_CELLS_PAD = 256; // GPU kernels for flash attention want a multiple
+static constexpr uint32_t N_KV_PAD = 256; // as llama_kv_cache::get_n_kv()
 
 static thread_local std::string last_error;
 
@@ -106,9 +106,11 @@ uint32_t llama_snapkv_n_cells(uint32_t kv_size, bool is_swa) {
 }
 
 // cells of a stream. a unified cache has one stream for all sequences
-static uint32_t cells_needed(const llama_snapkv_params & params, uint32_t n_ctx_seq, uint32_t n_seqs_per_stream) {
+static uint32_t cells_needed(const llama_model & model, const llama_snapkv_params & params, uint32_t n_ctx_seq, uint32_t n_seqs_per_stream) {
+    // flash-attention kernels of GPUs want a multiple of 256 rows; the CPU's take any number
+    const bool cpu_only = model.devices.empty();
     const uint64_t rows = llama_snapkv_n_rows(params, n_ctx_seq);
-    return (uint32_t) GGML_PAD((rows + params.room)*n_seqs_per_stream, N_CELLS_PAD);
+    return (uint32_t) GGML_PAD((rows + params.room)*n_seqs_per_stream, cpu_only ? 32 : N_KV_PAD);
 }
 
 //
@@ -145,7 +147,7 @@ llama_context * llama_snapkv_init_from_model(llama_model * model, llama_context_
 
     llama_context * ctx = nullptr;
     {
-        llama_snapkv_cells_scope scope(cells_needed(params, n_ctx_seq, cparams.kv_unified ? n_seq_max : 1), false);
+        llama_snapkv_cells_scope scope(cells_needed(*model, params, n_ctx_seq, cparams.kv_unified ? n_seq_max : 1), false);
         ctx = llama_init_from_model(model, cparams);
     }
     if (!ctx) {
@@ -186,7 +188,7 @@ bool llama_snapkv_set_params(llama_context * ctx, llama_snapkv_params params) {
         return false;
     }
     std::string error = llama_snapkv_check_params(params);
-    const uint32_t needed = error.empty() ? cells_needed(params, ctx->n_ctx_seq(), seqs_per_stream(*ctx)) : 0;
+    const uint32_t needed = error.empty() ? cells_needed(ctx->get_model(), params, ctx->n_ctx_seq(), seqs_per_stream(*ctx)) : 0;
     const uint32_t have   = memory_of(ctx).base->get_size();
     if (error.empty() && std::min(needed, ctx->n_ctx_seq()) > have) {
         error = format("budget and room need %u cells and the context has %u: make a new context", needed, have);
@@ -276,7 +278,7 @@ int32_t llama_snapkv_prefill(llama_context * ctx, llama_seq_id seq_id, const lla
     for (const auto & [_, size] : ctx->get_memory()->memory_breakdown()) {
         sk->stats.bytes_compact += size;
     }
-    sk->stats.bytes_full_cache = llama_snapkv_full_bytes(*mem.base, GGML_PAD(n_tokens, N_CELLS_PAD));
+    sk->stats.bytes_full_cache = llama_snapkv_full_bytes(*mem.base, GGML_PAD(n_tokens, N_KV_PAD));
     if (mem.iswa) {
         for (const auto & [_, size] : mem.iswa->get_swa()->memory_breakdown()) {
             sk->stats.bytes_full_cache += size;
