@@ -1,0 +1,111 @@
+# Everything runs in .venv, made by the first verb that needs it: no active environment, cmake or ninja is
+# asked for, only python3 >= 3.10, a C++ compiler and make. A second run does what has changed.
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip --disable-pip-version-check
+
+# what a change of which needs a new native build
+NATIVE := CMakeLists.txt pyproject.toml $(wildcard cmake/* csrc/* csrc/*/* patches/* scripts/*.py) \
+          vendor/llama.cpp/pin.json vendor/llama.cpp/fetch.py
+
+# No isolation: the build folder remembers cmake and ninja, which must stay where they are.
+# No dependencies: .venv/.deps has them.
+INSTALL := $(PIP) install --quiet --no-build-isolation --no-deps --editable .
+
+.PHONY: help build build.cuda build.metal demo test test.unit test.native test.model test.patches \
+        test.offswitch lint format patch.check patch.export patch.stats clean
+
+help:
+	@echo "make demo            answer a question about a long document, compressed and with the full cache"
+	@echo "make test            all tests; also test.unit test.native test.model test.patches"
+	@echo "make test.offswitch  unpatched llama.cpp against ours with SnapKV off, bit for bit (builds twice)"
+	@echo "make build           also build.cuda, build.metal; CMAKE_ARGS=... is passed on"
+	@echo "make lint format     ruff, mypy, clang-format"
+	@echo "make patch.check     also patch.stats; patch.export TREE=edited-llama.cpp-tree"
+	@echo "make clean           all but the downloaded llama.cpp source"
+
+# environment
+
+# pip keeps a wheel that it built from an index for later installs, whatever its settings were: built from
+# the index without its library, llama-cpp-python would come to other projects broken. From a file it is not
+# mixed up with that, and the llama.cpp source needs the same file.
+$(VENV)/.deps: pyproject.toml vendor/llama.cpp/pin.json
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet "scikit-build-core>=1.1" cmake ninja
+	$(PIP) install --quiet --config-settings wheel.cmake=false "$$($(PY) vendor/llama.cpp/fetch.py --sdist)"
+	$(PIP) install --quiet --no-build-isolation --config-settings wheel.cmake=false --editable ".[demo]"
+	rm -f $(VENV)/.built*
+	touch $@
+
+$(VENV)/.tools: $(VENV)/.deps
+	$(PIP) install --quiet "snapkv-local[test,dev]"
+	touch $@
+
+# build
+
+build: $(VENV)/.built
+
+$(VENV)/.built: $(VENV)/.deps $(NATIVE)
+	$(INSTALL)
+	touch $@
+
+$(VENV)/.built-tests: $(VENV)/.deps $(NATIVE)
+	$(INSTALL) --config-settings cmake.define.SNAPKV_BUILD_TESTS=ON
+	touch $(VENV)/.built $@
+
+build.cuda:
+	$(MAKE) build CMAKE_ARGS="-DGGML_CUDA=on $(CMAKE_ARGS)"
+
+build.metal:
+	$(MAKE) build CMAKE_ARGS="-DGGML_METAL=on $(CMAKE_ARGS)"
+
+# options given are options to build with, whatever was built before
+ifdef CMAKE_ARGS
+.PHONY: $(VENV)/.built $(VENV)/.built-tests
+endif
+
+# run
+
+demo: $(VENV)/.built
+	$(VENV)/bin/snapkv-local demo
+
+test: $(VENV)/.tools $(VENV)/.built-tests
+	$(PY) -m pytest
+
+test.unit test.patches: test.%: $(VENV)/.tools
+	$(PY) -m pytest tests/$*
+
+test.native test.model: test.%: $(VENV)/.tools $(VENV)/.built-tests
+	$(PY) -m pytest tests/$*
+
+test.offswitch: export PATH := $(abspath $(VENV)/bin):$(PATH)
+test.offswitch: $(VENV)/.built
+	cmake -S . -B build/stock -G Ninja -DSNAPKV_UNPATCHED=ON $(CMAKE_ARGS)
+	cmake --build build/stock --target llama
+	$(PY) tests/patches/offswitch.py build/stock/bin
+
+# sources
+
+CSRC = $(wildcard csrc/*.h csrc/*.cpp csrc/tests/*.h csrc/tests/*.cpp)
+
+lint: $(VENV)/.tools
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run --Werror $(CSRC)
+
+format: $(VENV)/.tools
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i $(CSRC)
+
+patch.check patch.stats: patch.%:
+	$(PYTHON) scripts/patches.py $*
+
+patch.export:
+	$(PYTHON) scripts/patches.py export "$(or $(TREE),$(error name the edited tree: make patch.export TREE=build/py3-.../llama.cpp))"
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,53 @@
+"""The command line, `snapkv-local`. One file a command.
+
+Exit codes: 0 success, 1 error, 2 wrong usage, 130 Ctrl-C. Messages go to stderr, results to stdout.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from snapkv_local.cli.demo import demo
+from snapkv_local.cli.doctor import doctor
+from snapkv_local.cli.run import run
+from snapkv_local.errors import SnapKVError
+
+__all__ = ["main"]
+
+
+class _Group(click.Group):
+    """Turns exceptions into messages and exit codes."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        try:
+            result = super().main(*args, standalone_mode=False, **kwargs)
+            code = result if isinstance(result, int) else 0
+        except click.ClickException as e:
+            e.show()
+            code = e.exit_code
+        except (SnapKVError, OSError, ValueError) as e:  # ValueError is how llama_cpp refuses input
+            click.echo(f"Error: {e}", err=True)
+            code = 1
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("Interrupted", err=True)
+            code = 130
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="snapkv-local", message="%(version)s")
+def main() -> None:
+    """Long prompts in a small KV cache, on llama.cpp.
+
+    MODEL is a GGUF file, or `demo` for a small model from PyPI.
+    """
+
+
+main.add_command(run)
+main.add_command(doctor)
+main.add_command(demo)

@@ -1,0 +1,142 @@
+"""One answer of a model, with its figures."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from snapkv_local.stats import PrefillStats
+
+if TYPE_CHECKING:
+    from snapkv_local.llama import Llama
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was said and what it took.
+
+    Attributes:
+        text: of the answer.
+        finish_reason: "stop", or "length" where max_tokens, the context or the cache's cells ended it.
+        n_prompt: tokens of the conversation before the answer.
+        n_kept: rows kept of the prompt that was compressed; n_prompt if none was.
+        n_generated: tokens of the answer.
+        bytes_kv: KV cache: the compact one, or what the conversation takes of the full one.
+        bytes_kv_full: what the prompt takes of a full cache.
+        seconds_first_token: from the question to the first text.
+        decode_tokens_per_second: after the first text; None for a shorter answer.
+        peak_rss: largest resident memory of this process so far, in bytes.
+        prefill: of the prompt that was compressed last, if any.
+    """
+
+    text: str
+    finish_reason: str
+    n_prompt: int
+    n_kept: int
+    n_generated: int
+    bytes_kv: int
+    bytes_kv_full: int
+    seconds_first_token: float
+    decode_tokens_per_second: float | None
+    peak_rss: int
+    prefill: PrefillStats | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, for JSON."""
+        return asdict(self)
+
+    def line(self) -> str:
+        """The figures in one line."""
+        parts = [
+            f"kept {self.n_kept:,} of {self.n_prompt:,} prompt tokens",
+            f"KV {size(self.bytes_kv)} of {size(self.bytes_kv_full)}",
+            f"first token after {self.seconds_first_token:.1f} s",
+        ]
+        if self.decode_tokens_per_second is not None:
+            parts.append(f"then {self.decode_tokens_per_second:.1f} tokens/s")
+        return " · ".join(parts)
+
+
+def ask(
+    llm: Llama,
+    messages: list[Message],
+    *,
+    max_tokens: int,
+    temperature: float,
+    on_text: Callable[[str], object],
+) -> Answer:
+    """Let the model answer a conversation.
+
+    Args:
+        messages: of a chat, the question last.
+        max_tokens: at most; 0 for no limit but the context's.
+        temperature: 0 always takes the most likely token.
+        on_text: gets the answer piece by piece.
+    """
+    started = time.monotonic()
+    pieces: list[str] = []
+    finish_reason = ""
+    first: tuple[float, int] | None = None
+    chunks: Any = llm.create_chat_completion(
+        messages,  # type: ignore[arg-type]
+        max_tokens=max_tokens,
+        temperature=temperature,
+        stream=True,
+    )
+    for chunk in chunks:
+        if first is None:
+            first = (time.monotonic(), llm.n_tokens)
+        choice = chunk["choices"][0]
+        finish_reason = choice["finish_reason"] or finish_reason
+        piece = choice["delta"].get("content") or ""
+        if piece:
+            pieces.append(piece)
+            on_text(piece)
+    ended = time.monotonic()
+    first = first or (ended, llm.n_tokens)
+    steps = llm.n_tokens - first[1]
+    stats = llm.last_prefill
+    bytes_kv = stats.bytes_compact if stats else bytes_of_sequence(llm)
+    return Answer(
+        text="".join(pieces),
+        finish_reason=finish_reason,
+        n_prompt=llm.n_prompt,
+        n_kept=stats.n_kept if stats else llm.n_prompt,
+        # the last token is sampled and not evaluated
+        n_generated=llm.n_tokens - llm.n_prompt + 1,
+        bytes_kv=bytes_kv,
+        bytes_kv_full=stats.bytes_full_cache if stats else bytes_kv,
+        seconds_first_token=first[0] - started,
+        decode_tokens_per_second=steps / (ended - first[0]) if steps > 0 else None,
+        peak_rss=peak_rss(),
+        prefill=stats,
+    )
+
+
+def bytes_of_sequence(llm: Llama) -> int:
+    """Bytes that the conversation takes of the KV cache, by the size of its saved state."""
+    from llama_cpp import llama_cpp
+
+    return int(llama_cpp.llama_state_seq_get_size(llm.ctx, 0))
+
+
+def peak_rss() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def size(n_bytes: int) -> str:
+    """Bytes for people."""
+    value = float(n_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"

@@ -1,0 +1,107 @@
+"""`snapkv-local doctor`: what is installed, what the machine has, and whether a model can be compressed."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from snapkv_local import hardware, library, models
+from snapkv_local.cli.answer import size
+from snapkv_local.cli.options import json_option
+from snapkv_local.config import SnapKVConfig
+from snapkv_local.gguf_shape import read_shape
+
+
+@click.command()
+@click.argument("model", required=False)
+@json_option
+def doctor(model: str | None, as_json: bool) -> None:
+    """Show versions, build, backends and devices; with MODEL, whether it can be compressed."""
+    report = examine(models.resolve(model) if model is not None else None)
+    if as_json:
+        click.echo(json.dumps(report))
+    else:
+        show(report)
+
+
+def examine(path: Path | None) -> dict[str, Any]:
+    """All that doctor reports, by section.
+
+    Args:
+        path: of a GGUF file, if one is to be examined.
+    """
+    # only now: it loads the native library
+    from snapkv_local import backends
+
+    import llama_cpp
+
+    build = backends.LIB_DIR / "build.json"
+    report: dict[str, Any] = {
+        "versions": {
+            "snapkv-local": version("snapkv-local"),
+            "llama-cpp-python": version("llama-cpp-python"),
+            "llama-cpp-python needed": library.LLAMA_CPP_PYTHON,
+            "python": platform.python_version(),
+        },
+        "build": {
+            "library": str(backends.LIB_DIR),
+            **(json.loads(build.read_text()) if build.exists() else {}),
+            "system": llama_cpp.llama_print_system_info().decode().strip(),
+            "scoring": "stock ggml ops",
+        },
+        "machine": {"system": platform.platform(), **hardware.read_hardware().to_dict()},
+        "devices": [device.to_dict() for device in backends.devices()],
+    }
+    if path is not None:
+        report["model"] = {"file": str(path), **read_shape(path).to_dict(), **support(path)}
+    return report
+
+
+def support(path: Path) -> dict[str, Any]:
+    """Whether the engine takes the model, and the reason if not."""
+    from snapkv_local import native
+
+    from llama_cpp import _internals, llama_cpp
+
+    # sets the level of llama.cpp's log: a refusal is a result here and needs no lines on stderr
+    from llama_cpp._logger import set_verbose
+
+    set_verbose(False)
+    llama_cpp.llama_backend_init()
+    model = _internals.LlamaModel(
+        path_model=str(path), params=llama_cpp.llama_model_default_params(), verbose=False
+    )
+    context_params = llama_cpp.llama_context_default_params()
+    reason = native.supported(model.model, context_params, native.make_params(SnapKVConfig()))
+    model.close()
+    return {"supported": reason is None, "reason": reason}
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print a report as tables."""
+    console = Console()
+    for title, section in report.items():
+        table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+        for row in section if isinstance(section, list) else [section]:
+            for key, value in row.items():
+                table.add_row(key, readable(key, value))
+        console.print(table)
+        console.print()
+
+
+def readable(key: str, value: Any) -> str:
+    """A value for people: bytes with units, equal numbers of all layers once."""
+    if isinstance(value, int) and key.startswith(("ram_", "memory_")):
+        return size(value)
+    if isinstance(value, tuple):
+        return str(value[0]) if len(set(value)) == 1 else ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)

@@ -1,0 +1,88 @@
+"""Parameter types, and the options that commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from snapkv_local.config import SnapKVConfig
+
+_UNITS = {"": 1, "k": 1024, "m": 1024**2}
+
+
+class Size(click.ParamType):
+    """A number of tokens: 131072, or 128k for the same."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        match = re.fullmatch(r"(\d+)([km]?)", str(value).strip().lower())
+        if match is None or int(match[1]) == 0:
+            self.fail(f"{value!r} is no number of tokens; write 131072 or 128k", param, ctx)
+        return int(match[1]) * _UNITS[match[2]]
+
+
+class LayerGroup(Size):
+    """A number of layers, or "auto"."""
+
+    name = "auto|layers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
+class GpuLayers(click.ParamType):
+    """A number of layers, "all", or "auto": all if there is a GPU."""
+
+    name = "auto|all|layers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in ("auto", "all") or isinstance(value, int):
+            return value
+        if not str(value).isdecimal():
+            self.fail(f"{value!r} is no number of layers; write one, auto or all", param, ctx)
+        return int(value)
+
+
+SIZE = Size()
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+
+_CONFIG_OPTIONS = (
+    click.option("--budget", type=SIZE, help="Rows kept for each KV head, in tokens.  [default: 2048]"),
+    click.option("--ratio", type=float, help="Share of the prompt to keep instead, in (0, 1]."),
+    click.option("--window", type=SIZE, help="Tokens at the end that vote and stay.  [default: 32]"),
+    click.option("--kernel", type=int, help="Pooling kernel, odd.  [default: 5]"),
+    click.option("--pool", type=click.Choice(["avg", "max"]), help="[default: avg]"),
+    click.option("--reduce", type=click.Choice(["sum", "max"]), help="[default: sum]"),
+    click.option("--sinks", type=int, help="First tokens that always stay.  [default: 0]"),
+    click.option("--room", type=SIZE, help="Cells for tokens after the prompt.  [default: 1024]"),
+    click.option(
+        "--layer-group", type=LayerGroup(), help="Layers evaluated at a time.  [default: auto]"
+    ),
+    click.option(
+        "--hidden",
+        type=click.Choice(["auto", "device", "host"]),
+        help="Where the hidden state between layer groups lives.  [default: auto]",
+    ),
+)
+
+CONFIG_NAMES = tuple(SnapKVConfig.__dataclass_fields__)
+
+
+def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds an option for each setting of SnapKVConfig; None where it is not given."""
+    for option in reversed(_CONFIG_OPTIONS):
+        command = option(command)
+    return command
+
+
+def take_config(options: dict[str, Any]) -> dict[str, Any]:
+    """The settings that were given, taken out of a command's options."""
+    given = {name: options.pop(name) for name in CONFIG_NAMES if name in options}
+    return {name: value for name, value in given.items() if value is not None}

@@ -1,0 +1,156 @@
+"""`snapkv-local run`: ask a model about documents, or chat with it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from snapkv_local import hardware, models
+from snapkv_local.cli.answer import Answer, Message, ask
+from snapkv_local.cli.options import SIZE, GpuLayers, config_options, json_option, take_config
+from snapkv_local.cli.progress import PrefillBar
+from snapkv_local.config import SnapKVConfig
+from snapkv_local.errors import ModelFileError
+
+if TYPE_CHECKING:
+    from snapkv_local.llama import Llama
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
+@click.option("--ctx", type=SIZE, default=0, help="Longest conversation.  [default: the model's]")
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    help="Text to put before the question; may be repeated, - for stdin.",
+)
+@click.option("--prompt", help="The question; without it stdin is read, or a chat opens.")
+@config_options
+@click.option("--kv-type", type=click.Choice(["f16", "q8_0", "q4_0"]), default="f16", show_default=True)
+@click.option("--gpu-layers", type=GpuLayers(), default="auto", show_default=True)
+@click.option("--threads", type=int, help="[default: all cores]")
+@click.option("--max-tokens", type=SIZE, default=512, show_default=True, help="Of an answer.")
+@click.option("--temperature", type=float, default=0.0, show_default=True)
+@click.option("--chat-format", help="For a model without a chat template, such as chatml.")
+@click.option("--full", is_flag=True, help="Keep the full KV cache.")
+@json_option
+def run(
+    model: str | None,
+    model_option: str | None,
+    files: tuple[Path, ...],
+    prompt: str | None,
+    max_tokens: int,
+    temperature: float,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Ask MODEL a question about documents, or chat with it.
+
+    The answer is streamed to stdout, figures go to stderr.
+    """
+    if (model is None) == (model_option is None):
+        raise click.UsageError("name one MODEL, as the argument or with --model")
+    chats = prompt is None and sys.stdin.isatty() and Path("-") not in files
+    if chats and as_json:
+        raise click.UsageError("--json answers one question: give --prompt")
+    settings = take_config(options)
+    if options["full"] and settings:
+        raise click.UsageError(f"--full keeps everything: leave out --{next(iter(settings))}")
+
+    path = models.resolve(model or model_option or "")
+    if Path("-") in files and prompt is None:
+        raise click.UsageError("--file - reads stdin: give the question with --prompt")
+    documents = [read_document(file) for file in files]
+    if prompt is None and not chats:
+        prompt = click.get_text_stream("stdin").read()
+    if prompt is not None and not prompt.strip():
+        raise click.UsageError("the question is empty: give it with --prompt or on stdin")
+
+    llm = load(path, None if options["full"] else SnapKVConfig(**settings), options)
+    messages: list[Message] = []
+    for question in [prompt] if prompt is not None else questions():
+        messages.append({"role": "user", "content": "\n\n".join([*documents, question])})
+        documents = []
+        answer = answer_one(llm, messages, max_tokens, temperature, stream=not as_json)
+        messages.append({"role": "assistant", "content": answer.text})
+        if as_json:
+            click.echo(json.dumps({"model": str(path), "full": options["full"], **answer.to_dict()}))
+
+
+def read_document(file: Path) -> str:
+    """Text of a file, or of stdin for "-"; bytes that are no UTF-8 are replaced."""
+    with click.open_file(str(file), encoding="utf-8", errors="replace") as stream:
+        return stream.read().strip()
+
+
+def questions() -> Iterator[str]:
+    """Lines that a person types, until the end of input (Ctrl-D)."""
+    while True:
+        click.echo("> ", nl=False, err=True)
+        try:
+            question = input().strip()
+        except EOFError:
+            click.echo(err=True)
+            return
+        if question:
+            yield question
+
+
+def load(path: Path, config: SnapKVConfig | None, options: dict[str, Any]) -> Llama:
+    """Load a model as the options of `run` ask for."""
+    # only now: it loads the native library
+    from snapkv_local.llama import Llama
+
+    import llama_cpp
+
+    types = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0, "q4_0": llama_cpp.GGML_TYPE_Q4_0}
+    threads = options["threads"] or hardware.n_cores()
+    gpu_layers = options["gpu_layers"]
+    if gpu_layers == "auto":
+        gpu_layers = "all" if llama_cpp.llama_supports_gpu_offload() else 0
+    llm = Llama(
+        str(path),
+        snapkv=config,
+        n_ctx=options["ctx"],
+        n_threads=threads,
+        n_threads_batch=threads,
+        n_gpu_layers=-1 if gpu_layers == "all" else gpu_layers,
+        type_k=types[options["kv_type"]],
+        type_v=types[options["kv_type"]],
+        flash_attn=True,
+        chat_format=options["chat_format"],
+        verbose=False,
+    )
+    if options["chat_format"] is None and "tokenizer.chat_template" not in llm.metadata:
+        raise ModelFileError(
+            str(path),
+            "has no chat template, so it was not trained to answer questions",
+            "use an instruct model, or name the format with --chat-format",
+        )
+    return llm
+
+
+def answer_one(
+    llm: Llama, messages: list[Message], max_tokens: int, temperature: float, stream: bool
+) -> Answer:
+    """Stream one answer to stdout, and its figures to stderr."""
+    with PrefillBar(llm) as bar:
+
+        def on_text(piece: str) -> None:
+            bar.close()
+            if stream:
+                click.echo(piece, nl=False)
+
+        answer = ask(llm, messages, max_tokens=max_tokens, temperature=temperature, on_text=on_text)
+    if stream:
+        click.echo()
+    click.echo(answer.line(), err=True)
+    return answer

@@ -1,0 +1,106 @@
+"""Settings: the one home of defaults and validation. The native defaults are tested to equal these."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Literal
+
+from snapkv_local import policies
+from snapkv_local.errors import ConfigError
+
+DEFAULT_BUDGET = 2048
+
+_UINT32_MAX = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class SnapKVConfig:
+    """How a long prompt is compressed.
+
+    Attributes:
+        budget: rows kept for each KV head, in tokens, the window included. Prompts up to the budget are evaluated
+            as usual. 2048 if neither budget nor ratio is given.
+        ratio: instead of a budget, the paper's p in (0, 1]: floor(p * (n_prompt - window)) rows of the prefix stay.
+        window: observation window, in tokens: the end of the prompt, whose queries vote and whose rows all stay. It
+            must cover the question.
+        kernel: pooling kernel over positions, in tokens, odd; 1 turns pooling off.
+        pool: "avg" (the paper's ablation and kvpress) or "max" (the paper's long-context runs).
+        reduce: how the window's query rows vote together: "sum" (the paper, section 4.1), or "max" to keep what any
+            one query needs (arXiv 2510.13334).
+        sinks: first positions of the prompt that always stay. The paper has none, hence 0; later work
+            (arXiv 2309.17453) finds that about 4 help at small budgets.
+        room: cells for tokens after the prompt. When they are used up, generation ends with "length".
+        layer_group: G, cached layers whose full KV is live at once during the prefill: 1 takes the least memory;
+            "auto" takes the most that free memory allows.
+        hidden: where the hidden state between layer groups lives: "device", "host", or "auto".
+        policy: "snapkv", the paper's form.
+
+    Raises:
+        ConfigError: a value is out of its range, or two contradict each other.
+    """
+
+    budget: int | None = None
+    ratio: float | None = None
+    window: int = 32
+    kernel: int = 5
+    pool: Literal["avg", "max"] = "avg"
+    reduce: Literal["sum", "max"] = "sum"
+    sinks: int = 0
+    room: int = 1024
+    layer_group: int | Literal["auto"] = "auto"
+    hidden: Literal["auto", "device", "host"] = "auto"
+    policy: str = "snapkv"
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and self.ratio is not None:
+            raise ConfigError(
+                f"budget={self.budget}, ratio={self.ratio}",
+                "both say how much to keep",
+                "give one of the two",
+            )
+        if self.ratio is not None:
+            if not 0 < self.ratio <= 1:
+                raise ConfigError(
+                    f"ratio={self.ratio}",
+                    "is outside of (0, 1]",
+                    "give the share of the prefix to keep, such as 0.1",
+                )
+        elif self.budget is None:
+            object.__setattr__(self, "budget", DEFAULT_BUDGET)
+        else:
+            _check_int("budget", self.budget, 1)
+        _check_int("window", self.window, 1)
+        _check_int("kernel", self.kernel, 1)
+        if self.kernel % 2 == 0:
+            raise ConfigError(
+                f"kernel={self.kernel}",
+                "an even kernel has no middle, and would shift the scores",
+                f"use {self.kernel - 1} or {self.kernel + 1}",
+            )
+        _check_choice("pool", self.pool, ("avg", "max"))
+        _check_choice("reduce", self.reduce, ("sum", "max"))
+        _check_int("sinks", self.sinks, 0)
+        _check_int("room", self.room, 1)
+        if self.layer_group != "auto":
+            _check_int("layer_group", self.layer_group, 1)
+        _check_choice("hidden", self.hidden, ("auto", "device", "host"))
+        policies.get(self.policy).check(self)
+
+    def n_kept(self, n_prompt: int) -> int:
+        """Rows kept for each KV head of a prompt of n_prompt tokens, the window included; n_prompt if all stay."""
+        return policies.get(self.policy).n_kept(self, n_prompt)
+
+
+def _check_int(name: str, value: object, minimum: int) -> None:
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = minimum - 1
+    if isinstance(value, bool) or not minimum <= number <= _UINT32_MAX:
+        raise ConfigError(f"{name}={value!r}", f"is no whole number from {minimum} on", "give one")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name}={value!r}", "is not known", f"choose one of {', '.join(choices)}")

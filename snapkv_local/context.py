@@ -1,0 +1,212 @@
+"""A llama.cpp context with a compact KV cache, in the place of llama_cpp's own."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# first of all: it loads our library, which llama_cpp then uses
+from snapkv_local import native  # isort: skip
+
+from llama_cpp import _internals, llama_cpp
+
+from snapkv_local.config import SnapKVConfig
+from snapkv_local.errors import ConfigError, NoRoomError
+from snapkv_local.stats import PrefillStats
+
+Progress = Callable[[int, int], object]
+
+_SEQ_ID = 0  # llama_cpp.Llama has one sequence
+
+
+@dataclass(frozen=True)
+class ContextOptions:
+    """What llama_cpp's constructor of contexts has no argument for."""
+
+    config: SnapKVConfig
+    keep_scores: bool
+
+
+_options: ContextVar[ContextOptions | None] = ContextVar("snapkv_local_options", default=None)
+
+
+@contextmanager
+def compact_contexts(options: ContextOptions | None) -> Iterator[None]:
+    """While open, contexts that llama_cpp makes on this thread are SnapKVContext (unless options is None)."""
+    token = _options.set(options)
+    try:
+        yield
+    finally:
+        _options.reset(token)
+
+
+class SnapKVContext(_internals.LlamaContext):
+    """Made by llama_snapkv_init_from_model(): the KV cache has the cells that budget and room ask for.
+
+    Raises:
+        UnsupportedModelError: the engine refuses the model or the context's parameters.
+        OutOfMemoryError: the cache could not be allocated.
+        NativeError: llama.cpp could not make the context.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: _internals.LlamaModel,
+        params: llama_cpp.llama_context_params,
+        verbose: bool = True,
+    ) -> None:
+        self.model = model
+        self.params = params
+        self.verbose = verbose
+        self.sampler = None
+        self._exit_stack = ExitStack()
+
+        options = _options.get()
+        assert options is not None, "made within compact_contexts() only"
+        native_params = native.make_params(options.config, options.keep_scores)
+        native.check_supported(model.path_model, model.model, params, native_params)
+        ctx = native.llama_snapkv_init_from_model(model.model, params, native_params)
+        if ctx is None:
+            native.fail("llama_snapkv_init_from_model")
+
+        self.ctx = ctx
+        self.memory = llama_cpp.llama_get_memory(ctx)
+        self._exit_stack.callback(self._free)
+        # a context must be freed before its model
+        model._exit_stack.callback(self.close)
+
+    def _free(self) -> None:
+        llama_cpp.llama_free(self.ctx)
+        self.ctx = None
+
+    def prefill(
+        self, tokens: npt.NDArray[np.int32], progress: Progress | None = None
+    ) -> PrefillStats:
+        """Evaluate a prompt in the place of whatever the sequence held.
+
+        Args:
+            tokens: [n_prompt].
+            progress: called with (done, total) between chunks; what it raises ends the prefill and is raised here,
+                and so is Ctrl-C.
+
+        Raises:
+            NoRoomError, OutOfMemoryError, NativeError: the sequence is then empty and the context usable.
+        """
+        raised: list[BaseException] = []
+
+        # called even without a progress function: Python sees Ctrl-C only while it runs
+        def report(done: int, total: int, _user_data: Any) -> bool:
+            try:
+                if progress is not None:
+                    progress(done, total)
+            except BaseException as e:  # cannot pass through native frames
+                raised.append(e)
+                return False
+            return True
+
+        rc = native.llama_snapkv_prefill(
+            self.ctx,
+            _SEQ_ID,
+            tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            len(tokens),
+            native.llama_snapkv_progress_callback(report),
+            None,
+        )
+        if raised:
+            raise raised[0]
+        if rc == native.RC_ABORTED:
+            # Ctrl-C came before report() had entered its try block
+            raise KeyboardInterrupt
+        if rc == native.RC_NO_ROOM:
+            raise NoRoomError(
+                f"prompt of {len(tokens)} tokens", "finds no free cells", "raise the budget or room"
+            )
+        if rc != 0:
+            native.fail("llama_snapkv_prefill")
+        return self._stats()
+
+    def _stats(self) -> PrefillStats:
+        stats = native.llama_snapkv_stats(size=ctypes.sizeof(native.llama_snapkv_stats))
+        if not native.llama_snapkv_get_stats(self.ctx, ctypes.byref(stats)):
+            native.fail("llama_snapkv_get_stats")
+        return PrefillStats(**{field.name: getattr(stats, field.name) for field in fields(PrefillStats)})
+
+    def n_free(self) -> int:
+        """Free cells of the KV cache."""
+        return int(self._info().n_free)
+
+    def _info(self) -> native.llama_snapkv_seq_info:
+        info = native.llama_snapkv_seq_info(size=ctypes.sizeof(native.llama_snapkv_seq_info))
+        if not native.llama_snapkv_get_seq_info(self.ctx, _SEQ_ID, ctypes.byref(info)):
+            native.fail("llama_snapkv_get_seq_info")
+        return info
+
+    def kept(self) -> npt.NDArray[np.int32]:
+        """Prompt positions kept before the window, [n_layer_cached, n_head_kv, n_kept_prefix], ascending.
+
+        Raises:
+            ConfigError: nothing was evicted, or the heads keep different numbers of rows.
+        """
+        if not self._info().compacted:
+            raise ConfigError(
+                "kept positions", "the prompt was not compressed", "prefill one longer than the budget"
+            )
+
+        def read(ic: int, head: int, out: Any, n: int) -> int:
+            return native.llama_snapkv_kept(self.ctx, _SEQ_ID, ic, head, out, n)
+
+        return self._by_head("kept positions", read, np.int32, ctypes.c_int32)
+
+    def scores(self) -> npt.NDArray[np.float32]:
+        """Pooled scores of the last prefill, [n_layer_cached, n_head_kv, n_prompt - window].
+
+        Raises:
+            ConfigError: they were not kept, or nothing was evicted.
+        """
+        if native.llama_snapkv_scores(self.ctx, 0, 0, None, 0) == 0:
+            raise ConfigError(
+                "prefill scores",
+                "the last prefill has kept none",
+                "pass keep_scores=True to Llama and prefill a prompt longer than the budget",
+            )
+
+        def read(ic: int, head: int, out: Any, n: int) -> int:
+            return native.llama_snapkv_scores(self.ctx, ic, head, out, n)
+
+        return self._by_head("prefill scores", read, np.float32, ctypes.c_float)
+
+    def _by_head(
+        self, what: str, read: Callable[[int, int, Any, int], int], dtype: Any, c_type: Any
+    ) -> npt.NDArray[Any]:
+        """[n_layer_cached, n_head_kv, n] from a native function that fills one head's row and returns n."""
+        layers: list[list[npt.NDArray[Any]]] = []
+        for ic in range(native.llama_snapkv_n_layer(self.ctx)):
+            rows = []
+            for head in range(native.llama_snapkv_n_head_kv(self.ctx, ic)):
+                row = np.empty(read(ic, head, None, 0), dtype)
+                read(ic, head, row.ctypes.data_as(ctypes.POINTER(c_type)), len(row))
+                rows.append(row)
+            layers.append(rows)
+        if len({(len(rows), len(row)) for rows in layers for row in rows}) != 1:
+            raise ConfigError(
+                what, "differ in number between heads or layers", "read them head by head (snapkv.h)"
+            )
+        return np.array(layers, dtype)
+
+
+def _new_context(cls: type[_internals.LlamaContext], *_args: Any, **_kwargs: Any) -> Any:
+    compact = cls is _internals.LlamaContext and _options.get() is not None
+    return object.__new__(SnapKVContext if compact else cls)
+
+
+# llama_cpp.Llama.__init__ makes its context by this class's name and has no argument to choose another. Changing
+# __new__ leaves the class as it is for everybody else: the choice is made for one thread, within compact_contexts().
+_internals.LlamaContext.__new__ = _new_context  # type: ignore[method-assign,assignment]

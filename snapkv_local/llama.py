@@ -1,0 +1,308 @@
+"""llama_cpp.Llama whose long prompts are compressed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# first of all: it loads our library, which llama_cpp then uses
+from snapkv_local.context import ContextOptions, Progress, SnapKVContext, compact_contexts  # isort: skip
+
+import llama_cpp
+
+from snapkv_local import models
+from snapkv_local.config import SnapKVConfig
+from snapkv_local.errors import ConfigError, NoRoomError, PromptError, SnapKVError
+from snapkv_local.stats import PrefillStats
+
+
+class Llama(llama_cpp.Llama):
+    """llama_cpp.Llama with SnapKV.
+
+    With snapkv=None it is llama_cpp.Llama. With a SnapKVConfig, n_ctx is the longest conversation, in tokens, while
+    the KV cache has cells for the budget and for new tokens only. Prompts longer than the budget are evaluated layer
+    group by layer group and evicted on the way; shorter ones as usual. Everything else is inherited: completions,
+    chat, grammars, streaming, tool calls, saved states.
+
+    A conversation that goes on is evaluated from where it was, as long as the new tokens fit the free cells; else all
+    of it is prefilled again. Generation that runs out of cells ends with finish_reason "length".
+
+    Args:
+        model_path: GGUF file.
+        snapkv: how to compress; None for the full cache.
+        keep_scores: keep the pooled scores of each prefill for prefill_scores(); they take 4 bytes for each
+            prompt token, KV head and layer.
+        prefill_progress: called with (done, total) while a prompt is evaluated. What it raises ends the prefill.
+        kwargs: all other arguments of llama_cpp.Llama. snapkv turns flash_attn on.
+
+    Raises:
+        ConfigError: flash_attn=False or embedding=True together with snapkv, or keep_scores without it.
+        ModelFileError: the file is missing, truncated or not GGUF.
+        UnsupportedModelError: the engine refuses the model, with its reason.
+        OutOfMemoryError: the cache could not be allocated.
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        snapkv: SnapKVConfig | None = None,
+        keep_scores: bool = False,
+        prefill_progress: Progress | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # close(), which __del__ calls, needs it even if an exception leaves this function
+        self._stack = contextlib.ExitStack()
+        self.snapkv = snapkv
+        self.keep_scores = keep_scores
+        self.prefill_progress = prefill_progress
+        self.last_prefill: PrefillStats | None = None
+        self.n_prompt = 0
+        self._generating = False
+        self._cut_short: tuple[list[int], list[int]] | None = None
+
+        if snapkv is not None:
+            _check_arguments(kwargs)
+            kwargs["flash_attn"] = True
+        elif keep_scores:
+            raise ConfigError("keep_scores=True", "there are no scores without snapkv", "pass snapkv")
+        models.check(Path(model_path))
+        options = None if snapkv is None else ContextOptions(snapkv, keep_scores)
+        with compact_contexts(options):
+            super().__init__(model_path, **kwargs)
+
+    def prefill(self, tokens: Sequence[int], progress: Progress | None = None) -> PrefillStats:
+        """Evaluate a prompt from position 0, replacing what the context held.
+
+        generate() and sample() go on from it. With logits_all=True, scores gets the last token's row only: nothing
+        else of a compressed prompt has logits, and logprobs of generated tokens need no other.
+
+        Args:
+            tokens: [n_prompt]; compressed if the configuration keeps fewer rows.
+            progress: instead of prefill_progress for this call.
+
+        Raises:
+            ConfigError: made without snapkv.
+            PromptError: no tokens, or more than n_ctx.
+            NoRoomError, OutOfMemoryError, NativeError: from the engine. After these, after Ctrl-C, and after
+                whatever progress raises, the context is empty and usable.
+        """
+        context = self._context("prefill")
+        prompt = np.asarray(tokens, dtype=np.int32)
+        if len(prompt) == 0:
+            raise PromptError("prompt", "is empty", "give at least one token")
+        if len(prompt) > self._n_ctx or len(prompt) > len(self.input_ids):
+            raise PromptError(
+                f"prompt of {len(prompt)} tokens",
+                f"is longer than the context of {self._n_ctx}",
+                "raise n_ctx or shorten the prompt",
+            )
+        self.n_tokens = 0
+        self._requires_eval = True
+        self.last_prefill = None
+        self.last_prefill = context.prefill(prompt, progress or self.prefill_progress)
+        self.input_ids[: len(prompt)] = prompt
+        if self._logits_all:
+            self._store_logits(len(prompt) - 1, 1)
+        self.n_tokens = len(prompt)
+        self._requires_eval = False
+        return self.last_prefill
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        """Evaluate tokens from the current position.
+
+        A prompt at position 0 that is to be compressed goes to prefill(), and so does the whole conversation if the
+        tokens do not fit the free cells.
+
+        Raises:
+            NoRoomError: within generate(), after its first token.
+            PromptError: more than n_ctx tokens in all.
+        """
+        if self.snapkv is None:
+            self._eval_full(tokens)
+            return
+        context = self._context("eval")
+        tokens = list(tokens)
+        if self.n_tokens == 0:
+            self.last_prefill = None
+            if self.snapkv.n_kept(len(tokens)) < len(tokens):
+                self.prefill(tokens)
+                return
+        # false where n_tokens was moved back into the compacted part: cells there belong to no single position
+        trimmed = context.kv_cache_seq_rm(-1, self.n_tokens, -1)
+        n_free = context.n_free() if trimmed else 0
+        if len(tokens) > n_free:
+            if not self._generating:
+                self.prefill([*self._input_ids.tolist(), *tokens])
+                return
+            if self.draft_model is None or n_free == 0:
+                raise NoRoomError(
+                    f"{len(tokens)} tokens at position {self.n_tokens}",
+                    f"the KV cache has {n_free} free cells",
+                    "raise room in SnapKVConfig",
+                )
+            tokens = tokens[:n_free]  # the rest are drafts: guesses that need not be checked
+        for _ in self._decode(tokens, self._logits_all):
+            pass
+
+    def score(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Logits of given tokens ("teacher forcing") from the current position, which moves on past them.
+
+        Args:
+            tokens: [n].
+
+        Returns:
+            [n, n_vocab]; row i holds the logits after tokens[i].
+
+        Raises:
+            NoRoomError: more tokens than free cells.
+        """
+        if not self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1):
+            raise NoRoomError(
+                f"position {self.n_tokens}", "lies in the compacted prompt", "prefill the prompt again"
+            )
+        if isinstance(self._ctx, SnapKVContext):
+            n_free = self._ctx.n_free()
+        else:
+            n_free = self._n_ctx - self.n_tokens
+        if len(tokens) > n_free:
+            raise NoRoomError(
+                f"{len(tokens)} tokens to score",
+                f"the KV cache has {n_free} free cells",
+                "score fewer, or raise room in SnapKVConfig",
+            )
+        rows = [row for chunk in self._decode(list(tokens), True) for row in chunk]
+        return np.array(rows, dtype=np.float32).reshape(len(rows), self._n_vocab)
+
+    def kept_positions(self) -> npt.NDArray[np.int32]:
+        """Prompt positions kept before the window: int32 [n_layer_cached, n_head_kv, n_kept_prefix], ascending.
+
+        Raises:
+            ConfigError: the prompt was not compressed, or the heads keep different numbers of rows.
+        """
+        return self._context("kept_positions").kept()
+
+    def prefill_scores(self) -> npt.NDArray[np.float32]:
+        """Pooled scores of the last prefill: float32 [n_layer_cached, n_head_kv, n_prompt - window].
+
+        Raises:
+            ConfigError: made without keep_scores=True, or the prompt was not compressed.
+        """
+        return self._context("prefill_scores").scores()
+
+    def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Generator[int, Any, None]:
+        """As llama_cpp.Llama.generate(); ends early if the KV cache has no free cell left.
+
+        n_prompt is then the number of tokens given here.
+        """
+        self.n_prompt = len(tokens)
+        inner = super().generate(tokens, *args, **kwargs)
+        return inner if self.snapkv is None else self._until_full(list(tokens), inner)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            **super().__getstate__(),
+            "snapkv": self.snapkv,
+            "keep_scores": self.keep_scores,
+            "prefill_progress": self.prefill_progress,
+        }
+
+    def _context(self, function: str) -> SnapKVContext:
+        if not isinstance(self._ctx, SnapKVContext):
+            raise ConfigError(
+                f"{function}()", "this Llama was made without snapkv", "pass snapkv=SnapKVConfig(...)"
+            )
+        return self._ctx
+
+    def _eval_full(self, tokens: Sequence[int]) -> None:
+        if self.prefill_progress is None or len(tokens) <= 1:
+            super().eval(tokens)
+            return
+        # the batches that one call would make, with a report after each
+        for start in range(0, len(tokens), self.n_batch):
+            super().eval(tokens[start : start + self.n_batch])
+            self.prefill_progress(min(start + self.n_batch, len(tokens)), len(tokens))
+
+    def _decode(self, tokens: list[int], logits_all: bool) -> Iterator[npt.NDArray[np.float32]]:
+        """Evaluate tokens in batches; yields the logits of each, [n or 1, n_vocab], valid until the next."""
+        for start in range(0, len(tokens), self.n_batch):
+            batch = tokens[start : start + self.n_batch]
+            n_past = self.n_tokens
+            self._batch.set_batch(batch=batch, n_past=n_past, logits_all=logits_all)
+            self._ctx.decode(self._batch)
+            self.input_ids[n_past : n_past + len(batch)] = batch
+            if self._logits_all:
+                self._store_logits(n_past, len(batch))
+            self.n_tokens += len(batch)
+            self._requires_eval = False
+            yield self._logits(len(batch) if logits_all else 1)
+
+    def _logits(self, n: int) -> npt.NDArray[np.float32]:
+        return np.ctypeslib.as_array(self._ctx.get_logits(), shape=(n, self._n_vocab))
+
+    def _store_logits(self, start: int, n: int) -> None:
+        # with a draft model, llama_cpp makes scores n_batch rows long and the logits of later positions find no place
+        rows = self.scores[start : start + n]
+        rows[:] = self._logits(n)[: len(rows)]
+
+    def _until_full(
+        self, prompt: list[int], inner: Generator[int, Any, None]
+    ) -> Generator[int, Any, None]:
+        produced: list[int] = []
+        sent = None
+        with contextlib.closing(inner):
+            while True:
+                self._generating = len(produced) > 0
+                try:
+                    token = inner.send(sent)
+                except StopIteration:
+                    return
+                except NoRoomError:
+                    if not produced:
+                        raise
+                    self._cut_short = (prompt, produced)
+                    return
+                finally:
+                    self._generating = False
+                produced.append(token)
+                sent = yield token
+
+    def _create_completion(self, *args: Any, **kwargs: Any) -> Any:
+        responses = super()._create_completion(*args, **kwargs)
+        if self.snapkv is None:
+            return responses
+        return self._complete(responses, kwargs.get("stream", False))
+
+    def _complete(self, responses: Iterator[Any], stream: bool) -> Iterator[Any]:
+        """Passes responses on, and mends what llama_cpp does not foresee."""
+        self._cut_short = None
+        try:
+            for response in responses:
+                if self._cut_short is not None and not stream:
+                    # without streaming it takes the text at a stop or at max_tokens, not when generate() ends
+                    prompt, tokens = self._cut_short
+                    text = self.detokenize(tokens, prev_tokens=prompt)
+                    response["choices"][0]["text"] += text.decode("utf-8", errors="ignore")
+                yield response
+        except ValueError as e:
+            if "exceed context window" not in str(e) or isinstance(e, SnapKVError):
+                raise
+            raise PromptError("prompt", str(e), "raise n_ctx or shorten the prompt") from e
+
+
+def _check_arguments(kwargs: dict[str, Any]) -> None:
+    if not kwargs.get("flash_attn", True):
+        raise ConfigError(
+            "flash_attn=False",
+            "SnapKV reads queries and keys from flash attention",
+            "leave it out, or turn it on",
+        )
+    if kwargs.get("embedding", False):
+        raise ConfigError(
+            "embedding=True", "SnapKV compresses prompts for generation", "leave snapkv out for embeddings"
+        )

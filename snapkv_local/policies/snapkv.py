@@ -1,0 +1,43 @@
+"""SnapKV as the paper has it: each KV head keeps the prefix rows that the last tokens of the prompt attend to.
+
+Li et al., "SnapKV: LLM Knows What You are Looking for Before Generation", arXiv 2404.14469, section 4.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from snapkv_local.errors import ConfigError
+from snapkv_local.policies.policy import Policy
+
+if TYPE_CHECKING:
+    from snapkv_local.config import SnapKVConfig
+
+
+def check(config: SnapKVConfig) -> None:
+    """Raise ConfigError if the budget leaves no row to select."""
+    protected = config.window + config.sinks
+    if config.budget is not None and config.budget <= protected:
+        raise ConfigError(
+            f"budget={config.budget}",
+            f"leaves no row to select: window={config.window} and sinks={config.sinks} take {protected} already",
+            "raise the budget or lower the window",
+        )
+
+
+def n_kept(config: SnapKVConfig, n_prompt: int) -> int:
+    """Rows kept for each KV head, the window included.
+
+    The budget counts the window in (section 4.2); the ratio p is of the prefix alone, floor(p * (n - w)) (listing 1).
+    """
+    n_prefix = n_prompt - config.window
+    if n_prefix <= 0:
+        return n_prompt
+    if config.budget is not None:
+        return min(config.budget, n_prompt)
+    assert config.ratio is not None, "SnapKVConfig sets one of the two"
+    return min(max(math.floor(config.ratio * n_prefix), config.sinks) + config.window, n_prompt)
+
+
+POLICY = Policy(name="snapkv", source="arXiv 2404.14469, section 4", check=check, n_kept=n_kept)

@@ -1,0 +1,126 @@
+"""SnapKV in NumPy, in float64 and as plain as can be: what the tests compare the native engine with.
+
+Li et al., "SnapKV: LLM Knows What You are Looking for Before Generation", arXiv 2404.14469, section 4 and listing 1.
+For grouped-query attention, scores are pooled for each query head and then averaged over the query heads that share
+a KV head, as in NVIDIA kvpress.
+
+Sizes: n prompt tokens, w window tokens, m = n - w prefix tokens, d head size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+def attention(q: npt.NDArray[Any], k: npt.NDArray[Any], scale: float, softcap: float = 0.0) -> Array:
+    """Attention of the window's queries over the whole prompt.
+
+    Args:
+        q: [n_head, w, d], the queries of the last w positions, as they enter attention (after RoPE).
+        k: [n_head_kv, n, d], all keys; query head h reads KV head h // (n_head / n_head_kv).
+        scale: factor on the dot products.
+        softcap: c > 0 turns a logit x into c * tanh(x / c), as Gemma 2 does; 0 for none.
+
+    Returns:
+        [n_head, w, n], rows sum to 1. Row r stands at position n - w + r and sees no later position.
+    """
+    n_head, w, _ = q.shape
+    n_head_kv, n, _ = k.shape
+    if w > n or n_head % n_head_kv != 0:
+        raise ValueError(f"q of shape {q.shape} does not fit k of shape {k.shape}")
+    k_of_head = np.repeat(k.astype(np.float64), n_head // n_head_kv, axis=0)
+    logits = np.einsum("hrd,hjd->hrj", q.astype(np.float64), k_of_head) * scale
+    if softcap > 0:
+        logits = softcap * np.tanh(logits / softcap)
+    position = np.arange(n - w, n)[:, None]
+    logits = np.where(np.arange(n)[None, :] <= position, logits, -np.inf)
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True), dtype=np.float64)
+
+
+def pool(votes: Array, kernel: int, kind: str = "avg") -> Array:
+    """Cluster votes over positions with stride 1 and zeros beyond both ends.
+
+    The average divides by the kernel at the borders too, as torch.avg_pool1d does by default.
+
+    Args:
+        votes: [..., m], not negative, so that a zero beyond the end never wins the maximum.
+        kernel: odd number of positions.
+        kind: "avg" or "max".
+
+    Returns:
+        [..., m].
+    """
+    pad = [(0, 0)] * (votes.ndim - 1) + [(kernel // 2, kernel // 2)]
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(votes, pad), kernel, axis=-1)
+    pooled = windows.max(axis=-1) if kind == "max" else windows.sum(axis=-1) / kernel
+    return np.asarray(pooled, dtype=np.float64)
+
+
+def scores(
+    q: npt.NDArray[Any],
+    k: npt.NDArray[Any],
+    scale: float,
+    *,
+    kernel: int = 5,
+    kind: str = "avg",
+    reduce: str = "sum",
+    softcap: float = 0.0,
+) -> Array:
+    """Scores of the prefix positions.
+
+    Args:
+        q, k, scale, softcap: as for attention().
+        kernel, kind: as for pool().
+        reduce: "sum" or "max" over the window's query rows.
+
+    Returns:
+        [n_head_kv, m].
+    """
+    n_head, w, _ = q.shape
+    n_head_kv, n, _ = k.shape
+    # the softmax has run over prefix and window; only then is the window left out
+    prefix = attention(q, k, scale, softcap)[:, :, : n - w]
+    votes = prefix.max(axis=1) if reduce == "max" else prefix.sum(axis=1)
+    pooled = pool(votes, kernel, kind).reshape(n_head_kv, n_head // n_head_kv, n - w)
+    return np.asarray(pooled.mean(axis=1), dtype=np.float64)
+
+
+def select(score: npt.NDArray[Any], n_keep: int, sinks: int = 0) -> npt.NDArray[np.int32]:
+    """Prefix positions to keep: the sinks first, then the best scores; of equal ones the lower position.
+
+    Args:
+        score: [n_head_kv, m].
+        n_keep: positions to keep for each KV head, sinks included.
+
+    Returns:
+        [n_head_kv, n_keep], ascending.
+    """
+    ranked = score.astype(np.float64)
+    ranked[:, :sinks] = np.inf
+    order = np.argsort(-ranked, axis=1, kind="stable")
+    return np.sort(order[:, :n_keep], axis=1).astype(np.int32)
+
+
+def coverage(q: npt.NDArray[Any], k: npt.NDArray[Any], scale: float, kept: npt.NDArray[np.int32]) -> Array:
+    """Share of the window's attention mass on the kept rows, the window's own included.
+
+    Args:
+        q, k, scale: as for attention().
+        kept: [n_head_kv, n_keep], prefix positions.
+
+    Returns:
+        [n_head_kv], mean over the query rows and query heads that share a KV head.
+    """
+    n_head, w, _ = q.shape
+    n_head_kv, n, _ = k.shape
+    stays = np.zeros((n_head_kv, n), dtype=bool)
+    np.put_along_axis(stays, kept.astype(np.int64), True, axis=1)
+    stays[:, n - w :] = True
+    mass = attention(q, k, scale).reshape(n_head_kv, n_head // n_head_kv, w, n)
+    return np.asarray((mass * stays[:, None, None, :]).sum(axis=-1).mean(axis=(1, 2)), dtype=np.float64)

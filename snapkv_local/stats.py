@@ -1,0 +1,47 @@
+"""What a prefill did: tokens, bytes, seconds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class PrefillStats:
+    """Figures of one prefill.
+
+    Attributes:
+        n_prompt: tokens of the prompt.
+        n_kept: rows kept for each KV head, the window included; n_prompt if nothing was evicted.
+        layer_group: G, the cached layers whose full KV was live at once; 0 if nothing was evicted.
+        chunk: tokens in a ubatch.
+        bytes_compact: KV cache of the context, that of sliding-window layers included.
+        bytes_staging: full KV of one layer group.
+        bytes_hidden: hidden state between layer groups.
+        bytes_mask: persistent attention mask.
+        bytes_compute: largest compute buffer during the prefill.
+        bytes_full_cache: KV cache that the prompt would take without eviction.
+        seconds_prefill: all of it, scoring and eviction included.
+        seconds_score: scoring alone.
+        seconds_evict: eviction alone.
+        coverage: share of the window's attention mass that lies on the kept rows, mean over cached layers and KV
+            heads; 1 if nothing was evicted.
+    """
+
+    n_prompt: int
+    n_kept: int
+    layer_group: int
+    chunk: int
+    bytes_compact: int
+    bytes_staging: int
+    bytes_hidden: int
+    bytes_mask: int
+    bytes_compute: int
+    bytes_full_cache: int
+    seconds_prefill: float
+    seconds_score: float
+    seconds_evict: float
+    coverage: float
+
+    def to_dict(self) -> dict[str, int | float]:
+        """The fields by name, for JSON."""
+        return asdict(self)
