@@ -20,7 +20,8 @@ from llama_cpp import llama_cpp  # noqa: E402
 from llama_cpp._ctypes_extensions import ctypes_function_for_shared_library  # noqa: E402
 from llama_cpp._logger import logger  # noqa: E402
 
-# looked up through libllama, which depends on libggml: loaded by its own name it might be a second copy
+# looked up through libllama, which depends on libggml: loaded by its own name it might be a second
+# copy
 _function = ctypes_function_for_shared_library(llama_cpp._lib)
 
 _DEVICE_TYPES = ("cpu", "gpu", "igpu", "accelerator", "meta")

@@ -1,4 +1,4 @@
-"""Settings: the one home of defaults and validation. The native defaults are tested to equal these."""
+"""Settings: the one home of defaults and validation. Native defaults are tested to equal these."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ class SnapKVConfig:
     """How a long prompt is compressed.
 
     Attributes:
-        budget: rows kept for each KV head, in tokens, the window included. Prompts up to the budget are evaluated
-            as usual. 2048 if neither budget nor ratio is given.
-        ratio: instead of a budget, the paper's p in (0, 1]: floor(p * (n_prompt - window)) rows of the prefix stay.
-        window: observation window, in tokens: the end of the prompt, whose queries vote and whose rows all stay. It
-            must cover the question.
+        budget: rows kept for each KV head, in tokens, the window included. Prompts up to the budget
+            are evaluated as usual. 2048 if neither budget nor ratio is given.
+        ratio: instead of a budget, the paper's p in (0, 1]: floor(p * (n_prompt - window)) rows of
+            the prefix stay.
+        window: observation window, in tokens: the end of the prompt, whose queries vote and whose
+            rows all stay. It must cover the question.
         kernel: pooling kernel over positions, in tokens, odd; 1 turns pooling off.
         pool: "avg" (the paper's ablation and kvpress) or "max" (the paper's long-context runs).
-        reduce: how the window's query rows vote together: "sum" (the paper, section 4.1), or "max" to keep what any
-            one query needs (arXiv 2510.13334).
-        sinks: first positions of the prompt that always stay. The paper has none, hence 0; later work
-            (arXiv 2309.17453) finds that about 4 help at small budgets.
-        room: cells for tokens after the prompt. When they are used up, generation ends with "length".
-        layer_group: G, cached layers whose full KV is live at once during the prefill: 1 takes the least memory;
-            "auto" takes the most that free memory allows.
+        reduce: how the window's query rows vote together: "sum" (the paper, section 4.1), or "max"
+            to keep what any one query needs (arXiv 2510.13334).
+        sinks: first positions of the prompt that always stay. The paper has none, hence 0; later
+            work (arXiv 2309.17453) finds that about 4 help at small budgets.
+        room: cells for tokens after the prompt. When they are used up, generation ends with
+            "length".
+        layer_group: G, cached layers whose full KV is live at once during the prefill: 1 takes the
+            least memory; "auto" takes the most that free memory allows.
         hidden: where the hidden state between layer groups lives: "device", "host", or "auto".
         policy: "snapkv", the paper's form.
 
@@ -69,9 +71,9 @@ class SnapKVConfig:
         elif self.budget is None:
             object.__setattr__(self, "budget", DEFAULT_BUDGET)
         else:
-            _check_int("budget", self.budget, 1)
-        _check_int("window", self.window, 1)
-        _check_int("kernel", self.kernel, 1)
+            self._take_int("budget", 1)
+        self._take_int("window", 1)
+        self._take_int("kernel", 1)
         if self.kernel % 2 == 0:
             raise ConfigError(
                 f"kernel={self.kernel}",
@@ -80,27 +82,35 @@ class SnapKVConfig:
             )
         _check_choice("pool", self.pool, ("avg", "max"))
         _check_choice("reduce", self.reduce, ("sum", "max"))
-        _check_int("sinks", self.sinks, 0)
-        _check_int("room", self.room, 1)
+        self._take_int("sinks", 0)
+        self._take_int("room", 1)
         if self.layer_group != "auto":
-            _check_int("layer_group", self.layer_group, 1)
+            self._take_int("layer_group", 1)
         _check_choice("hidden", self.hidden, ("auto", "device", "host"))
         policies.get(self.policy).check(self)
 
+    def _take_int(self, name: str, minimum: int) -> None:
+        value = getattr(self, name)
+        try:
+            # an int of its own: ctypes takes no NumPy integer
+            number = minimum - 1 if isinstance(value, bool) else operator.index(value)
+        except TypeError:
+            number = minimum - 1
+        if not minimum <= number <= _UINT32_MAX:
+            raise ConfigError(
+                f"{name}={value!r}",
+                f"is no whole number from {minimum} to {_UINT32_MAX}",
+                "give one",
+            )
+        object.__setattr__(self, name, number)
+
     def n_kept(self, n_prompt: int) -> int:
-        """Rows kept for each KV head of a prompt of n_prompt tokens, the window included; n_prompt if all stay."""
+        """Rows that each KV head keeps of a prompt, the window included; n_prompt if all stay."""
         return policies.get(self.policy).n_kept(self, n_prompt)
-
-
-def _check_int(name: str, value: object, minimum: int) -> None:
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        number = minimum - 1
-    if isinstance(value, bool) or not minimum <= number <= _UINT32_MAX:
-        raise ConfigError(f"{name}={value!r}", f"is no whole number from {minimum} on", "give one")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ConfigError(f"{name}={value!r}", "is not known", f"choose one of {', '.join(choices)}")
+        raise ConfigError(
+            f"{name}={value!r}", "is not known", f"choose one of {', '.join(choices)}"
+        )

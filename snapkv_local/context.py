@@ -39,7 +39,7 @@ _options: ContextVar[ContextOptions | None] = ContextVar("snapkv_local_options",
 
 @contextmanager
 def compact_contexts(options: ContextOptions | None) -> Iterator[None]:
-    """While open, contexts that llama_cpp makes on this thread are SnapKVContext (unless options is None)."""
+    """While open, contexts that llama_cpp makes on this thread are ours, unless options is None."""
     token = _options.set(options)
     try:
         yield
@@ -48,7 +48,7 @@ def compact_contexts(options: ContextOptions | None) -> Iterator[None]:
 
 
 class SnapKVContext(_internals.LlamaContext):
-    """Made by llama_snapkv_init_from_model(): the KV cache has the cells that budget and room ask for.
+    """Made by llama_snapkv_init_from_model(), with the KV cells that budget and room ask for.
 
     Raises:
         UnsupportedModelError: the engine refuses the model or the context's parameters.
@@ -94,11 +94,12 @@ class SnapKVContext(_internals.LlamaContext):
 
         Args:
             tokens: [n_prompt].
-            progress: called with (done, total) between chunks; what it raises ends the prefill and is raised here,
-                and so is Ctrl-C.
+            progress: called with (done, total) between chunks; what it raises ends the prefill and
+                is raised here, and so is Ctrl-C.
 
         Raises:
-            NoRoomError, OutOfMemoryError, NativeError: the sequence is then empty and the context usable.
+            NoRoomError, OutOfMemoryError, NativeError: the sequence is then empty and the context
+                usable.
         """
         raised: list[BaseException] = []
 
@@ -137,7 +138,9 @@ class SnapKVContext(_internals.LlamaContext):
         stats = native.llama_snapkv_stats(size=ctypes.sizeof(native.llama_snapkv_stats))
         if not native.llama_snapkv_get_stats(self.ctx, ctypes.byref(stats)):
             native.fail("llama_snapkv_get_stats")
-        return PrefillStats(**{field.name: getattr(stats, field.name) for field in fields(PrefillStats)})
+        return PrefillStats(
+            **{field.name: getattr(stats, field.name) for field in fields(PrefillStats)}
+        )
 
     def n_free(self) -> int:
         """Free cells of the KV cache."""
@@ -150,18 +153,20 @@ class SnapKVContext(_internals.LlamaContext):
         return info
 
     def kept(self) -> npt.NDArray[np.int32]:
-        """Prompt positions kept before the window, [n_layer_cached, n_head_kv, n_kept_prefix], ascending.
+        """Prompt positions kept before the window, [n_layer_cached, n_head_kv, n_kept], ascending.
 
         Raises:
             ConfigError: nothing was evicted, or the heads keep different numbers of rows.
         """
         if not self._info().compacted:
             raise ConfigError(
-                "kept positions", "the prompt was not compressed", "prefill one longer than the budget"
+                "kept positions",
+                "the prompt was not compressed",
+                "prefill one longer than the budget",
             )
 
         def read(ic: int, head: int, out: Any, n: int) -> int:
-            return native.llama_snapkv_kept(self.ctx, _SEQ_ID, ic, head, out, n)
+            return int(native.llama_snapkv_kept(self.ctx, _SEQ_ID, ic, head, out, n))
 
         return self._by_head("kept positions", read, np.int32, ctypes.c_int32)
 
@@ -179,14 +184,14 @@ class SnapKVContext(_internals.LlamaContext):
             )
 
         def read(ic: int, head: int, out: Any, n: int) -> int:
-            return native.llama_snapkv_scores(self.ctx, ic, head, out, n)
+            return int(native.llama_snapkv_scores(self.ctx, ic, head, out, n))
 
         return self._by_head("prefill scores", read, np.float32, ctypes.c_float)
 
     def _by_head(
         self, what: str, read: Callable[[int, int, Any, int], int], dtype: Any, c_type: Any
     ) -> npt.NDArray[Any]:
-        """[n_layer_cached, n_head_kv, n] from a native function that fills one head's row and returns n."""
+        """[n_layer_cached, n_head_kv, n] from a function that fills one head's row, returning n."""
         layers: list[list[npt.NDArray[Any]]] = []
         for ic in range(native.llama_snapkv_n_layer(self.ctx)):
             rows = []
@@ -197,7 +202,9 @@ class SnapKVContext(_internals.LlamaContext):
             layers.append(rows)
         if len({(len(rows), len(row)) for rows in layers for row in rows}) != 1:
             raise ConfigError(
-                what, "differ in number between heads or layers", "read them head by head (snapkv.h)"
+                what,
+                "differ in number between heads or layers",
+                "read them head by head (snapkv.h)",
             )
         return np.array(layers, dtype)
 
@@ -207,6 +214,7 @@ def _new_context(cls: type[_internals.LlamaContext], *_args: Any, **_kwargs: Any
     return object.__new__(SnapKVContext if compact else cls)
 
 
-# llama_cpp.Llama.__init__ makes its context by this class's name and has no argument to choose another. Changing
-# __new__ leaves the class as it is for everybody else: the choice is made for one thread, within compact_contexts().
+# llama_cpp.Llama.__init__ makes its context by this class's name and has no argument to choose
+# another. Changing __new__ leaves the class as it is for everybody else: the choice is made for one
+# thread, within compact_contexts().
 _internals.LlamaContext.__new__ = _new_context  # type: ignore[method-assign,assignment]

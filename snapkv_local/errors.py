@@ -1,8 +1,8 @@
 """The package's exceptions.
 
-Each message has three parts: the input at fault, what is wrong with it, and what to do about it. The second base
-class is what llama-cpp-python or the standard library would raise for the same mistake, so that existing handlers
-keep working.
+Each message has three parts: the input at fault, what is wrong with it, and what to do about it.
+The second base class is what llama-cpp-python or the standard library would raise for the same
+mistake, so that existing handlers keep working.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class NoRoomError(SnapKVError, RuntimeError):
 
 
 class OutOfMemoryError(SnapKVError, MemoryError):
-    """An allocation of the native library that failed. The context stays usable, its sequence is empty."""
+    """An allocation that failed in the native library. The context stays usable, and is empty."""
 
 
 class NativeError(SnapKVError, RuntimeError):

@@ -1,8 +1,8 @@
 """The header of a GGUF file: metadata and tensor places, without the weights.
 
-gguf.GGUFReader makes several objects for each vocabulary entry, which takes seconds with 262,144 of them, and it
-reports a truncated file as an IndexError. This reader steps over long arrays. Value types, key names and block sizes
-come from the gguf package.
+gguf.GGUFReader makes several objects for each vocabulary entry, which takes seconds with 262,144 of
+them, and it reports a truncated file as an IndexError. This reader steps over long arrays. Value
+types, key names and block sizes come from the gguf package.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def read_header(path: Path) -> GGUFHeader:
     """Read the header of a GGUF file.
 
     Raises:
-        ModelFileError: not GGUF, of a version that llama.cpp does not read, or it ends within the header.
+        ModelFileError: not GGUF, of a version that llama.cpp does not read, or it ends within the
+            header.
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
@@ -134,15 +135,15 @@ class _Reader:
     def array(self) -> Any:
         kind = GGUFValueType(self.scalar("<I"))
         length = self.scalar("<Q")
+        if kind == GGUFValueType.ARRAY:
+            raise ValueError("an array of arrays")
         if length <= MAX_ARRAY:
             return [self.value(kind) for _ in range(length)]
         if kind == GGUFValueType.STRING:
             for _ in range(length):
                 self.skip(self.scalar("<Q"))
-        elif kind in _SCALARS:
-            self.skip(length * struct.calcsize(_SCALARS[kind]))
         else:
-            raise ValueError("an array of arrays")
+            self.skip(length * struct.calcsize(_SCALARS[kind]))
         return LongArray(length)
 
     def value(self, kind: GGUFValueType) -> Any:
@@ -175,6 +176,8 @@ class _Reader:
             metadata[key] = self.value(GGUFValueType(self.scalar("<I")))
         places = [self.tensor() for _ in range(n_tensors)]
         alignment = metadata.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise ValueError(f"alignment {alignment!r}")
         start = -(-self.at // alignment) * alignment
         tensors = [TensorPlace(t.name, start + t.offset, t.n_bytes) for t in places]
         return GGUFHeader(metadata, tensors)

@@ -26,8 +26,8 @@ class ModelShape:
         n_head_kv: KV heads of each layer.
         head_k: elements of a key head.
         head_v: elements of a value head.
-        n_swa: sliding window in tokens, 0 if the metadata name none. Which layers it applies to is often fixed in
-            llama.cpp's code and not in the file.
+        n_swa: sliding window in tokens, 0 if the metadata name none. Which layers it applies to is
+            often fixed in llama.cpp's code and not in the file.
         n_vocab: tokens in the vocabulary.
         has_chat_template: whether the file has one.
     """

@@ -1,4 +1,4 @@
-"""What this machine has. Devices of ggml come from the native module, which is never imported here."""
+"""What this machine has. Devices of ggml are in backends.py, which loads the native library."""
 
 from __future__ import annotations
 

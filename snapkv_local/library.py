@@ -1,7 +1,8 @@
 """Finds our native library and points llama_cpp at it, before llama_cpp is imported.
 
-llama-cpp-python is used for its Python code only. It loads its library on import, from the folder that
-LLAMA_CPP_LIB_PATH names, and its ctypes declarations match one llama.cpp commit: the one our library is built from.
+llama-cpp-python is used for its Python code only. It loads its library on import, from the folder
+that LLAMA_CPP_LIB_PATH names, and its ctypes declarations match one llama.cpp commit: the one our
+library is built from.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def prepare() -> Path:
         The library's folder.
 
     Raises:
-        LibraryError: our library is missing; llama-cpp-python is missing or of another version; or another library
-            was chosen for it already.
+        LibraryError: our library is missing; llama-cpp-python is missing or of another version; or
+            another library was chosen for it already.
     """
     folder = find()
     check_version()
@@ -64,7 +65,8 @@ def find() -> Path:
         LibraryError: libllama is not there.
     """
     chosen = os.environ.get(ENV_LIB)
-    # an editable install keeps lib/ in another folder than the Python files, so __file__ would not find it
+    # an editable install keeps lib/ in another folder than the Python files, so __file__ would not
+    # find it
     package = importlib.resources.files("snapkv_local").joinpath("lib")
     folder = Path(chosen).resolve() if chosen is not None else Path(str(package)).resolve()
     if not any(folder.glob("*llama.*")):

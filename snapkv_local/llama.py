@@ -24,24 +24,28 @@ from snapkv_local.stats import PrefillStats
 class Llama(llama_cpp.Llama):
     """llama_cpp.Llama with SnapKV.
 
-    With snapkv=None it is llama_cpp.Llama. With a SnapKVConfig, n_ctx is the longest conversation, in tokens, while
-    the KV cache has cells for the budget and for new tokens only. Prompts longer than the budget are evaluated layer
-    group by layer group and evicted on the way; shorter ones as usual. Everything else is inherited: completions,
-    chat, grammars, streaming, tool calls, saved states.
+    With snapkv=None it is llama_cpp.Llama. With a SnapKVConfig, n_ctx is the longest conversation,
+    in tokens, while the KV cache has cells for the budget and for new tokens only. Prompts longer
+    than the budget are evaluated layer group by layer group and evicted on the way; shorter ones as
+    usual. Everything else is inherited: completions, chat, grammars, streaming, tool calls, saved
+    states.
 
-    A conversation that goes on is evaluated from where it was, as long as the new tokens fit the free cells; else all
-    of it is prefilled again. Generation that runs out of cells ends with finish_reason "length".
+    A conversation that goes on is evaluated from where it was, as long as the new tokens fit the
+    free cells; else all of it is prefilled again. Generation that runs out of cells ends with
+    finish_reason "length".
 
     Args:
         model_path: GGUF file.
         snapkv: how to compress; None for the full cache.
-        keep_scores: keep the pooled scores of each prefill for prefill_scores(); they take 4 bytes for each
-            prompt token, KV head and layer.
-        prefill_progress: called with (done, total) while a prompt is evaluated. What it raises ends the prefill.
+        keep_scores: keep the pooled scores of each prefill for prefill_scores(); they take 4 bytes
+            for each prompt token, KV head and layer.
+        prefill_progress: called with (done, total) while a prompt is evaluated. What it raises ends
+            the prefill.
         kwargs: all other arguments of llama_cpp.Llama. snapkv turns flash_attn on.
 
     Raises:
-        ConfigError: flash_attn=False or embedding=True together with snapkv, or keep_scores without it.
+        ConfigError: flash_attn=False or embedding=True together with snapkv, or keep_scores without
+            it.
         ModelFileError: the file is missing, truncated or not GGUF.
         UnsupportedModelError: the engine refuses the model, with its reason.
         OutOfMemoryError: the cache could not be allocated.
@@ -70,7 +74,9 @@ class Llama(llama_cpp.Llama):
             _check_arguments(kwargs)
             kwargs["flash_attn"] = True
         elif keep_scores:
-            raise ConfigError("keep_scores=True", "there are no scores without snapkv", "pass snapkv")
+            raise ConfigError(
+                "keep_scores=True", "there are no scores without snapkv", "pass snapkv"
+            )
         models.check(Path(model_path))
         options = None if snapkv is None else ContextOptions(snapkv, keep_scores)
         with compact_contexts(options):
@@ -79,8 +85,9 @@ class Llama(llama_cpp.Llama):
     def prefill(self, tokens: Sequence[int], progress: Progress | None = None) -> PrefillStats:
         """Evaluate a prompt from position 0, replacing what the context held.
 
-        generate() and sample() go on from it. With logits_all=True, scores gets the last token's row only: nothing
-        else of a compressed prompt has logits, and logprobs of generated tokens need no other.
+        generate() and sample() go on from it. With logits_all=True, scores gets the last token's
+        row only: nothing else of a compressed prompt has logits, and logprobs of generated tokens
+        need no other.
 
         Args:
             tokens: [n_prompt]; compressed if the configuration keeps fewer rows.
@@ -89,8 +96,8 @@ class Llama(llama_cpp.Llama):
         Raises:
             ConfigError: made without snapkv.
             PromptError: no tokens, or more than n_ctx.
-            NoRoomError, OutOfMemoryError, NativeError: from the engine. After these, after Ctrl-C, and after
-                whatever progress raises, the context is empty and usable.
+            NoRoomError, OutOfMemoryError, NativeError: from the engine. After these, after Ctrl-C,
+                and after whatever progress raises, the context is empty and usable.
         """
         context = self._context("prefill")
         prompt = np.asarray(tokens, dtype=np.int32)
@@ -116,8 +123,8 @@ class Llama(llama_cpp.Llama):
     def eval(self, tokens: Sequence[int]) -> None:
         """Evaluate tokens from the current position.
 
-        A prompt at position 0 that is to be compressed goes to prefill(), and so does the whole conversation if the
-        tokens do not fit the free cells.
+        A prompt at position 0 that is to be compressed goes to prefill(), and so does the whole
+        conversation if the tokens do not fit the free cells.
 
         Raises:
             NoRoomError: within generate(), after its first token.
@@ -133,7 +140,8 @@ class Llama(llama_cpp.Llama):
             if self.snapkv.n_kept(len(tokens)) < len(tokens):
                 self.prefill(tokens)
                 return
-        # false where n_tokens was moved back into the compacted part: cells there belong to no single position
+        # false where n_tokens was moved back into the compacted part: cells there belong to no
+        # single position
         trimmed = context.kv_cache_seq_rm(-1, self.n_tokens, -1)
         n_free = context.n_free() if trimmed else 0
         if len(tokens) > n_free:
@@ -151,7 +159,7 @@ class Llama(llama_cpp.Llama):
             pass
 
     def score(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Logits of given tokens ("teacher forcing") from the current position, which moves on past them.
+        """Logits of given tokens ("teacher forcing") from the current position, which moves on.
 
         Args:
             tokens: [n].
@@ -164,7 +172,9 @@ class Llama(llama_cpp.Llama):
         """
         if not self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1):
             raise NoRoomError(
-                f"position {self.n_tokens}", "lies in the compacted prompt", "prefill the prompt again"
+                f"position {self.n_tokens}",
+                "lies in the compacted prompt",
+                "prefill the prompt again",
             )
         if isinstance(self._ctx, SnapKVContext):
             n_free = self._ctx.n_free()
@@ -180,7 +190,10 @@ class Llama(llama_cpp.Llama):
         return np.array(rows, dtype=np.float32).reshape(len(rows), self._n_vocab)
 
     def kept_positions(self) -> npt.NDArray[np.int32]:
-        """Prompt positions kept before the window: int32 [n_layer_cached, n_head_kv, n_kept_prefix], ascending.
+        """Prompt positions kept before the window, ascending.
+
+        Returns:
+            int32 [n_layer_cached, n_head_kv, n_kept_prefix].
 
         Raises:
             ConfigError: the prompt was not compressed, or the heads keep different numbers of rows.
@@ -188,14 +201,19 @@ class Llama(llama_cpp.Llama):
         return self._context("kept_positions").kept()
 
     def prefill_scores(self) -> npt.NDArray[np.float32]:
-        """Pooled scores of the last prefill: float32 [n_layer_cached, n_head_kv, n_prompt - window].
+        """Pooled scores of the last prefill.
+
+        Returns:
+            float32 [n_layer_cached, n_head_kv, n_prompt - window].
 
         Raises:
             ConfigError: made without keep_scores=True, or the prompt was not compressed.
         """
         return self._context("prefill_scores").scores()
 
-    def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Generator[int, Any, None]:
+    def generate(
+        self, tokens: Sequence[int], *args: Any, **kwargs: Any
+    ) -> Generator[int, Any, None]:
         """As llama_cpp.Llama.generate(); ends early if the KV cache has no free cell left.
 
         n_prompt is then the number of tokens given here.
@@ -206,7 +224,7 @@ class Llama(llama_cpp.Llama):
 
     def __getstate__(self) -> dict[str, Any]:
         return {
-            **super().__getstate__(),
+            **super().__getstate__(),  # type: ignore[no-untyped-call]
             "snapkv": self.snapkv,
             "keep_scores": self.keep_scores,
             "prefill_progress": self.prefill_progress,
@@ -215,7 +233,9 @@ class Llama(llama_cpp.Llama):
     def _context(self, function: str) -> SnapKVContext:
         if not isinstance(self._ctx, SnapKVContext):
             raise ConfigError(
-                f"{function}()", "this Llama was made without snapkv", "pass snapkv=SnapKVConfig(...)"
+                f"{function}()",
+                "this Llama was made without snapkv",
+                "pass snapkv=SnapKVConfig(...)",
             )
         return self._ctx
 
@@ -229,7 +249,7 @@ class Llama(llama_cpp.Llama):
             self.prefill_progress(min(start + self.n_batch, len(tokens)), len(tokens))
 
     def _decode(self, tokens: list[int], logits_all: bool) -> Iterator[npt.NDArray[np.float32]]:
-        """Evaluate tokens in batches; yields the logits of each, [n or 1, n_vocab], valid until the next."""
+        """Evaluate tokens in batches; yields logits, [n or 1, n_vocab], valid until the next."""
         for start in range(0, len(tokens), self.n_batch):
             batch = tokens[start : start + self.n_batch]
             n_past = self.n_tokens
@@ -246,7 +266,8 @@ class Llama(llama_cpp.Llama):
         return np.ctypeslib.as_array(self._ctx.get_logits(), shape=(n, self._n_vocab))
 
     def _store_logits(self, start: int, n: int) -> None:
-        # with a draft model, llama_cpp makes scores n_batch rows long and the logits of later positions find no place
+        # with a draft model, llama_cpp makes scores n_batch rows long and the logits of later
+        # positions find no place
         rows = self.scores[start : start + n]
         rows[:] = self._logits(n)[: len(rows)]
 
@@ -284,7 +305,8 @@ class Llama(llama_cpp.Llama):
         try:
             for response in responses:
                 if self._cut_short is not None and not stream:
-                    # without streaming it takes the text at a stop or at max_tokens, not when generate() ends
+                    # without streaming it takes the text at a stop or at max_tokens, not when
+                    # generate() ends
                     prompt, tokens = self._cut_short
                     text = self.detokenize(tokens, prev_tokens=prompt)
                     response["choices"][0]["text"] += text.decode("utf-8", errors="ignore")
@@ -304,5 +326,7 @@ def _check_arguments(kwargs: dict[str, Any]) -> None:
         )
     if kwargs.get("embedding", False):
         raise ConfigError(
-            "embedding=True", "SnapKV compresses prompts for generation", "leave snapkv out for embeddings"
+            "embedding=True",
+            "SnapKV compresses prompts for generation",
+            "leave snapkv out for embeddings",
         )

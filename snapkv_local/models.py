@@ -40,7 +40,8 @@ def demo_model() -> Path:
     Raises:
         ModelFileError: the package is not installed.
     """
-    # found without importing it: the package imports llama_cpp, which must first be pointed at our library
+    # found without importing it: the package imports llama_cpp, which must first be pointed at our
+    # library
     spec = importlib.util.find_spec(DEMO_PACKAGE)
     folders = spec.submodule_search_locations if spec is not None else None
     files = [file for folder in folders or [] for file in Path(folder).glob("*.gguf")]
@@ -75,13 +76,19 @@ def _check_file(path: Path) -> GGUFHeader:
     if path.is_dir():
         raise ModelFileError(str(path), "is a folder", "give the .gguf file in it")
     if not path.exists():
-        raise ModelFileError(str(path), "does not exist", "check the path; `demo` is a model to try")
+        raise ModelFileError(
+            str(path), "does not exist", "check the path; `demo` is a model to try"
+        )
     try:
         header = read_header(path)
     except OSError as e:
-        raise ModelFileError(str(path), f"cannot be read ({e.strerror})", "check its permissions") from e
+        raise ModelFileError(
+            str(path), f"cannot be read ({e.strerror})", "check its permissions"
+        ) from e
     size = path.stat().st_size
     for tensor in header.tensors:
         if tensor.offset + tensor.n_bytes > size:
-            raise truncated(path, f"at byte {size:,}, within or before the weights of {tensor.name}")
+            raise truncated(
+                path, f"at byte {size:,}, within or before the weights of {tensor.name}"
+            )
     return header

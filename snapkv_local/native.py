@@ -22,6 +22,7 @@ from snapkv_local.errors import (
     SnapKVError,
     UnsupportedModelError,
 )
+from snapkv_local.policies.snapkv import native_ratio
 
 _bind = ctypes_function_for_shared_library(llama_cpp._lib)
 
@@ -101,17 +102,35 @@ _seq_id = llama_cpp.llama_seq_id
 _u32 = ctypes.c_uint32
 _i32_p = ctypes.POINTER(ctypes.c_int32)
 _f32_p = ctypes.POINTER(ctypes.c_float)
-_i64_p = ctypes.POINTER(ctypes.c_int64)
 
 # typedef bool (*llama_snapkv_progress_callback)(uint64_t done, uint64_t total, void * user_data);
 llama_snapkv_progress_callback = ctypes.CFUNCTYPE(
     ctypes.c_bool, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_void_p
 )
 
-# typedef void (*llama_snapkv_tap_callback)(uint32_t ic, const float * q, const int64_t q_ne[3],
-#     const float * k, const int64_t k_ne[3], float scale, void * user_data);
+
+# struct llama_snapkv_tap_data
+class llama_snapkv_tap_data(ctypes.Structure):
+    """What the scorer of one cached layer sees, as in snapkv.h."""
+
+    _fields_ = [
+        ("ic", _u32),
+        ("q", _f32_p),
+        ("k", _f32_p),
+        ("head_dim", _u32),
+        ("window", _u32),
+        ("n_head", _u32),
+        ("n_prompt", _u32),
+        ("n_head_kv", _u32),
+        ("scale", ctypes.c_float),
+        ("softcap", ctypes.c_float),
+    ]
+
+
+# typedef void (*llama_snapkv_tap_callback)(const struct llama_snapkv_tap_data * data,
+#     void * user_data);
 llama_snapkv_tap_callback = ctypes.CFUNCTYPE(
-    None, _u32, _f32_p, _i64_p, _f32_p, _i64_p, ctypes.c_float, ctypes.c_void_p
+    None, ctypes.POINTER(llama_snapkv_tap_data), ctypes.c_void_p
 )
 
 
@@ -125,7 +144,8 @@ def llama_snapkv_default_params() -> llama_snapkv_params: ...
 def llama_snapkv_last_error() -> bytes: ...
 
 
-# LLAMA_API bool llama_snapkv_supported(struct llama_model * model, struct llama_context_params cparams,
+# LLAMA_API bool llama_snapkv_supported(struct llama_model * model,
+#     struct llama_context_params cparams,
 #     struct llama_snapkv_params params);
 @_function(
     "llama_snapkv_supported",
@@ -153,7 +173,8 @@ def llama_snapkv_enabled(ctx: Any, /) -> bool: ...
 
 
 # LLAMA_API int32_t llama_snapkv_prefill(struct llama_context * ctx, llama_seq_id seq_id,
-#     const llama_token * tokens, uint32_t n_tokens, llama_snapkv_progress_callback progress, void * user_data);
+#     const llama_token * tokens, uint32_t n_tokens, llama_snapkv_progress_callback progress,
+#     void * user_data);
 @_function(
     "llama_snapkv_prefill",
     [_ctx_p, _seq_id, _i32_p, _u32, llama_snapkv_progress_callback, ctypes.c_void_p],
@@ -164,21 +185,15 @@ def llama_snapkv_prefill(
 ) -> int: ...
 
 
-# LLAMA_API bool llama_snapkv_set_params(struct llama_context * ctx, struct llama_snapkv_params params);
+# LLAMA_API bool llama_snapkv_set_params(struct llama_context * ctx,
+#     struct llama_snapkv_params params);
 @_function("llama_snapkv_set_params", [_ctx_p, llama_snapkv_params], ctypes.c_bool)
 def llama_snapkv_set_params(ctx: Any, params: llama_snapkv_params, /) -> bool: ...
 
 
-# LLAMA_API uint32_t llama_snapkv_chunks(const struct llama_context * ctx, uint32_t n_tokens, uint32_t * out,
-#     uint32_t n);
-@_function("llama_snapkv_chunks", [_ctx_p, _u32, ctypes.POINTER(_u32), _u32], _u32)
-def llama_snapkv_chunks(ctx: Any, n_tokens: int, out: Any, n: int, /) -> int: ...
-
-
-# LLAMA_API bool llama_snapkv_get_stats(const struct llama_context * ctx, struct llama_snapkv_stats * stats);
-@_function(
-    "llama_snapkv_get_stats", [_ctx_p, ctypes.POINTER(llama_snapkv_stats)], ctypes.c_bool
-)
+# LLAMA_API bool llama_snapkv_get_stats(const struct llama_context * ctx,
+#     struct llama_snapkv_stats * stats);
+@_function("llama_snapkv_get_stats", [_ctx_p, ctypes.POINTER(llama_snapkv_stats)], ctypes.c_bool)
 def llama_snapkv_get_stats(ctx: Any, stats: Any, /) -> bool: ...
 
 
@@ -207,13 +222,15 @@ def llama_snapkv_layer_id(ctx: Any, ic: int, /) -> int: ...
 def llama_snapkv_n_head_kv(ctx: Any, ic: int, /) -> int: ...
 
 
-# LLAMA_API uint32_t llama_snapkv_kept(const struct llama_context * ctx, llama_seq_id seq_id, uint32_t ic,
+# LLAMA_API uint32_t llama_snapkv_kept(const struct llama_context * ctx, llama_seq_id seq_id,
+#     uint32_t ic,
 #     uint32_t head, int32_t * ids, uint32_t n);
 @_function("llama_snapkv_kept", [_ctx_p, _seq_id, _u32, _u32, _i32_p, _u32], _u32)
 def llama_snapkv_kept(ctx: Any, seq_id: int, ic: int, head: int, ids: Any, n: int, /) -> int: ...
 
 
-# LLAMA_API uint32_t llama_snapkv_scores(const struct llama_context * ctx, uint32_t ic, uint32_t head,
+# LLAMA_API uint32_t llama_snapkv_scores(const struct llama_context * ctx, uint32_t ic,
+#     uint32_t head,
 #     float * scores, uint32_t n);
 @_function("llama_snapkv_scores", [_ctx_p, _u32, _u32, _f32_p, _u32], _u32)
 def llama_snapkv_scores(ctx: Any, ic: int, head: int, scores: Any, n: int, /) -> int: ...
@@ -230,7 +247,7 @@ def make_params(config: SnapKVConfig, keep_scores: bool = False) -> llama_snapkv
     return llama_snapkv_params(
         size=ctypes.sizeof(llama_snapkv_params),
         budget=config.budget or 0,
-        ratio=config.ratio or 0.0,
+        ratio=native_ratio(config.ratio or 0.0),
         window=config.window,
         kernel=config.kernel,
         pool=POOLS[config.pool],
@@ -256,7 +273,9 @@ def check_supported(name: str, model: Any, cparams: Any, params: llama_snapkv_pa
     """
     reason = supported(model, cparams, params)
     if reason is not None:
-        raise UnsupportedModelError(name, reason, "use it with the full cache (snapkv=None, --full)")
+        raise UnsupportedModelError(
+            name, reason, "use it with the full cache (snapkv=None, --full)"
+        )
 
 
 def fail(function: str) -> NoReturn:
@@ -271,4 +290,4 @@ def fail(function: str) -> NoReturn:
 
 
 def _last_error() -> str:
-    return llama_snapkv_last_error().decode("utf-8", errors="replace")
+    return str(llama_snapkv_last_error(), "utf-8", errors="replace")

@@ -1,8 +1,8 @@
-"""SnapKV in NumPy, in float64 and as plain as can be: what the tests compare the native engine with.
+"""SnapKV in NumPy, in float64, as plain as can be: what the tests compare the native engine with.
 
-Li et al., "SnapKV: LLM Knows What You are Looking for Before Generation", arXiv 2404.14469, section 4 and listing 1.
-For grouped-query attention, scores are pooled for each query head and then averaged over the query heads that share
-a KV head, as in NVIDIA kvpress.
+Li et al., "SnapKV: LLM Knows What You are Looking for Before Generation", arXiv 2404.14469,
+section 4 and listing 1. For grouped-query attention, scores are pooled for each query head and then
+averaged over the query heads that share a KV head, as in NVIDIA kvpress.
 
 Sizes: n prompt tokens, w window tokens, m = n - w prefix tokens, d head size.
 """
@@ -17,17 +17,21 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 
-def attention(q: npt.NDArray[Any], k: npt.NDArray[Any], scale: float, softcap: float = 0.0) -> Array:
+def attention(
+    q: npt.NDArray[Any], k: npt.NDArray[Any], scale: float, softcap: float = 0.0
+) -> Array:
     """Attention of the window's queries over the whole prompt.
 
     Args:
-        q: [n_head, w, d], the queries of the last w positions, as they enter attention (after RoPE).
+        q: [n_head, w, d], the queries of the last w positions, as they enter attention (after
+            RoPE).
         k: [n_head_kv, n, d], all keys; query head h reads KV head h // (n_head / n_head_kv).
         scale: factor on the dot products.
         softcap: c > 0 turns a logit x into c * tanh(x / c), as Gemma 2 does; 0 for none.
 
     Returns:
-        [n_head, w, n], rows sum to 1. Row r stands at position n - w + r and sees no later position.
+        [n_head, w, n], rows sum to 1. Row r stands at position n - w + r and sees no later
+        position.
     """
     n_head, w, _ = q.shape
     n_head_kv, n, _ = k.shape
@@ -92,7 +96,7 @@ def scores(
 
 
 def select(score: npt.NDArray[Any], n_keep: int, sinks: int = 0) -> npt.NDArray[np.int32]:
-    """Prefix positions to keep: the sinks first, then the best scores; of equal ones the lower position.
+    """Prefix positions to keep: the sinks, then the best scores; of equal ones the lower position.
 
     Args:
         score: [n_head_kv, m].
@@ -107,7 +111,9 @@ def select(score: npt.NDArray[Any], n_keep: int, sinks: int = 0) -> npt.NDArray[
     return np.sort(order[:, :n_keep], axis=1).astype(np.int32)
 
 
-def coverage(q: npt.NDArray[Any], k: npt.NDArray[Any], scale: float, kept: npt.NDArray[np.int32]) -> Array:
+def coverage(
+    q: npt.NDArray[Any], k: npt.NDArray[Any], scale: float, kept: npt.NDArray[np.int32]
+) -> Array:
     """Share of the window's attention mass on the kept rows, the window's own included.
 
     Args:
@@ -123,4 +129,6 @@ def coverage(q: npt.NDArray[Any], k: npt.NDArray[Any], scale: float, kept: npt.N
     np.put_along_axis(stays, kept.astype(np.int64), True, axis=1)
     stays[:, n - w :] = True
     mass = attention(q, k, scale).reshape(n_head_kv, n_head // n_head_kv, w, n)
-    return np.asarray((mass * stays[:, None, None, :]).sum(axis=-1).mean(axis=(1, 2)), dtype=np.float64)
+    return np.asarray(
+        (mass * stays[:, None, None, :]).sum(axis=-1).mean(axis=(1, 2)), dtype=np.float64
+    )

@@ -23,8 +23,8 @@ class PrefillStats:
         seconds_prefill: all of it, scoring and eviction included.
         seconds_score: scoring alone.
         seconds_evict: eviction alone.
-        coverage: share of the window's attention mass that lies on the kept rows, mean over cached layers and KV
-            heads; 1 if nothing was evicted.
+        coverage: share of the window's attention mass that lies on the kept rows, mean over cached
+            layers and KV heads; 1 if nothing was evicted.
     """
 
     n_prompt: int

@@ -3,7 +3,7 @@
 // The program is upstream's; this adds only the loading of the CPU backend, which our builds keep in libraries of their own.
 
 #define main llama_archs_main
-#include "test-llama-archs.cpp" // from the staged tree, see CMakeLists.txt
+#include "tests/test-llama-archs.cpp" // of the staged tree
 #undef main
 
 int main(int argc, char ** argv) {

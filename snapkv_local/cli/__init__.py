@@ -21,9 +21,11 @@ __all__ = ["main"]
 class _Group(click.Group):
     """Turns exceptions into messages and exit codes."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        standalone_mode = kwargs.pop("standalone_mode", True)
+        kwargs["standalone_mode"] = False
         try:
-            result = super().main(*args, standalone_mode=False, **kwargs)
+            result = super().main(*args, **kwargs)
             code = result if isinstance(result, int) else 0
         except click.ClickException as e:
             e.show()

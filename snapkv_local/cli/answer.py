@@ -23,7 +23,8 @@ class Answer:
 
     Attributes:
         text: of the answer.
-        finish_reason: "stop", or "length" where max_tokens, the context or the cache's cells ended it.
+        finish_reason: "stop", or "length" where max_tokens, the context or the cache's cells ended
+            it.
         n_prompt: tokens of the conversation before the answer.
         n_kept: rows kept of the prompt that was compressed; n_prompt if none was.
         n_generated: tokens of the answer.

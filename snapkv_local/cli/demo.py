@@ -6,6 +6,7 @@ import importlib.resources
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def answer(document: Path, *options: str) -> dict[str, Any]:
 def compare(answers: dict[str, dict[str, Any]]) -> Table:
     """The figures of the answers side by side."""
     table = Table("", *answers)
-    rows = {
+    rows: dict[str, Callable[[dict[str, Any]], str]] = {
         "prompt tokens": lambda a: f"{a['n_prompt']:,}",
         "rows kept for each KV head": lambda a: f"{a['n_kept']:,}",
         "KV cache": lambda a: size(a["bytes_kv"]),

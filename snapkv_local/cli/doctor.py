@@ -1,4 +1,4 @@
-"""`snapkv-local doctor`: what is installed, what the machine has, and whether a model can be compressed."""
+"""`snapkv-local doctor`: what is installed and on the machine, and whether it takes a model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def examine(path: Path | None) -> dict[str, Any]:
         path: of a GGUF file, if one is to be examined.
     """
     # only now: it loads the native library
-    from snapkv_local import backends
+    from snapkv_local import backends  # isort: skip
 
     import llama_cpp
 
@@ -66,7 +66,7 @@ def examine(path: Path | None) -> dict[str, Any]:
 
 def support(path: Path) -> dict[str, Any]:
     """Whether the engine takes the model, and the reason if not."""
-    from snapkv_local import native
+    from snapkv_local import native  # isort: skip
 
     from llama_cpp import _internals, llama_cpp
 
@@ -88,7 +88,9 @@ def show(report: dict[str, Any]) -> None:
     """Print a report as tables."""
     console = Console()
     for title, section in report.items():
-        table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+        table = Table(
+            title=title, title_justify="left", show_header=False, box=None, padding=(0, 2)
+        )
         for row in section if isinstance(section, list) else [section]:
             for key, value in row.items():
                 table.add_row(key, readable(key, value))
@@ -97,11 +99,13 @@ def show(report: dict[str, Any]) -> None:
 
 
 def readable(key: str, value: Any) -> str:
-    """A value for people: bytes with units, equal numbers of all layers once."""
+    """A value for people: bytes with units, equal numbers of all layers once, lists as words."""
     if isinstance(value, int) and key.startswith(("ram_", "memory_")):
         return size(value)
     if isinstance(value, tuple):
         return str(value[0]) if len(set(value)) == 1 else ", ".join(map(str, value))
+    if isinstance(value, list):
+        return " ".join(map(str, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "-" if value is None else str(value)

@@ -13,14 +13,13 @@ from snapkv_local.config import SnapKVConfig
 _UNITS = {"": 1, "k": 1024, "m": 1024**2}
 
 
-class Size(click.ParamType):
+# generic from click 8.4 on, and not subscriptable before
+class Size(click.ParamType):  # type: ignore[type-arg]
     """A number of tokens: 131072, or 128k for the same."""
 
     name = "size"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         match = re.fullmatch(r"(\d+)([km]?)", str(value).strip().lower())
         if match is None or int(match[1]) == 0:
             self.fail(f"{value!r} is no number of tokens; write 131072 or 128k", param, ctx)
@@ -36,7 +35,7 @@ class LayerGroup(Size):
         return value if value == "auto" else super().convert(value, param, ctx)
 
 
-class GpuLayers(click.ParamType):
+class GpuLayers(click.ParamType):  # type: ignore[type-arg]
     """A number of layers, "all", or "auto": all if there is a GPU."""
 
     name = "auto|all|layers"
@@ -51,12 +50,18 @@ class GpuLayers(click.ParamType):
 
 SIZE = Size()
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on stdout."
+)
 
 _CONFIG_OPTIONS = (
-    click.option("--budget", type=SIZE, help="Rows kept for each KV head, in tokens.  [default: 2048]"),
+    click.option(
+        "--budget", type=SIZE, help="Rows kept for each KV head, in tokens.  [default: 2048]"
+    ),
     click.option("--ratio", type=float, help="Share of the prompt to keep instead, in (0, 1]."),
-    click.option("--window", type=SIZE, help="Tokens at the end that vote and stay.  [default: 32]"),
+    click.option(
+        "--window", type=SIZE, help="Tokens at the end that vote and stay.  [default: 32]"
+    ),
     click.option("--kernel", type=int, help="Pooling kernel, odd.  [default: 5]"),
     click.option("--pool", type=click.Choice(["avg", "max"]), help="[default: avg]"),
     click.option("--reduce", type=click.Choice(["sum", "max"]), help="[default: sum]"),

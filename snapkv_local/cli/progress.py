@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class PrefillBar:
-    """While open, shows how far the prefill of a Llama is; gone when it is done. Silent if stderr is no terminal."""
+    """While open, shows how far a Llama's prefill is. Silent if stderr is no terminal."""
 
     def __init__(self, llm: Llama) -> None:
         self.llm = llm
@@ -47,7 +47,9 @@ class PrefillBar:
                 console=self.console,
                 transient=True,
             )
-            self.task = self.progress.add_task("", total=total, n_prompt=self.llm.n_prompt, speed=0.0)
+            self.task = self.progress.add_task(
+                "", total=total, n_prompt=self.llm.n_prompt, speed=0.0
+            )
             self.started = time.monotonic()
             self.progress.start()
         seconds = max(time.monotonic() - self.started, 1e-6)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", required=False)
 @click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
-@click.option("--ctx", type=SIZE, default=0, help="Longest conversation.  [default: the model's]")
+@click.option("--ctx", type=SIZE, help="Longest conversation.  [default: the model's]")
 @click.option(
     "--file",
     "files",
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 )
 @click.option("--prompt", help="The question; without it stdin is read, or a chat opens.")
 @config_options
-@click.option("--kv-type", type=click.Choice(["f16", "q8_0", "q4_0"]), default="f16", show_default=True)
+@click.option(
+    "--kv-type", type=click.Choice(["f16", "q8_0", "q4_0"]), default="f16", show_default=True
+)
 @click.option("--gpu-layers", type=GpuLayers(), default="auto", show_default=True)
 @click.option("--threads", type=int, help="[default: all cores]")
 @click.option("--max-tokens", type=SIZE, default=512, show_default=True, help="Of an answer.")
@@ -63,14 +65,15 @@ def run(
         raise click.UsageError("--json answers one question: give --prompt")
     settings = take_config(options)
     if options["full"] and settings:
-        raise click.UsageError(f"--full keeps everything: leave out --{next(iter(settings))}")
+        name = next(iter(settings)).replace("_", "-")
+        raise click.UsageError(f"--full keeps everything: leave out --{name}")
 
     path = models.resolve(model or model_option or "")
     if Path("-") in files and prompt is None:
         raise click.UsageError("--file - reads stdin: give the question with --prompt")
     documents = [read_document(file) for file in files]
     if prompt is None and not chats:
-        prompt = click.get_text_stream("stdin").read()
+        prompt = read_document(Path("-"))
     if prompt is not None and not prompt.strip():
         raise click.UsageError("the question is empty: give it with --prompt or on stdin")
 
@@ -82,13 +85,15 @@ def run(
         answer = answer_one(llm, messages, max_tokens, temperature, stream=not as_json)
         messages.append({"role": "assistant", "content": answer.text})
         if as_json:
-            click.echo(json.dumps({"model": str(path), "full": options["full"], **answer.to_dict()}))
+            click.echo(
+                json.dumps({"model": str(path), "full": options["full"], **answer.to_dict()})
+            )
 
 
 def read_document(file: Path) -> str:
     """Text of a file, or of stdin for "-"; bytes that are no UTF-8 are replaced."""
     with click.open_file(str(file), encoding="utf-8", errors="replace") as stream:
-        return stream.read().strip()
+        return str(stream.read()).strip()
 
 
 def questions() -> Iterator[str]:
@@ -107,11 +112,15 @@ def questions() -> Iterator[str]:
 def load(path: Path, config: SnapKVConfig | None, options: dict[str, Any]) -> Llama:
     """Load a model as the options of `run` ask for."""
     # only now: it loads the native library
-    from snapkv_local.llama import Llama
+    from snapkv_local.llama import Llama  # isort: skip
 
     import llama_cpp
 
-    types = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0, "q4_0": llama_cpp.GGML_TYPE_Q4_0}
+    types = {
+        "f16": llama_cpp.GGML_TYPE_F16,
+        "q8_0": llama_cpp.GGML_TYPE_Q8_0,
+        "q4_0": llama_cpp.GGML_TYPE_Q4_0,
+    }
     threads = options["threads"] or hardware.n_cores()
     gpu_layers = options["gpu_layers"]
     if gpu_layers == "auto":
@@ -119,7 +128,7 @@ def load(path: Path, config: SnapKVConfig | None, options: dict[str, Any]) -> Ll
     llm = Llama(
         str(path),
         snapkv=config,
-        n_ctx=options["ctx"],
+        n_ctx=options["ctx"] or 0,
         n_threads=threads,
         n_threads_batch=threads,
         n_gpu_layers=-1 if gpu_layers == "all" else gpu_layers,

@@ -1,6 +1,7 @@
-"""Eviction policies by name. A policy is one file: how many rows it keeps, and which settings it accepts.
+"""Eviction policies by name. One file each: how many rows it keeps, which settings it accepts.
 
-The scores that it ranks by are computed in the native engine (csrc/); reference.py has the same in NumPy.
+The scores that it ranks by are computed in the native engine (csrc/); reference.py has them in
+NumPy.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ class Policy:
         name: as in SnapKVConfig(policy=...).
         source: paper and section.
         check: raises ConfigError if the policy cannot work with these settings.
-        n_kept: (config, n_prompt) -> rows kept for each KV head, the window included; n_prompt if nothing is
-            evicted.
+        n_kept: (config, n_prompt) -> rows kept for each KV head, the window included; n_prompt if
+            nothing is evicted.
     """
 
     name: str

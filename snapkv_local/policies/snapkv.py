@@ -1,12 +1,15 @@
-"""SnapKV as the paper has it: each KV head keeps the prefix rows that the last tokens of the prompt attend to.
+"""The paper's SnapKV: each KV head keeps the prefix rows that the prompt's last tokens attend to.
 
-Li et al., "SnapKV: LLM Knows What You are Looking for Before Generation", arXiv 2404.14469, section 4.
+Li et al., "SnapKV: LLM Knows What You are Looking for Before Generation", arXiv 2404.14469,
+section 4.
 """
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from snapkv_local.errors import ConfigError
 from snapkv_local.policies.policy import Policy
@@ -21,7 +24,8 @@ def check(config: SnapKVConfig) -> None:
     if config.budget is not None and config.budget <= protected:
         raise ConfigError(
             f"budget={config.budget}",
-            f"leaves no row to select: window={config.window} and sinks={config.sinks} take {protected} already",
+            f"leaves no row to select: window={config.window} and sinks={config.sinks} "
+            f"take {protected} already",
             "raise the budget or lower the window",
         )
 
@@ -29,7 +33,8 @@ def check(config: SnapKVConfig) -> None:
 def n_kept(config: SnapKVConfig, n_prompt: int) -> int:
     """Rows kept for each KV head, the window included.
 
-    The budget counts the window in (section 4.2); the ratio p is of the prefix alone, floor(p * (n - w)) (listing 1).
+    The budget counts the window in (section 4.2); the ratio p is of the prefix alone,
+    floor(p * (n - w)) (listing 1).
     """
     n_prefix = n_prompt - config.window
     if n_prefix <= 0:
@@ -37,7 +42,17 @@ def n_kept(config: SnapKVConfig, n_prompt: int) -> int:
     if config.budget is not None:
         return min(config.budget, n_prompt)
     assert config.ratio is not None, "SnapKVConfig sets one of the two"
-    return min(max(math.floor(config.ratio * n_prefix), config.sinks) + config.window, n_prompt)
+    n_selected = math.floor(native_ratio(config.ratio) * n_prefix)
+    return min(max(n_selected, config.sinks) + config.window, n_prompt)
+
+
+def native_ratio(ratio: float) -> float:
+    """The least float32 that is not below the ratio, which the native engine calculates with.
+
+    The nearest one would do to 0.7 of 500 rows what it does to the number itself: 349.
+    """
+    nearest = np.float32(ratio)
+    return float(nearest if nearest >= ratio else np.nextafter(nearest, np.float32(2)))
 
 
 POLICY = Policy(name="snapkv", source="arXiv 2404.14469, section 4", check=check, n_kept=n_kept)

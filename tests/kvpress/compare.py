@@ -39,7 +39,9 @@ from snapkv_local.models import resolve
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-THRESHOLD = 0.97  # rounding of quantized activations alone gives 0.976 to 0.982
+# Rounding of the quantized activations alone gave 0.978 to 0.984 on four texts at budget 512, and a
+# missing mask at most 0.963. Smaller sets are mostly border: 0.970 to 0.978 at budget 128.
+THRESHOLD = 0.97
 REFERENCE_AGREEMENT = 0.999  # kvpress float32 against float64: only ties may differ
 CONTROLS = [name for name in VARIANTS if name]
 
@@ -160,6 +162,7 @@ def make_record(
     values = jaccard(ours["kept"], judged)
     reference = float(jaccard(theirs["kept"], theirs["float64"]).mean())
     logits = theirs["logits"].astype(np.float64)
+    top2 = np.argsort(-ours["logits"])[:2]
     return {
         "passed": bool(values.mean() >= THRESHOLD and reference >= REFERENCE_AGREEMENT),
         "jaccard_mean": float(values.mean()),
@@ -174,8 +177,10 @@ def make_record(
         },
         # that both sides have the same model in front of them
         "logits": {
-            "same_top1": bool(ours["logits"].argmax() == logits.argmax()),
             "kl_nats": kl_divergence(ours["logits"], logits),
+            "same_top1": bool(top2[0] == logits.argmax()),
+            # close together, the first may change places by rounding
+            "top2_log_ratio": float(np.subtract(*ours["logits"][top2])),
         },
         "settings": {
             "model": args.model.name,
@@ -205,14 +210,14 @@ def make_record(
 
 
 def print_table(record: dict[str, Any]) -> None:
-    layers, logits = record["jaccard_by_layer"], record["logits"]
+    layers = record["jaccard_by_layer"]
     rows = [
         (f"{record['judged']} (needs {THRESHOLD})", record["jaccard_mean"]),
         (f"  lowest layer ({int(np.argmin(layers))})", min(layers)),
         ("  lowest head", record["jaccard_min"]),
         *((f"control: {name}", value) for name, value in record["controls"].items()),
         ("kvpress against float64", record["kvpress_against_float64"]),
-        (f"logits' KL, nats (same top-1: {logits['same_top1']})", logits["kl_nats"]),
+        ("last token's logits: KL, nats", record["logits"]["kl_nats"]),
     ]
     for label, value in rows:
         print(f"{label:45} {value:.4f}")

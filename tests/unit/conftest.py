@@ -1,0 +1,34 @@
+"""GGUF files small enough to write in a test."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGUFWriter
+
+
+@pytest.fixture
+def write_gguf(tmp_path) -> Callable[..., Path]:
+    """A function that writes a GGUF file with a small model's metadata and two tensors."""
+
+    def write(name: str = "model.gguf", **extra: object) -> Path:
+        writer = GGUFWriter(tmp_path / name, "llama")
+        writer.add_name("Tiny")
+        writer.add_block_count(2)
+        writer.add_context_length(1024)
+        writer.add_embedding_length(64)
+        writer.add_head_count(4)
+        writer.add_head_count_kv(2)
+        writer.add_token_list(["a", "b", "c"])
+        for method, value in extra.items():
+            getattr(writer, f"add_{method}")(value)
+        writer.add_tensor("first", np.ones((4, 32), dtype=np.float32))
+        writer.add_tensor("second", np.ones((2, 32), dtype=np.float16))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return tmp_path / name
+
+    return write

@@ -1,0 +1,84 @@
+"""The command line before any model is loaded: options, usage errors, exit codes."""
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from snapkv_local.cli import main
+from snapkv_local.cli.answer import size
+from snapkv_local.cli.options import CONFIG_NAMES, SIZE, GpuLayers
+from snapkv_local.cli.run import run
+
+
+def invoke(*arguments, stdin=None):
+    return CliRunner().invoke(main, list(arguments), input=stdin, prog_name="snapkv-local")
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"), [("131072", 131072), ("128k", 131072), ("128K", 131072), ("1m", 1048576)]
+)
+def test_sizes(text, tokens):
+    assert SIZE.convert(text, None, None) == tokens
+
+
+@pytest.mark.parametrize("text", ["", "k", "12kb", "-1", "0", "1.5k"])
+def test_no_sizes(text):
+    with pytest.raises(click.BadParameter, match="no number of tokens"):
+        SIZE.convert(text, None, None)
+
+
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("all", "all"), ("20", 20)])
+def test_gpu_layers(text, value):
+    assert GpuLayers().convert(text, None, None) == value
+
+
+def test_every_setting_has_an_option():
+    options = {parameter.name for parameter in run.params}
+    assert set(CONFIG_NAMES) - options == {"policy"}  # there is one
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run",), "name one MODEL"),
+        (("run", "demo", "--model", "demo"), "name one MODEL"),
+        (("run", "demo", "--full", "--budget", "64", "--prompt", "x"), "leave out --budget"),
+        (("run", "demo", "--file", "-"), "give the question with --prompt"),
+        (("run", "demo", "--ctx", "12kb"), "no number of tokens"),
+        (("run", "demo", "--kv-type", "q5"), "q5"),
+        (("run", "demo", "--file", "/no/such/file"), "/no/such/file"),
+        (("run", "demo", "--gpu-layers", "some"), "write one, auto or all"),
+        (("serve",), "No such command"),
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments, says):
+    result = invoke(*arguments, stdin="")
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert result.stdout == ""
+
+
+def test_errors_exit_with_1_and_a_message():
+    result = invoke("run", "/no/such/model.gguf", "--prompt", "x")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: /no/such/model.gguf: does not exist; ")
+    assert result.stdout == ""
+
+
+def test_empty_question():
+    result = invoke("run", "demo", stdin="  \n")
+    assert result.exit_code == 2
+    assert "the question is empty" in result.stderr
+
+
+def test_help_and_version():
+    assert invoke("--help").exit_code == 0
+    assert invoke("--version").output[0].isdigit()
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (200 * 2**20, "200 MiB"), (2**31, "2.0 GiB")],
+)
+def test_bytes_for_people(n_bytes, text):
+    assert size(n_bytes) == text

@@ -1,0 +1,102 @@
+"""SnapKVConfig accepts what the engine can do, and says what is wrong with the rest."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from snapkv_local import SnapKVConfig
+from snapkv_local.errors import ConfigError, SnapKVError
+
+
+def test_defaults_are_the_papers_with_a_budget_of_2048():
+    assert dataclasses.asdict(SnapKVConfig()) == {
+        "budget": 2048,
+        "ratio": None,
+        "window": 32,
+        "kernel": 5,
+        "pool": "avg",
+        "reduce": "sum",
+        "sinks": 0,
+        "room": 1024,
+        "layer_group": "auto",
+        "hidden": "auto",
+        "policy": "snapkv",
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"budget": 100, "ratio": 0.5}, "budget=100, ratio=0.5: both say how much to keep"),
+        ({"budget": 32}, "budget=32: leaves no row to select: window=32 and sinks=0 take 32"),
+        ({"budget": 36, "sinks": 4}, "window=32 and sinks=4 take 36 already"),
+        ({"budget": 0}, "budget=0: is no whole number from 1"),
+        ({"budget": -1}, "budget=-1: is no whole number"),
+        ({"budget": 512.0}, "budget=512.0: is no whole number"),
+        ({"budget": True}, "budget=True: is no whole number"),
+        ({"budget": "512"}, "budget='512': is no whole number"),
+        ({"budget": 2**32}, "budget=4294967296: is no whole number"),
+        ({"ratio": 0.0}, "ratio=0.0: is outside of (0, 1]"),
+        ({"ratio": -0.1}, "ratio=-0.1: is outside of (0, 1]"),
+        ({"ratio": 1.01}, "ratio=1.01: is outside of (0, 1]"),
+        ({"ratio": float("nan")}, "ratio=nan: is outside of (0, 1]"),
+        ({"window": 0}, "window=0: is no whole number from 1"),
+        ({"kernel": 4}, "kernel=4: an even kernel has no middle"),
+        ({"kernel": 0}, "kernel=0: is no whole number from 1"),
+        ({"pool": "mean"}, "pool='mean': is not known; choose one of avg, max"),
+        ({"reduce": "mean"}, "reduce='mean': is not known; choose one of sum, max"),
+        ({"sinks": -1}, "sinks=-1: is no whole number from 0"),
+        ({"room": 0}, "room=0: is no whole number from 1"),
+        ({"layer_group": 0}, "layer_group=0: is no whole number from 1"),
+        ({"layer_group": "all"}, "layer_group='all': is no whole number"),
+        ({"hidden": "disk"}, "hidden='disk': is not known; choose one of auto, device, host"),
+        ({"policy": "h2o"}, "policy='h2o': no such policy; choose one of snapkv"),
+    ],
+)
+def test_refuses(settings, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        SnapKVConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"budget": 33},
+        {"budget": 37, "sinks": 4},
+        {"ratio": 1.0},
+        {"ratio": 1e-6},
+        {"kernel": 1},
+        {"layer_group": 1},
+        {"window": 1, "budget": 2},
+    ],
+)
+def test_accepts_the_borders(settings):
+    config = SnapKVConfig(**settings)
+    assert {name: getattr(config, name) for name in settings} == settings
+
+
+def test_a_ratio_leaves_the_budget_empty():
+    assert SnapKVConfig(ratio=0.5).budget is None
+
+
+def test_numpy_integers_become_ints():
+    # ctypes takes no NumPy integer for a field
+    assert type(SnapKVConfig(budget=np.int64(512)).budget) is int  # type: ignore[arg-type]
+
+
+def test_is_frozen_and_hashable():
+    config = SnapKVConfig(budget=512)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.budget = 256  # type: ignore[misc]
+    assert {config: "same"}[SnapKVConfig(budget=512)] == "same"
+
+
+def test_an_error_is_a_value_error_too_and_has_three_parts():
+    with pytest.raises(ValueError) as caught:
+        SnapKVConfig(kernel=4)
+    assert isinstance(caught.value, SnapKVError)
+    assert caught.value.subject == "kernel=4"
+    assert caught.value.problem.startswith("an even kernel")
+    assert caught.value.cure == "use 3 or 5"
