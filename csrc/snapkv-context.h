@@ -13,7 +13,7 @@ class llama_kv_cache_iswa;
 
 struct llama_snapkv {
     llama_snapkv_params params = {};
-    llama_snapkv_stats  stats  = {};
+    llama_snapkv_stats stats = {};
     bool has_stats = false;
 
     // pooled scores [n_prompt - window] of the last prefill, for each cached layer and KV head; empty unless keep_scores
@@ -25,7 +25,7 @@ struct llama_snapkv {
 
 // the cache of the full-attention layers, and the pair that it is part of in sliding-window models (else iswa is null)
 struct llama_snapkv_memory {
-    llama_kv_cache      * base = nullptr;
+    llama_kv_cache * base = nullptr;
     llama_kv_cache_iswa * iswa = nullptr;
 };
 

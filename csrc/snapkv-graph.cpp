@@ -52,12 +52,12 @@ static void redirect(ggml_tensor * t, ggml_tensor * view) {
     for (auto & src : t->src) {
         src = nullptr;
     }
-    t->op        = GGML_OP_VIEW;
-    t->src[0]    = view->view_src ? view->view_src : view;
-    t->view_src  = t->src[0];
+    t->op = GGML_OP_VIEW;
+    t->src[0] = view->view_src ? view->view_src : view;
+    t->view_src = t->src[0];
     t->view_offs = view->view_offs;
-    t->data      = view->data;
-    t->buffer    = view->buffer;
+    t->data = view->data;
+    t->buffer = view->buffer;
 }
 
 uint32_t llama_snapkv_graph_cut(ggml_context * ctx, ggml_cgraph * dst, llama_snapkv_graph & graph, const llama_snapkv_cut_params & params) {
@@ -68,7 +68,7 @@ uint32_t llama_snapkv_graph_cut(ggml_context * ctx, ggml_cgraph * dst, llama_sna
     ggml_tensor * out = nullptr;
     if (params.hidden_out) {
         out = graph.l_out[params.il1 - 1];
-        i1  = find_node(gf, out) + 1;
+        i1 = find_node(gf, out) + 1;
         GGML_ASSERT(i1 > 0);
     }
     if (params.hidden_in) {
@@ -120,7 +120,7 @@ uint64_t llama_snapkv_graph_topology(const ggml_cgraph * gf) {
     index.reserve(gf->n_leafs + gf->n_nodes);
 
     uint64_t hash = 1469598103934665603ull; // FNV-1a
-    auto mix = [&hash](uint64_t v) { hash = (hash ^ v)*1099511628211ull; };
+    auto mix = [&hash](uint64_t v) { hash = (hash ^ v) * 1099511628211ull; };
 
     auto visit = [&](const ggml_tensor * t) {
         auto id = [&](const ggml_tensor * s) -> uint64_t {
@@ -161,7 +161,7 @@ static ggml_tensor * mean_of_rows(ggml_context * ctx, ggml_tensor * t) {
         return ggml_reshape_1d(ctx, t, n);
     }
     ggml_tensor * sum = ggml_sum_rows(ctx, ggml_cont(ctx, ggml_transpose(ctx, t)));
-    return ggml_scale(ctx, ggml_reshape_1d(ctx, sum, n), 1.0f/g);
+    return ggml_scale(ctx, ggml_reshape_1d(ctx, sum, n), 1.0f / g);
 }
 
 // [n, g] -> [n, g], stride 1, borders count as zeros. ggml_pool_1d(AVG) with its own padding would divide by the
@@ -170,7 +170,7 @@ static ggml_tensor * pool(ggml_context * ctx, ggml_tensor * t, const llama_snapk
     if (params.kernel == 1) {
         return t;
     }
-    const int half = (int) params.kernel/2;
+    const int half = (int) params.kernel / 2;
     ggml_tensor * padded = ggml_pad_ext(ctx, t, half, half, 0, 0, 0, 0, 0, 0);
     return ggml_pool_1d(ctx, padded, params.pool == LLAMA_SNAPKV_POOL_MAX ? GGML_OP_POOL_MAX : GGML_OP_POOL_AVG, params.kernel, 1, 0);
 }
@@ -180,14 +180,14 @@ llama_snapkv_votes llama_snapkv_graph_score(ggml_context * ctx, ggml_cgraph * gf
     ggml_tensor * k = obs.k;
 
     const int64_t n_head_kv = k->ne[2];
-    const int64_t g = q->ne[2]/n_head_kv; // query heads of a KV head
+    const int64_t g = q->ne[2] / n_head_kv; // query heads of a KV head
     const int64_t n = k->ne[1];
     const int64_t w = q->ne[1];
 
     llama_snapkv_votes votes;
     for (int64_t h = 0; h < n_head_kv; ++h) {
-        ggml_tensor * qh = ggml_view_3d(ctx, q, q->ne[0], w, g, q->nb[1], q->nb[2], h*g*q->nb[2]);
-        ggml_tensor * kh = ggml_view_2d(ctx, k, k->ne[0], n, k->nb[1], h*k->nb[2]);
+        ggml_tensor * qh = ggml_view_3d(ctx, q, q->ne[0], w, g, q->nb[1], q->nb[2], h * g * q->nb[2]);
+        ggml_tensor * kh = ggml_view_2d(ctx, k, k->ne[0], n, k->nb[1], h * k->nb[2]);
 
         // in f32: with K in another type ggml would round Q to that type's dot-product partner, down to 8 bits
         kh = kh->type == GGML_TYPE_F32 ? kh : ggml_cast(ctx, kh, GGML_TYPE_F32);
@@ -196,16 +196,16 @@ llama_snapkv_votes llama_snapkv_graph_score(ggml_context * ctx, ggml_cgraph * gf
         ggml_prec_set_acc(kq, GGML_PREC_F32);
         float scale = obs.scale;
         if (obs.softcap != 0.0f) {
-            kq = ggml_scale(ctx, ggml_tanh(ctx, ggml_scale(ctx, kq, scale/obs.softcap)), obs.softcap);
+            kq = ggml_scale(ctx, ggml_tanh(ctx, ggml_scale(ctx, kq, scale / obs.softcap)), obs.softcap);
             scale = 1.0f;
         }
         kq = ggml_soft_max_ext(ctx, kq, obs.mask, scale, 0.0f);
         if (obs.sinks) {
-            ggml_soft_max_add_sinks(kq, ggml_view_1d(ctx, obs.sinks, g, h*g*obs.sinks->nb[0]));
+            ggml_soft_max_add_sinks(kq, ggml_view_1d(ctx, obs.sinks, g, h * g * obs.sinks->nb[0]));
         }
 
         // vote over the window's rows
-        ggml_tensor * t   = ggml_cont(ctx, ggml_permute(ctx, kq, 1, 0, 2, 3)); // [w, n, g]
+        ggml_tensor * t = ggml_cont(ctx, ggml_permute(ctx, kq, 1, 0, 2, 3)); // [w, n, g]
         ggml_tensor * sum = ggml_reshape_2d(ctx, ggml_sum_rows(ctx, t), n, g);
         ggml_tensor * vote = sum;
         if (params.reduce == LLAMA_SNAPKV_REDUCE_MAX) {
@@ -214,7 +214,7 @@ llama_snapkv_votes llama_snapkv_graph_score(ggml_context * ctx, ggml_cgraph * gf
 
         ggml_tensor * prefix = ggml_cont(ctx, ggml_view_2d(ctx, vote, n - w, g, vote->nb[1], 0));
         ggml_tensor * pooled = mean_of_rows(ctx, pool(ctx, prefix, params));
-        ggml_tensor * mass   = mean_of_rows(ctx, sum);
+        ggml_tensor * mass = mean_of_rows(ctx, sum);
         for (ggml_tensor * out : { pooled, mass }) {
             ggml_set_output(out);
             ggml_build_forward_expand(gf, out);
@@ -230,18 +230,18 @@ llama_snapkv_votes llama_snapkv_graph_score(ggml_context * ctx, ggml_cgraph * gf
 //
 
 bool llama_snapkv_can_evict(const ggml_tensor * cache, int64_t n_head_kv) {
-    return cache->nb[1] % (4*n_head_kv) == 0;
+    return cache->nb[1] % (4 * n_head_kv) == 0;
 }
 
 // a cache tensor [n_embd_gqa, n_cells] as I32 [row bytes of a head/4, n_cells, n_head_kv], which get_rows copies as it is
 // (of a quantized tensor get_rows would return f32)
 static ggml_tensor * as_i32(ggml_context * ctx, ggml_tensor * t, int64_t n_head_kv) {
     const size_t row = t->nb[1];
-    ggml_tensor * res = ggml_new_tensor_3d(ctx, GGML_TYPE_I32, row/4/n_head_kv, t->ne[1], n_head_kv);
-    res->nb[1]  = row;
-    res->nb[2]  = row/n_head_kv;
-    res->nb[3]  = row*t->ne[1];
-    res->data   = t->data;
+    ggml_tensor * res = ggml_new_tensor_3d(ctx, GGML_TYPE_I32, row / 4 / n_head_kv, t->ne[1], n_head_kv);
+    res->nb[1] = row;
+    res->nb[2] = row / n_head_kv;
+    res->nb[3] = row * t->ne[1];
+    res->data = t->data;
     res->buffer = t->buffer;
     return res;
 }
@@ -253,12 +253,12 @@ void llama_snapkv_graph_evict(ggml_context * ctx, ggml_cgraph * gf, ggml_tensor 
 
     if (n_kept > 0) {
         ggml_tensor * rows = ggml_get_rows(ctx, s, ids); // [.., n_kept, n_head_kv]
-        ggml_tensor * to   = ggml_view_3d(ctx, d, d->ne[0], n_kept, n_head_kv, d->nb[1], d->nb[2], cell0*d->nb[1]);
+        ggml_tensor * to = ggml_view_3d(ctx, d, d->ne[0], n_kept, n_head_kv, d->nb[1], d->nb[2], cell0 * d->nb[1]);
         ggml_build_forward_expand(gf, ggml_cpy(ctx, rows, to));
     }
     if (w > 0) {
-        ggml_tensor * from = ggml_view_3d(ctx, s, s->ne[0], w, n_head_kv, s->nb[1], s->nb[2], row0*s->nb[1]);
-        ggml_tensor * to   = ggml_view_3d(ctx, d, d->ne[0], w, n_head_kv, d->nb[1], d->nb[2], (cell0 + n_kept)*d->nb[1]);
+        ggml_tensor * from = ggml_view_3d(ctx, s, s->ne[0], w, n_head_kv, s->nb[1], s->nb[2], row0 * s->nb[1]);
+        ggml_tensor * to = ggml_view_3d(ctx, d, d->ne[0], w, n_head_kv, d->nb[1], d->nb[2], (cell0 + n_kept) * d->nb[1]);
         ggml_build_forward_expand(gf, ggml_cpy(ctx, from, to));
     }
 }

@@ -26,7 +26,7 @@ ggml_tensor * llama_snapkv_graph_attn(const llm_graph_result & res, int32_t il);
 struct llama_snapkv_cut_params {
     int32_t il0 = 0;              // first layer
     int32_t il1 = 0;              // one past the last layer
-    ggml_tensor * hidden_in  = nullptr; // [n_embd, n_tokens] view, null for the first group
+    ggml_tensor * hidden_in = nullptr; // [n_embd, n_tokens] view, null for the first group
     ggml_tensor * hidden_out = nullptr; // [n_embd, n_tokens] view, null for the last group
     ggml_tensor * mask_input = nullptr; // input of the graph that is not wanted, since its users get another mask
     bool store_only = false;      // only K and V of these layers are wanted
@@ -42,11 +42,11 @@ uint64_t llama_snapkv_graph_topology(const ggml_cgraph * gf);
 
 // what the votes of one layer are counted from
 struct llama_snapkv_observation {
-    ggml_tensor * q     = nullptr; // F32 [head_dim, w, n_head]: the window's queries as attention saw them
-    ggml_tensor * k     = nullptr; // [head_dim, n, n_head_kv]: all keys of the prompt, of any cache type
-    ggml_tensor * mask  = nullptr; // [n, w], contiguous, 0 or -inf
+    ggml_tensor * q = nullptr; // F32 [head_dim, w, n_head]: the window's queries as attention saw them
+    ggml_tensor * k = nullptr; // [head_dim, n, n_head_kv]: all keys of the prompt, of any cache type
+    ggml_tensor * mask = nullptr; // [n, w], contiguous, 0 or -inf
     ggml_tensor * sinks = nullptr; // [n_head] logits that take part in the softmax, or null
-    float scale   = 1.0f;
+    float scale = 1.0f;
     float softcap = 0.0f;          // 0: none
 };
 

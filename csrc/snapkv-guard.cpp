@@ -7,12 +7,12 @@
 #include <stdexcept>
 
 // set in the number of streams (at most LLAMA_MAX_SEQ) when records follow
-static constexpr uint32_t STATE_FLAG    = 1u << 31;
+static constexpr uint32_t STATE_FLAG = 1u << 31;
 static constexpr uint32_t STATE_VERSION = 1;
 
 // upper bounds that a truncated or foreign state cannot talk us out of
 static constexpr uint32_t STATE_MAX_LAYERS = 4096;
-static constexpr uint32_t STATE_MAX_IDS    = 1u << 28;
+static constexpr uint32_t STATE_MAX_IDS = 1u << 28;
 
 static bool covers(const llama_kv_cache & kv, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
     return p0 <= 0 && (p1 < 0 || p1 > kv.seq_pos_max(seq_id));
@@ -127,7 +127,7 @@ void llama_snapkv_guard::state_write(llama_io_write_i & io, uint32_t n_stream, l
             put(io, layer.il);
             put(io, layer.n_head_kv);
             put(io, layer.n_kept);
-            io.write(layer.ids.data(), layer.ids.size()*sizeof(int32_t));
+            io.write(layer.ids.data(), layer.ids.size() * sizeof(int32_t));
         }
     }
 }
@@ -150,21 +150,21 @@ llama_snapkv_records llama_snapkv_guard::state_read(llama_io_read_i & io, uint32
         auto record = std::make_shared<llama_snapkv_record>();
         const llama_seq_id id = take<llama_seq_id>(io);
         record->n_prompt = take<uint32_t>(io);
-        record->window   = take<uint32_t>(io);
+        record->window = take<uint32_t>(io);
         const uint32_t n_layers = take<uint32_t>(io);
         if (id < 0 || id >= LLAMA_MAX_SEQ || record->window > record->n_prompt || n_layers > STATE_MAX_LAYERS) {
             throw std::runtime_error("corrupt state: bad record of a compacted sequence");
         }
         for (uint32_t l = 0; l < n_layers; ++l) {
             llama_snapkv_record::layer layer;
-            layer.il        = take<int32_t>(io);
+            layer.il = take<int32_t>(io);
             layer.n_head_kv = take<uint32_t>(io);
-            layer.n_kept    = take<uint32_t>(io);
-            if ((uint64_t) layer.n_head_kv*layer.n_kept > STATE_MAX_IDS) {
+            layer.n_kept = take<uint32_t>(io);
+            if ((uint64_t) layer.n_head_kv * layer.n_kept > STATE_MAX_IDS) {
                 throw std::runtime_error("corrupt state: too many kept positions");
             }
-            layer.ids.resize((size_t) layer.n_head_kv*layer.n_kept);
-            io.read(layer.ids.data(), layer.ids.size()*sizeof(int32_t));
+            layer.ids.resize((size_t) layer.n_head_kv * layer.n_kept);
+            io.read(layer.ids.data(), layer.ids.size() * sizeof(int32_t));
             record->layers.push_back(std::move(layer));
         }
         res[id] = std::move(record);

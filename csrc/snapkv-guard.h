@@ -20,14 +20,14 @@ class llama_kv_cache;
 // one compacted sequence
 struct llama_snapkv_record {
     struct layer {
-        int32_t  il;                // layer of the model
+        int32_t il;                // layer of the model
         uint32_t n_head_kv;
         uint32_t n_kept;            // prefix rows for each KV head
         std::vector<int32_t> ids;   // prompt positions [n_kept, n_head_kv], ascending for each head
     };
 
     uint32_t n_prompt = 0;
-    uint32_t window   = 0;
+    uint32_t window = 0;
     std::vector<layer> layers;
 
     // from here on a cell's position is its token's
@@ -35,7 +35,7 @@ struct llama_snapkv_record {
 };
 
 using llama_snapkv_record_ptr = std::shared_ptr<const llama_snapkv_record>;
-using llama_snapkv_records    = std::map<llama_seq_id, llama_snapkv_record_ptr>;
+using llama_snapkv_records = std::map<llama_seq_id, llama_snapkv_record_ptr>;
 
 class llama_snapkv_guard {
 public:

@@ -20,7 +20,7 @@ using access = llama_snapkv_access;
 static constexpr uint32_t N_KV_PAD = 256; // as llama_kv_cache::get_n_kv()
 
 // time between two calls of the user's callback inside a graph
-static constexpr int64_t CALLBACK_INTERVAL_US = 50*1000;
+static constexpr int64_t CALLBACK_INTERVAL_US = 50 * 1000;
 
 namespace {
 
@@ -38,18 +38,18 @@ public:
 private:
     // a layer of the current group, as its attention node shows it
     struct layer_view {
-        uint32_t ic     = 0; // cached layer
-        int32_t  il     = 0; // layer of the model
-        int64_t  head_dim  = 0;
-        int64_t  n_head    = 0;
-        int64_t  n_head_kv = 0;
-        float    scale   = 1.0f;
-        float    softcap = 0.0f;
+        uint32_t ic = 0; // cached layer
+        int32_t il = 0; // layer of the model
+        int64_t head_dim = 0;
+        int64_t n_head = 0;
+        int64_t n_head_kv = 0;
+        float scale = 1.0f;
+        float softcap = 0.0f;
         ggml_tensor * sinks = nullptr;
     };
 
     // graphs are built twice where the allocator needs a new plan, so building must not have effects
-    using builder = std::function<ggml_cgraph * (ggml_context * gctx)>;
+    using builder = std::function<ggml_cgraph *(ggml_context * gctx)>;
 
     void prepare(const llama_token * tokens);
     void split_batch(const llama_token * tokens);
@@ -78,7 +78,7 @@ private:
     bool is_last(uint32_t i) const { return i + 1 == ubatches.size(); }
 
     llama_context & ctx;
-    llama_snapkv  & sk;
+    llama_snapkv & sk;
     const llama_seq_id seq_id;
     const uint32_t n;       // prompt tokens
     const uint32_t w;       // window
@@ -86,37 +86,37 @@ private:
     const uint32_t chunk;
     const llama_snapkv_memory mem; // base: the compact cache
 
-    llama_snapkv_groups  groups;
+    llama_snapkv_groups groups;
     llama_snapkv_staging staging;
-    llama_kv_cache *     full = nullptr; // the staging cache
+    llama_kv_cache * full = nullptr; // the staging cache
 
-    llama_batch_allocr        balloc;
+    llama_batch_allocr balloc;
     std::vector<llama_ubatch> ubatches;
-    std::vector<uint32_t>     starts; // first position of each ubatch
+    std::vector<uint32_t> starts; // first position of each ubatch
 
     llama_kv_cache::slot_info_vec_t sinfos_base;
     llama_kv_cache::slot_info_vec_t sinfos_swa;
-    llama_kv_cache::slot_info       target; // contiguous cells of the kept rows in the compact cache
+    llama_kv_cache::slot_info target; // contiguous cells of the kept rows in the compact cache
     llama_memory_context_ptr mctx;
 
     std::unique_ptr<llm_graph_result> res;
-    int64_t  max_nodes = 0;
-    uint64_t planned   = 0; // topology that the scheduler's buffers are planned for
+    int64_t max_nodes = 0;
+    uint64_t planned = 0; // topology that the scheduler's buffers are planned for
 
     std::vector<layer_view> layers; // of the current group
     std::shared_ptr<llama_snapkv_record> record;
     double coverage_sum = 0.0;
 
     llama_snapkv_progress_callback progress;
-    void *   user_data;
+    void * user_data;
     uint64_t done = 0;
-    int64_t  t_last_report_us = 0;
-    bool     stop = false;
+    int64_t t_last_report_us = 0;
+    bool stop = false;
 
     ggml_abort_callback saved_abort;
-    void *              saved_abort_data;
+    void * saved_abort_data;
     bool base_swapped = false;
-    bool finished     = false;
+    bool finished = false;
 };
 
 prefill_run::prefill_run(llama_context & ctx, llama_snapkv & sk, llama_seq_id seq_id, uint32_t n_tokens, llama_snapkv_progress_callback progress, void * user_data) :
@@ -168,19 +168,19 @@ void prefill_run::prepare(const llama_token * tokens) {
         prev.reset();
     }
     access::gf_res_prev_active(ctx) = nullptr;
-    max_nodes = ctx.graph_max_nodes(chunk) + 32*n_heads + 1024; // scoring takes about 20 for each KV head
+    max_nodes = ctx.graph_max_nodes(chunk) + 32 * n_heads + 1024; // scoring takes about 20 for each KV head
     reset_sched(ctx, max_nodes);
     ggml_backend_sched_set_eval_callback(ctx.get_sched(), ctx.get_cparams().cb_eval, ctx.get_cparams().cb_eval_user_data);
     res.reset(new llm_graph_result(max_nodes));
 
     groups.size = llama_snapkv_choose_group(ctx, mem, sk.params, groups, n, chunk);
     staging = llama_snapkv_make_staging(ctx, mem, sk.params, groups, n, chunk);
-    full    = staging.kv.get();
+    full = staging.kv.get();
     find_cells();
 
     record = std::make_shared<llama_snapkv_record>();
     record->n_prompt = n;
-    record->window   = w;
+    record->window = w;
 
     if (mem.iswa) {
         std::swap(access::kv_base(*mem.iswa), staging.kv);
@@ -190,17 +190,17 @@ void prefill_run::prepare(const llama_token * tokens) {
 
 void prefill_run::split_batch(const llama_token * tokens) {
     const auto & model = ctx.get_model();
-    const auto & cp    = ctx.get_cparams();
+    const auto & cp = ctx.get_cparams();
 
     llama_batch_ext batch(n, model.hparams.n_embd_inp(), model.hparams.n_embd_inp_enc(), cp.kv_unified ? LLAMA_MAX_SEQ : (llama_seq_id) cp.n_seq_max,
             nullptr, model.vocab.n_tokens(), model.hparams.n_pos_per_embd());
     batch.tokens.resize(n);
     for (uint32_t i = 0; i < n; ++i) {
         auto & t = batch.tokens[i];
-        t.id      = tokens[i];
-        t.output  = i + 1 == n;
+        t.id = tokens[i];
+        t.output = i + 1 == n;
         t.seq_ids = { seq_id };
-        t.pos     = { (llama_pos) i, 0, 0, 0 };
+        t.pos = { (llama_pos) i, 0, 0, 0 };
     }
     if (!balloc.init(batch, model.vocab, false)) {
         throw std::invalid_argument("a token id is outside of the vocabulary, or the sequence id is not below n_seq_max");
@@ -242,7 +242,7 @@ void prefill_run::find_cells() {
     rows.seq_id_unq[0] = seq_id;
     for (uint32_t i = 0; i < rows.n_tokens; ++i) {
         rows.n_seq_id[i] = 1;
-        rows.seq_id[i]   = rows.seq_id_unq;
+        rows.seq_id[i] = rows.seq_id_unq;
     }
     target = mem.base->find_slot(rows, true);
     if (target.empty()) {
@@ -286,8 +286,8 @@ void prefill_run::begin_chunk(uint32_t i) {
 ggml_tensor * prefill_run::queries(ggml_context * gctx, const layer_view & layer, int64_t row0, int64_t n_rows) const {
     ggml_tensor * t = staging.queries;
     const size_t slot = layer.ic % groups.size;
-    const size_t row  = layer.head_dim*sizeof(float);
-    return ggml_view_3d(gctx, t, layer.head_dim, n_rows, layer.n_head, row, w*row, slot*t->nb[1] + row0*row);
+    const size_t row = layer.head_dim * sizeof(float);
+    return ggml_view_3d(gctx, t, layer.head_dim, n_rows, layer.n_head, row, w * row, slot * t->nb[1] + row0 * row);
 }
 
 // the window's queries of this chunk, for the scores
@@ -298,7 +298,7 @@ void prefill_run::save_queries(ggml_context * gctx, ggml_cgraph * gf, const laye
         return;
     }
     ggml_tensor * q = attn->src[0];
-    ggml_tensor * from = ggml_view_3d(gctx, q, q->ne[0], n_rows, q->ne[2], q->nb[1], q->nb[2], (p0 - starts[i])*q->nb[1]);
+    ggml_tensor * from = ggml_view_3d(gctx, q, q->ne[0], n_rows, q->ne[2], q->nb[1], q->nb[2], (p0 - starts[i]) * q->nb[1]);
     ggml_build_forward_expand(gf, ggml_cpy(gctx, from, queries(gctx, layer, p0 - (n - w), n_rows)));
 }
 
@@ -312,7 +312,7 @@ ggml_cgraph * prefill_run::build_chunk(ggml_context * gctx, uint32_t ig, uint32_
     cut.il0 = groups.il0(ig);
     cut.il1 = groups.il1(ig);
     auto hidden = [&]() {
-        return ggml_view_2d(gctx, staging.hidden, staging.hidden->ne[0], ubatches[i].n_tokens, staging.hidden->nb[1], starts[i]*staging.hidden->nb[1]);
+        return ggml_view_2d(gctx, staging.hidden, staging.hidden->ne[0], ubatches[i].n_tokens, staging.hidden->nb[1], starts[i] * staging.hidden->nb[1]);
     };
     const bool last_group = ig + 1 == groups.count();
     if (ig > 0) {
@@ -335,16 +335,16 @@ ggml_cgraph * prefill_run::build_chunk(ggml_context * gctx, uint32_t ig, uint32_
     ggml_cgraph * gf = ggml_new_graph_custom(gctx, max_nodes, false);
     llama_snapkv_graph_cut(gctx, gf, graph, cut);
 
-    for (uint32_t ic = ig*groups.size; ic < std::min<uint32_t>((ig + 1)*groups.size, groups.ils.size()); ++ic) {
+    for (uint32_t ic = ig * groups.size; ic < std::min<uint32_t>((ig + 1) * groups.size, groups.ils.size()); ++ic) {
         const ggml_tensor * attn = attns[ic];
         layer_view layer;
-        layer.ic        = ic;
-        layer.il        = groups.ils[ic];
-        layer.head_dim  = attn->src[0]->ne[0];
-        layer.n_head    = attn->src[0]->ne[2];
+        layer.ic = ic;
+        layer.il = groups.ils[ic];
+        layer.head_dim = attn->src[0]->ne[0];
+        layer.n_head = attn->src[0]->ne[2];
         layer.n_head_kv = attn->src[1]->ne[2];
-        layer.sinks     = attn->src[4];
-        memcpy(&layer.scale,   (const float *) attn->op_params + 0, sizeof(float));
+        layer.sinks = attn->src[4];
+        memcpy(&layer.scale, (const float *) attn->op_params + 0, sizeof(float));
         memcpy(&layer.softcap, (const float *) attn->op_params + 2, sizeof(float));
         save_queries(gctx, gf, layer, attns[ic], i);
         layers.push_back(layer);
@@ -356,7 +356,7 @@ ggml_cgraph * prefill_run::build_chunk(ggml_context * gctx, uint32_t ig, uint32_
 }
 
 ggml_context_ptr prefill_run::allocate(const builder & build, ggml_cgraph *& gf) {
-    const ggml_init_params ip = { 2*max_nodes*ggml_tensor_overhead() + ggml_graph_overhead_custom(max_nodes, false), nullptr, true };
+    const ggml_init_params ip = { 2 * max_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(max_nodes, false), nullptr, true };
     ggml_backend_sched_t sched = ctx.get_sched();
 
     ggml_backend_sched_reset(sched);
@@ -428,10 +428,10 @@ void prefill_run::score_group() {
         for (const auto & layer : layers) {
             const auto & kv = access::layers(*full)[access::map_layer_ids(*full).at(layer.il)];
             llama_snapkv_observation obs;
-            obs.q       = queries(gctx, layer, 0, w);
-            obs.k       = ggml_view_3d(gctx, kv.k, layer.head_dim, n, layer.n_head_kv, kv.k->nb[1], ggml_row_size(kv.k->type, layer.head_dim), 0);
-            obs.sinks   = layer.sinks;
-            obs.scale   = layer.scale;
+            obs.q = queries(gctx, layer, 0, w);
+            obs.k = ggml_view_3d(gctx, kv.k, layer.head_dim, n, layer.n_head_kv, kv.k->nb[1], ggml_row_size(kv.k->type, layer.head_dim), 0);
+            obs.sinks = layer.sinks;
+            obs.scale = layer.scale;
             obs.softcap = layer.softcap;
             if (!mask || mask->src[0]->view_src != staging.masks[layer.ic]) {
                 mask = ggml_cont(gctx, staging.mask_view(gctx, layer.ic, n, w, n - w));
@@ -454,7 +454,7 @@ void prefill_run::score_group() {
     for (size_t i = 0; i < layers.size(); ++i) {
         record->layers.push_back({ layers[i].il, (uint32_t) layers[i].n_head_kv, n_kept, select(layers[i], votes[i]) });
     }
-    sk.stats.seconds_score += (ggml_time_us() - t0)*1e-6;
+    sk.stats.seconds_score += (ggml_time_us() - t0) * 1e-6;
 
     for (size_t i = 0; i < taps.size(); ++i) {
         tap(layers[i], taps[i]);
@@ -466,11 +466,11 @@ std::vector<int32_t> prefill_run::select(const layer_view & layer, const llama_s
     std::vector<float> pooled(n - w);
     std::vector<float> mass(n);
     for (int64_t h = 0; h < layer.n_head_kv; ++h) {
-        ggml_backend_tensor_get(votes.pooled[h], pooled.data(), 0, pooled.size()*sizeof(float));
-        ggml_backend_tensor_get(votes.mass[h],   mass.data(),   0, mass.size()*sizeof(float));
+        ggml_backend_tensor_get(votes.pooled[h], pooled.data(), 0, pooled.size() * sizeof(float));
+        ggml_backend_tensor_get(votes.mass[h], mass.data(), 0, mass.size() * sizeof(float));
 
         const auto head = llama_snapkv_select(pooled, n_kept, sk.params.sinks);
-        coverage_sum += llama_snapkv_coverage(mass, head, w)/layer.n_head_kv;
+        coverage_sum += llama_snapkv_coverage(mass, head, w) / layer.n_head_kv;
         ids.insert(ids.end(), head.begin(), head.end());
         if (sk.params.keep_scores) {
             sk.scores[layer.ic].push_back(pooled);
@@ -480,14 +480,21 @@ std::vector<int32_t> prefill_run::select(const layer_view & layer, const llama_s
 }
 
 void prefill_run::tap(const layer_view & layer, ggml_tensor * k) const {
-    std::vector<float> q_data(layer.head_dim*w*layer.n_head);
+    std::vector<float> q_data(layer.head_dim * w * layer.n_head);
     std::vector<float> k_data(ggml_nelements(k));
-    ggml_backend_tensor_get(staging.queries, q_data.data(), (layer.ic % groups.size)*staging.queries->nb[1], q_data.size()*sizeof(float));
-    ggml_backend_tensor_get(k, k_data.data(), 0, k_data.size()*sizeof(float));
+    ggml_backend_tensor_get(staging.queries, q_data.data(), (layer.ic % groups.size) * staging.queries->nb[1], q_data.size() * sizeof(float));
+    ggml_backend_tensor_get(k, k_data.data(), 0, k_data.size() * sizeof(float));
     const llama_snapkv_tap_data data = {
-        layer.ic, q_data.data(), k_data.data(),
-        (uint32_t) layer.head_dim, w, (uint32_t) layer.n_head, n, (uint32_t) layer.n_head_kv,
-        layer.scale, layer.softcap,
+        layer.ic,
+        q_data.data(),
+        k_data.data(),
+        (uint32_t) layer.head_dim,
+        w,
+        (uint32_t) layer.n_head,
+        n,
+        (uint32_t) layer.n_head_kv,
+        layer.scale,
+        layer.softcap,
     };
     sk.tap(&data, sk.tap_data);
 }
@@ -501,7 +508,7 @@ void prefill_run::evict_group() {
         ggml_cgraph * gf = ggml_new_graph_custom(gctx, max_nodes, false);
         for (const auto & layer : layers) {
             const auto & from = access::layers(*full)[access::map_layer_ids(*full).at(layer.il)];
-            const auto & to   = access::layers(*mem.base)[access::map_layer_ids(*mem.base).at(layer.il)];
+            const auto & to = access::layers(*mem.base)[access::map_layer_ids(*mem.base).at(layer.il)];
             ggml_tensor * ids = nullptr;
             if (n_kept > 0) {
                 ids = ggml_new_tensor_2d(gctx, GGML_TYPE_I32, n_kept, layer.n_head_kv);
@@ -519,19 +526,19 @@ void prefill_run::evict_group() {
     for (size_t i = 0; i < inputs.size(); ++i) {
         if (inputs[i]) {
             const auto & ids = record->layers[record->layers.size() - inputs.size() + i].ids;
-            ggml_backend_tensor_set(inputs[i], ids.data(), 0, ids.size()*sizeof(int32_t));
+            ggml_backend_tensor_set(inputs[i], ids.data(), 0, ids.size() * sizeof(int32_t));
         }
     }
     compute(gf, true);
 
-    sk.stats.seconds_evict += (ggml_time_us() - t0)*1e-6;
+    sk.stats.seconds_evict += (ggml_time_us() - t0) * 1e-6;
 }
 
 void prefill_run::take_logits() {
     if (access::output_reserve(ctx, 1) < 1) {
         throw std::runtime_error("out of memory: the logits");
     }
-    ggml_backend_tensor_get(res->t_logits, access::logits(ctx).data, 0, ctx.get_model().vocab.n_tokens()*sizeof(float));
+    ggml_backend_tensor_get(res->t_logits, access::logits(ctx).data, 0, ctx.get_model().vocab.n_tokens() * sizeof(float));
 }
 
 // the kept rows as cells of the compact cache: packed right before the window
@@ -549,7 +556,7 @@ void prefill_run::place_cells() {
 
 bool prefill_run::report() {
     t_last_report_us = ggml_time_us();
-    if (!stop && progress && !progress(done, (uint64_t) n*groups.count(), user_data)) {
+    if (!stop && progress && !progress(done, (uint64_t) n * groups.count(), user_data)) {
         stop = true;
     }
     return !stop;
@@ -571,10 +578,10 @@ void prefill_run::run(const llama_token * tokens) {
     prepare(tokens);
 
     auto & stats = sk.stats;
-    stats.layer_group   = groups.size;
+    stats.layer_group = groups.size;
     stats.bytes_staging = staging.bytes_kv;
-    stats.bytes_hidden  = staging.bytes_hidden;
-    stats.bytes_mask    = staging.bytes_mask;
+    stats.bytes_hidden = staging.bytes_hidden;
+    stats.bytes_mask = staging.bytes_mask;
     sk.scores.assign(sk.params.keep_scores ? groups.ils.size() : 0, {});
 
     for (uint32_t ig = 0; ig < groups.count(); ++ig) {
@@ -588,8 +595,8 @@ void prefill_run::run(const llama_token * tokens) {
     }
 
     place_cells();
-    stats.n_kept   = n_kept + w;
-    stats.coverage = coverage_sum/groups.ils.size();
+    stats.n_kept = n_kept + w;
+    stats.coverage = coverage_sum / groups.ils.size();
 
     access::output_swaps(ctx).clear();
     access::output_ids(ctx)[0] = 0;

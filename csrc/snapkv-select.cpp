@@ -6,7 +6,7 @@
 
 std::vector<int32_t> llama_snapkv_select(const std::vector<float> & scores, uint32_t k, uint32_t n_sinks) {
     const uint32_t n = (uint32_t) scores.size();
-    k       = std::min(k, n);
+    k = std::min(k, n);
     n_sinks = std::min(n_sinks, k);
 
     std::vector<int32_t> ids(n);
@@ -38,5 +38,5 @@ double llama_snapkv_coverage(const std::vector<float> & mass, const std::vector<
     for (size_t i = mass.size() - std::min<size_t>(w, mass.size()); i < mass.size(); ++i) {
         held += mass[i];
     }
-    return total > 0.0 ? std::min(1.0, held/total) : 1.0;
+    return total > 0.0 ? std::min(1.0, held / total) : 1.0;
 }

@@ -33,11 +33,11 @@ static std::vector<ggml_backend_buffer_type_t> hidden_bufts(llama_context & ctx,
     ggml_backend_dev_t dev = ctx.get_model().dev_layer(0);
     ggml_backend_buffer_type_t device = ggml_backend_dev_buffer_type(dev);
     ggml_backend_buffer_type_t pinned = ggml_backend_dev_host_buffer_type(dev);
-    ggml_backend_buffer_type_t host   = pinned ? pinned : ggml_backend_cpu_buffer_type();
+    ggml_backend_buffer_type_t host = pinned ? pinned : ggml_backend_cpu_buffer_type();
     switch (place) {
         case LLAMA_SNAPKV_HIDDEN_DEVICE: return { device };
-        case LLAMA_SNAPKV_HIDDEN_HOST:   return { host };
-        case LLAMA_SNAPKV_HIDDEN_AUTO:   break;
+        case LLAMA_SNAPKV_HIDDEN_HOST: return { host };
+        case LLAMA_SNAPKV_HIDDEN_AUTO: break;
     }
     return { device, host };
 }
@@ -67,7 +67,7 @@ static std::unique_ptr<llama_kv_cache> make_kv(llama_context & ctx, const llama_
 
     auto kv = std::make_unique<llama_kv_cache>(
             ctx.get_model(), ctx.get_model().hparams, base.type_k(), base.type_v(), access::v_trans(base), ctx.get_cparams().offload_kqv,
-            /*unified =*/ true, GGML_PAD(n_prompt, N_KV_PAD), /*n_seq_max =*/ 1, access::n_pad(base), 0, LLAMA_SWA_TYPE_NONE, nullptr,
+            /*unified =*/true, GGML_PAD(n_prompt, N_KV_PAD), /*n_seq_max =*/1, access::n_pad(base), 0, LLAMA_SWA_TYPE_NONE, nullptr,
             [&](int32_t il) { return stored.count(il) > 0; }, nullptr, nullptr, "snapkv_");
 
     auto & map = access::map_layer_ids(*kv);
@@ -86,7 +86,7 @@ static void fill_mask(ggml_tensor * mask, int64_t n_max) {
     std::fill(row.begin(), row.begin() + n_max, zero);
     for (int64_t i = 0; i < mask->ne[1]; ++i) {
         row[n_max + i] = zero;
-        ggml_backend_tensor_set(mask, row.data(), i*mask->nb[1], mask->nb[1]);
+        ggml_backend_tensor_set(mask, row.data(), i * mask->nb[1], mask->nb[1]);
     }
 }
 
@@ -100,7 +100,7 @@ llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_
         st.bytes_kv += size;
     }
 
-    st.ctx.reset(ggml_init({ /*.mem_size =*/ 64*ggml_tensor_overhead(), /*.mem_buffer =*/ nullptr, /*.no_alloc =*/ true }));
+    st.ctx.reset(ggml_init({ /*.mem_size =*/64 * ggml_tensor_overhead(), /*.mem_buffer =*/nullptr, /*.no_alloc =*/true }));
 
     auto allocate = [&](ggml_tensor * t, const std::vector<ggml_backend_buffer_type_t> & bufts, const char * part) -> size_t {
         for (ggml_backend_buffer_type_t buft : bufts) {
@@ -111,7 +111,7 @@ llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_
                 return ggml_backend_buffer_get_size(buf);
             }
         }
-        throw std::runtime_error(format("out of memory: the %s takes %.1f MiB on %s", part, ggml_nbytes(t)/1048576.0, ggml_backend_buft_name(bufts.back())));
+        throw std::runtime_error(format("out of memory: the %s takes %.1f MiB on %s", part, ggml_nbytes(t) / 1048576.0, ggml_backend_buft_name(bufts.back())));
     };
 
     if (groups.count() > 1) {
@@ -123,7 +123,7 @@ llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_
     const auto & hparams = ctx.get_model().hparams;
     int64_t q_size = 0;
     for (const int32_t il : groups.ils) {
-        q_size = std::max(q_size, (int64_t) hparams.n_embd_head_k(il)*hparams.n_head(il)*params.window);
+        q_size = std::max(q_size, (int64_t) hparams.n_embd_head_k(il) * hparams.n_head(il) * params.window);
     }
     st.queries = ggml_new_tensor_2d(st.ctx.get(), GGML_TYPE_F32, q_size, groups.size);
     ggml_set_name(st.queries, "snapkv_queries");
@@ -146,13 +146,13 @@ llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_
 
 ggml_tensor * llama_snapkv_staging::mask_view(ggml_context * ctx, uint32_t ic, int64_t n_cols, int64_t n_rows, int64_t p0) const {
     ggml_tensor * m = masks[ic];
-    return ggml_view_4d(ctx, m, n_cols, n_rows, 1, 1, m->nb[1], m->nb[1]*n_rows, m->nb[1]*n_rows, (n_max - p0)*m->nb[0]);
+    return ggml_view_4d(ctx, m, n_cols, n_rows, 1, 1, m->nb[1], m->nb[1] * n_rows, m->nb[1] * n_rows, (n_max - p0) * m->nb[0]);
 }
 
 size_t llama_snapkv_full_bytes(const llama_kv_cache & base, uint32_t n_cells) {
     size_t res = 0;
     for (const auto & layer : access::layers(base)) {
-        res += (layer.k->nb[1] + layer.v->nb[1])*(size_t) n_cells;
+        res += (layer.k->nb[1] + layer.v->nb[1]) * (size_t) n_cells;
     }
     return res;
 }
@@ -171,13 +171,12 @@ uint32_t llama_snapkv_choose_group(llama_context & ctx, const llama_snapkv_memor
         return 1;
     }
 
-    size_t free  = 0;
+    size_t free = 0;
     size_t total = 0;
     ggml_backend_dev_memory(dev, &free, &total);
-    const size_t fixed = (size_t) n_prompt*ctx.get_model().hparams.n_embd*sizeof(float)
-                       + (size_t) (GGML_PAD(n_prompt, N_KV_PAD) + 2*GGML_PAD(chunk, N_KV_PAD))*chunk*sizeof(ggml_fp16_t);
-    const size_t spare = total/16; // compute buffers and the scorer's scratch
-    const size_t layer = llama_snapkv_full_bytes(*mem.base, GGML_PAD(n_prompt, N_KV_PAD))/n;
-    const size_t room  = free > fixed + spare ? free - fixed - spare : 0;
-    return std::clamp<uint32_t>((uint32_t) (room/std::max<size_t>(layer, 1)), 1, n);
+    const size_t fixed = (size_t) n_prompt * ctx.get_model().hparams.n_embd * sizeof(float) + (size_t) (GGML_PAD(n_prompt, N_KV_PAD) + 2 * GGML_PAD(chunk, N_KV_PAD)) * chunk * sizeof(ggml_fp16_t);
+    const size_t spare = total / 16; // compute buffers and the scorer's scratch
+    const size_t layer = llama_snapkv_full_bytes(*mem.base, GGML_PAD(n_prompt, N_KV_PAD)) / n;
+    const size_t room = free > fixed + spare ? free - fixed - spare : 0;
+    return std::clamp<uint32_t>((uint32_t) (room / std::max<size_t>(layer, 1)), 1, n);
 }

@@ -14,14 +14,14 @@
 // base-cache layers of the model, in order, and how they fall into groups
 struct llama_snapkv_groups {
     std::vector<int32_t> ils;  // cached layers
-    int32_t  n_layer = 0;      // layers that the model's graph has
-    uint32_t size    = 1;      // G
+    int32_t n_layer = 0;      // layers that the model's graph has
+    uint32_t size = 1;      // G
 
-    uint32_t count() const { return ((uint32_t) ils.size() + size - 1)/size; }
+    uint32_t count() const { return ((uint32_t) ils.size() + size - 1) / size; }
 
     // layers of group ig: from the one after the previous group's last cached layer, the last group to the model's end
     int32_t il0(uint32_t ig) const { return ig == 0 ? 0 : il1(ig - 1); }
-    int32_t il1(uint32_t ig) const { return ig + 1 >= count() ? n_layer : ils[(ig + 1)*size - 1] + 1; }
+    int32_t il1(uint32_t ig) const { return ig + 1 >= count() ? n_layer : ils[(ig + 1) * size - 1] + 1; }
 };
 
 struct llama_snapkv_staging {

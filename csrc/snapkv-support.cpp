@@ -14,7 +14,7 @@
 
 using access = llama_snapkv_access;
 
-static constexpr uint32_t N_PROBE_CELLS  = 64;
+static constexpr uint32_t N_PROBE_CELLS = 64;
 static constexpr uint32_t N_PROBE_TOKENS = 8;
 
 static std::string check_model(const llama_model & model, const llama_context_params & cparams) {
@@ -52,8 +52,8 @@ static const ggml_tensor * root(const ggml_tensor * t) {
 
 static std::string check_layer(llama_context & ctx, const llama_snapkv_memory & mem, const llm_graph_result & res, int32_t il) {
     const auto & hparams = ctx.get_model().hparams;
-    const auto & map     = access::map_layer_ids(*mem.base);
-    const auto & cache   = access::layers(*mem.base)[map.at(il)];
+    const auto & map = access::map_layer_ids(*mem.base);
+    const auto & cache = access::layers(*mem.base)[map.at(il)];
 
     const ggml_tensor * attn = llama_snapkv_graph_attn(res, il);
     if (!attn) {
@@ -90,7 +90,7 @@ static std::string check_layer(llama_context & ctx, const llama_snapkv_memory & 
 }
 
 static std::string check_graph(llama_context & ctx, const llama_snapkv_memory & mem) {
-    const auto & model   = ctx.get_model();
+    const auto & model = ctx.get_model();
     const auto & hparams = model.hparams;
     const int32_t n_layer = (int32_t) hparams.n_layer();
 
@@ -125,7 +125,7 @@ static std::string check_graph(llama_context & ctx, const llama_snapkv_memory & 
         if (ig == 0) {
             for (const auto & node : res.get_fused_nodes()) {
                 const bool is_cached = access::map_layer_ids(*mem.base).count(node.il) ||
-                    (mem.iswa && access::map_layer_ids(*mem.iswa->get_swa()).count(node.il));
+                        (mem.iswa && access::map_layer_ids(*mem.iswa->get_swa()).count(node.il));
                 if (node.op == LLM_FUSED_OP_FLASH_ATTN && !is_cached) {
                     reason = format("layer %d attends outside of the KV cache", node.il);
                 }
@@ -135,7 +135,7 @@ static std::string check_graph(llama_context & ctx, const llama_snapkv_memory & 
             }
         }
 
-        ggml_context_ptr gctx(ggml_init({ 256*ggml_tensor_overhead() + ggml_graph_overhead_custom(res.get_max_nodes(), false), nullptr, true }));
+        ggml_context_ptr gctx(ggml_init({ 256 * ggml_tensor_overhead() + ggml_graph_overhead_custom(res.get_max_nodes(), false), nullptr, true }));
         llama_snapkv_cut_params cut;
         cut.il0 = groups.il0(ig);
         cut.il1 = groups.il1(ig);
@@ -186,11 +186,11 @@ std::string llama_snapkv_check_support(llama_model & model, llama_context_params
     }
 
     cparams.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
-    cparams.n_batch         = N_PROBE_TOKENS;
-    cparams.n_ubatch        = N_PROBE_TOKENS;
-    cparams.n_outputs_max   = cparams.n_seq_max;
-    cparams.samplers        = nullptr;
-    cparams.n_samplers      = 0;
+    cparams.n_batch = N_PROBE_TOKENS;
+    cparams.n_ubatch = N_PROBE_TOKENS;
+    cparams.n_outputs_max = cparams.n_seq_max;
+    cparams.samplers = nullptr;
+    cparams.n_samplers = 0;
 
     llama_snapkv_cells_scope scope(N_PROBE_CELLS, true);
     llama_context_ptr ctx(llama_init_from_model(&model, cparams));

@@ -33,17 +33,17 @@ const char * llama_snapkv_last_error(void) {
 
 llama_snapkv_params llama_snapkv_default_params(void) {
     llama_snapkv_params params = {};
-    params.size        = sizeof(params);
-    params.budget      = 2048;
-    params.ratio       = 0.0f;
-    params.window      = 32;
-    params.kernel      = 5;
-    params.pool        = LLAMA_SNAPKV_POOL_AVG;
-    params.reduce      = LLAMA_SNAPKV_REDUCE_SUM;
-    params.sinks       = 0;
-    params.room        = 1024;
+    params.size = sizeof(params);
+    params.budget = 2048;
+    params.ratio = 0.0f;
+    params.window = 32;
+    params.kernel = 5;
+    params.pool = LLAMA_SNAPKV_POOL_AVG;
+    params.reduce = LLAMA_SNAPKV_REDUCE_SUM;
+    params.sinks = 0;
+    params.room = 1024;
     params.layer_group = 0;
-    params.hidden      = LLAMA_SNAPKV_HIDDEN_AUTO;
+    params.hidden = LLAMA_SNAPKV_HIDDEN_AUTO;
     params.keep_scores = false;
     return params;
 }
@@ -77,7 +77,7 @@ uint32_t llama_snapkv_n_rows(const llama_snapkv_params & params, uint32_t n_prom
     if (params.budget > 0) {
         return std::min(params.budget, n_prompt);
     }
-    const uint32_t n_kept = (uint32_t) std::floor((double) params.ratio*(n_prompt - params.window));
+    const uint32_t n_kept = (uint32_t) std::floor((double) params.ratio * (n_prompt - params.window));
     return std::min(std::max(n_kept, params.sinks) + params.window, n_prompt);
 }
 
@@ -86,16 +86,16 @@ uint32_t llama_snapkv_n_rows(const llama_snapkv_params & params, uint32_t n_prom
 //
 
 static thread_local uint32_t scope_n_cells = 0;
-static thread_local bool     scope_all     = false;
+static thread_local bool scope_all = false;
 
 llama_snapkv_cells_scope::llama_snapkv_cells_scope(uint32_t n_cells, bool all) {
     scope_n_cells = n_cells;
-    scope_all     = all;
+    scope_all = all;
 }
 
 llama_snapkv_cells_scope::~llama_snapkv_cells_scope() {
     scope_n_cells = 0;
-    scope_all     = false;
+    scope_all = false;
 }
 
 uint32_t llama_snapkv_n_cells(uint32_t kv_size, bool is_swa) {
@@ -110,7 +110,7 @@ static uint32_t cells_needed(const llama_model & model, const llama_snapkv_param
     // flash-attention kernels of GPUs want a multiple of 256 rows; the CPU's take any number
     const bool cpu_only = model.devices.empty();
     const uint64_t rows = llama_snapkv_n_rows(params, n_ctx_seq);
-    return (uint32_t) GGML_PAD((rows + params.room)*n_seqs_per_stream, cpu_only ? 32 : N_KV_PAD);
+    return (uint32_t) GGML_PAD((rows + params.room) * n_seqs_per_stream, cpu_only ? 32 : N_KV_PAD);
 }
 
 //
@@ -142,8 +142,8 @@ llama_context * llama_snapkv_init_from_model(llama_model * model, llama_context_
 
     cparams.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
     const uint32_t n_seq_max = std::max(1u, cparams.n_seq_max);
-    const uint32_t n_ctx     = cparams.n_ctx == 0 ? model->hparams.n_ctx_train : cparams.n_ctx;
-    const uint32_t n_ctx_seq = cparams.kv_unified ? n_ctx : n_ctx/n_seq_max;
+    const uint32_t n_ctx = cparams.n_ctx == 0 ? model->hparams.n_ctx_train : cparams.n_ctx;
+    const uint32_t n_ctx_seq = cparams.kv_unified ? n_ctx : n_ctx / n_seq_max;
 
     llama_context * ctx = nullptr;
     {
@@ -189,7 +189,7 @@ bool llama_snapkv_set_params(llama_context * ctx, llama_snapkv_params params) {
     }
     std::string error = llama_snapkv_check_params(params);
     const uint32_t needed = error.empty() ? cells_needed(ctx->get_model(), params, ctx->n_ctx_seq(), seqs_per_stream(*ctx)) : 0;
-    const uint32_t have   = memory_of(ctx).base->get_size();
+    const uint32_t have = memory_of(ctx).base->get_size();
     if (error.empty() && std::min(needed, ctx->n_ctx_seq()) > have) {
         error = format("budget and room need %u cells and the context has %u: make a new context", needed, have);
     }
@@ -213,11 +213,11 @@ static int32_t prefill_ordinary(llama_context & ctx, llama_snapkv & sk, llama_se
     for (uint32_t p = 0; p < n_tokens && rc == 0; p += batch.n_tokens) {
         batch.n_tokens = (int32_t) std::min(ctx.n_batch(), n_tokens - p);
         for (int32_t i = 0; i < batch.n_tokens; ++i) {
-            batch.token   [i]    = tokens[p + i];
-            batch.pos     [i]    = (llama_pos) (p + i);
-            batch.n_seq_id[i]    = 1;
-            batch.seq_id  [i][0] = seq_id;
-            batch.logits  [i]    = p + i + 1 == n_tokens;
+            batch.token[i] = tokens[p + i];
+            batch.pos[i] = (llama_pos) (p + i);
+            batch.n_seq_id[i] = 1;
+            batch.seq_id[i][0] = seq_id;
+            batch.logits[i] = p + i + 1 == n_tokens;
         }
         rc = llama_decode(&ctx, batch);
         ctx.synchronize();
@@ -230,12 +230,12 @@ static int32_t prefill_ordinary(llama_context & ctx, llama_snapkv & sk, llama_se
     if (rc != 0) {
         ctx.get_memory()->seq_rm(seq_id, -1, -1);
         llama_snapkv_set_error(
-                rc == 1 ? format("no free cells for a prompt of %u tokens: remove other sequences first", n_tokens) :
-                rc == 2 ? "the prefill was aborted" : format("llama_decode() failed with %d", rc));
+                rc == 1 ? format("no free cells for a prompt of %u tokens: remove other sequences first", n_tokens) : rc == 2 ? "the prefill was aborted"
+                                                                                                                              : format("llama_decode() failed with %d", rc));
         return rc;
     }
-    sk.stats.n_kept        = n_tokens;
-    sk.stats.coverage      = 1.0;
+    sk.stats.n_kept = n_tokens;
+    sk.stats.coverage = 1.0;
     for (ggml_backend_t backend : access::backend_ptrs(ctx)) {
         sk.stats.bytes_compute += ggml_backend_sched_get_buffer_size(ctx.get_sched(), backend);
     }
@@ -262,8 +262,8 @@ int32_t llama_snapkv_prefill(llama_context * ctx, llama_seq_id seq_id, const lla
     }
 
     last_error.clear();
-    const int64_t t0  = ggml_time_us();
-    const auto    mem = memory_of(ctx);
+    const int64_t t0 = ggml_time_us();
+    const auto mem = memory_of(ctx);
 
     ctx->synchronize();
     ctx->memory_update(false); // copies and shifts that wait, before their cells go
@@ -272,9 +272,9 @@ int32_t llama_snapkv_prefill(llama_context * ctx, llama_seq_id seq_id, const lla
     sk->has_stats = false;
     sk->scores.clear();
     sk->stats = {};
-    sk->stats.size     = sizeof(sk->stats);
+    sk->stats.size = sizeof(sk->stats);
     sk->stats.n_prompt = n_tokens;
-    sk->stats.chunk    = ctx->n_ubatch();
+    sk->stats.chunk = ctx->n_ubatch();
     for (const auto & [_, size] : ctx->get_memory()->memory_breakdown()) {
         sk->stats.bytes_compact += size;
     }
@@ -286,14 +286,12 @@ int32_t llama_snapkv_prefill(llama_context * ctx, llama_seq_id seq_id, const lla
     }
 
     const bool evicts = llama_snapkv_n_rows(sk->params, n_tokens) < n_tokens;
-    const int32_t rc = evicts ?
-        llama_snapkv_prefill_groups(*ctx, *sk, seq_id, tokens, n_tokens, progress, user_data) :
-        prefill_ordinary           (*ctx, *sk, seq_id, tokens, n_tokens, progress, user_data);
+    const int32_t rc = evicts ? llama_snapkv_prefill_groups(*ctx, *sk, seq_id, tokens, n_tokens, progress, user_data) : prefill_ordinary(*ctx, *sk, seq_id, tokens, n_tokens, progress, user_data);
 
-    sk->stats.seconds_prefill = (ggml_time_us() - t0)*1e-6;
+    sk->stats.seconds_prefill = (ggml_time_us() - t0) * 1e-6;
     sk->has_stats = rc == 0;
     if (evicts && rc == 0 && !ctx->get_cparams().no_perf) {
-        access::n_p_eval   (*ctx) += (int32_t) n_tokens;
+        access::n_p_eval(*ctx) += (int32_t) n_tokens;
         access::t_p_eval_us(*ctx) += ggml_time_us() - t0;
     }
     return rc;
@@ -329,19 +327,19 @@ bool llama_snapkv_get_seq_info(const llama_context * ctx, llama_seq_id seq_id, l
         return false;
     }
     llama_kv_cache & base = *memory_of(ctx).base;
-    const auto & cells  = base.get_cells(seq_id);
-    const auto   record = base.snapkv.get(seq_id);
+    const auto & cells = base.get_cells(seq_id);
+    const auto record = base.snapkv.get(seq_id);
 
     const size_t size = info->size;
     *info = {};
-    info->size    = size;
+    info->size = size;
     info->n_cells = cells.size();
-    info->n_free  = cells.size() - cells.get_used();
+    info->n_free = cells.size() - cells.get_used();
     if (record) {
         info->compacted = true;
-        info->n_prompt  = record->n_prompt;
+        info->n_prompt = record->n_prompt;
         info->pos_exact = record->pos_exact();
-        info->n_kept    = record->window + (record->layers.empty() ? 0 : record->layers[0].n_kept);
+        info->n_kept = record->window + (record->layers.empty() ? 0 : record->layers[0].n_kept);
     }
     return true;
 }
@@ -370,7 +368,7 @@ uint32_t llama_snapkv_kept(const llama_context * ctx, llama_seq_id seq_id, uint3
     }
     const auto & layer = record->layers[ic];
     if (ids) {
-        std::copy_n(layer.ids.begin() + (size_t) head*layer.n_kept, std::min(n, layer.n_kept), ids);
+        std::copy_n(layer.ids.begin() + (size_t) head * layer.n_kept, std::min(n, layer.n_kept), ids);
     }
     return layer.n_kept;
 }
@@ -393,7 +391,7 @@ uint32_t llama_snapkv_scores(const llama_context * ctx, uint32_t ic, uint32_t he
 
 void llama_snapkv_set_tap(llama_context * ctx, llama_snapkv_tap_callback tap, void * user_data) {
     if (llama_snapkv * sk = snapkv_of(ctx)) {
-        sk->tap      = tap;
+        sk->tap = tap;
         sk->tap_data = user_data;
     }
 }

@@ -34,30 +34,30 @@ enum llama_snapkv_reduce {
 
 // where the hidden state between layer groups lives
 enum llama_snapkv_hidden {
-    LLAMA_SNAPKV_HIDDEN_AUTO   = 0,
+    LLAMA_SNAPKV_HIDDEN_AUTO = 0,
     LLAMA_SNAPKV_HIDDEN_DEVICE = 1,
-    LLAMA_SNAPKV_HIDDEN_HOST   = 2,
+    LLAMA_SNAPKV_HIDDEN_HOST = 2,
 };
 
 struct llama_snapkv_params {
-    size_t   size;        // sizeof(struct llama_snapkv_params), checked
+    size_t size;        // sizeof(struct llama_snapkv_params), checked
 
     uint32_t budget;      // rows kept for each KV head, the window included; 0: use ratio
-    float    ratio;       // the paper's p in (0, 1]: floor(p*(n_prompt - window)) prefix rows are kept; used if budget == 0
+    float ratio;       // the paper's p in (0, 1]: floor(p*(n_prompt - window)) prefix rows are kept; used if budget == 0
     uint32_t window;      // observation window, tokens
     uint32_t kernel;      // pooling kernel, tokens, odd
-    enum llama_snapkv_pool   pool;
+    enum llama_snapkv_pool pool;
     enum llama_snapkv_reduce reduce;
     uint32_t sinks;       // first prompt positions that are always kept
     uint32_t room;        // cells for tokens after the prompt, for each sequence
     uint32_t layer_group; // G, cached layers whose full KV is live at once; 0: auto
     enum llama_snapkv_hidden hidden;
-    bool     keep_scores; // keep the pooled scores for llama_snapkv_scores()
+    bool keep_scores; // keep the pooled scores for llama_snapkv_scores()
 };
 
 // bytes and seconds of the last llama_snapkv_prefill()
 struct llama_snapkv_stats {
-    size_t   size;             // sizeof(struct llama_snapkv_stats), set by the caller
+    size_t size;             // sizeof(struct llama_snapkv_stats), set by the caller
 
     uint32_t n_prompt;         // tokens
     uint32_t n_kept;           // rows for each KV head, the window included; n_prompt if nothing was evicted
@@ -69,22 +69,22 @@ struct llama_snapkv_stats {
     uint64_t bytes_mask;       // persistent attention mask
     uint64_t bytes_compute;    // largest compute buffer during prefill
     uint64_t bytes_full_cache; // KV cache that the prompt would take without eviction
-    double   seconds_prefill;  // all of it, scoring and eviction included
-    double   seconds_score;
-    double   seconds_evict;
-    double   coverage;         // share of the window's attention mass on the kept rows, mean over cached layers and KV heads; 1 if nothing was evicted
+    double seconds_prefill;  // all of it, scoring and eviction included
+    double seconds_score;
+    double seconds_evict;
+    double coverage;         // share of the window's attention mass on the kept rows, mean over cached layers and KV heads; 1 if nothing was evicted
 };
 
 // the state of one sequence
 struct llama_snapkv_seq_info {
-    size_t    size;       // sizeof(struct llama_snapkv_seq_info), set by the caller
+    size_t size;       // sizeof(struct llama_snapkv_seq_info), set by the caller
 
-    bool      compacted;
-    uint32_t  n_prompt;   // tokens, 0 if not compacted
-    uint32_t  n_kept;     // rows for each KV head, 0 if not compacted
+    bool compacted;
+    uint32_t n_prompt;   // tokens, 0 if not compacted
+    uint32_t n_kept;     // rows for each KV head, 0 if not compacted
     llama_pos pos_exact;  // from here on a cell's position is the position of its token: removal may start here
-    uint32_t  n_cells;    // cells that the sequence may use
-    uint32_t  n_free;     // of these, free
+    uint32_t n_cells;    // cells that the sequence may use
+    uint32_t n_free;     // of these, free
 };
 
 // called between chunks. done and total count token passes through layer groups: n_prompt * n_groups in total.
@@ -93,12 +93,12 @@ typedef bool (*llama_snapkv_progress_callback)(uint64_t done, uint64_t total, vo
 
 // what the scorer of one cached layer sees; for tests and tools. called before eviction
 struct llama_snapkv_tap_data {
-    uint32_t      ic;
+    uint32_t ic;
     const float * q;      // [head_dim, window, n_head], after RoPE
     const float * k;      // [head_dim, n_prompt, n_head_kv], as the cache holds it
-    uint32_t      head_dim, window, n_head, n_prompt, n_head_kv;
-    float         scale;
-    float         softcap; // 0: none
+    uint32_t head_dim, window, n_head, n_prompt, n_head_kv;
+    float scale;
+    float softcap; // 0: none
 };
 typedef void (*llama_snapkv_tap_callback)(const struct llama_snapkv_tap_data * data, void * user_data);
 
@@ -123,20 +123,20 @@ LLAMA_API bool llama_snapkv_enabled(const struct llama_context * ctx);
 // the last token's logits are then at llama_get_logits_ith(ctx, -1). progress may be NULL
 LLAMA_API int32_t llama_snapkv_prefill(
         struct llama_context * ctx,
-                llama_seq_id   seq_id,
-           const llama_token * tokens,
-                    uint32_t   n_tokens,
+        llama_seq_id seq_id,
+        const llama_token * tokens,
+        uint32_t n_tokens,
         llama_snapkv_progress_callback progress,
-                        void * user_data);
+        void * user_data);
 
 // change what the next prefill does; cells are not changed, so a budget that needs more is an error. false on error
 LLAMA_API bool llama_snapkv_set_params(struct llama_context * ctx, struct llama_snapkv_params params);
 
-LLAMA_API bool llama_snapkv_get_stats   (const struct llama_context * ctx, struct llama_snapkv_stats * stats);
+LLAMA_API bool llama_snapkv_get_stats(const struct llama_context * ctx, struct llama_snapkv_stats * stats);
 LLAMA_API bool llama_snapkv_get_seq_info(const struct llama_context * ctx, llama_seq_id seq_id, struct llama_snapkv_seq_info * info);
 
-LLAMA_API uint32_t llama_snapkv_n_layer  (const struct llama_context * ctx);               // cached layers
-LLAMA_API int32_t  llama_snapkv_layer_id (const struct llama_context * ctx, uint32_t ic);  // index in the model
+LLAMA_API uint32_t llama_snapkv_n_layer(const struct llama_context * ctx);               // cached layers
+LLAMA_API int32_t llama_snapkv_layer_id(const struct llama_context * ctx, uint32_t ic);  // index in the model
 LLAMA_API uint32_t llama_snapkv_n_head_kv(const struct llama_context * ctx, uint32_t ic);
 
 // prompt positions kept before the window by a compacted sequence, ascending. returns their number, writes up to n

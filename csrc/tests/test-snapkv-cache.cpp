@@ -17,26 +17,32 @@
 
 static int n_failed = 0;
 
-#define CHECK(x) do { if (!(x)) { printf("%s:%d: %s: %s\n", __FILE__, __LINE__, current.c_str(), #x); n_failed++; } } while (0)
+#define CHECK(x)                                                                \
+    do {                                                                        \
+        if (!(x)) {                                                             \
+            printf("%s:%d: %s: %s\n", __FILE__, __LINE__, current.c_str(), #x); \
+            n_failed++;                                                         \
+        }                                                                       \
+    } while (0)
 
 static std::string current; // model and test
 
 using tokens_t = std::vector<llama_token>;
 
-static constexpr uint32_t N_CTX  = 256;
-static constexpr uint32_t N      = 150;
+static constexpr uint32_t N_CTX = 256;
+static constexpr uint32_t N = 150;
 static constexpr uint32_t BUDGET = 48;
 static constexpr uint32_t WINDOW = 8;
-static constexpr uint32_t ROOM   = 32;
+static constexpr uint32_t ROOM = 32;
 
 static llama_context_params context_params(uint32_t n_seq_max = 1, bool unified = false) {
     llama_context_params cp = llama_context_default_params();
-    cp.n_ctx      = unified ? N_CTX : N_CTX*n_seq_max;
-    cp.n_batch    = 64;
-    cp.n_ubatch   = 64;
-    cp.n_seq_max  = n_seq_max;
+    cp.n_ctx = unified ? N_CTX : N_CTX * n_seq_max;
+    cp.n_batch = 64;
+    cp.n_ubatch = 64;
+    cp.n_seq_max = n_seq_max;
     cp.kv_unified = unified;
-    cp.no_perf    = true;
+    cp.no_perf = true;
     return cp;
 }
 
@@ -44,7 +50,7 @@ static llama_snapkv_params snapkv_params() {
     llama_snapkv_params sp = llama_snapkv_default_params();
     sp.budget = BUDGET;
     sp.window = WINDOW;
-    sp.room   = ROOM;
+    sp.room = ROOM;
     return sp;
 }
 
@@ -52,7 +58,7 @@ static tokens_t make_tokens(const llama_model * model, uint32_t n, uint32_t seed
     const uint32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
     tokens_t res(n);
     for (uint32_t i = 0; i < n; ++i) {
-        res[i] = (llama_token) ((seed + i*2654435761u) % 997 % n_vocab);
+        res[i] = (llama_token) ((seed + i * 2654435761u) % 997 % n_vocab);
     }
     return res;
 }
@@ -68,12 +74,12 @@ static llama_token best(llama_context * ctx) {
 
 static int32_t decode(llama_context * ctx, llama_token token, llama_pos pos, llama_seq_id seq_id) {
     llama_batch batch = llama_batch_init(1, 0, 1);
-    batch.n_tokens     = 1;
-    batch.token[0]     = token;
-    batch.pos[0]       = pos;
-    batch.n_seq_id[0]  = 1;
+    batch.n_tokens = 1;
+    batch.token[0] = token;
+    batch.pos[0] = pos;
+    batch.n_seq_id[0] = 1;
     batch.seq_id[0][0] = seq_id;
-    batch.logits[0]    = true;
+    batch.logits[0] = true;
     const int32_t rc = llama_decode(ctx, batch);
     llama_batch_free(batch);
     return rc;
@@ -208,7 +214,7 @@ static void test_state(llama_model * model) {
 
     // truncated: refused, and the context works
     auto other = make(model);
-    for (const size_t size : { (size_t) 9, (size_t) 40, seq.size()/2, seq.size() - 1 }) {
+    for (const size_t size : { (size_t) 9, (size_t) 40, seq.size() / 2, seq.size() - 1 }) {
         CHECK(llama_state_seq_set_data(other.get(), seq.data(), size, 0) == 0);
         llama_memory_seq_rm(llama_get_memory(other.get()), 0, -1, -1);
         CHECK(!info(other.get()).compacted);
@@ -285,7 +291,10 @@ static void test_failures(llama_model * model) {
     CHECK(works());
 
     // aborted at each call of the callback in turn
-    struct counter { int at; int calls; };
+    struct counter {
+        int at;
+        int calls;
+    };
     auto progress = [](uint64_t done, uint64_t total, void * data) -> bool {
         auto * c = static_cast<counter *>(data);
         return done <= total && ++c->calls < c->at;
@@ -359,17 +368,17 @@ static void test_params(llama_model * model) {
     // the paper's ratio: floor(p*(n - w)) prefix rows
     llama_snapkv_params sp = snapkv_params();
     sp.budget = 0;
-    sp.ratio  = 0.3f;
+    sp.ratio = 0.3f;
     llama_context_ptr ctx(llama_snapkv_init_from_model(model, context_params(), sp));
     CHECK(ctx && prefill(ctx.get(), make_tokens(model, N, 1)) == 0);
-    CHECK(info(ctx.get()).n_kept == (uint32_t) (0.3*(N - WINDOW)) + WINDOW);
+    CHECK(info(ctx.get()).n_kept == (uint32_t) (0.3 * (N - WINDOW)) + WINDOW);
 
     sp = snapkv_params();
     ctx = make(model);
     sp.budget = BUDGET - 10;
     CHECK(llama_snapkv_set_params(ctx.get(), sp));
     CHECK(prefill(ctx.get(), make_tokens(model, N, 1)) == 0 && info(ctx.get()).n_kept == BUDGET - 10);
-    sp.budget = N_CTX/2;
+    sp.budget = N_CTX / 2;
     CHECK(!llama_snapkv_set_params(ctx.get(), sp));
 }
 
@@ -408,15 +417,15 @@ int main(int argc, char ** argv) {
             continue;
         }
         const std::vector<std::pair<const char *, void (*)(llama_model *)>> tests = {
-            { "sizes",      test_sizes },
-            { "guards",     test_guards },
-            { "state",      test_state },
-            { "sequences",  [](llama_model * m) { test_sequences(m, false); } },
-            { "unified",    [](llama_model * m) { test_sequences(m, true); } },
-            { "no room",    test_no_room },
-            { "failures",   test_failures },
+            { "sizes", test_sizes },
+            { "guards", test_guards },
+            { "state", test_state },
+            { "sequences", [](llama_model * m) { test_sequences(m, false); } },
+            { "unified", [](llama_model * m) { test_sequences(m, true); } },
+            { "no room", test_no_room },
+            { "failures", test_failures },
             { "parameters", test_params },
-            { "window",     test_window_over_ubatches },
+            { "window", test_window_over_ubatches },
         };
         for (const auto & [test, run] : tests) {
             current = name + ": " + test;

@@ -19,11 +19,11 @@
 #include <vector>
 
 struct options {
-    uint32_t n      = 200;
+    uint32_t n = 200;
     uint32_t ubatch = 64;
     uint32_t budget = 0; // 0: half of the prompt
     uint32_t window = 8;
-    ggml_type type  = GGML_TYPE_F16;
+    ggml_type type = GGML_TYPE_F16;
     std::vector<uint32_t> groups = { 1, 2, 0 };
     std::vector<std::string> models;
 };
@@ -75,18 +75,18 @@ static bool check_model(const std::string & path, const options & opt) {
     llama_model_meta_val_str(model.get(), "general.architecture", arch, sizeof(arch));
 
     llama_context_params cp = llama_context_default_params();
-    cp.n_ctx    = opt.n + 64;
-    cp.n_batch  = opt.n;
+    cp.n_ctx = opt.n + 64;
+    cp.n_batch = opt.n;
     cp.n_ubatch = opt.ubatch;
-    cp.type_k   = opt.type;
-    cp.type_v   = opt.type;
-    cp.no_perf  = true;
+    cp.type_k = opt.type;
+    cp.type_v = opt.type;
+    cp.no_perf = true;
     cp.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
 
     llama_snapkv_params sp = llama_snapkv_default_params();
     sp.window = opt.window;
-    sp.budget = opt.budget ? opt.budget : opt.n/2;
-    sp.room   = 64;
+    sp.budget = opt.budget ? opt.budget : opt.n / 2;
+    sp.room = 64;
 
     printf("{\"model\": \"%s\", \"arch\": \"%s\", ", json_escape(path.substr(path.find_last_of('/') + 1)).c_str(), arch);
     if (!llama_snapkv_supported(model.get(), cp, sp)) {
@@ -151,11 +151,13 @@ static bool parse(int argc, char ** argv, options & opt) {
         }
         const char * value = argv[i];
         switch (arg[1]) {
-            case 'n': opt.n      = strtoul(value, nullptr, 10); break;
+            case 'n': opt.n = strtoul(value, nullptr, 10); break;
             case 'u': opt.ubatch = strtoul(value, nullptr, 10); break;
             case 'b': opt.budget = strtoul(value, nullptr, 10); break;
             case 'w': opt.window = strtoul(value, nullptr, 10); break;
-            case 't': opt.type = strcmp(value, "q8_0") == 0 ? GGML_TYPE_Q8_0 : strcmp(value, "q4_0") == 0 ? GGML_TYPE_Q4_0 : GGML_TYPE_F16; break;
+            case 't': opt.type = strcmp(value, "q8_0") == 0 ? GGML_TYPE_Q8_0 : strcmp(value, "q4_0") == 0 ? GGML_TYPE_Q4_0
+                                                                                                          : GGML_TYPE_F16;
+                    break;
             case 'g':
                 opt.groups.clear();
                 for (const char * p = value; *p; p += *p == ',') {
@@ -179,7 +181,8 @@ int main(int argc, char ** argv) {
         if (level == GGML_LOG_LEVEL_ERROR && !strstr(text, "snapkv:")) {
             fputs(text, stderr);
         }
-    }, nullptr);
+    },
+            nullptr);
     bool ok = true;
     for (const auto & path : opt.models) {
         ok = check_model(path, opt) && ok;

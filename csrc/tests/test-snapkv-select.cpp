@@ -7,7 +7,13 @@
 
 static int n_failed = 0;
 
-#define CHECK(x) do { if (!(x)) { printf("%s:%d: %s\n", __FILE__, __LINE__, #x); n_failed++; } } while (0)
+#define CHECK(x)                                           \
+    do {                                                   \
+        if (!(x)) {                                        \
+            printf("%s:%d: %s\n", __FILE__, __LINE__, #x); \
+            n_failed++;                                    \
+        }                                                  \
+    } while (0)
 
 using ids = std::vector<int32_t>;
 
@@ -29,9 +35,9 @@ int main() {
     for (const uint32_t n : { 1u, 2u, 31u, 32u, 33u, 1023u, 1025u }) {
         std::vector<float> scores(n);
         for (uint32_t i = 0; i < n; ++i) {
-            scores[i] = (float) ((i*2654435761u) % 97);
+            scores[i] = (float) ((i * 2654435761u) % 97);
         }
-        for (const uint32_t k : { 1u, n/2, n }) {
+        for (const uint32_t k : { 1u, n / 2, n }) {
             const ids got = llama_snapkv_select(scores, k, 0);
             CHECK(got.size() == k);
             std::vector<bool> in(n, false);

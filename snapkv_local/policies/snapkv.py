@@ -52,7 +52,8 @@ def native_ratio(ratio: float) -> float:
     The nearest one would do to 0.7 of 500 rows what it does to the number itself: 349.
     """
     nearest = np.float32(ratio)
-    return float(nearest if nearest >= ratio else np.nextafter(nearest, np.float32(2)))
+    # compared as float: NumPy would round the ratio to float32 first
+    return float(nearest if float(nearest) >= ratio else np.nextafter(nearest, np.float32(2)))
 
 
 POLICY = Policy(name="snapkv", source="arXiv 2404.14469, section 4", check=check, n_kept=n_kept)

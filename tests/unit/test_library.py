@@ -1,4 +1,7 @@
-"""Which native library is loaded, and what stops it. Each case in a process of its own: imports happen once."""
+"""Which native library is loaded, and what stops it.
+
+Each case in a process of its own: imports happen once.
+"""
 
 import os
 import re

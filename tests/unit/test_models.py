@@ -26,7 +26,7 @@ def test_a_missing_file(tmp_path):
 
 
 def test_a_folder(tmp_path):
-    with pytest.raises(ModelFileError, match="is a folder; give the .gguf file in it"):
+    with pytest.raises(ModelFileError, match=r"is a folder; give the \.gguf file"):
         models.resolve(str(tmp_path))
 
 
@@ -43,7 +43,7 @@ def test_weights_that_end_early(write_gguf):
     last = header.tensors[-1]
     with path.open("r+b") as file:
         file.truncate(last.offset + last.n_bytes - 1)
-    with pytest.raises(ModelFileError, match="is truncated: the file ends at byte .* of second"):
+    with pytest.raises(ModelFileError, match=r"is truncated: the file ends at byte .* of second"):
         models.resolve(str(path))
 
 
@@ -51,7 +51,7 @@ def test_a_file_without_any_weights_left(write_gguf):
     path = write_gguf()
     with path.open("r+b") as file:
         file.truncate(models.check(path).tensors[0].offset)
-    with pytest.raises(ModelFileError, match="is truncated: .* within or before .* first"):
+    with pytest.raises(ModelFileError, match=r"is truncated: .* within or before .* first"):
         models.resolve(str(path))
 
 

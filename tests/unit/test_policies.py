@@ -21,7 +21,8 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(
-    ("policy", "settings", "n_prompt"), itertools.product(policies.POLICIES, SETTINGS, SHAPES)
+    ("policy", "settings", "n_prompt"),
+    list(itertools.product(policies.POLICIES, SETTINGS, SHAPES)),
 )
 def test_keeps_the_window_and_never_more_than_the_prompt(policy, settings, n_prompt):
     config = SnapKVConfig(**settings, policy=policy)

@@ -1,0 +1,126 @@
+"""What the options of `run` become, and the exit code of what goes wrong while it loads."""
+
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from snapkv_local import SnapKVConfig
+from snapkv_local.cli import main
+from snapkv_local.cli.options import CONFIG_NAMES
+from snapkv_local.errors import OutOfMemoryError
+
+# its name in the package is that of the command
+RUN = sys.modules["snapkv_local.cli.run"]
+
+
+@pytest.fixture
+def loaded(write_gguf, monkeypatch):
+    """Runs `run` on a small file up to the point where the model is loaded; the arguments of load()."""
+
+    def run(*arguments: str) -> tuple:
+        seen: list[tuple] = []
+
+        def load(*args):
+            seen.append(args)
+            raise OutOfMemoryError("the test", "ends here", "look at what load() was given")
+
+        monkeypatch.setattr(RUN, "load", load)
+        command = ["run", str(write_gguf()), "--prompt", "Who?", *arguments]
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 1, result.output
+        assert result.stderr == "Error: the test: ends here; look at what load() was given\n"
+        return seen[0]
+
+    return run
+
+
+def test_without_options_the_defaults_are_those_of_the_configuration(loaded):
+    path, config, options = loaded()
+    assert path.name == "model.gguf"
+    assert config == SnapKVConfig()
+    assert options == {
+        "ctx": None,
+        "kv_type": "f16",
+        "gpu_layers": "auto",
+        "threads": None,
+        "chat_format": None,
+        "full": False,
+    }
+
+
+def test_every_option_reaches_its_setting(loaded):
+    settings = {
+        "budget": ("4k", 4096),
+        "window": ("64", 64),
+        "kernel": ("7", 7),
+        "pool": ("max", "max"),
+        "reduce": ("max", "max"),
+        "sinks": ("4", 4),
+        "room": ("2k", 2048),
+        "layer_group": ("3", 3),
+        "hidden": ("host", "host"),
+    }
+    assert set(CONFIG_NAMES) == {*settings, "ratio", "policy"}
+    arguments = [
+        part
+        for name, (text, _) in settings.items()
+        for part in (f"--{name.replace('_', '-')}", text)
+    ]
+    _, config, options = loaded("--ctx", "128k", "--kv-type", "q8_0", *arguments)
+    assert config == SnapKVConfig(**{name: value for name, (_, value) in settings.items()})
+    assert (options["ctx"], options["kv_type"]) == (131072, "q8_0")
+
+
+def test_a_ratio_and_an_automatic_layer_group(loaded):
+    _, config, _ = loaded("--ratio", "0.25", "--layer-group", "auto")
+    assert config == SnapKVConfig(ratio=0.25)
+
+
+def test_full_has_no_configuration(loaded):
+    _, config, options = loaded("--full")
+    assert config is None
+    assert options["full"]
+
+
+def test_settings_that_contradict_each_other(write_gguf):
+    command = ["run", str(write_gguf()), "--prompt", "Who?", "--budget", "32", "--window", "32"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: budget=32: leaves no row to select")
+
+
+def test_full_names_the_option_as_it_was_written(write_gguf):
+    command = ["run", str(write_gguf()), "--prompt", "Who?", "--full", "--layer-group", "2"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2
+    assert "leave out --layer-group" in result.stderr
+
+
+def test_ctrl_c_exits_with_130(write_gguf, monkeypatch):
+    def load(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RUN, "load", load)
+    result = CliRunner().invoke(main, ["run", str(write_gguf()), "--prompt", "Who?"])
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1] == "Interrupted"
+
+
+def test_documents_come_before_the_question(tmp_path, write_gguf, monkeypatch):
+    asked = []
+    monkeypatch.setattr(RUN, "load", lambda *_args: None)
+    monkeypatch.setattr(RUN, "answer_one", lambda llm, messages, *_rest, stream: stop(messages))
+
+    def stop(messages):
+        asked.extend(messages)
+        raise KeyboardInterrupt
+
+    (tmp_path / "a.txt").write_bytes(b"One.\n\n")
+    (tmp_path / "b.txt").write_bytes(b"Tw\xff.")  # no UTF-8
+    command = ["run", str(write_gguf()), "--prompt", "Who?"]
+    for file in (tmp_path / "a.txt", tmp_path / "b.txt"):
+        command += ["--file", str(file)]
+    CliRunner().invoke(main, [*command, "--file", "-"], input="Three.\n")
+    content = "One.\n\nTw\N{REPLACEMENT CHARACTER}.\n\nThree.\n\nWho?"
+    assert asked == [{"role": "user", "content": content}]

@@ -1,0 +1,164 @@
+"""What people see: the progress bar, the line of figures, the tables."""
+
+import dataclasses
+import io
+import json
+import sys
+from types import SimpleNamespace
+
+import click
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from snapkv_local import PrefillStats, models
+from snapkv_local.cli import main
+from snapkv_local.cli.answer import Answer
+from snapkv_local.cli.doctor import readable
+from snapkv_local.cli.progress import PrefillBar
+
+STATS = PrefillStats(
+    n_prompt=8000,
+    n_kept=512,
+    layer_group=1,
+    chunk=512,
+    bytes_compact=30 * 2**20,
+    bytes_staging=6 * 2**20,
+    bytes_hidden=18 * 2**20,
+    bytes_mask=9 * 2**20,
+    bytes_compute=50 * 2**20,
+    bytes_full_cache=180 * 2**20,
+    seconds_prefill=40.0,
+    seconds_score=1.0,
+    seconds_evict=0.5,
+    coverage=0.75,
+)
+ANSWER = Answer(
+    text=" In the cellar. ",
+    finish_reason="stop",
+    n_prompt=8000,
+    n_kept=512,
+    n_generated=5,
+    bytes_kv=30 * 2**20,
+    bytes_kv_full=180 * 2**20,
+    seconds_first_token=40.25,
+    decode_tokens_per_second=45.5,
+    peak_rss=400 * 2**20,
+    prefill=STATS,
+)
+
+
+def test_the_line_of_figures():
+    assert ANSWER.line() == (
+        "kept 512 of 8,000 prompt tokens · KV 30.0 MiB of 180 MiB · "
+        "first token after 40.2 s · then 45.5 tokens/s"
+    )
+
+
+def test_the_line_of_an_answer_too_short_to_time():
+    short = dataclasses.replace(ANSWER, decode_tokens_per_second=None)
+    assert short.line().endswith("first token after 40.2 s")
+
+
+def test_an_answer_goes_through_json():
+    found = json.loads(json.dumps(ANSWER.to_dict()))
+    assert PrefillStats(**found["prefill"]) == STATS
+    assert {**found, "prefill": STATS} == {**vars(ANSWER)}
+
+
+def bar(terminal: bool) -> tuple[PrefillBar, io.StringIO]:
+    screen = io.StringIO()
+    made = PrefillBar(SimpleNamespace(n_prompt=1000, prefill_progress=None))
+    made.console = Console(file=screen, force_terminal=terminal, width=100)
+    return made, screen
+
+
+def test_the_bar_on_a_terminal_shows_tokens_and_goes_away():
+    made, screen = bar(terminal=True)
+    with made:
+        made.llm.prefill_progress(256, 1000)
+        assert made.progress is not None
+        made.llm.prefill_progress(1000, 1000)
+        assert made.progress is None
+    assert "reading 1,000 tokens" in screen.getvalue()
+    assert "tokens/s" in screen.getvalue()
+    assert made.llm.prefill_progress is None
+
+
+def test_the_bar_goes_away_on_ctrl_c():
+    made, _ = bar(terminal=True)
+    with pytest.raises(KeyboardInterrupt), made:
+        made.llm.prefill_progress(256, 1000)
+        raise KeyboardInterrupt
+    assert made.progress is None
+    assert made.llm.prefill_progress is None
+
+
+def test_the_bar_is_silent_in_a_pipe():
+    made, screen = bar(terminal=False)
+    with made:
+        made.llm.prefill_progress(256, 1000)
+    assert screen.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("ram_total", 2**34, "16.0 GiB"),
+        ("memory_free", 0, "0 B"),
+        ("n_head_kv", (3, 3, 3), "3"),
+        ("n_head_kv", (1, 4), "1, 4"),
+        ("supported", True, "yes"),
+        ("supported", False, "no"),
+        ("reason", None, "-"),
+        ("n_layer", 30, "30"),
+        ("options", ["GGML_CPU", "GGML_CUDA"], "GGML_CPU GGML_CUDA"),
+    ],
+)
+def test_values_for_people(key, value, text):
+    assert readable(key, value) == text
+
+
+@pytest.fixture
+def demo(monkeypatch):
+    """The module of `demo`, with the answers of its two processes given."""
+    module = sys.modules["snapkv_local.cli.demo"]
+    full = {**ANSWER.to_dict(), "n_kept": 8000, "bytes_kv": 180 * 2**20, "text": "In the attic."}
+    monkeypatch.setattr(models, "demo_model", lambda: None)
+    monkeypatch.setattr(
+        module, "answer", lambda path, *options: full if "--full" in options else ANSWER.to_dict()
+    )
+    return module
+
+
+def test_the_demo_shows_both_answers_side_by_side(demo):
+    result = CliRunner().invoke(main, ["demo"])
+    assert result.exit_code == 0
+    assert f"Question: {demo.QUESTION}" in result.stdout
+    assert "Compressed: In the cellar.\n" in result.stdout
+    assert "Full cache: In the attic.\n" in result.stdout
+    (cache,) = [line for line in result.stdout.splitlines() if "KV cache" in line]
+    assert "30.0 MiB" in cache
+    assert "180 MiB" in cache
+
+
+def test_the_demo_in_json(demo):
+    found = json.loads(CliRunner().invoke(main, ["demo", "--json"]).stdout)
+    assert found["compressed"]["n_kept"] == 512
+    assert found["full cache"]["n_kept"] == 8000
+
+
+def test_the_demo_has_a_document_and_asks_about_it(demo):
+    asked = []
+    demo.answer = lambda path, *options: asked.append(path.read_text()) or ANSWER.to_dict()
+    CliRunner().invoke(main, ["demo"])
+    assert len(asked[0].split()) > 2000
+    assert demo.QUESTION.endswith("?")
+
+
+def test_a_failure_within_the_demo_has_its_exit_code(demo):
+    def answer(path, *options):
+        raise click.exceptions.Exit(130)
+
+    demo.answer = answer
+    assert CliRunner().invoke(main, ["demo"]).exit_code == 130
