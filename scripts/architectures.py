@@ -3,9 +3,9 @@
     scripts/architectures.py BIN            # BIN: folder of make-arch-models and test-snapkv-exact
     scripts/architectures.py BIN --check    # do not write, fail if the table would change
 
-The models are tiny and have random weights; upstream's test builds them, our test runs them. A supported
-one must be exact (layer-group prefill against llama_decode() with equal chunks, difference 0), and every
-other one must be refused with its reason.
+The models are tiny and have random weights; upstream's test builds them, our test runs them. A
+supported one must be exact (layer-group prefill against llama_decode() with equal chunks, difference
+0), and every other one must be refused with its reason.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ TABLE = ROOT / "docs" / "architectures.md"
 HEADER = """\
 # Model architectures
 
-Written by `scripts/architectures.py`, from the synthetic models that llama.cpp's own tests can build (random
-weights, a few layers). Exact: the last token's logits after layer-group prefill equal those of `llama_decode()`
-with equal chunks, difference 0, for every G tried. Cached layers: layers with full attention, whose KV
-cache is scored and evicted; sliding-window layers are left alone.
+Written by `scripts/architectures.py`, from the synthetic models that llama.cpp's own tests can
+build (random weights, a few layers). Exact: the last token's logits after layer-group prefill equal
+those of `llama_decode()` with equal chunks, difference 0, for every G tried. Cached layers: layers
+with full attention, whose KV cache is scored and evicted; sliding-window layers are left alone.
 
 """
 
@@ -73,7 +73,11 @@ def problems(records: list[dict[str, Any]]) -> list[str]:
 def table(records: list[dict[str, Any]]) -> str:
     exact = [r for r in records if r["supported"]]
     refused = [r for r in records if not r["supported"]]
-    lines = [f"## Supported and exact: {len(exact)}\n", "| model | layers | cached |", "|---|---|---|"]
+    lines = [
+        f"## Supported and exact: {len(exact)}\n",
+        "| model | layers | cached |",
+        "|---|---|---|",
+    ]
     lines += [f"| {name(r)} | {r['layers']} | {r['cached']} |" for r in exact]
     lines += [f"\n## Refused: {len(refused)}\n", "| model | reason |", "|---|---|"]
     lines += [f"| {name(r)} | {r['reason']} |" for r in refused]
@@ -104,7 +108,9 @@ def main() -> int:
         TABLE.parent.mkdir(exist_ok=True)
         TABLE.write_text(text)
     n = sum(r["supported"] for r in records)
-    print(f"{len(records)} models: {n} supported and exact, {len(records) - n} refused with a reason")
+    print(
+        f"{len(records)} models: {n} supported and exact, {len(records) - n} refused with a reason"
+    )
     return 0
 
 

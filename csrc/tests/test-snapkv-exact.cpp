@@ -139,6 +139,13 @@ static bool check_model(const std::string & path, const options & opt) {
     return ok;
 }
 
+static ggml_type parse_type(const std::string & name) {
+    if (name == "q8_0") {
+        return GGML_TYPE_Q8_0;
+    }
+    return name == "q4_0" ? GGML_TYPE_Q4_0 : GGML_TYPE_F16;
+}
+
 static bool parse(int argc, char ** argv, options & opt) {
     for (int i = 1; i < argc; ++i) {
         const std::string arg = argv[i];
@@ -155,9 +162,9 @@ static bool parse(int argc, char ** argv, options & opt) {
             case 'u': opt.ubatch = strtoul(value, nullptr, 10); break;
             case 'b': opt.budget = strtoul(value, nullptr, 10); break;
             case 'w': opt.window = strtoul(value, nullptr, 10); break;
-            case 't': opt.type = strcmp(value, "q8_0") == 0 ? GGML_TYPE_Q8_0 : strcmp(value, "q4_0") == 0 ? GGML_TYPE_Q4_0
-                                                                                                          : GGML_TYPE_F16;
-                    break;
+            case 't':
+                opt.type = parse_type(value);
+                break;
             case 'g':
                 opt.groups.clear();
                 for (const char * p = value; *p; p += *p == ',') {

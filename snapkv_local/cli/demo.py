@@ -19,9 +19,10 @@ from snapkv_local.cli.answer import size
 from snapkv_local.cli.options import json_option
 
 DOCUMENT = "station.txt"
-QUESTION = "TODO"
+QUESTION = "In which room does the cooling pump stand?"
 BUDGET = 512
-CTX = 8192
+ROOM = 128
+CTX = 4096
 MAX_TOKENS = 48
 
 
@@ -36,7 +37,7 @@ def demo(as_json: bool) -> None:
             words = len(path.read_text(encoding="utf-8").split())
             click.echo(f"Document: {path.name}, {words:,} words\nQuestion: {QUESTION}\n")
         answers = {
-            "compressed": answer(path, "--budget", str(BUDGET)),
+            "compressed": answer(path, "--budget", str(BUDGET), "--room", str(ROOM)),
             "full cache": answer(path, "--full"),
         }
     if as_json:

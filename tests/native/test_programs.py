@@ -6,10 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import architectures
 import pytest
 
-
+import architectures
 from snapkv_local import models
 
 Run = Callable[..., str]
@@ -23,7 +22,7 @@ def test_selection(run: Run) -> None:
 
 @pytest.mark.parametrize("arch", ["llama-dense", "gemma3-dense", "gpt-oss-moe", "qwen3-dense"])
 def test_compacted_sequences(run: Run, arch_models: Path, arch: str) -> None:
-    """Guards, states, several sequences, no room, aborts, out of memory: with and without sliding windows."""
+    """Guards, states, sequences, no room, aborts, out of memory; with sliding windows and without."""
     assert run("test-snapkv-cache", arch_models / f"{arch}.gguf").strip().endswith("OK")
 
 
@@ -37,7 +36,7 @@ def test_every_architecture_is_exact_or_refused(binaries: Path) -> None:
 
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0", "q4_0"])
 def test_demo_model_is_exact(run: Run, kv_type: str) -> None:
-    """Several ubatches, the last one shorter than the window; G that divides the layers and that does not."""
+    """Several ubatches, the last shorter than the window; G that divides the layers or does not."""
     options = ["-n", "270", "-u", "128", "-b", "96", "-w", "32", "-g", "1,7,0", "-t", kv_type]
     record = json.loads(run("test-snapkv-exact", *options, models.demo_model()))
     assert record["exact"]

@@ -16,7 +16,7 @@ RUN = sys.modules["snapkv_local.cli.run"]
 
 @pytest.fixture
 def loaded(write_gguf, monkeypatch):
-    """Runs `run` on a small file up to the point where the model is loaded; the arguments of load()."""
+    """Runs `run` up to the point where the model is loaded, and returns the arguments of load()."""
 
     def run(*arguments: str) -> tuple:
         seen: list[tuple] = []

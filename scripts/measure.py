@@ -1,0 +1,242 @@
+"""Measure memory and speed on the demo model, and write records to results/.
+
+    scripts/measure.py memory     # bytes by part and peak resident memory, for G and the full cache
+    scripts/measure.py speed      # prefill and decode against the full cache, alternating runs
+    scripts/measure.py tables     # the tables in README.md, from the records
+
+Each run is a process of its own, so that its peak memory is its own and no run warms another up. Speed
+does not depend on what the text says: the prompt is the demo's document, repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.resources
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+
+N_PROMPT = 8000
+N_CTX = 8192
+BUDGET = 512
+ROOM = 96
+N_DECODE = 64
+MIB = 1024**2
+
+
+def one_run(mode: str) -> dict[str, Any]:
+    """In its own process: one prefill, then N_DECODE tokens. mode is "full", "auto" or a number G."""
+    from snapkv_local import SnapKVConfig, models
+    from snapkv_local.cli.answer import peak_rss
+    from snapkv_local.llama import Llama
+
+    config = None
+    if mode != "full":
+        group: Any = mode if mode == "auto" else int(mode)
+        config = SnapKVConfig(budget=BUDGET, room=ROOM, layer_group=group)
+    cores = os.cpu_count() or 1
+    llm = Llama(
+        str(models.demo_model()),
+        snapkv=config,
+        n_ctx=N_CTX,
+        flash_attn=True,
+        n_threads=cores,
+        n_threads_batch=cores,
+        verbose=False,
+    )
+    text = importlib.resources.files("snapkv_local").joinpath("demo", "station.txt").read_bytes()
+    tokens = llm.tokenize(text)
+    tokens = (tokens * (N_PROMPT // len(tokens) + 1))[:N_PROMPT]
+
+    rss_before = peak_rss()
+    started = time.monotonic()
+    llm.eval(tokens)
+    seconds_prefill = wait(llm, started)
+    token = tokens[0]
+    llm.eval([token])
+    wait(llm, started)
+    started = time.monotonic()
+    for _ in range(N_DECODE):
+        llm.eval([token])
+        wait(llm, started)
+    seconds_decode = time.monotonic() - started
+    stats = llm.last_prefill
+    return {
+        "mode": mode,
+        "prefill_tokens_per_second": N_PROMPT / seconds_prefill,
+        "decode_tokens_per_second": N_DECODE / seconds_decode,
+        "seconds_prefill": seconds_prefill,
+        "peak_rss": peak_rss(),
+        "peak_rss_before_prefill": rss_before,
+        "stats": stats.to_dict() if stats else None,
+    }
+
+
+def wait(llm: Any, started: float) -> float:
+    """Seconds since started, when all that was queued is computed."""
+    from llama_cpp import llama_cpp
+
+    llama_cpp.llama_synchronize(llm.ctx)
+    return time.monotonic() - started
+
+
+def in_process(mode: str) -> dict[str, Any]:
+    """one_run() in a process of its own."""
+    command = [sys.executable, __file__, "run", mode]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    record: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    print(
+        f"{mode:>5}: prefill {record['prefill_tokens_per_second']:.0f} tokens/s, decode "
+        f"{record['decode_tokens_per_second']:.1f}, peak {record['peak_rss'] / MIB:.0f} MiB",
+        file=sys.stderr,
+    )
+    return record
+
+
+def write(name: str, runs: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+    """A record with all that is needed to judge it."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", *args], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    cpu = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    record = {
+        "date": date.today().isoformat(),
+        "commit": git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else ""),
+        "machine": {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system()},
+        "model": "SmolLM2-135M-Instruct Q4_1",
+        "settings": {
+            "n_prompt": N_PROMPT,
+            "n_ctx": N_CTX,
+            "budget": BUDGET,
+            "room": ROOM,
+            "n_decode": N_DECODE,
+            "kv_type": "f16",
+        },
+        "summary": summary,
+        "runs": runs,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(summary, indent=1))
+
+
+def memory() -> None:
+    """Bytes by part and peak resident memory: G = 1, auto, all layers, and the full cache."""
+    runs = [in_process(mode) for mode in ("1", "auto", "30", "full")]
+    one, full = runs[0], runs[-1]
+    kv = one["stats"]["bytes_compact"] + one["stats"]["bytes_staging"]
+    summary = {
+        "kv_bytes_g1": kv,
+        "kv_bytes_full": one["stats"]["bytes_full_cache"],
+        "kv_share_g1": kv / one["stats"]["bytes_full_cache"],
+        "peak_rss_mib": {r["mode"]: round(r["peak_rss"] / MIB, 1) for r in runs},
+        "peak_rss_saved_mib": round((full["peak_rss"] - one["peak_rss"]) / MIB, 1),
+    }
+    write("memory-smollm2-8k", runs, summary)
+
+
+def speed(repeat: int) -> None:
+    """Prefill and decode, G = 1 against the full cache, alternating."""
+    runs = [in_process(mode) for _ in range(repeat) for mode in ("full", "1")]
+    full = [r for r in runs if r["mode"] == "full"]
+    ours = [r for r in runs if r["mode"] == "1"]
+
+    def figures(name: str) -> dict[str, Any]:
+        a = [r[name] for r in full]
+        b = [r[name] for r in ours]
+        pairs = [y / x for x, y in zip(a, b, strict=True)]
+        return {
+            "full": statistics.median(a),
+            "g1": statistics.median(b),
+            "ratio_of_medians": statistics.median(b) / statistics.median(a),
+            "ratios_of_pairs": [round(p, 3) for p in pairs],
+        }
+
+    names = ("decode_tokens_per_second", "seconds_prefill")
+    write("speed-smollm2-8k", runs, {name: figures(name) for name in names})
+
+
+def tables() -> None:
+    """Write the tables between the markers in README.md."""
+    mem = json.loads((RESULTS / "memory-smollm2-8k.json").read_text())
+    spd = json.loads((RESULTS / "speed-smollm2-8k.json").read_text())["summary"]
+    machine = f"{mem['machine']['cpu']}, {mem['machine']['cores']} cores, CPU only"
+    lines = [
+        f"{mem['model']}, {N_PROMPT:,} prompt tokens, budget {BUDGET} ({machine}).\n",
+        "| | full cache | G = 1 | G = auto | all layers at once |",
+        "|---|---|---|---|---|",
+    ]
+    by_mode = {r["mode"]: r for r in mem["runs"]}
+    ours = [by_mode[m] for m in ("1", "auto", "30")]
+    full_bytes = ours[0]["stats"]["bytes_full_cache"]
+
+    def row(label: str, full: str, cell: Any) -> None:
+        lines.append(f"| {label} | {full} | " + " | ".join(cell(r) for r in ours) + " |")
+
+    def mib(value: float) -> str:
+        return f"{value / MIB:.1f} MiB"
+
+    row("KV cache", mib(full_bytes), lambda r: mib(r["stats"]["bytes_compact"]))
+    row("KV of one layer group, during prefill", "-", lambda r: mib(r["stats"]["bytes_staging"]))
+    row("hidden state, during prefill", "-", lambda r: mib(r["stats"]["bytes_hidden"]))
+    row("mask, during prefill", "-", lambda r: mib(r["stats"]["bytes_mask"]))
+    row(
+        "peak memory of the process", mib(by_mode["full"]["peak_rss"]), lambda r: mib(r["peak_rss"])
+    )
+    decode = spd["decode_tokens_per_second"]
+    prefill = spd["seconds_prefill"]
+    lines.append(
+        f"\nDecode at this length: {decode['g1']:.1f} tokens/s against {decode['full']:.1f} with the "
+        f"full cache, {decode['ratio_of_medians']:.1f} times as fast. Prefill with G = 1 takes "
+        f"{prefill['ratio_of_medians']:.2f} times as long as plain prefill. Medians of "
+        f"{len(decode['ratios_of_pairs'])} alternating runs."
+    )
+    readme = ROOT / "README.md"
+    marked = re.sub(
+        r"(<!-- measured -->\n).*(\n<!-- /measured -->)",
+        lambda m: m[1] + "\n".join(lines) + m[2],
+        readme.read_text(),
+        flags=re.DOTALL,
+    )
+    readme.write_text(marked)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["memory", "speed", "tables", "run"])
+    parser.add_argument("mode", nargs="?", help="of `run`: full, auto or G")
+    parser.add_argument("--repeat", type=int, default=5)
+    args = parser.parse_args()
+    if args.what == "run":
+        print(json.dumps(one_run(args.mode)))
+    elif args.what == "memory":
+        memory()
+    elif args.what == "speed":
+        speed(args.repeat)
+    else:
+        tables()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""SmolLM2-135M-Instruct in small contexts.
+
+A test starts with a prompt of its own, whatever the shared object held before.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from snapkv_local import Llama, SnapKVConfig, models
+
+WINDOW = 16
+BUDGET = 96
+ROOM = 64
+CONFIG = SnapKVConfig(budget=BUDGET, window=WINDOW, room=ROOM)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.model)
+
+
+@pytest.fixture(scope="session")
+def model_path() -> str:
+    return str(models.demo_model())
+
+
+@pytest.fixture(scope="session")
+def document() -> str:
+    folder = Path(models.__file__).parent
+    return (folder / "demo" / "station.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def make(model_path: str) -> Iterator[Callable[..., Llama]]:
+    """Makes a Llama with small batches.
+
+    One thread decodes: two would wait for each other on a busy machine.
+    """
+    made: list[Llama] = []
+
+    def make(snapkv: SnapKVConfig | None = CONFIG, path: str = model_path, **kwargs: Any) -> Llama:
+        settings = {"n_ctx": 1024, "n_batch": 256, "n_ubatch": 128, "n_threads": 1, "seed": 1}
+        llm = Llama(path, snapkv=snapkv, **{**settings, "verbose": False, **kwargs})
+        made.append(llm)
+        return llm
+
+    yield make
+    for llm in made:
+        llm.close()
+
+
+@pytest.fixture(scope="session")
+def llm(make: Callable[..., Llama]) -> Llama:
+    """With a compact cache, and scores kept."""
+    return make(keep_scores=True)
+
+
+@pytest.fixture(scope="session")
+def plain(make: Callable[..., Llama]) -> Llama:
+    """With the full cache; flash attention as with snapkv."""
+    return make(None, flash_attn=True)
+
+
+@pytest.fixture(scope="session")
+def prompt(llm: Llama, document: str) -> list[int]:
+    """300 tokens: three ubatches, the last one not full."""
+    return llm.tokenize(document.encode())[:300]
+
+
+@pytest.fixture(scope="session")
+def greedy() -> Callable[..., list[int]]:
+    """The n most likely tokens after a prompt; without one, after what the Llama holds."""
+
+    def greedy(llm: Llama, prompt: list[int], n: int) -> list[int]:
+        tokens = llm.generate(prompt, temp=0.0)
+        found = [token for token, _ in zip(tokens, range(n), strict=False)]
+        tokens.close()
+        return found
+
+    return greedy
+
+
+@pytest.fixture
+def tap() -> Iterator[Callable[[Llama, list[int]], list[dict[str, Any]]]]:
+    """Prefills, and returns what the scorer saw: for each cached layer q, k, scale and softcap.
+
+    q is [n_head, window, head_dim], k [n_head_kv, n_prompt, head_dim].
+    """
+    from snapkv_local import native
+
+    def prefill(llm: Llama, tokens: list[int]) -> list[dict[str, Any]]:
+        seen: list[dict[str, Any]] = []
+
+        def callback(data: Any, _user_data: Any) -> None:
+            d = data.contents
+            q = np.ctypeslib.as_array(d.q, (d.n_head, d.window, d.head_dim)).copy()
+            k = np.ctypeslib.as_array(d.k, (d.n_head_kv, d.n_prompt, d.head_dim)).copy()
+            seen.append({"ic": d.ic, "q": q, "k": k, "scale": d.scale, "softcap": d.softcap})
+
+        native_callback = native.llama_snapkv_tap_callback(callback)  # must outlive its use
+        native.llama_snapkv_set_tap(llm.ctx, native_callback, None)
+        try:
+            llm.prefill(tokens)
+        finally:
+            native.llama_snapkv_set_tap(llm.ctx, native.llama_snapkv_tap_callback(), None)
+        return seen
+
+    return prefill
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[threading.Event]:
+    """Once this event is set, another thread sends SIGINT, as a terminal would."""
+    event = threading.Event()
+
+    def send() -> None:
+        if event.wait(60):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    yield event
+    if not event.is_set():
+        # lets the thread end: the signal goes to nobody
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        event.set()
+        thread.join()
+        signal.signal(signal.SIGINT, previous)
+    thread.join()
+
+
+@pytest.fixture(scope="session")
+def python(model_path: str) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Runs code in a process of its own; MODEL is the model's path."""
+
+    def python(code: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        environment = {**os.environ, "MODEL": model_path, **environment}
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+    return python

@@ -1,0 +1,99 @@
+"""Where nothing is evicted, answers are those of llama_cpp.Llama."""
+
+import llama_cpp
+import numpy as np
+import pytest
+
+from snapkv_local import Llama, SnapKVConfig
+from snapkv_local.context import SnapKVContext
+from snapkv_local.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def upstream(model_path):
+    llm = llama_cpp.Llama(
+        model_path,
+        n_ctx=1024,
+        n_batch=256,
+        n_ubatch=128,
+        n_threads=1,
+        flash_attn=True,
+        verbose=False,
+        logits_all=True,
+    )
+    yield llm
+    llm.close()
+
+
+def logits(llm, tokens):
+    llm.reset()
+    llm.eval(tokens)
+    return np.ctypeslib.as_array(llm._ctx.get_logits(), shape=(1, llm.n_vocab())).copy()
+
+
+def test_without_snapkv_logits_are_those_of_llama_cpp(plain, upstream, prompt):
+    upstream.reset()
+    upstream.eval(prompt)
+    np.testing.assert_array_equal(logits(plain, prompt)[0], upstream.scores[len(prompt) - 1])
+
+
+def test_without_snapkv_tokens_are_those_of_llama_cpp(plain, upstream, prompt, greedy):
+    assert greedy(plain, prompt, 16) == greedy(upstream, prompt, 16)
+
+
+def test_without_snapkv_nothing_is_replaced(plain):
+    assert not isinstance(plain._ctx, SnapKVContext)
+    assert plain.snapkv is None
+    assert plain.last_prefill is None
+
+
+@pytest.mark.parametrize("method", ["kept_positions", "prefill_scores"])
+def test_without_snapkv_there_is_nothing_to_ask(plain, method):
+    with pytest.raises(ConfigError, match=rf"{method}\(\): this Llama was made without snapkv"):
+        getattr(plain, method)()
+
+
+def test_without_snapkv_prefill_is_refused(plain, prompt):
+    with pytest.raises(ConfigError, match=r"prefill\(\): this Llama was made without snapkv"):
+        plain.prefill(prompt)
+
+
+def test_scores_cannot_be_kept_without_snapkv(model_path):
+    with pytest.raises(ConfigError, match="there are no scores without snapkv"):
+        Llama(model_path, keep_scores=True)
+
+
+def test_progress_is_reported_with_the_full_cache_too(plain, prompt):
+    seen = []
+    plain.prefill_progress = lambda done, total: seen.append((done, total))
+    expected = logits(plain, prompt)
+    plain.prefill_progress = None
+    assert seen == [(256, 300), (300, 300)]
+    np.testing.assert_array_equal(expected, logits(plain, prompt))
+
+
+@pytest.mark.parametrize("budget", [300, 512])
+def test_a_prompt_up_to_the_budget_gives_the_tokens_of_the_full_cache(
+    make, plain, prompt, greedy, budget
+):
+    llm = make(SnapKVConfig(budget=budget, room=64))
+    assert greedy(llm, prompt, 32) == greedy(plain, prompt, 32)
+    assert llm.last_prefill is None  # the ordinary path
+
+
+def test_prefill_of_a_prompt_up_to_the_budget_says_that_all_stays(make, plain, prompt, greedy):
+    llm = make(SnapKVConfig(budget=300, room=64))
+    stats = llm.prefill(prompt)
+    assert (stats.n_prompt, stats.n_kept, stats.layer_group) == (300, 300, 0)
+    assert stats.coverage == 1.0
+    assert stats.bytes_staging == stats.bytes_hidden == stats.bytes_mask == 0
+    assert greedy(llm, prompt, 16) == greedy(plain, prompt, 16)
+    with pytest.raises(ConfigError, match="the prompt was not compressed"):
+        llm.kept_positions()
+
+
+@pytest.mark.parametrize("settings", [{"budget": 96}, {"ratio": 0.1}])
+def test_a_prompt_within_the_window_is_not_compressed(make, prompt, settings):
+    llm = make(SnapKVConfig(**settings, window=32, room=64))
+    for n in (1, 31, 32):
+        assert llm.prefill(prompt[:n]).n_kept == n

@@ -1,0 +1,163 @@
+"""What a prefill keeps: equal to reference.py, for every layer and head, on an f16 cache."""
+
+import numpy as np
+import pytest
+
+from snapkv_local import SnapKVConfig, reference
+from snapkv_local.errors import ConfigError, PromptError
+
+N_LAYER, N_HEAD, N_HEAD_KV, HEAD_DIM = 30, 9, 3, 64
+BASE = {"budget": 96, "window": 16, "room": 64}
+ROW_BYTES = 2 * N_LAYER * N_HEAD_KV * HEAD_DIM * 2  # K and V in f16, all layers
+
+
+def assert_same_up_to_ties(kept, score, n_keep, sinks=0):
+    """The same sets, but for rows whose score is within rounding of the last one that stays."""
+    expected = reference.select(score, n_keep, sinks)
+    for head, (ours, theirs) in enumerate(zip(kept, expected, strict=True)):
+        cut = np.sort(score[head, sinks:])[-(n_keep - sinks)]
+        for position in set(ours.tolist()) ^ set(theirs.tolist()):
+            assert score[head, position] == pytest.approx(cut, rel=1e-3), (head, position)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"pool": "max"},
+        {"reduce": "max"},
+        {"kernel": 1},
+        {"sinks": 4, "layer_group": 7},
+        {"ratio": 0.2, "budget": None, "layer_group": 30},
+    ],
+    ids=lambda settings: ",".join(map(str, settings)) or "default",
+)
+def test_scores_and_kept_rows_are_the_references(make, prompt, tap, settings):
+    config = SnapKVConfig(**{**BASE, **settings})
+    llm = make(config, keep_scores=True)
+    seen = tap(llm, prompt)
+    n_prefix = len(prompt) - config.window
+    n_keep = config.n_kept(len(prompt)) - config.window
+    kept, scores = llm.kept_positions(), llm.prefill_scores()
+
+    assert [layer["ic"] for layer in seen] == list(range(N_LAYER))
+    assert (kept.shape, kept.dtype) == ((N_LAYER, N_HEAD_KV, n_keep), np.int32)
+    assert (scores.shape, scores.dtype) == ((N_LAYER, N_HEAD_KV, n_prefix), np.float32)
+    assert (np.diff(kept, axis=-1) > 0).all()
+    coverage = []
+    for layer in seen:
+        ic, q, k, scale = (layer[name] for name in ("ic", "q", "k", "scale"))
+        assert q.shape == (N_HEAD, config.window, HEAD_DIM)
+        assert k.shape == (N_HEAD_KV, len(prompt), HEAD_DIM)
+        assert (scale, layer["softcap"]) == (0.125, 0.0)
+        expected = reference.scores(
+            q, k, scale, kernel=config.kernel, kind=config.pool, reduce=config.reduce
+        )
+        np.testing.assert_allclose(scores[ic], expected, rtol=2e-3, atol=1e-6)
+        assert_same_up_to_ties(kept[ic], expected, n_keep, config.sinks)
+        # from the engine's own scores there is nothing to round
+        assert_same_up_to_ties(kept[ic], scores[ic].astype(np.float64), n_keep, config.sinks)
+        coverage.append(reference.coverage(q, k, scale, kept[ic]))
+    assert llm.last_prefill.coverage == pytest.approx(np.mean(coverage), rel=1e-3)
+    if config.sinks:
+        assert (kept[:, :, : config.sinks] == np.arange(config.sinks)).all()
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.7, 1 / 3])
+def test_a_ratio_keeps_as_many_rows_as_the_configuration_says(make, prompt, ratio):
+    # 0.7 of 110 rows is 77, and 76.99999... in float32
+    config = SnapKVConfig(ratio=ratio, window=16, room=64)
+    llm = make(config)
+    stats = llm.prefill(prompt[:126])
+    assert stats.n_kept == config.n_kept(126)
+    assert llm.kept_positions().shape[-1] == stats.n_kept - 16
+
+
+def test_figures_of_a_prefill(llm, prompt):
+    stats = llm.prefill(prompt)
+    assert stats is llm.last_prefill
+    assert (stats.n_prompt, stats.n_kept, stats.layer_group, stats.chunk) == (300, 96, 1, 128)
+    # cells come in multiples of 32
+    assert stats.bytes_compact == ROW_BYTES * 160
+    # full cells in multiples of 256
+    assert stats.bytes_full_cache == ROW_BYTES * 512
+    assert stats.bytes_staging == stats.bytes_full_cache // N_LAYER
+    assert stats.bytes_hidden >= 300 * N_HEAD * HEAD_DIM * 4
+    assert stats.bytes_mask > 128 * 512 * 2
+    assert stats.bytes_compute > 0
+    assert 0 < stats.coverage < 1
+    assert 0 < stats.seconds_score + stats.seconds_evict < stats.seconds_prefill
+
+
+def test_the_layer_group_changes_memory_and_nothing_else(make, llm, prompt, greedy):
+    one = llm.prefill(prompt)
+    expected = llm.kept_positions(), greedy(llm, prompt, 8)
+    other = make(SnapKVConfig(**BASE, layer_group=30))
+    all_layers = other.prefill(prompt)
+    assert all_layers.layer_group == 30
+    assert all_layers.bytes_staging == 30 * one.bytes_staging
+    np.testing.assert_array_equal(other.kept_positions(), expected[0])
+    assert greedy(other, prompt, 8) == expected[1]
+
+
+@pytest.mark.parametrize("kv_type", ["q8_0", "q4_0"])
+def test_quantized_caches(make, prompt, greedy, kv_type):
+    import llama_cpp
+
+    ggml_type = getattr(llama_cpp, f"GGML_TYPE_{kv_type.upper()}")
+    small = make(type_k=ggml_type, type_v=ggml_type)
+    stats = small.prefill(prompt)
+    assert stats.bytes_compact < ROW_BYTES * 160 * 0.6
+    assert small.kept_positions().shape == (N_LAYER, N_HEAD_KV, 80)
+    assert len(set(greedy(small, prompt, 8))) > 1
+
+
+def test_one_repeated_token_has_finite_scores(llm, prompt):
+    stats = llm.prefill([prompt[7]] * 300)
+    scores = llm.prefill_scores()
+    assert np.isfinite(scores).all()
+    assert (scores >= 0).all()
+    assert np.isfinite(stats.coverage)
+    assert np.isfinite(llm.score([prompt[7]])).all()
+
+
+def test_prefill_of_no_tokens(llm):
+    with pytest.raises(PromptError, match="prompt: is empty"):
+        llm.prefill([])
+
+
+def test_prefill_beyond_the_context(llm, prompt, greedy):
+    with pytest.raises(
+        PromptError, match="prompt of 1025 tokens: is longer than the context of 1024; raise n_ctx"
+    ):
+        llm.prefill([prompt[0]] * 1025)
+    assert len(greedy(llm, prompt, 4)) == 4
+
+
+def test_a_prompt_that_fills_the_context(make, prompt):
+    llm = make(n_ctx=300)
+    assert llm.prefill(prompt[:300]).n_prompt == 300
+
+
+def test_scores_that_were_not_kept(make, prompt):
+    llm = make()
+    llm.prefill(prompt)
+    with pytest.raises(ConfigError, match="the last prefill has kept none; pass keep_scores=True"):
+        llm.prefill_scores()
+
+
+def test_progress_counts_up_to_the_total(llm, prompt):
+    seen = []
+    llm.prefill(prompt, progress=lambda done, total: seen.append((done, total)))
+    done = [d for d, _ in seen]
+    assert {total for _, total in seen} == {300 * N_LAYER}
+    assert done == sorted(set(done))
+    assert done[-1] == 300 * N_LAYER
+
+
+def test_a_window_larger_than_a_ubatch(make, prompt, tap):
+    llm = make(SnapKVConfig(budget=200, window=150, room=64))
+    seen = tap(llm, prompt)
+    expected = reference.scores(seen[5]["q"], seen[5]["k"], seen[5]["scale"])
+    assert seen[5]["q"].shape[1] == 150
+    assert_same_up_to_ties(llm.kept_positions()[5], expected, 50)
