@@ -164,7 +164,7 @@ uint32_t llama_snapkv_choose_group(llama_context & ctx, const llama_snapkv_memor
         return std::min(params.layer_group, n);
     }
 
-    // on the CPU a pass over the hidden state costs next to nothing (CONTRIBUTING: measured), and free memory there is
+    // on the CPU a pass over the hidden state costs next to nothing (results/memory-smollm2-8k.json), and free memory there is
     // the whole system's: take the smallest
     ggml_backend_dev_t dev = ctx.get_model().dev_layer(groups.ils[0]);
     if (ggml_backend_dev_type(dev) == GGML_BACKEND_DEVICE_TYPE_CPU || !ctx.get_cparams().offload_kqv) {

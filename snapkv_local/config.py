@@ -34,7 +34,8 @@ class SnapKVConfig:
         room: cells for tokens after the prompt. When they are used up, generation ends with
             "length".
         layer_group: G, cached layers whose full KV is live at once during the prefill: 1 takes the
-            least memory; "auto" takes the most that free memory allows.
+            least memory; "auto" takes the
+            most that a GPU's free memory allows, and 1 on the CPU, where more saves no time.
         hidden: where the hidden state between layer groups lives: "device", "host", or "auto".
         policy: "snapkv", the paper's form.
 
