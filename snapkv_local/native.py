@@ -282,7 +282,8 @@ def fail(function: str) -> NoReturn:
     """Raise the reason of this thread's last failure in a native function of that name."""
     reason = _last_error()
     kind: type[SnapKVError]
-    if "out of memory" in reason:
+    # the second is what llama.cpp itself says
+    if "out of memory" in reason or "failed to allocate" in reason:
         kind, cure = OutOfMemoryError, "lower n_ctx, the budget or layer_group, or free memory"
     else:
         kind, cure = NativeError, "llama.cpp's log (verbose=True) may say more"

@@ -106,14 +106,14 @@ def test_quantized_caches(make, prompt, greedy, kv_type):
 
     ggml_type = getattr(llama_cpp, f"GGML_TYPE_{kv_type.upper()}")
     small = make(type_k=ggml_type, type_v=ggml_type)
-    stats = small.prefill(prompt)
+    stats = small.prefill(prompt[:130])
     assert stats.bytes_compact < ROW_BYTES * 160 * 0.6
     assert small.kept_positions().shape == (N_LAYER, N_HEAD_KV, 80)
     assert len(set(greedy(small, prompt, 8))) > 1
 
 
 def test_one_repeated_token_has_finite_scores(llm, prompt):
-    stats = llm.prefill([prompt[7]] * 300)
+    stats = llm.prefill([prompt[7]] * 150)
     scores = llm.prefill_scores()
     assert np.isfinite(scores).all()
     assert (scores >= 0).all()
@@ -131,17 +131,17 @@ def test_prefill_beyond_the_context(llm, prompt, greedy):
         PromptError, match="prompt of 1025 tokens: is longer than the context of 1024; raise n_ctx"
     ):
         llm.prefill([prompt[0]] * 1025)
-    assert len(greedy(llm, prompt, 4)) == 4
+    assert len(greedy(llm, prompt[:130], 4)) == 4
 
 
 def test_a_prompt_that_fills_the_context(make, prompt):
-    llm = make(n_ctx=300)
-    assert llm.prefill(prompt[:300]).n_prompt == 300
+    llm = make(n_ctx=256)
+    assert llm.prefill(prompt[:256]).n_prompt == 256
 
 
 def test_scores_that_were_not_kept(make, prompt):
     llm = make()
-    llm.prefill(prompt)
+    llm.prefill(prompt[:130])
     with pytest.raises(ConfigError, match="the last prefill has kept none; pass keep_scores=True"):
         llm.prefill_scores()
 
@@ -151,13 +151,14 @@ def test_progress_counts_up_to_the_total(llm, prompt):
     llm.prefill(prompt, progress=lambda done, total: seen.append((done, total)))
     done = [d for d, _ in seen]
     assert {total for _, total in seen} == {300 * N_LAYER}
-    assert done == sorted(set(done))
+    assert done == sorted(done)
+    assert done[0] < 300 * N_LAYER
     assert done[-1] == 300 * N_LAYER
 
 
 def test_a_window_larger_than_a_ubatch(make, prompt, tap):
-    llm = make(SnapKVConfig(budget=200, window=150, room=64))
-    seen = tap(llm, prompt)
+    llm = make(SnapKVConfig(budget=160, window=150, room=64))
+    seen = tap(llm, prompt[:200])
     expected = reference.scores(seen[5]["q"], seen[5]["k"], seen[5]["scale"])
     assert seen[5]["q"].shape[1] == 150
-    assert_same_up_to_ties(llm.kept_positions()[5], expected, 50)
+    assert_same_up_to_ties(llm.kept_positions()[5], expected, 10)

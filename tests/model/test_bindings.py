@@ -1,0 +1,82 @@
+"""The ctypes mirror of snapkv.h, and the library that it is bound to."""
+
+import ctypes
+import os
+import shutil
+
+import pytest
+
+from snapkv_local import SnapKVConfig, library
+from snapkv_local.errors import NativeError, OutOfMemoryError
+
+
+def test_native_defaults_are_those_of_the_configuration():
+    from snapkv_local import native
+
+    theirs, ours = native.llama_snapkv_default_params(), native.make_params(SnapKVConfig())
+    for name, *_ in native.llama_snapkv_params._fields_:
+        assert getattr(theirs, name) == getattr(ours, name), name
+
+
+@pytest.mark.parametrize("struct", ["params", "stats", "seq_info"])
+def test_structs_have_the_sizes_of_the_library(llm, struct):
+    from snapkv_local import native
+
+    # the library refuses another size, so a field that one side lacks does not pass
+    llm.prefill([1000])
+    if struct == "params":
+        params = native.make_params(llm.snapkv, llm.keep_scores)
+        assert native.llama_snapkv_set_params(llm.ctx, params)
+        params.size += 8
+        assert not native.llama_snapkv_set_params(llm.ctx, params)
+        return
+    kind = getattr(native, f"llama_snapkv_{struct}")
+    for extra, accepted in ((0, True), (8, False)):
+        value = kind(size=ctypes.sizeof(kind) + extra)
+        arguments = (0, ctypes.byref(value)) if struct == "seq_info" else (ctypes.byref(value),)
+        assert getattr(native, f"llama_snapkv_get_{struct}")(llm.ctx, *arguments) == accepted
+
+
+def test_the_reason_of_a_failure_chooses_the_error(monkeypatch):
+    from snapkv_local import native
+
+    reasons = {
+        b"out of memory: the mask takes 3.0 MiB on CPU": OutOfMemoryError,
+        b"failed to allocate buffer for kv cache": OutOfMemoryError,
+        b"llama_decode() failed with -3": NativeError,
+    }
+    for reason, kind in reasons.items():
+        monkeypatch.setattr(native, "llama_snapkv_last_error", lambda reason=reason: reason)
+        with pytest.raises(kind) as caught:
+            native.fail("llama_snapkv_prefill")
+        assert type(caught.value) is kind
+        assert caught.value.problem == reason.decode()
+
+
+def test_llama_cpp_that_was_imported_first_with_another_library(tmp_path, python):
+    other = tmp_path / "lib"
+    shutil.copytree(library.find(), other)
+    code = "import llama_cpp; from snapkv_local import Llama"
+    result = python(code, LLAMA_CPP_LIB_PATH=str(other), MTMD_CPP_LIB=str(other))
+    assert result.returncode == 1
+    error = result.stderr.splitlines()[-1]
+    assert error.startswith("snapkv_local.errors.LibraryError: llama_cpp: was imported before")
+    assert str(other) in error
+
+
+def test_llama_cpp_that_was_imported_first_with_our_library(python):
+    folder = str(library.find())
+    code = "import llama_cpp; from snapkv_local import Llama; print(Llama.__mro__[1].__module__)"
+    result = python(code, LLAMA_CPP_LIB_PATH=folder, MTMD_CPP_LIB=folder)
+    assert result.stdout == "llama_cpp.llama\n", result.stderr
+
+
+def test_an_unpatched_library_is_named(tmp_path, python):
+    # ctypes finds no function of ours in it; libggml stands in for an unpatched libllama
+    code = (
+        "import llama_cpp.llama_cpp as c, snapkv_local.backends\n"
+        "del type(c._lib).__getattr__\n"
+        "import snapkv_local.native"
+    )
+    result = python(code, **{library.ENV_LIB: os.fspath(library.find())})
+    assert "holds a llama.cpp without llama_snapkv_default_params()" in result.stderr

@@ -1,0 +1,84 @@
+"""The command line with a real model, in processes of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "snapkv_local"]
+SMALL = ["--budget", "96", "--window", "16", "--room", "64", "--ctx", "1k", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory, document):
+    path = tmp_path_factory.mktemp("cli") / "document.txt"
+    path.write_text(document[-1500:], encoding="utf-8")
+    return str(path)
+
+
+def run(*arguments, stdin=""):
+    return subprocess.run(
+        [*COMMAND, *arguments], input=stdin, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_stdout_has_the_answer_and_nothing_else(text_file):
+    question = ["--file", text_file, "--prompt", "What is ready for a match?"]
+    piped = run("run", "demo", *question, *SMALL, "--max-tokens", "12")
+    answer = run("run", "demo", *question, *SMALL, "--max-tokens", "12", "--json")
+    assert piped.returncode == 0, piped.stderr
+    found = json.loads(answer.stdout)
+    assert piped.stdout == found["text"] + "\n"
+    assert piped.stderr.count("\n") == 1
+    assert f"kept 96 of {found['n_prompt']} prompt tokens" in piped.stderr
+    assert found["prefill"]["n_kept"] == 96
+    assert found["peak_rss"] > found["bytes_kv_full"] > found["bytes_kv"] > 0
+
+
+def test_the_question_comes_from_stdin_and_full_keeps_everything(text_file):
+    result = run(
+        "run", "--model", "demo", "--file", text_file, "--full", "--ctx", "1k", "--json",
+        "--max-tokens", "4", stdin="What is ready for a match?\n",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["prefill"] is None
+    assert found["n_kept"] == found["n_prompt"] > 300
+
+
+def test_an_error_of_the_model_exits_with_1(text_file):
+    result = run("run", "demo", "--file", text_file, "--prompt", "?", "--ctx", "256", "--json")
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert "exceed context window of 256; raise n_ctx" in result.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_exits_with_130(text_file, tmp_path):
+    process = subprocess.Popen(
+        [*COMMAND, "run", "demo", "--prompt", "Tell me a long story.", "--max-tokens", "2000",
+         "--room", "4k", "--threads", "1"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    process.stdout.read(1)  # the answer has begun
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Interrupted" in error
+    assert "Traceback" not in error
+
+
+def test_doctor_names_versions_devices_and_support():
+    result = run("doctor", "demo", "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["versions"]["llama-cpp-python"] == report["versions"]["llama-cpp-python needed"]
+    assert any(device["kind"] == "cpu" for device in report["devices"])
+    assert report["model"]["supported"] is True
+    assert report["model"]["arch"] == "llama"
+    assert "supported" in run("doctor", "demo").stdout

@@ -1,0 +1,144 @@
+"""What goes wrong, says so, and leaves the context usable."""
+
+import gguf
+import numpy as np
+import pytest
+
+from snapkv_local import Llama, SnapKVConfig
+from snapkv_local.errors import (
+    ConfigError,
+    ModelFileError,
+    OutOfMemoryError,
+    PromptError,
+    UnsupportedModelError,
+)
+
+
+def test_flash_attention_turned_off(model_path):
+    with pytest.raises(ConfigError, match=r"flash_attn=False: .*; leave it out, or turn it on"):
+        Llama(model_path, snapkv=SnapKVConfig(), flash_attn=False)
+
+
+def test_embeddings(model_path):
+    with pytest.raises(ConfigError, match=r"embedding=True: .*; leave snapkv out"):
+        Llama(model_path, snapkv=SnapKVConfig(), embedding=True)
+
+
+@pytest.mark.parametrize("snapkv", [None, SnapKVConfig()])
+def test_missing_model(tmp_path, snapkv):
+    with pytest.raises(ModelFileError, match="does not exist"):
+        Llama(str(tmp_path / "no.gguf"), snapkv=snapkv)
+
+
+def write_alibi_model(path):
+    """A small MPT: its attention has ALiBi biases."""
+    n_embd, n_ff, n_vocab = 64, 128, 32
+    writer = gguf.GGUFWriter(path, "mpt")
+    writer.add_block_count(1)
+    writer.add_context_length(256)
+    writer.add_embedding_length(n_embd)
+    writer.add_feed_forward_length(n_ff)
+    writer.add_head_count(2)
+    writer.add_layer_norm_eps(1e-5)
+    writer.add_max_alibi_bias(8.0)
+    writer.add_vocab_size(n_vocab)
+    writer.add_tokenizer_model("no_vocab")
+    shapes = {
+        "token_embd": (n_vocab, n_embd),
+        "output_norm": (n_embd,),
+        "blk.0.attn_norm": (n_embd,),
+        "blk.0.attn_qkv": (3 * n_embd, n_embd),
+        "blk.0.attn_output": (n_embd, n_embd),
+        "blk.0.ffn_norm": (n_embd,),
+        "blk.0.ffn_up": (n_ff, n_embd),
+        "blk.0.ffn_down": (n_embd, n_ff),
+    }
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", np.full(shape, 0.01, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return str(path)
+
+
+def test_unsupported_model_is_refused_with_its_reason(tmp_path):
+    path = write_alibi_model(tmp_path / "mpt.gguf")
+    with pytest.raises(UnsupportedModelError, match=r"mpt\.gguf: ALiBi .*; use it with the full"):
+        Llama(path, snapkv=SnapKVConfig(budget=64), n_ctx=128, verbose=False)
+
+
+def test_completion_longer_than_the_context(llm, prompt):
+    with pytest.raises(PromptError, match="exceed context window of 1024; raise n_ctx"):
+        llm.create_completion(prompt * 4, max_tokens=1)
+
+
+@pytest.mark.parametrize("part", ["staging", "hidden", "mask", "compute"])
+def test_out_of_memory_in_a_prefill(llm, prompt, greedy, monkeypatch, part):
+    expected = greedy(llm, prompt, 6)
+    monkeypatch.setenv("SNAPKV_TEST_FAIL_ALLOC", part)
+    with pytest.raises(OutOfMemoryError, match="out of memory") as e:
+        llm.prefill(prompt)
+    assert isinstance(e.value, MemoryError)
+    assert (llm.n_tokens, llm.last_prefill) == (0, None)
+    monkeypatch.delenv("SNAPKV_TEST_FAIL_ALLOC")
+    assert greedy(llm, prompt, 6) == expected
+
+
+def test_out_of_memory_for_the_cache(make, monkeypatch):
+    monkeypatch.setenv("SNAPKV_TEST_FAIL_ALLOC", "cache")
+    with pytest.raises(OutOfMemoryError, match="out of memory: the compact KV cache"):
+        make()
+    monkeypatch.delenv("SNAPKV_TEST_FAIL_ALLOC")
+    make()
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 5, 40])
+def test_what_progress_raises_ends_the_prefill(llm, prompt, greedy, after):
+    expected = greedy(llm, prompt, 6)
+    calls = []
+
+    def progress(done, total):
+        calls.append(done)
+        if len(calls) == after:
+            raise Stop
+
+    with pytest.raises(Stop):
+        llm.prefill(prompt, progress)
+    assert len(calls) == after
+    assert (llm.n_tokens, llm.last_prefill) == (0, None)
+    assert greedy(llm, prompt, 6) == expected
+
+
+def test_ctrl_c_in_a_prefill(llm, prompt, greedy, ctrl_c):
+    expected = greedy(llm, prompt, 6)
+    with pytest.raises(KeyboardInterrupt):
+        llm.prefill(prompt, lambda _done, _total: ctrl_c.set())
+    assert llm.n_tokens == 0
+    assert greedy(llm, prompt, 6) == expected
+
+
+def test_ctrl_c_in_a_prefill_without_a_progress_function(llm, prompt, greedy, ctrl_c):
+    expected = greedy(llm, prompt, 6)
+    with pytest.raises(KeyboardInterrupt):
+        ctrl_c.set()
+        for _ in range(20):  # the signal comes while one of them runs
+            llm.prefill(prompt)
+    assert greedy(llm, prompt, 6) == expected
+
+
+def test_ctrl_c_while_decoding(llm, prompt, greedy, ctrl_c):
+    expected = greedy(llm, prompt, 24)
+    produced = []
+    with pytest.raises(KeyboardInterrupt):
+        for token in llm.generate(prompt, temp=0.0):
+            produced.append(token)
+            ctrl_c.set()
+    assert produced == expected[: len(produced)] or produced[:24] == expected
+    assert greedy(llm, prompt[:200], 4)  # usable
+    llm.reset()
+    assert greedy(llm, prompt, 24) == expected

@@ -1,0 +1,205 @@
+"""Completions, chat and states after a compressed prompt: what llama_cpp.Llama does, it does."""
+
+import json
+import pickle
+
+import llama_cpp
+import numpy as np
+import pytest
+from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+
+from snapkv_local import SnapKVConfig
+from snapkv_local.errors import NoRoomError
+
+QUESTION = "In which room does the cooling pump stand?"
+
+
+@pytest.fixture(scope="module")
+def messages(document):
+    return [{"role": "user", "content": f"{document[-1500:]}\n\n{QUESTION}"}]
+
+
+def test_completion_goes_through_prefill(llm, prompt, greedy):
+    expected = greedy(llm, prompt, 12)
+    llm.reset()
+    answer = llm.create_completion(prompt, max_tokens=12, temperature=0.0)
+    assert answer["choices"][0]["text"] == llm.detokenize(expected, prev_tokens=prompt).decode()
+    assert (llm.last_prefill.n_prompt, llm.last_prefill.n_kept) == (300, 96)
+    assert answer["usage"]["completion_tokens"] == 12
+
+
+def test_streamed_chat_says_what_the_whole_answer_says(llm, messages):
+    whole = llm.create_chat_completion(messages, max_tokens=12, temperature=0.0)
+    assert llm.last_prefill.n_prompt > 300
+    llm.reset()
+    chunks = list(llm.create_chat_completion(messages, max_tokens=12, temperature=0.0, stream=True))
+    text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+    assert text == whole["choices"][0]["message"]["content"]
+    assert chunks[-1]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
+
+
+def test_grammar_is_obeyed(llm, prompt):
+    grammar = llama_cpp.LlamaGrammar.from_string(
+        'root ::= "room " [0-9] [0-9] [0-9]', verbose=False
+    )
+    answer = llm.create_completion(prompt, max_tokens=16, temperature=0.0, grammar=grammar)
+    word, number = answer["choices"][0]["text"].split()
+    assert word == "room"
+    assert number.isdigit() and len(number) == 3
+
+
+def test_a_tool_is_called(make, messages):
+    llm = make(chat_format="chatml-function-calling")
+    tool = {
+        "type": "function",
+        "function": {
+            "name": "find",
+            "parameters": {
+                "type": "object",
+                "properties": {"room": {"type": "integer"}},
+                "required": ["room"],
+            },
+        },
+    }
+    choice = {"type": "function", "function": {"name": "find"}}
+    answer = llm.create_chat_completion(
+        messages, tools=[tool], tool_choice=choice, max_tokens=24, temperature=0.0
+    )
+    call = answer["choices"][0]["message"]["tool_calls"][0]["function"]
+    assert call["name"] == "find"
+    assert isinstance(json.loads(call["arguments"])["room"], int)
+    assert llm.last_prefill.n_kept == 96
+
+
+def test_generation_ends_when_the_cells_are_used_up(llm, prompt, greedy):
+    expected = greedy(llm, prompt, 64)
+    llm.reset()
+    answer = llm.create_completion(prompt, max_tokens=200, temperature=0.0)
+    choice = answer["choices"][0]
+    n_generated = answer["usage"]["completion_tokens"]
+    assert choice["finish_reason"] == "length"
+    # room for 64: as many are evaluated, and one more is sampled
+    assert n_generated == 65
+    assert choice["text"].startswith(llm.detokenize(expected, prev_tokens=prompt).decode())
+    assert llm.n_tokens == 300 + 64
+    # the state is intact: the last token can be taken back and evaluated again
+    last = int(llm.input_ids[363])
+    llm.n_tokens = 363
+    assert llm.score([last]).shape == (1, llm.n_vocab())
+
+
+def test_a_stream_that_ends_early_has_all_its_text(llm, prompt):
+    whole = llm.create_completion(prompt, max_tokens=200, temperature=0.0)
+    llm.reset()
+    chunks = list(llm.create_completion(prompt, max_tokens=200, temperature=0.0, stream=True))
+    assert "".join(c["choices"][0]["text"] for c in chunks) == whole["choices"][0]["text"]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_conversation_goes_on_where_it_was(llm, prompt, greedy):
+    answer = greedy(llm, prompt, 8)
+    first = llm.last_prefill
+    more = llm.tokenize(b"\nAnd then", add_bos=False)
+    greedy(llm, prompt + answer[:7] + more, 4)
+    assert llm.last_prefill is first
+    assert llm.input_ids[: 307 + len(more)].tolist() == prompt + answer[:7] + more
+
+
+def test_a_conversation_that_does_not_fit_is_prefilled_again(llm, prompt, greedy):
+    answer = greedy(llm, prompt, 8)
+    longer = prompt + answer[:7] + prompt[:100]
+    expected_first = greedy(llm, longer, 1)
+    assert llm.last_prefill.n_prompt == len(longer)
+    llm.reset()
+    llm.prefill(longer)
+    assert llm.sample(temp=0.0) == expected_first[0]
+
+
+def test_a_prompt_that_parts_within_the_compacted_rows_is_evaluated_anew(llm, prompt, greedy):
+    other = [*prompt[:150], *prompt[10:160]]
+    expected = greedy(llm, other, 8)
+    greedy(llm, prompt, 2)
+    assert not llm._ctx.kv_cache_seq_rm(-1, 150, -1)
+    assert greedy(llm, other, 8) == expected
+
+
+def test_score_is_what_generation_sees(llm, prompt, greedy):
+    tokens = greedy(llm, prompt, 12)
+    llm.prefill(prompt)
+    logits = llm.score(tokens)
+    assert (logits.shape, logits.dtype) == ((12, llm.n_vocab()), np.float32)
+    assert llm.n_tokens == 312
+    assert logits[:-1].argmax(axis=1).tolist() == tokens[1:]
+
+
+def test_score_beyond_the_free_cells(llm, prompt):
+    llm.prefill(prompt)
+    with pytest.raises(NoRoomError, match="65 tokens to score: the KV cache has 64 free cells"):
+        llm.score(prompt[:65])
+    assert llm.n_tokens == 300
+
+
+def test_logprobs_of_generated_tokens(make, prompt):
+    llm = make(logits_all=True)
+    answer = llm.create_completion(prompt, max_tokens=4, temperature=0.0, logprobs=2)
+    logprobs = answer["choices"][0]["logprobs"]["token_logprobs"]
+    assert len(logprobs) == 4
+    assert all(np.isfinite(p) and p <= 0 for p in logprobs)
+
+
+def test_a_draft_model_changes_no_token(make, llm, prompt):
+    drafting = make(draft_model=LlamaPromptLookupDecoding(num_pred_tokens=3))
+    texts = [
+        model.create_completion(prompt, max_tokens=24, temperature=0.0)["choices"][0]["text"]
+        for model in (llm, drafting)
+    ]
+    # several tokens at once are other kernels, so a near tie may fall the other way later on
+    assert texts[0][:20] == texts[1][:20]
+    assert drafting.last_prefill.n_kept == 96
+
+
+def decode(llm, token, n):
+    found = []
+    for _ in range(n):
+        llm.eval([token])
+        token = llm.sample(temp=0.0)
+        found.append(token)
+    return found
+
+
+def test_a_loaded_state_goes_on_with_the_same_tokens(make, llm, prompt):
+    llm.prefill(prompt)
+    token = llm.sample(temp=0.0)
+    state = llm.save_state()
+    expected = decode(llm, token, 32)
+    other = make()
+    for target in (llm, other):
+        target.load_state(state)
+        assert decode(target, token, 32) == expected
+        assert not target._ctx.kv_cache_seq_rm(-1, 100, -1)
+    np.testing.assert_array_equal(other.kept_positions(), llm.kept_positions())
+
+
+def test_a_pickled_copy_is_of_the_same_kind(llm, prompt, greedy):
+    copy = pickle.loads(pickle.dumps(llm))
+    try:
+        assert (copy.snapkv, copy.keep_scores) == (llm.snapkv, True)
+        assert greedy(copy, prompt, 8) == greedy(llm, prompt, 8)
+    finally:
+        copy.close()
+
+
+def test_a_cache_of_states(make, prompt):
+    llm = make()
+    llm.set_cache(llama_cpp.LlamaRAMCache())
+    first = llm.create_completion(prompt, max_tokens=6, temperature=0.0)
+    llm.prefill(prompt[:200])
+    second = llm.create_completion(prompt, max_tokens=6, temperature=0.0)
+    assert len(second["choices"][0]["text"]) > 0
+    assert first["usage"] == second["usage"]
+
+
+def test_layers_and_settings_of_one_context_do_not_leak_to_the_next(make, plain, prompt, greedy):
+    expected = greedy(plain, prompt, 8)
+    make(SnapKVConfig(budget=64, room=64)).prefill(prompt)
+    assert greedy(plain, prompt, 8) == expected

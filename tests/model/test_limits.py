@@ -1,0 +1,91 @@
+"""Heads that cannot be copied, and the ends of the context."""
+
+import gguf
+import llama_cpp
+import numpy as np
+import pytest
+
+from snapkv_local import Llama, SnapKVConfig
+from snapkv_local.errors import NoRoomError, UnsupportedModelError
+
+
+@pytest.fixture
+def small_heads(tmp_path):
+    """A llama of one layer with heads of 32 elements: 34 bytes in q8_0."""
+    n_embd, n_ff, n_vocab = 64, 96, 32
+    path = str(tmp_path / "small.gguf")
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(256)
+    writer.add_embedding_length(n_embd)
+    writer.add_feed_forward_length(n_ff)
+    writer.add_head_count(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(32)
+    writer.add_vocab_size(n_vocab)
+    writer.add_tokenizer_model("no_vocab")
+    shapes = {
+        "token_embd": (n_vocab, n_embd),
+        "output_norm": (n_embd,),
+        "blk.0.attn_norm": (n_embd,),
+        "blk.0.attn_q": (n_embd, n_embd),
+        "blk.0.attn_k": (n_embd, n_embd),
+        "blk.0.attn_v": (n_embd, n_embd),
+        "blk.0.attn_output": (n_embd, n_embd),
+        "blk.0.ffn_norm": (n_embd,),
+        "blk.0.ffn_gate": (n_ff, n_embd),
+        "blk.0.ffn_up": (n_ff, n_embd),
+        "blk.0.ffn_down": (n_embd, n_ff),
+    }
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", np.full(shape, 0.01, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_heads_that_are_no_multiple_of_4_bytes_are_refused(small_heads):
+    q8_0 = llama_cpp.GGML_TYPE_Q8_0
+    with pytest.raises(
+        UnsupportedModelError, match="32 elements in q8_0 is no multiple of 4 bytes"
+    ):
+        Llama(
+            small_heads,
+            snapkv=SnapKVConfig(budget=64),
+            n_ctx=128,
+            type_k=q8_0,
+            type_v=q8_0,
+            verbose=False,
+        )
+
+
+def test_the_same_heads_pass_in_f16(small_heads, make):
+    llm = make(SnapKVConfig(budget=64, window=16), path=small_heads, n_ctx=128)
+    assert llm.prefill(list(range(32)) * 4).n_kept == 64
+
+
+def test_generation_ends_at_the_end_of_the_context(make, prompt, greedy):
+    # the cache has cells for more tokens than the context has positions
+    llm = make(n_ctx=256, n_batch=128)
+    tokens = greedy(llm, prompt[:250], 100)
+    # positions 250 to 255 are evaluated, and one more is sampled
+    assert len(tokens) == 7
+    assert llm.n_tokens == 256
+    assert greedy(llm, prompt[:250], 7) == tokens
+
+
+def test_score_ends_at_the_end_of_the_context(make, prompt):
+    llm = make(n_ctx=256, n_batch=128)
+    llm.prefill(prompt[:250])
+    with pytest.raises(NoRoomError, match="7 tokens to score"):
+        llm.score(prompt[:7])
+    assert llm.score(prompt[:6]).shape[0] == 6
+
+
+def test_reset_and_a_short_prompt_after_a_long_one(llm, prompt, plain, greedy):
+    llm.prefill(prompt[:200])
+    llm.reset()
+    assert greedy(llm, prompt[:60], 8) == greedy(plain, prompt[:60], 8)
+    assert llm.last_prefill is None

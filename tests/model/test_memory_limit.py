@@ -1,0 +1,62 @@
+"""Memory that really runs out. In processes of their own, which have an address space to limit."""
+
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc and RLIMIT_AS")
+
+SETUP = """
+import os, resource
+from pathlib import Path
+from snapkv_local import Llama, SnapKVConfig
+from snapkv_local.errors import OutOfMemoryError
+
+def limit(mib):
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + mib * 2**20, resource.RLIM_INFINITY))
+
+def unlimit():
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+def make(**config):
+    settings = dict(n_ctx=8192, n_batch=128, n_ubatch=128, n_threads=1, n_threads_batch=1)
+    return Llama(os.environ["MODEL"], snapkv=SnapKVConfig(window=16, **config), verbose=False, **settings)
+"""
+
+
+def test_a_prefill_that_finds_no_memory_leaves_the_context_usable(python):
+    # all layers of 8,000 tokens take 180 MiB
+    result = python(f"""{SETUP}
+llm = make(budget=64, room=64, layer_group=30)
+short = list(range(1000, 1100))
+llm.prefill(short)
+kept = llm.kept_positions()
+limit(120)
+try:
+    llm.prefill(short * 80)
+except OutOfMemoryError as e:
+    print(e)
+assert (llm.n_tokens, llm.last_prefill) == (0, None)
+llm.prefill(short)  # within the same limit
+assert (llm.kept_positions() == kept).all()
+assert llm._ctx.n_free() == 64
+""")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "; lower n_ctx, the budget or layer_group, or free memory" in result.stdout
+
+
+def test_a_cache_that_finds_no_memory_is_an_error_and_no_crash(python):
+    # 8,192 cells take 180 MiB
+    result = python(f"""{SETUP}
+make(budget=64, room=64).close()
+limit(150)
+try:
+    make(budget=8000, room=192)
+except OutOfMemoryError as e:
+    print(e)
+unlimit()
+make(budget=8000, room=192).prefill([1000])
+""")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "out of memory" in result.stdout
