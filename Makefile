@@ -11,7 +11,7 @@ NATIVE := CMakeLists.txt pyproject.toml $(wildcard cmake/* csrc/* csrc/*/* patch
           vendor/llama.cpp/pin.json vendor/llama.cpp/fetch.py
 
 # For the machine that make runs on: one CPU backend instead of one for each generation of processors, in less
-# than half the time. What others install (pip, a wheel) runs on any machine; `make test.wheel` tests that.
+# than half the time. What others install (pip, a wheel) runs on any machine.
 NATIVE_ARGS := -DGGML_NATIVE=ON
 
 # No isolation: the build folder remembers cmake and ninja, which must stay where they are.

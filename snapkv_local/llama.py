@@ -143,17 +143,13 @@ class Llama(llama_cpp.Llama):
         # false where n_tokens was moved back into the compacted part: cells there belong to no
         # single position
         trimmed = context.kv_cache_seq_rm(-1, self.n_tokens, -1)
-        n_free = context.n_free() if trimmed else 0
+        n_free = self._n_free() if trimmed else 0
         if len(tokens) > n_free:
             if not self._generating:
                 self.prefill([*self._input_ids.tolist(), *tokens])
                 return
             if self.draft_model is None or n_free == 0:
-                raise NoRoomError(
-                    f"{len(tokens)} tokens at position {self.n_tokens}",
-                    f"the KV cache has {n_free} free cells",
-                    "raise room in SnapKVConfig",
-                )
+                raise self._no_room(f"{len(tokens)} tokens at position {self.n_tokens}", n_free)
             tokens = tokens[:n_free]  # the rest are drafts: guesses that need not be checked
         for _ in self._decode(tokens, self._logits_all):
             pass
@@ -168,7 +164,7 @@ class Llama(llama_cpp.Llama):
             [n, n_vocab]; row i holds the logits after tokens[i].
 
         Raises:
-            NoRoomError: more tokens than free cells.
+            NoRoomError: more tokens than free cells, or than n_ctx allows.
         """
         if not self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1):
             raise NoRoomError(
@@ -176,16 +172,9 @@ class Llama(llama_cpp.Llama):
                 "lies in the compacted prompt",
                 "prefill the prompt again",
             )
-        if isinstance(self._ctx, SnapKVContext):
-            n_free = self._ctx.n_free()
-        else:
-            n_free = self._n_ctx - self.n_tokens
+        n_free = self._n_free()
         if len(tokens) > n_free:
-            raise NoRoomError(
-                f"{len(tokens)} tokens to score",
-                f"the KV cache has {n_free} free cells",
-                "score fewer, or raise room in SnapKVConfig",
-            )
+            raise self._no_room(f"{len(tokens)} tokens to score", n_free)
         rows = [row for chunk in self._decode(list(tokens), True) for row in chunk]
         return np.array(rows, dtype=np.float32).reshape(len(rows), self._n_vocab)
 
@@ -238,6 +227,18 @@ class Llama(llama_cpp.Llama):
                 "pass snapkv=SnapKVConfig(...)",
             )
         return self._ctx
+
+    def _n_free(self) -> int:
+        """Tokens that can still be evaluated: by cells, and by positions of the context."""
+        n_left = self._n_ctx - self.n_tokens
+        return min(n_left, self._ctx.n_free()) if isinstance(self._ctx, SnapKVContext) else n_left
+
+    def _no_room(self, what: str, n_free: int) -> NoRoomError:
+        if n_free == self._n_ctx - self.n_tokens:
+            return NoRoomError(what, f"the context has {n_free} positions left", "raise n_ctx")
+        return NoRoomError(
+            what, f"the KV cache has {n_free} free cells", "raise room in SnapKVConfig"
+        )
 
     def _eval_full(self, tokens: Sequence[int]) -> None:
         if self.prefill_progress is None or len(tokens) <= 1:

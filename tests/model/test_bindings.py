@@ -1,7 +1,6 @@
 """The ctypes mirror of snapkv.h, and the library that it is bound to."""
 
 import ctypes
-import os
 import shutil
 
 import pytest
@@ -72,11 +71,11 @@ def test_llama_cpp_that_was_imported_first_with_our_library(python):
 
 
 def test_an_unpatched_library_is_named(tmp_path, python):
-    # ctypes finds no function of ours in it; libggml stands in for an unpatched libllama
+    # as if it were one: once llama_cpp is bound, the library finds no further function
     code = (
-        "import llama_cpp.llama_cpp as c, snapkv_local.backends\n"
+        "import snapkv_local.backends, llama_cpp.llama_cpp as c\n"
         "del type(c._lib).__getattr__\n"
         "import snapkv_local.native"
     )
-    result = python(code, **{library.ENV_LIB: os.fspath(library.find())})
+    result = python(code)
     assert "holds a llama.cpp without llama_snapkv_default_params()" in result.stderr

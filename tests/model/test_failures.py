@@ -114,23 +114,6 @@ def test_what_progress_raises_ends_the_prefill(llm, prompt, greedy, after):
     assert greedy(llm, prompt, 6) == expected
 
 
-def test_ctrl_c_in_a_prefill(llm, prompt, greedy, ctrl_c):
-    expected = greedy(llm, prompt, 6)
-    with pytest.raises(KeyboardInterrupt):
-        llm.prefill(prompt, lambda _done, _total: ctrl_c.set())
-    assert llm.n_tokens == 0
-    assert greedy(llm, prompt, 6) == expected
-
-
-def test_ctrl_c_in_a_prefill_without_a_progress_function(llm, prompt, greedy, ctrl_c):
-    expected = greedy(llm, prompt, 6)
-    with pytest.raises(KeyboardInterrupt):
-        ctrl_c.set()
-        for _ in range(20):  # the signal comes while one of them runs
-            llm.prefill(prompt)
-    assert greedy(llm, prompt, 6) == expected
-
-
 def test_ctrl_c_while_decoding(llm, prompt, greedy, ctrl_c):
     expected = greedy(llm, prompt, 24)
     produced = []

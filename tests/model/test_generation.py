@@ -1,5 +1,6 @@
 """Completions, chat and states after a compressed prompt: what llama_cpp.Llama does, it does."""
 
+import itertools
 import json
 import pickle
 
@@ -96,11 +97,16 @@ def test_a_stream_that_ends_early_has_all_its_text(llm, prompt):
     assert chunks[-1]["choices"][0]["finish_reason"] == "length"
 
 
+def go_on(llm, prompt, n):
+    """The n most likely tokens, from what the context holds of the prompt."""
+    return list(itertools.islice(llm.generate(prompt, temp=0.0), n))
+
+
 def test_a_conversation_goes_on_where_it_was(llm, prompt, greedy):
     answer = greedy(llm, prompt, 8)
     first = llm.last_prefill
     more = llm.tokenize(b"\nAnd then", add_bos=False)
-    greedy(llm, prompt + answer[:7] + more, 4)
+    assert len(go_on(llm, prompt + answer[:7] + more, 4)) == 4
     assert llm.last_prefill is first
     assert llm.input_ids[: 307 + len(more)].tolist() == prompt + answer[:7] + more
 
@@ -108,11 +114,11 @@ def test_a_conversation_goes_on_where_it_was(llm, prompt, greedy):
 def test_a_conversation_that_does_not_fit_is_prefilled_again(llm, prompt, greedy):
     answer = greedy(llm, prompt, 8)
     longer = prompt + answer[:7] + prompt[:100]
-    expected_first = greedy(llm, longer, 1)
+    (token,) = go_on(llm, longer, 1)
     assert llm.last_prefill.n_prompt == len(longer)
     llm.reset()
     llm.prefill(longer)
-    assert llm.sample(temp=0.0) == expected_first[0]
+    assert llm.sample(temp=0.0) == token
 
 
 def test_a_prompt_that_parts_within_the_compacted_rows_is_evaluated_anew(llm, prompt, greedy):
@@ -120,7 +126,16 @@ def test_a_prompt_that_parts_within_the_compacted_rows_is_evaluated_anew(llm, pr
     expected = greedy(llm, other, 8)
     greedy(llm, prompt, 2)
     assert not llm._ctx.kv_cache_seq_rm(-1, 150, -1)
-    assert greedy(llm, other, 8) == expected
+    assert go_on(llm, other, 8) == expected
+
+
+def test_a_prompt_that_parts_within_the_window_is_evaluated_from_there(llm, prompt):
+    llm.prefill(prompt)
+    first = llm.last_prefill
+    other = [*prompt[:290], *prompt[:10]]
+    assert len(go_on(llm, other, 4)) == 4
+    assert llm.last_prefill is first
+    assert llm.input_ids[:300].tolist() == other
 
 
 def test_score_is_what_generation_sees(llm, prompt, greedy):

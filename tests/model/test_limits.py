@@ -79,7 +79,7 @@ def test_generation_ends_at_the_end_of_the_context(make, prompt, greedy):
 def test_score_ends_at_the_end_of_the_context(make, prompt):
     llm = make(n_ctx=256, n_batch=128)
     llm.prefill(prompt[:250])
-    with pytest.raises(NoRoomError, match="7 tokens to score"):
+    with pytest.raises(NoRoomError, match="7 tokens to score: the context has 6 positions left"):
         llm.score(prompt[:7])
     assert llm.score(prompt[:6]).shape[0] == 6
 
