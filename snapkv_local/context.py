@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -45,6 +47,27 @@ def compact_contexts(options: ContextOptions | None) -> Iterator[None]:
         yield
     finally:
         _options.reset(token)
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[list[int]]:
+    """While open, Ctrl-C is noted in the list; the handler that was there gets it at the end.
+
+    Python would raise KeyboardInterrupt on entry to a callback, before its first statement, where
+    ctypes prints and drops it. Signals reach the main thread only; elsewhere this does nothing.
+    """
+    noted: list[int] = []
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield noted
+        return
+    signal.signal(signal.SIGINT, lambda number, _frame: noted.append(number))
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if noted:
+            previous(noted[0], None)
 
 
 class SnapKVContext(_internals.LlamaContext):
@@ -111,20 +134,21 @@ class SnapKVContext(_internals.LlamaContext):
             except BaseException as e:  # cannot pass through native frames
                 raised.append(e)
                 return False
-            return True
+            return not noted
 
-        rc = native.llama_snapkv_prefill(
-            self.ctx,
-            _SEQ_ID,
-            tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            len(tokens),
-            native.llama_snapkv_progress_callback(report),
-            None,
-        )
+        with deferred_interrupt() as noted:
+            rc = native.llama_snapkv_prefill(
+                self.ctx,
+                _SEQ_ID,
+                tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+                len(tokens),
+                native.llama_snapkv_progress_callback(report),
+                None,
+            )
         if raised:
             raise raised[0]
         if rc == native.RC_ABORTED:
-            # Ctrl-C came before report() had entered its try block
+            # Ctrl-C, and the handler that was there has raised nothing
             raise KeyboardInterrupt
         if rc == native.RC_NO_ROOM:
             raise NoRoomError(

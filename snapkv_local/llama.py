@@ -32,7 +32,9 @@ class Llama(llama_cpp.Llama):
 
     A conversation that goes on is evaluated from where it was, as long as the new tokens fit the
     free cells; else all of it is prefilled again. Generation that runs out of cells ends with
-    finish_reason "length".
+    finish_reason "length". A prompt that is given again goes on from its last token, which then
+    attends to the compact cache as every later token does, and no longer to the whole prompt: the
+    answer may differ from the first one. reset() makes sure that it is evaluated anew.
 
     Args:
         model_path: GGUF file.

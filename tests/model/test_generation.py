@@ -90,6 +90,7 @@ def test_generation_ends_when_the_cells_are_used_up(llm, prompt, greedy):
 
 
 def test_a_stream_that_ends_early_has_all_its_text(llm, prompt):
+    llm.reset()
     whole = llm.create_completion(prompt, max_tokens=200, temperature=0.0)
     llm.reset()
     chunks = list(llm.create_completion(prompt, max_tokens=200, temperature=0.0, stream=True))
