@@ -11,8 +11,10 @@
 #include "ggml-cpp.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <new>
 #include <stdexcept>
 
 using access = llama_snapkv_access;
@@ -126,10 +128,23 @@ prefill_run::prefill_run(llama_context & ctx, llama_snapkv & sk, llama_seq_id se
     saved_abort(access::abort_callback(ctx)), saved_abort_data(access::abort_callback_data(ctx)) {
 }
 
+// ggml ends the process where it gets no memory for a scheduler's and a graph's metadata, so that is asked for before.
+// throws std::bad_alloc
+static void require_metadata_memory(int64_t max_nodes) {
+    static constexpr size_t MAX_SPLIT_INPUTS = 30; // GGML_SCHED_MAX_SPLIT_INPUTS
+    const size_t per_node = 2 * MAX_SPLIT_INPUTS * (sizeof(ggml_tensor) + 4 * sizeof(int)) + 8 * ggml_tensor_overhead();
+    void * p = malloc(max_nodes * per_node);
+    if (!p) {
+        throw std::bad_alloc();
+    }
+    free(p);
+}
+
 // the context's scheduler, without any buffer yet
 static void reset_sched(llama_context & ctx, int64_t max_nodes) {
     auto & ptrs = access::backend_ptrs(ctx);
     auto & buft = access::backend_buft(ctx);
+    access::sched(ctx).reset(); // first, so that there are never two
     access::sched(ctx).reset(ggml_backend_sched_new(ptrs.data(), buft.data(), (int) ptrs.size(), max_nodes, false, ctx.get_cparams().op_offload));
 }
 
@@ -140,7 +155,7 @@ prefill_run::~prefill_run() {
     }
     ctx.set_abort_callback(saved_abort, saved_abort_data);
     if (max_nodes > 0) {
-        reset_sched(ctx, max_nodes);
+        reset_sched(ctx, 64); // holds the place until decode() or the caller reserves the ordinary one
         access::sched_need_reserve(ctx) = true;
     }
     if (!finished) {
@@ -169,6 +184,8 @@ void prefill_run::prepare(const llama_token * tokens) {
     }
     access::gf_res_prev_active(ctx) = nullptr;
     max_nodes = ctx.graph_max_nodes(chunk) + 32 * n_heads + 1024; // scoring takes about 20 for each KV head
+    access::sched(ctx).reset();
+    require_metadata_memory(max_nodes);
     reset_sched(ctx, max_nodes);
     ggml_backend_sched_set_eval_callback(ctx.get_sched(), ctx.get_cparams().cb_eval, ctx.get_cparams().cb_eval_user_data);
     res.reset(new llm_graph_result(max_nodes));
@@ -636,6 +653,7 @@ int32_t llama_snapkv_prefill_groups(
         llama_snapkv_progress_callback progress, void * user_data) {
     const int32_t rc = run_prefill(ctx, sk, seq_id, tokens, n_tokens, progress, user_data);
     try {
+        require_metadata_memory(ctx.graph_max_nodes(ctx.n_ubatch()));
         ctx.sched_reserve(); // where this fails, decode() would throw out of the C API
     } catch (const std::exception & e) {
         ctx.get_memory()->seq_rm(seq_id, -1, -1);

@@ -30,6 +30,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.model)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def sigint_is_heard() -> Iterator[None]:
+    """A shell starts its background jobs deaf to Ctrl-C, and the tests may be in one."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 @pytest.fixture(scope="session")
 def model_path() -> str:
     return str(models.demo_model())

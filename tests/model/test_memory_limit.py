@@ -60,3 +60,25 @@ make(budget=8000, room=192).prefill([1000])
 """)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "out of memory" in result.stdout
+
+
+@pytest.mark.parametrize("mib", [4, 30, 60])
+def test_no_memory_for_a_graphs_metadata_is_an_error_and_no_crash(python, mib):
+    # ggml would end the process where it gets none
+    result = python(f"""{SETUP}
+llm = make(budget=64, room=64)
+short = list(range(1000, 1100))
+llm.prefill(short)
+kept = llm.kept_positions()
+limit({mib})
+for _ in range(2):
+    try:
+        llm.prefill(short)
+    except OutOfMemoryError as e:
+        print(e)
+unlimit()
+llm.prefill(short)
+assert (llm.kept_positions() == kept).all()
+""")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.count("out of memory") == 2
