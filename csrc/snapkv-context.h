@@ -8,6 +8,9 @@
 #include <string>
 #include <vector>
 
+// cells in use are rounded up to this, as llama_kv_cache::get_n_kv() does
+static constexpr uint32_t LLAMA_SNAPKV_N_KV_PAD = 256;
+
 class llama_kv_cache;
 class llama_kv_cache_iswa;
 

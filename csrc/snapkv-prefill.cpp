@@ -2,6 +2,7 @@
 
 #include "snapkv-access.h"
 #include "snapkv-graph.h"
+#include "snapkv-runner.h"
 #include "snapkv-select.h"
 #include "snapkv-staging.h"
 
@@ -11,15 +12,11 @@
 #include "ggml-cpp.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <new>
 #include <stdexcept>
 
 using access = llama_snapkv_access;
-
-static constexpr uint32_t N_KV_PAD = 256; // as llama_kv_cache::get_n_kv()
 
 // time between two calls of the user's callback inside a graph
 static constexpr int64_t CALLBACK_INTERVAL_US = 50 * 1000;
@@ -50,9 +47,6 @@ private:
         ggml_tensor * sinks = nullptr;
     };
 
-    // graphs are built twice where the allocator needs a new plan, so building must not have effects
-    using builder = std::function<ggml_cgraph *(ggml_context * gctx)>;
-
     void prepare(const llama_token * tokens);
     void split_batch(const llama_token * tokens);
     void find_cells();
@@ -70,7 +64,6 @@ private:
     std::vector<int32_t> select(const layer_view & layer, const llama_snapkv_votes & votes);
     void tap(const layer_view & layer, ggml_tensor * k) const;
 
-    ggml_context_ptr allocate(const builder & build, ggml_cgraph *& gf);
     void compute(ggml_cgraph * gf, bool batched);
 
     llama_kv_cache_context & base_mctx();
@@ -101,9 +94,8 @@ private:
     llama_kv_cache::slot_info target; // contiguous cells of the kept rows in the compact cache
     llama_memory_context_ptr mctx;
 
+    llama_snapkv_runner runner;
     std::unique_ptr<llm_graph_result> res;
-    int64_t max_nodes = 0;
-    uint64_t planned = 0; // topology that the scheduler's buffers are planned for
 
     std::vector<layer_view> layers; // of the current group
     std::shared_ptr<llama_snapkv_record> record;
@@ -123,29 +115,9 @@ private:
 
 prefill_run::prefill_run(llama_context & ctx, llama_snapkv & sk, llama_seq_id seq_id, uint32_t n_tokens, llama_snapkv_progress_callback progress, void * user_data) :
     ctx(ctx), sk(sk), seq_id(seq_id), n(n_tokens), w(sk.params.window), n_kept(llama_snapkv_n_rows(sk.params, n_tokens) - sk.params.window),
-    chunk(ctx.n_ubatch()), mem(llama_snapkv_memory_of(ctx)), balloc(ctx.get_model().hparams.n_pos_per_embd()),
+    chunk(ctx.n_ubatch()), mem(llama_snapkv_memory_of(ctx)), balloc(ctx.get_model().hparams.n_pos_per_embd()), runner(ctx),
     progress(progress), user_data(user_data),
     saved_abort(access::abort_callback(ctx)), saved_abort_data(access::abort_callback_data(ctx)) {
-}
-
-// ggml ends the process where it gets no memory for a scheduler's and a graph's metadata, so that is asked for before.
-// throws std::bad_alloc
-static void require_metadata_memory(int64_t max_nodes) {
-    static constexpr size_t MAX_SPLIT_INPUTS = 30; // GGML_SCHED_MAX_SPLIT_INPUTS
-    const size_t per_node = 2 * MAX_SPLIT_INPUTS * (sizeof(ggml_tensor) + 4 * sizeof(int)) + 8 * ggml_tensor_overhead();
-    void * p = malloc(max_nodes * per_node);
-    if (!p) {
-        throw std::bad_alloc();
-    }
-    free(p);
-}
-
-// the context's scheduler, without any buffer yet
-static void reset_sched(llama_context & ctx, int64_t max_nodes) {
-    auto & ptrs = access::backend_ptrs(ctx);
-    auto & buft = access::backend_buft(ctx);
-    access::sched(ctx).reset(); // first, so that there are never two
-    access::sched(ctx).reset(ggml_backend_sched_new(ptrs.data(), buft.data(), (int) ptrs.size(), max_nodes, false, ctx.get_cparams().op_offload));
 }
 
 prefill_run::~prefill_run() {
@@ -154,10 +126,6 @@ prefill_run::~prefill_run() {
         std::swap(access::kv_base(*mem.iswa), staging.kv);
     }
     ctx.set_abort_callback(saved_abort, saved_abort_data);
-    if (max_nodes > 0) {
-        reset_sched(ctx, 64); // holds the place until decode() or the caller reserves the ordinary one
-        access::sched_need_reserve(ctx) = true;
-    }
     if (!finished) {
         access::n_outputs(ctx) = 0;
         ctx.get_memory()->seq_rm(seq_id, -1, -1);
@@ -177,18 +145,8 @@ void prefill_run::prepare(const llama_token * tokens) {
     }
     groups.n_layer = (int32_t) hparams.n_layer();
 
-    // the ordinary compute buffers would only lie beside those of the prefill
-    ctx.synchronize();
-    for (auto & prev : access::gf_res_prev(ctx)) {
-        prev.reset();
-    }
-    access::gf_res_prev_active(ctx) = nullptr;
-    max_nodes = ctx.graph_max_nodes(chunk) + 32 * n_heads + 1024; // scoring takes about 20 for each KV head
-    access::sched(ctx).reset();
-    require_metadata_memory(max_nodes);
-    reset_sched(ctx, max_nodes);
-    ggml_backend_sched_set_eval_callback(ctx.get_sched(), ctx.get_cparams().cb_eval, ctx.get_cparams().cb_eval_user_data);
-    res.reset(new llm_graph_result(max_nodes));
+    runner.begin(ctx.graph_max_nodes(chunk) + 32 * n_heads + 1024); // scoring takes about 20 for each KV head
+    res.reset(new llm_graph_result(runner.get_max_nodes()));
 
     groups.size = llama_snapkv_choose_group(ctx, mem, sk.params, groups, n, chunk);
     staging = llama_snapkv_make_staging(ctx, mem, sk.params, groups, n, chunk);
@@ -291,7 +249,7 @@ void prefill_run::begin_chunk(uint32_t i) {
     }
     // the staging cache's cells are not filled in: its mask is ours and its indices are given. so only the number of
     // cells in use is needed, as get_n_kv() would return it
-    access::n_kv(base_mctx()) = (uint32_t) GGML_PAD(starts[i] + ubatches[i].n_tokens, N_KV_PAD);
+    access::n_kv(base_mctx()) = (uint32_t) GGML_PAD(starts[i] + ubatches[i].n_tokens, LLAMA_SNAPKV_N_KV_PAD);
     if (mem.iswa) {
         auto * swa = const_cast<llama_kv_cache_context *>(static_cast<llama_kv_cache_iswa_context *>(mctx.get())->get_swa());
         swa->apply();
@@ -349,7 +307,7 @@ ggml_cgraph * prefill_run::build_chunk(ggml_context * gctx, uint32_t ig, uint32_
         mask = staging.mask_view(gctx, ic, mask->ne[0], mask->ne[1], starts[i]);
     }
 
-    ggml_cgraph * gf = ggml_new_graph_custom(gctx, max_nodes, false);
+    ggml_cgraph * gf = ggml_new_graph_custom(gctx, runner.get_max_nodes(), false);
     llama_snapkv_graph_cut(gctx, gf, graph, cut);
 
     for (uint32_t ic = ig * groups.size; ic < std::min<uint32_t>((ig + 1) * groups.size, groups.ils.size()); ++ic) {
@@ -372,42 +330,8 @@ ggml_cgraph * prefill_run::build_chunk(ggml_context * gctx, uint32_t ig, uint32_
     return gf;
 }
 
-ggml_context_ptr prefill_run::allocate(const builder & build, ggml_cgraph *& gf) {
-    const ggml_init_params ip = { 2 * max_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(max_nodes, false), nullptr, true };
-    ggml_backend_sched_t sched = ctx.get_sched();
-
-    ggml_backend_sched_reset(sched);
-    ggml_context_ptr gctx(ggml_init(ip));
-    gf = build(gctx.get());
-
-    // the allocator keeps its plan as long as counts and sizes fit, although a graph of another topology needs another
-    // plan. reserving splits the graph, after which it must not be split again: build it anew
-    const uint64_t topology = llama_snapkv_graph_topology(gf);
-    if (topology != planned) {
-        const bool ok = ggml_backend_sched_reserve(sched, gf);
-        planned = topology;
-        ggml_backend_sched_reset(sched);
-        if (!ok) {
-            throw std::runtime_error("out of memory: the compute buffers of the prefill");
-        }
-        gctx.reset(ggml_init(ip));
-        gf = build(gctx.get());
-    }
-    if (llama_snapkv_alloc_fails("compute") || !ggml_backend_sched_alloc_graph(sched, gf)) {
-        throw std::runtime_error("out of memory: the compute buffers of the prefill");
-    }
-
-    size_t bytes = 0;
-    for (ggml_backend_t backend : access::backend_ptrs(ctx)) {
-        bytes += ggml_backend_sched_get_buffer_size(sched, backend);
-    }
-    sk.stats.bytes_compute = std::max<uint64_t>(sk.stats.bytes_compute, bytes);
-    return gctx;
-}
-
 void prefill_run::compute(ggml_cgraph * gf, bool batched) {
-    const ggml_status status = ctx.graph_compute(gf, batched);
-    ggml_backend_sched_synchronize(ctx.get_sched());
+    const ggml_status status = runner.compute(gf, batched);
     if (stop || status == GGML_STATUS_ABORTED) {
         throw aborted();
     }
@@ -418,7 +342,7 @@ void prefill_run::compute(ggml_cgraph * gf, bool batched) {
 
 void prefill_run::compute_chunk(uint32_t ig, uint32_t i) {
     ggml_cgraph * gf = nullptr;
-    ggml_context_ptr gctx = allocate([&](ggml_context * c) { return build_chunk(c, ig, i); }, gf);
+    ggml_context_ptr gctx = runner.allocate([&](ggml_context * c) { return build_chunk(c, ig, i); }, gf);
 
     res->set_inputs(&ubatches[i]);
     compute(gf, ubatches[i].n_tokens > 1);
@@ -440,7 +364,7 @@ void prefill_run::score_group() {
     auto build = [&](ggml_context * gctx) {
         votes.clear();
         taps.clear();
-        ggml_cgraph * gf = ggml_new_graph_custom(gctx, max_nodes, false);
+        ggml_cgraph * gf = ggml_new_graph_custom(gctx, runner.get_max_nodes(), false);
         ggml_tensor * mask = nullptr;
         for (const auto & layer : layers) {
             const auto & kv = access::layers(*full)[access::map_layer_ids(*full).at(layer.il)];
@@ -465,7 +389,7 @@ void prefill_run::score_group() {
         return gf;
     };
     ggml_cgraph * gf = nullptr;
-    ggml_context_ptr gctx = allocate(build, gf);
+    ggml_context_ptr gctx = runner.allocate(build, gf);
     compute(gf, true);
 
     for (size_t i = 0; i < layers.size(); ++i) {
@@ -522,7 +446,7 @@ void prefill_run::evict_group() {
     std::vector<ggml_tensor *> inputs;
     auto build = [&](ggml_context * gctx) {
         inputs.clear();
-        ggml_cgraph * gf = ggml_new_graph_custom(gctx, max_nodes, false);
+        ggml_cgraph * gf = ggml_new_graph_custom(gctx, runner.get_max_nodes(), false);
         for (const auto & layer : layers) {
             const auto & from = access::layers(*full)[access::map_layer_ids(*full).at(layer.il)];
             const auto & to = access::layers(*mem.base)[access::map_layer_ids(*mem.base).at(layer.il)];
@@ -539,7 +463,7 @@ void prefill_run::evict_group() {
         return gf;
     };
     ggml_cgraph * gf = nullptr;
-    ggml_context_ptr gctx = allocate(build, gf);
+    ggml_context_ptr gctx = runner.allocate(build, gf);
     for (size_t i = 0; i < inputs.size(); ++i) {
         if (inputs[i]) {
             const auto & ids = record->layers[record->layers.size() - inputs.size() + i].ids;
@@ -613,6 +537,7 @@ void prefill_run::run(const llama_token * tokens) {
 
     place_cells();
     stats.n_kept = n_kept + w;
+    stats.bytes_compute = runner.get_bytes();
     stats.coverage = coverage_sum / groups.ils.size();
 
     access::output_swaps(ctx).clear();
@@ -653,8 +578,7 @@ int32_t llama_snapkv_prefill_groups(
         llama_snapkv_progress_callback progress, void * user_data) {
     const int32_t rc = run_prefill(ctx, sk, seq_id, tokens, n_tokens, progress, user_data);
     try {
-        require_metadata_memory(ctx.graph_max_nodes(ctx.n_ubatch()));
-        ctx.sched_reserve(); // where this fails, decode() would throw out of the C API
+        llama_snapkv_reserve(ctx); // where this fails, decode() would throw out of the C API
     } catch (const std::exception & e) {
         ctx.get_memory()->seq_rm(seq_id, -1, -1);
         llama_snapkv_set_error(format("out of memory after the prefill: %s", e.what()));

@@ -17,8 +17,6 @@
 
 using access = llama_snapkv_access;
 
-static constexpr uint32_t N_KV_PAD = 256; // as llama_kv_cache::get_n_kv()
-
 bool llama_snapkv_alloc_fails(const char * part) {
     const char * fail = getenv("SNAPKV_TEST_FAIL_ALLOC");
     return fail && strcmp(fail, part) == 0;
@@ -67,7 +65,7 @@ static std::unique_ptr<llama_kv_cache> make_kv(llama_context & ctx, const llama_
 
     auto kv = std::make_unique<llama_kv_cache>(
             ctx.get_model(), ctx.get_model().hparams, base.type_k(), base.type_v(), access::v_trans(base), ctx.get_cparams().offload_kqv,
-            /*unified =*/true, GGML_PAD(n_prompt, N_KV_PAD), /*n_seq_max =*/1, access::n_pad(base), 0, LLAMA_SWA_TYPE_NONE, nullptr,
+            /*unified =*/true, GGML_PAD(n_prompt, LLAMA_SNAPKV_N_KV_PAD), /*n_seq_max =*/1, access::n_pad(base), 0, LLAMA_SWA_TYPE_NONE, nullptr,
             [&](int32_t il) { return stored.count(il) > 0; }, nullptr, nullptr, "snapkv_");
 
     auto & map = access::map_layer_ids(*kv);
@@ -93,7 +91,7 @@ static void fill_mask(ggml_tensor * mask, int64_t n_max) {
 llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params,
         const llama_snapkv_groups & groups, uint32_t n_prompt, uint32_t chunk) {
     llama_snapkv_staging st;
-    st.n_max = GGML_PAD(n_prompt, N_KV_PAD);
+    st.n_max = GGML_PAD(n_prompt, LLAMA_SNAPKV_N_KV_PAD);
 
     st.kv = make_kv(ctx, *mem.base, groups, n_prompt);
     for (const auto & [_, size] : st.kv->memory_breakdown()) {
@@ -134,7 +132,7 @@ llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_
     for (const int32_t il : groups.ils) {
         auto & mask = masks[kv_buft(ctx, il)];
         if (!mask) {
-            mask = ggml_new_tensor_2d(st.ctx.get(), GGML_TYPE_F16, st.n_max + GGML_PAD(rows, N_KV_PAD) + N_KV_PAD, rows);
+            mask = ggml_new_tensor_2d(st.ctx.get(), GGML_TYPE_F16, st.n_max + GGML_PAD(rows, LLAMA_SNAPKV_N_KV_PAD) + LLAMA_SNAPKV_N_KV_PAD, rows);
             ggml_set_name(mask, "snapkv_mask");
             st.bytes_mask += allocate(mask, { kv_buft(ctx, il) }, "mask");
             fill_mask(mask, st.n_max);
@@ -174,9 +172,9 @@ uint32_t llama_snapkv_choose_group(llama_context & ctx, const llama_snapkv_memor
     size_t free = 0;
     size_t total = 0;
     ggml_backend_dev_memory(dev, &free, &total);
-    const size_t fixed = (size_t) n_prompt * ctx.get_model().hparams.n_embd * sizeof(float) + (size_t) (GGML_PAD(n_prompt, N_KV_PAD) + 2 * GGML_PAD(chunk, N_KV_PAD)) * chunk * sizeof(ggml_fp16_t);
+    const size_t fixed = (size_t) n_prompt * ctx.get_model().hparams.n_embd * sizeof(float) + (size_t) (GGML_PAD(n_prompt, LLAMA_SNAPKV_N_KV_PAD) + 2 * GGML_PAD(chunk, LLAMA_SNAPKV_N_KV_PAD)) * chunk * sizeof(ggml_fp16_t);
     const size_t spare = total / 16; // compute buffers and the scorer's scratch
-    const size_t layer = llama_snapkv_full_bytes(*mem.base, GGML_PAD(n_prompt, N_KV_PAD)) / n;
+    const size_t layer = llama_snapkv_full_bytes(*mem.base, GGML_PAD(n_prompt, LLAMA_SNAPKV_N_KV_PAD)) / n;
     const size_t room = free > fixed + spare ? free - fixed - spare : 0;
     return std::clamp<uint32_t>((uint32_t) (room / std::max<size_t>(layer, 1)), 1, n);
 }

@@ -3,6 +3,7 @@
 #include "snapkv-access.h"
 #include "snapkv-context.h"
 #include "snapkv-prefill.h"
+#include "snapkv-runner.h"
 #include "snapkv-staging.h"
 #include "snapkv-support.h"
 
@@ -13,8 +14,6 @@
 #include <cstring>
 
 using access = llama_snapkv_access;
-
-static constexpr uint32_t N_KV_PAD = 256; // as llama_kv_cache::get_n_kv()
 
 static thread_local std::string last_error;
 
@@ -110,7 +109,7 @@ static uint32_t cells_needed(const llama_model & model, const llama_snapkv_param
     // flash-attention kernels of GPUs want a multiple of 256 rows; the CPU's take any number
     const bool cpu_only = model.devices.empty();
     const uint64_t rows = llama_snapkv_n_rows(params, n_ctx_seq);
-    return (uint32_t) GGML_PAD((rows + params.room) * n_seqs_per_stream, cpu_only ? 32 : N_KV_PAD);
+    return (uint32_t) GGML_PAD((rows + params.room) * n_seqs_per_stream, cpu_only ? 32 : LLAMA_SNAPKV_N_KV_PAD);
 }
 
 //
@@ -236,9 +235,7 @@ static int32_t prefill_ordinary(llama_context & ctx, llama_snapkv & sk, llama_se
     }
     sk.stats.n_kept = n_tokens;
     sk.stats.coverage = 1.0;
-    for (ggml_backend_t backend : access::backend_ptrs(ctx)) {
-        sk.stats.bytes_compute += ggml_backend_sched_get_buffer_size(ctx.get_sched(), backend);
-    }
+    sk.stats.bytes_compute = llama_snapkv_compute_bytes(ctx);
     return 0;
 }
 
@@ -278,7 +275,7 @@ int32_t llama_snapkv_prefill(llama_context * ctx, llama_seq_id seq_id, const lla
     for (const auto & [_, size] : ctx->get_memory()->memory_breakdown()) {
         sk->stats.bytes_compact += size;
     }
-    sk->stats.bytes_full_cache = llama_snapkv_full_bytes(*mem.base, GGML_PAD(n_tokens, N_KV_PAD));
+    sk->stats.bytes_full_cache = llama_snapkv_full_bytes(*mem.base, GGML_PAD(n_tokens, LLAMA_SNAPKV_N_KV_PAD));
     if (mem.iswa) {
         for (const auto & [_, size] : mem.iswa->get_swa()->memory_breakdown()) {
             sk->stats.bytes_full_cache += size;

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib.resources
 import json
-import os
 import platform
 import re
 import statistics
@@ -23,6 +22,8 @@ import time
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from snapkv_local.hardware import n_cores, read_hardware
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -45,7 +46,7 @@ def one_run(mode: str) -> dict[str, Any]:
     if mode != "full":
         group: Any = mode if mode == "auto" else int(mode)
         config = SnapKVConfig(budget=BUDGET, room=ROOM, layer_group=group)
-    cores = os.cpu_count() or 1
+    cores = n_cores()
     llm = Llama(
         str(models.demo_model()),
         snapkv=config,
@@ -112,18 +113,11 @@ def write(name: str, runs: list[dict[str, Any]], summary: dict[str, Any]) -> Non
             ["git", *args], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    cpu = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
+    hardware = read_hardware()
     record = {
         "date": date.today().isoformat(),
         "commit": git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else ""),
-        "machine": {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system()},
+        "machine": {"cpu": hardware.cpu, "cores": hardware.n_cores, "system": platform.system()},
         "model": "SmolLM2-135M-Instruct Q4_1",
         "settings": {
             "n_prompt": N_PROMPT,

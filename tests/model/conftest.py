@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
@@ -160,3 +161,39 @@ def python(model_path: str) -> Callable[..., "subprocess.CompletedProcess[str]"]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
     return python
+
+
+@pytest.fixture
+def write_model(tmp_path: Path) -> Callable[..., str]:
+    """Writes a GGUF of one layer with two heads of 32 elements, all weights equal; its path.
+
+    tensors are the layer's shapes by name, add writes the metadata that the architecture has beside.
+    """
+
+    def write_model(
+        arch: str,
+        n_ff: int,
+        tensors: dict[str, tuple[int, ...]],
+        add: Callable[[gguf.GGUFWriter], None],
+    ) -> str:
+        path = str(tmp_path / f"{arch}.gguf")
+        writer = gguf.GGUFWriter(path, arch)
+        writer.add_block_count(1)
+        writer.add_context_length(256)
+        writer.add_embedding_length(64)
+        writer.add_feed_forward_length(n_ff)
+        writer.add_head_count(2)
+        writer.add_vocab_size(32)
+        writer.add_tokenizer_model("no_vocab")
+        add(writer)
+        shapes = {"token_embd": (32, 64), "output_norm": (64,)}
+        shapes |= {f"blk.0.{name}": shape for name, shape in tensors.items()}
+        for name, shape in shapes.items():
+            writer.add_tensor(f"{name}.weight", np.full(shape, 0.01, np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    return write_model

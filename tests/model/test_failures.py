@@ -1,7 +1,5 @@
 """What goes wrong, says so, and leaves the context usable."""
 
-import gguf
-import numpy as np
 import pytest
 
 from snapkv_local import Llama, SnapKVConfig
@@ -30,42 +28,28 @@ def test_missing_model(tmp_path, snapkv):
         Llama(str(tmp_path / "no.gguf"), snapkv=snapkv)
 
 
-def write_alibi_model(path):
+@pytest.fixture
+def alibi_model(write_model):
     """A small MPT: its attention has ALiBi biases."""
-    n_embd, n_ff, n_vocab = 64, 128, 32
-    writer = gguf.GGUFWriter(path, "mpt")
-    writer.add_block_count(1)
-    writer.add_context_length(256)
-    writer.add_embedding_length(n_embd)
-    writer.add_feed_forward_length(n_ff)
-    writer.add_head_count(2)
-    writer.add_layer_norm_eps(1e-5)
-    writer.add_max_alibi_bias(8.0)
-    writer.add_vocab_size(n_vocab)
-    writer.add_tokenizer_model("no_vocab")
-    shapes = {
-        "token_embd": (n_vocab, n_embd),
-        "output_norm": (n_embd,),
-        "blk.0.attn_norm": (n_embd,),
-        "blk.0.attn_qkv": (3 * n_embd, n_embd),
-        "blk.0.attn_output": (n_embd, n_embd),
-        "blk.0.ffn_norm": (n_embd,),
-        "blk.0.ffn_up": (n_ff, n_embd),
-        "blk.0.ffn_down": (n_embd, n_ff),
+
+    def add(writer):
+        writer.add_layer_norm_eps(1e-5)
+        writer.add_max_alibi_bias(8.0)
+
+    tensors = {
+        "attn_norm": (64,),
+        "attn_qkv": (3 * 64, 64),
+        "attn_output": (64, 64),
+        "ffn_norm": (64,),
+        "ffn_up": (128, 64),
+        "ffn_down": (64, 128),
     }
-    for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", np.full(shape, 0.01, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return str(path)
+    return write_model("mpt", 128, tensors, add)
 
 
-def test_unsupported_model_is_refused_with_its_reason(tmp_path):
-    path = write_alibi_model(tmp_path / "mpt.gguf")
+def test_unsupported_model_is_refused_with_its_reason(alibi_model):
     with pytest.raises(UnsupportedModelError, match=r"mpt\.gguf: ALiBi .*; use it with the full"):
-        Llama(path, snapkv=SnapKVConfig(budget=64), n_ctx=128, verbose=False)
+        Llama(alibi_model, snapkv=SnapKVConfig(budget=64), n_ctx=128, verbose=False)
 
 
 def test_completion_longer_than_the_context(llm, prompt):

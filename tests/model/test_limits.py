@@ -1,8 +1,6 @@
 """Heads that cannot be copied, and the ends of the context."""
 
-import gguf
 import llama_cpp
-import numpy as np
 import pytest
 
 from snapkv_local import Llama, SnapKVConfig
@@ -10,40 +8,25 @@ from snapkv_local.errors import NoRoomError, UnsupportedModelError
 
 
 @pytest.fixture
-def small_heads(tmp_path):
+def small_heads(write_model):
     """A llama of one layer with heads of 32 elements: 34 bytes in q8_0."""
-    n_embd, n_ff, n_vocab = 64, 96, 32
-    path = str(tmp_path / "small.gguf")
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(1)
-    writer.add_context_length(256)
-    writer.add_embedding_length(n_embd)
-    writer.add_feed_forward_length(n_ff)
-    writer.add_head_count(2)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(32)
-    writer.add_vocab_size(n_vocab)
-    writer.add_tokenizer_model("no_vocab")
-    shapes = {
-        "token_embd": (n_vocab, n_embd),
-        "output_norm": (n_embd,),
-        "blk.0.attn_norm": (n_embd,),
-        "blk.0.attn_q": (n_embd, n_embd),
-        "blk.0.attn_k": (n_embd, n_embd),
-        "blk.0.attn_v": (n_embd, n_embd),
-        "blk.0.attn_output": (n_embd, n_embd),
-        "blk.0.ffn_norm": (n_embd,),
-        "blk.0.ffn_gate": (n_ff, n_embd),
-        "blk.0.ffn_up": (n_ff, n_embd),
-        "blk.0.ffn_down": (n_embd, n_ff),
+
+    def add(writer):
+        writer.add_layer_norm_rms_eps(1e-5)
+        writer.add_rope_dimension_count(32)
+
+    tensors = {
+        "attn_norm": (64,),
+        "attn_q": (64, 64),
+        "attn_k": (64, 64),
+        "attn_v": (64, 64),
+        "attn_output": (64, 64),
+        "ffn_norm": (64,),
+        "ffn_gate": (96, 64),
+        "ffn_up": (96, 64),
+        "ffn_down": (64, 96),
     }
-    for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", np.full(shape, 0.01, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return write_model("llama", 96, tensors, add)
 
 
 def test_heads_that_are_no_multiple_of_4_bytes_are_refused(small_heads):
