@@ -62,23 +62,27 @@ make(budget=8000, room=192).prefill([1000])
     assert "out of memory" in result.stdout
 
 
-@pytest.mark.parametrize("mib", [4, 30, 60])
-def test_no_memory_for_a_graphs_metadata_is_an_error_and_no_crash(python, mib):
-    # ggml would end the process where it gets none
+def test_no_memory_for_a_graphs_metadata_is_an_error_and_no_crash(python):
+    # ggml would end the process where it gets none. How much a prefill takes depends on what the heap
+    # still holds, so the limits climb until one is enough.
     result = python(f"""{SETUP}
 llm = make(budget=64, room=64)
 short = list(range(1000, 1100))
 llm.prefill(short)
 kept = llm.kept_positions()
-limit({mib})
-for _ in range(2):
+for mib in (2, 4, 8, 15, 30, 45, 60, 90, 120, 240):
+    limit(mib)
     try:
         llm.prefill(short)
+        print("fits")
     except OutOfMemoryError as e:
         print(e)
-unlimit()
+    unlimit()
 llm.prefill(short)
 assert (llm.kept_positions() == kept).all()
 """)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert result.stdout.count("out of memory") == 2
+    outcomes = result.stdout.splitlines()
+    assert "out of memory" in outcomes[0]
+    assert outcomes[-1] == "fits"
+    assert all("out of memory" in line or line == "fits" for line in outcomes), outcomes
