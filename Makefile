@@ -7,7 +7,7 @@ PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check
 
 # what a change of which needs a new native build
-NATIVE := CMakeLists.txt pyproject.toml $(wildcard cmake/* csrc/* csrc/*/* patches/* scripts/*.py) \
+NATIVE := CMakeLists.txt pyproject.toml $(wildcard cmake/* csrc/* csrc/*/* csrc/*/*/* patches/* scripts/*.py) \
           vendor/llama.cpp/pin.json vendor/llama.cpp/fetch.py
 
 # For the machine that make runs on: one CPU backend instead of one for each generation of processors, in less
@@ -19,7 +19,7 @@ NATIVE_ARGS := -DGGML_NATIVE=ON
 INSTALL := CMAKE_ARGS="$(NATIVE_ARGS) $(CMAKE_ARGS)" $(PIP) install --quiet --no-build-isolation --no-deps --editable .
 
 .PHONY: help build build.cuda build.metal demo test test.unit test.native test.model test.patches \
-        test.offswitch lint format patch.check patch.export patch.stats clean
+        test.offswitch lint format patch.check patch.export patch.stats tables clean
 
 help:
 	@echo "make demo            answer a question about a long document, compressed and with the full cache"
@@ -28,6 +28,7 @@ help:
 	@echo "make build           also build.cuda, build.metal; CMAKE_ARGS=... is passed on"
 	@echo "make lint format     ruff, mypy, clang-format"
 	@echo "make patch.check     also patch.stats; patch.export TREE=edited-llama.cpp-tree"
+	@echo "make tables          the tables in README.md, from results/"
 	@echo "make clean           all but the downloaded llama.cpp source"
 
 # environment
@@ -92,7 +93,7 @@ test.offswitch: $(VENV)/.built
 
 # sources
 
-CSRC = $(wildcard csrc/*.h csrc/*.cpp csrc/tests/*.h csrc/tests/*.cpp)
+CSRC = $(wildcard csrc/*.h csrc/*.cpp csrc/metal/*.h csrc/metal/*.cpp csrc/tests/*.h csrc/tests/*.cpp csrc/tests/*/*.h)
 
 lint: $(VENV)/.tools
 	$(VENV)/bin/ruff check .
@@ -110,6 +111,9 @@ patch.check patch.stats: patch.%:
 
 patch.export:
 	$(PYTHON) scripts/patches.py export "$(or $(TREE),$(error name the edited tree: make patch.export TREE=build/py3-.../llama.cpp))"
+
+tables:
+	$(PYTHON) scripts/tables.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

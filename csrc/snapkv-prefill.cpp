@@ -1,10 +1,13 @@
 #include "snapkv-prefill.h"
 
 #include "snapkv-access.h"
+#include "snapkv-compress.h"
 #include "snapkv-graph.h"
+#include "snapkv-inputs.h"
+#include "snapkv-place.h"
 #include "snapkv-runner.h"
-#include "snapkv-select.h"
 #include "snapkv-staging.h"
+#include "snapkv-weights.h"
 
 #include "llama-impl.h"
 
@@ -13,6 +16,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <new>
 #include <stdexcept>
 
@@ -35,42 +39,36 @@ public:
     void run(const llama_token * tokens);
 
 private:
-    // a layer of the current group, as its attention node shows it
-    struct layer_view {
-        uint32_t ic = 0; // cached layer
-        int32_t il = 0; // layer of the model
-        int64_t head_dim = 0;
-        int64_t n_head = 0;
-        int64_t n_head_kv = 0;
-        float scale = 1.0f;
-        float softcap = 0.0f;
-        ggml_tensor * sinks = nullptr;
+    // the graph of a chunk, from its start until the device has ended it
+    struct flight {
+        ggml_context_ptr gctx;
+        std::unique_ptr<llm_graph_result> res;
+        llama_snapkv_event landed;
+        uint32_t n_tokens = 0; // 0: not in flight
     };
 
     void prepare(const llama_token * tokens);
     void split_batch(const llama_token * tokens);
     void find_cells();
-    void begin_group();
+    void allocate(const llama_snapkv_plan & plan);
+    void drop();
+    void begin_group(uint32_t ig);
     void begin_chunk(uint32_t i);
     void compute_chunk(uint32_t ig, uint32_t i);
-    void score_group();
-    void evict_group();
-    void take_logits();
+    void land(flight & f);
+    void land_all();
+    void take_logits(const flight & f);
     void place_cells();
 
-    ggml_cgraph * build_chunk(ggml_context * gctx, uint32_t ig, uint32_t i);
-    void save_queries(ggml_context * gctx, ggml_cgraph * gf, const layer_view & layer, ggml_tensor * attn, uint32_t i) const;
-    ggml_tensor * queries(ggml_context * gctx, const layer_view & layer, int64_t row0, int64_t n_rows) const;
-    std::vector<int32_t> select(const layer_view & layer, const llama_snapkv_votes & votes);
-    void tap(const layer_view & layer, ggml_tensor * k) const;
-
-    void compute(ggml_cgraph * gf, bool batched);
+    ggml_cgraph * build_chunk(ggml_context * gctx, llm_graph_result & res, uint32_t ig, uint32_t i);
+    void save_queries(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, ggml_tensor * attn, uint32_t i) const;
 
     llama_kv_cache_context & base_mctx();
     static bool on_abort_poll(void * data);
     bool report();
 
     bool is_last(uint32_t i) const { return i + 1 == ubatches.size(); }
+    bool is_last_group(uint32_t ig) const { return ig + 1 == groups.count(); }
 
     llama_context & ctx;
     llama_snapkv & sk;
@@ -78,12 +76,16 @@ private:
     const uint32_t n;       // prompt tokens
     const uint32_t w;       // window
     const uint32_t n_kept;  // prefix rows for each KV head
-    const uint32_t chunk;
     const llama_snapkv_memory mem; // base: the compact cache
 
     llama_snapkv_groups groups;
+    llama_snapkv_place place;
+    llama_snapkv_plan plan;
+    llama_snapkv_runner runner;
     llama_snapkv_staging staging;
-    llama_kv_cache * full = nullptr; // the staging cache
+    llama_snapkv_inputs inputs;
+    std::unique_ptr<llama_snapkv_lent_weights> weights; // null: all weights are where their layers are computed
+    std::unique_ptr<llama_snapkv_compressor> compressor;
 
     llama_batch_allocr balloc;
     std::vector<llama_ubatch> ubatches;
@@ -94,12 +96,12 @@ private:
     llama_kv_cache::slot_info target; // contiguous cells of the kept rows in the compact cache
     llama_memory_context_ptr mctx;
 
-    llama_snapkv_runner runner;
-    std::unique_ptr<llm_graph_result> res;
+    // so many, that the device always has a graph to go on with
+    flight flights[3];
+    uint32_t n_started = 0;
 
-    std::vector<layer_view> layers; // of the current group
+    std::vector<llama_snapkv_layer> layers; // of the current group
     std::shared_ptr<llama_snapkv_record> record;
-    double coverage_sum = 0.0;
 
     llama_snapkv_progress_callback progress;
     void * user_data;
@@ -115,16 +117,13 @@ private:
 
 prefill_run::prefill_run(llama_context & ctx, llama_snapkv & sk, llama_seq_id seq_id, uint32_t n_tokens, llama_snapkv_progress_callback progress, void * user_data) :
     ctx(ctx), sk(sk), seq_id(seq_id), n(n_tokens), w(sk.params.window), n_kept(llama_snapkv_n_rows(sk.params, n_tokens) - sk.params.window),
-    chunk(ctx.n_ubatch()), mem(llama_snapkv_memory_of(ctx)), balloc(ctx.get_model().hparams.n_pos_per_embd()), runner(ctx),
+    mem(llama_snapkv_memory_of(ctx)), runner(ctx), balloc(ctx.get_model().hparams.n_pos_per_embd()),
     progress(progress), user_data(user_data),
     saved_abort(access::abort_callback(ctx)), saved_abort_data(access::abort_callback_data(ctx)) {
 }
 
 prefill_run::~prefill_run() {
-    mctx.reset();
-    if (base_swapped) {
-        std::swap(access::kv_base(*mem.iswa), staging.kv);
-    }
+    drop();
     ctx.set_abort_callback(saved_abort, saved_abort_data);
     if (!finished) {
         access::n_outputs(ctx) = 0;
@@ -132,10 +131,25 @@ prefill_run::~prefill_run() {
     }
 }
 
+// what a plan has allocated
+void prefill_run::drop() {
+    runner.finish();
+    staging.hidden.finish();
+    mctx.reset();
+    if (base_swapped) {
+        std::swap(access::kv_base(*mem.iswa), staging.kv);
+        base_swapped = false;
+    }
+    compressor.reset();
+    staging = {};
+}
+
 void prefill_run::prepare(const llama_token * tokens) {
     ctx.set_abort_callback(on_abort_poll, this);
 
-    split_batch(tokens);
+    if (mem.iswa && sk.params.chunk > ctx.n_ubatch()) {
+        throw std::invalid_argument(format("chunk %u is more than n_ubatch %u, for which the cache of the sliding-window layers has cells: make n_ubatch larger", sk.params.chunk, ctx.n_ubatch()));
+    }
 
     const auto & hparams = ctx.get_model().hparams;
     int64_t n_heads = 0;
@@ -144,26 +158,66 @@ void prefill_run::prepare(const llama_token * tokens) {
         n_heads += hparams.n_head_kv(layer.il);
     }
     groups.n_layer = (int32_t) hparams.n_layer();
+    groups.size = 1;
+    place = llama_snapkv_make_place(ctx, mem, groups);
+    if (place.lends) {
+        weights = std::make_unique<llama_snapkv_lent_weights>(place.device);
+    }
 
-    runner.begin(ctx.graph_max_nodes(chunk) + 32 * n_heads + 1024); // scoring takes about 20 for each KV head
-    res.reset(new llm_graph_result(runner.get_max_nodes()));
+    runner.begin(ctx.graph_max_nodes(std::max(sk.params.chunk, ctx.n_ubatch())) + 32 * n_heads + 1024); // stock ops take about 20 for each KV head
+    for (auto & f : flights) {
+        f.res.reset(new llm_graph_result(runner.get_max_nodes()));
+        f.landed = place.device ? llama_snapkv_event(place.device) : llama_snapkv_event();
+    }
 
-    groups.size = llama_snapkv_choose_group(ctx, mem, sk.params, groups, n, chunk);
-    staging = llama_snapkv_make_staging(ctx, mem, sk.params, groups, n, chunk);
-    full = staging.kv.get();
-    find_cells();
+    // a plan is an estimate: where it does not fit after all, the next one is smaller
+    const auto plans = llama_snapkv_make_plans(ctx, mem, sk.params, groups, place, n);
+    for (size_t i = 0; i < plans.size(); ++i) {
+        plan = plans[i];
+        groups.size = plan.group;
+        if (i == 0 || plan.chunk != plans[i - 1].chunk) {
+            split_batch(tokens);
+            find_cells();
+        }
+        try {
+            allocate(plan);
+            break;
+        } catch (const std::runtime_error &) {
+            drop();
+            if (i + 1 == plans.size()) {
+                throw;
+            }
+        }
+    }
 
     record = std::make_shared<llama_snapkv_record>();
     record->n_prompt = n;
     record->window = w;
+}
 
+void prefill_run::allocate(const llama_snapkv_plan & p) {
+    staging = llama_snapkv_make_staging(ctx, mem, sk.params, groups, place, p, n);
+    compressor = std::make_unique<llama_snapkv_compressor>(ctx, sk, runner, place, staging, n, n_kept);
     if (mem.iswa) {
         std::swap(access::kv_base(*mem.iswa), staging.kv);
         base_swapped = true;
     }
+
+    // the largest graph of a group, before hours go into the ones before it
+    if (place.device) {
+        begin_group(0);
+        begin_chunk(0);
+        const uint32_t i = (uint32_t) ubatches.size() - 1;
+        access::n_kv(base_mctx()) = (uint32_t) GGML_PAD(n, LLAMA_SNAPKV_N_KV_PAD);
+        access::n_outputs(ctx) = 1;
+        runner.reserve([&](ggml_context * c) { return build_chunk(c, *flights[0].res, groups.count() - 1, i); });
+        runner.reserve([&](ggml_context * c) { return build_chunk(c, *flights[0].res, 0, 0); });
+    }
 }
 
 void prefill_run::split_batch(const llama_token * tokens) {
+    ubatches.clear();
+    starts.clear();
     const auto & model = ctx.get_model();
     const auto & cp = ctx.get_cparams();
 
@@ -185,7 +239,7 @@ void prefill_run::split_batch(const llama_token * tokens) {
     uint32_t p = 0;
     while (p < n) {
         // as llama_kv_cache::init_batch() chooses
-        ubatches.push_back(mem.base->get_n_stream() == 1 ? balloc.split_simple(chunk) : balloc.split_equal(chunk, true, 0));
+        ubatches.push_back(mem.base->get_n_stream() == 1 ? balloc.split_simple(plan.chunk) : balloc.split_equal(plan.chunk, true, 0));
         GGML_ASSERT(ubatches.back().n_tokens > 0);
         starts.push_back(p);
         p += ubatches.back().n_tokens;
@@ -193,6 +247,7 @@ void prefill_run::split_batch(const llama_token * tokens) {
 }
 
 void prefill_run::find_cells() {
+    sinfos_base.clear();
     // a prompt position is its own cell in the staging cache
     for (size_t i = 0; i < ubatches.size(); ++i) {
         llama_kv_cache::slot_info sinfo = { 0, 0, {}, {} };
@@ -225,14 +280,26 @@ void prefill_run::find_cells() {
     }
 }
 
-void prefill_run::begin_group() {
+void prefill_run::begin_group(uint32_t ig) {
     mctx.reset();
     layers.clear();
     if (mem.iswa) {
         mem.iswa->get_swa()->seq_rm(seq_id, -1, -1);
         mctx = std::make_unique<llama_kv_cache_iswa_context>(mem.iswa, sinfos_base, sinfos_swa, ubatches);
     } else {
-        mctx = std::make_unique<llama_kv_cache_context>(full, sinfos_base, ubatches);
+        mctx = std::make_unique<llama_kv_cache_context>(staging.full, sinfos_base, ubatches);
+    }
+    if (staging.hidden) {
+        staging.hidden.begin(ig > 0, (uint32_t) ubatches.size());
+    }
+    if (weights) {
+        weights->end();
+        begin_chunk(0);
+        ggml_context_ptr gctx = runner.make_context();
+        weights->lend(build_chunk(gctx.get(), *flights[0].res, ig, 0));
+    }
+    if (ig == 1 && place.device) {
+        inputs.upload(place.buft(0));
     }
 }
 
@@ -257,16 +324,8 @@ void prefill_run::begin_chunk(uint32_t i) {
     access::n_outputs(ctx) = is_last(i) ? 1 : 0;
 }
 
-// [head_dim, n_rows, n_head] rows of the group's saved queries
-ggml_tensor * prefill_run::queries(ggml_context * gctx, const layer_view & layer, int64_t row0, int64_t n_rows) const {
-    ggml_tensor * t = staging.queries;
-    const size_t slot = layer.ic % groups.size;
-    const size_t row = layer.head_dim * sizeof(float);
-    return ggml_view_3d(gctx, t, layer.head_dim, n_rows, layer.n_head, row, w * row, slot * t->nb[1] + row0 * row);
-}
-
 // the window's queries of this chunk, for the scores
-void prefill_run::save_queries(ggml_context * gctx, ggml_cgraph * gf, const layer_view & layer, ggml_tensor * attn, uint32_t i) const {
+void prefill_run::save_queries(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, ggml_tensor * attn, uint32_t i) const {
     const int64_t p0 = std::max<int64_t>(starts[i], n - w);
     const int64_t n_rows = (int64_t) starts[i] + ubatches[i].n_tokens - p0;
     if (n_rows <= 0) {
@@ -274,34 +333,30 @@ void prefill_run::save_queries(ggml_context * gctx, ggml_cgraph * gf, const laye
     }
     ggml_tensor * q = attn->src[0];
     ggml_tensor * from = ggml_view_3d(gctx, q, q->ne[0], n_rows, q->ne[2], q->nb[1], q->nb[2], (p0 - starts[i]) * q->nb[1]);
-    ggml_build_forward_expand(gf, ggml_cpy(gctx, from, queries(gctx, layer, p0 - (n - w), n_rows)));
+    ggml_build_forward_expand(gf, ggml_cpy(gctx, from, compressor->queries(gctx, layer, p0 - (n - w), n_rows)));
 }
 
-ggml_cgraph * prefill_run::build_chunk(ggml_context * gctx, uint32_t ig, uint32_t i) {
+ggml_cgraph * prefill_run::build_chunk(ggml_context * gctx, llm_graph_result & res, uint32_t ig, uint32_t i) {
     layers.clear();
-    res->reset();
+    res.reset();
 
-    llama_snapkv_graph graph = llama_snapkv_graph_build(ctx.get_model(), access::graph_params(ctx, res.get(), ubatches[i], mctx.get()), groups.n_layer);
+    llama_snapkv_graph graph = llama_snapkv_graph_build(ctx.get_model(), access::graph_params(ctx, &res, ubatches[i], mctx.get()), groups.n_layer);
 
     llama_snapkv_cut_params cut;
     cut.il0 = groups.il0(ig);
     cut.il1 = groups.il1(ig);
-    auto hidden = [&]() {
-        return ggml_view_2d(gctx, staging.hidden, staging.hidden->ne[0], ubatches[i].n_tokens, staging.hidden->nb[1], starts[i] * staging.hidden->nb[1]);
-    };
-    const bool last_group = ig + 1 == groups.count();
     if (ig > 0) {
-        cut.hidden_in = hidden();
+        cut.hidden_in = staging.hidden.view(gctx, i, starts[i], ubatches[i].n_tokens);
     }
-    if (!last_group) {
-        cut.hidden_out = hidden();
+    if (!is_last_group(ig)) {
+        cut.hidden_out = staging.hidden.view(gctx, i, starts[i], ubatches[i].n_tokens);
     }
-    cut.store_only = last_group && !is_last(i);
+    cut.store_only = is_last_group(ig) && !is_last(i);
 
     // all cached layers of the model use one mask; ours is made once and not for each chunk and group
     std::vector<ggml_tensor *> attns(groups.ils.size());
     for (uint32_t ic = 0; ic < attns.size(); ++ic) {
-        attns[ic] = llama_snapkv_graph_attn(*res, groups.ils[ic]);
+        attns[ic] = llama_snapkv_graph_attn(res, groups.ils[ic]);
         ggml_tensor *& mask = attns[ic]->src[3];
         cut.mask_input = mask;
         mask = staging.mask_view(gctx, ic, mask->ne[0], mask->ne[1], starts[i]);
@@ -312,174 +367,93 @@ ggml_cgraph * prefill_run::build_chunk(ggml_context * gctx, uint32_t ig, uint32_
 
     for (uint32_t ic = ig * groups.size; ic < std::min<uint32_t>((ig + 1) * groups.size, groups.ils.size()); ++ic) {
         const ggml_tensor * attn = attns[ic];
-        layer_view layer;
+        llama_snapkv_layer layer;
         layer.ic = ic;
         layer.il = groups.ils[ic];
         layer.head_dim = attn->src[0]->ne[0];
         layer.n_head = attn->src[0]->ne[2];
         layer.n_head_kv = attn->src[1]->ne[2];
         layer.sinks = attn->src[4];
+        layer.slot = ic % groups.size;
         memcpy(&layer.scale, (const float *) attn->op_params + 0, sizeof(float));
         memcpy(&layer.softcap, (const float *) attn->op_params + 2, sizeof(float));
         save_queries(gctx, gf, layer, attns[ic], i);
         layers.push_back(layer);
     }
-    if (last_group && is_last(i)) {
-        ggml_set_output(res->t_logits);
+    if (is_last_group(ig) && is_last(i)) {
+        ggml_set_output(res.t_logits);
+    }
+    if (weights) {
+        weights->substitute(gf);
+    }
+    if (inputs.is_ready()) {
+        inputs.use(i, gf);
     }
     return gf;
 }
 
-void prefill_run::compute(ggml_cgraph * gf, bool batched) {
-    const ggml_status status = runner.compute(gf, batched);
-    if (stop || status == GGML_STATUS_ABORTED) {
-        throw aborted();
+void prefill_run::compute_chunk(uint32_t ig, uint32_t i) {
+    flight & f = flights[n_started % std::size(flights)];
+    land(f);
+
+    ggml_cgraph * gf = nullptr;
+    f.gctx = runner.allocate([&](ggml_context * c) { return build_chunk(c, *f.res, ig, i); }, gf);
+    if (!inputs.is_ready()) {
+        f.res->set_inputs(&ubatches[i]);
+        if (ig == 0 && place.device && groups.count() > 1) {
+            inputs.take(i, gf, 64 * ((size_t) starts[i] + ubatches[i].n_tokens) + 4096 * (i + 1));
+        }
     }
+
+    ggml_backend_t backend = runner.backend_of(place.devs[groups.il1(ig) - 1]);
+    if (staging.hidden) {
+        staging.hidden.enter(i, backend);
+    }
+    const ggml_status status = runner.start(gf, ubatches[i].n_tokens > 1);
     if (status != GGML_STATUS_SUCCESS) {
-        throw std::runtime_error(format("the backend failed to compute a graph of the prefill (status %d)", (int) status));
+        throw llama_snapkv_compute_error(status);
+    }
+    if (staging.hidden) {
+        staging.hidden.leave(i, backend, !is_last_group(ig));
+    }
+    f.n_tokens = ubatches[i].n_tokens;
+    f.landed.record(backend);
+    n_started++;
+
+    if (!f.landed.is_supported()) {
+        land_all();
+    }
+    if (is_last(i) && is_last_group(ig)) {
+        land_all();
+        take_logits(f);
     }
 }
 
-void prefill_run::compute_chunk(uint32_t ig, uint32_t i) {
-    ggml_cgraph * gf = nullptr;
-    ggml_context_ptr gctx = runner.allocate([&](ggml_context * c) { return build_chunk(c, ig, i); }, gf);
-
-    res->set_inputs(&ubatches[i]);
-    compute(gf, ubatches[i].n_tokens > 1);
-    if (is_last(i) && ig + 1 == groups.count()) {
-        take_logits();
+// wait for the device
+void prefill_run::land(flight & f) {
+    if (f.n_tokens == 0) {
+        return;
     }
-
-    done += ubatches[i].n_tokens;
+    f.landed.synchronize();
+    done += f.n_tokens;
+    f.n_tokens = 0;
     if (!report()) {
         throw aborted();
     }
 }
 
-void prefill_run::score_group() {
-    const int64_t t0 = ggml_time_us();
-
-    std::vector<llama_snapkv_votes> votes;
-    std::vector<ggml_tensor *> taps;
-    auto build = [&](ggml_context * gctx) {
-        votes.clear();
-        taps.clear();
-        ggml_cgraph * gf = ggml_new_graph_custom(gctx, runner.get_max_nodes(), false);
-        ggml_tensor * mask = nullptr;
-        for (const auto & layer : layers) {
-            const auto & kv = access::layers(*full)[access::map_layer_ids(*full).at(layer.il)];
-            llama_snapkv_observation obs;
-            obs.q = queries(gctx, layer, 0, w);
-            obs.k = ggml_view_3d(gctx, kv.k, layer.head_dim, n, layer.n_head_kv, kv.k->nb[1], ggml_row_size(kv.k->type, layer.head_dim), 0);
-            obs.sinks = layer.sinks;
-            obs.scale = layer.scale;
-            obs.softcap = layer.softcap;
-            if (!mask || mask->src[0]->view_src != staging.masks[layer.ic]) {
-                mask = ggml_cont(gctx, staging.mask_view(gctx, layer.ic, n, w, n - w));
-            }
-            obs.mask = mask;
-            votes.push_back(llama_snapkv_graph_score(gctx, gf, obs, sk.params));
-            if (sk.tap) {
-                ggml_tensor * k = ggml_cont(gctx, obs.k->type == GGML_TYPE_F32 ? obs.k : ggml_cast(gctx, obs.k, GGML_TYPE_F32));
-                ggml_set_output(k);
-                ggml_build_forward_expand(gf, k);
-                taps.push_back(k);
-            }
-        }
-        return gf;
-    };
-    ggml_cgraph * gf = nullptr;
-    ggml_context_ptr gctx = runner.allocate(build, gf);
-    compute(gf, true);
-
-    for (size_t i = 0; i < layers.size(); ++i) {
-        record->layers.push_back({ layers[i].il, (uint32_t) layers[i].n_head_kv, n_kept, select(layers[i], votes[i]) });
-    }
-    sk.stats.seconds_score += (ggml_time_us() - t0) * 1e-6;
-
-    for (size_t i = 0; i < taps.size(); ++i) {
-        tap(layers[i], taps[i]);
+void prefill_run::land_all() {
+    runner.finish();
+    for (uint32_t k = 0; k < std::size(flights); ++k) {
+        land(flights[(n_started + k) % std::size(flights)]); // the oldest first
     }
 }
 
-std::vector<int32_t> prefill_run::select(const layer_view & layer, const llama_snapkv_votes & votes) {
-    std::vector<int32_t> ids;
-    std::vector<float> pooled(n - w);
-    std::vector<float> mass(n);
-    for (int64_t h = 0; h < layer.n_head_kv; ++h) {
-        ggml_backend_tensor_get(votes.pooled[h], pooled.data(), 0, pooled.size() * sizeof(float));
-        ggml_backend_tensor_get(votes.mass[h], mass.data(), 0, mass.size() * sizeof(float));
-
-        const auto head = llama_snapkv_select(pooled, n_kept, sk.params.sinks);
-        coverage_sum += llama_snapkv_coverage(mass, head, w) / layer.n_head_kv;
-        ids.insert(ids.end(), head.begin(), head.end());
-        if (sk.params.keep_scores) {
-            sk.scores[layer.ic].push_back(pooled);
-        }
-    }
-    return ids;
-}
-
-void prefill_run::tap(const layer_view & layer, ggml_tensor * k) const {
-    std::vector<float> q_data(layer.head_dim * w * layer.n_head);
-    std::vector<float> k_data(ggml_nelements(k));
-    ggml_backend_tensor_get(staging.queries, q_data.data(), (layer.ic % groups.size) * staging.queries->nb[1], q_data.size() * sizeof(float));
-    ggml_backend_tensor_get(k, k_data.data(), 0, k_data.size() * sizeof(float));
-    const llama_snapkv_tap_data data = {
-        layer.ic,
-        q_data.data(),
-        k_data.data(),
-        (uint32_t) layer.head_dim,
-        w,
-        (uint32_t) layer.n_head,
-        n,
-        (uint32_t) layer.n_head_kv,
-        layer.scale,
-        layer.softcap,
-    };
-    sk.tap(&data, sk.tap_data);
-}
-
-void prefill_run::evict_group() {
-    const int64_t t0 = ggml_time_us();
-
-    std::vector<ggml_tensor *> inputs;
-    auto build = [&](ggml_context * gctx) {
-        inputs.clear();
-        ggml_cgraph * gf = ggml_new_graph_custom(gctx, runner.get_max_nodes(), false);
-        for (const auto & layer : layers) {
-            const auto & from = access::layers(*full)[access::map_layer_ids(*full).at(layer.il)];
-            const auto & to = access::layers(*mem.base)[access::map_layer_ids(*mem.base).at(layer.il)];
-            ggml_tensor * ids = nullptr;
-            if (n_kept > 0) {
-                ids = ggml_new_tensor_2d(gctx, GGML_TYPE_I32, n_kept, layer.n_head_kv);
-                ggml_set_input(ids);
-            }
-            inputs.push_back(ids);
-            const uint32_t stream = target.strm[0];
-            llama_snapkv_graph_evict(gctx, gf, from.k_stream[0], to.k_stream[stream], ids, layer.n_head_kv, target.head(), n_kept, n - w, w);
-            llama_snapkv_graph_evict(gctx, gf, from.v_stream[0], to.v_stream[stream], ids, layer.n_head_kv, target.head(), n_kept, n - w, w);
-        }
-        return gf;
-    };
-    ggml_cgraph * gf = nullptr;
-    ggml_context_ptr gctx = runner.allocate(build, gf);
-    for (size_t i = 0; i < inputs.size(); ++i) {
-        if (inputs[i]) {
-            const auto & ids = record->layers[record->layers.size() - inputs.size() + i].ids;
-            ggml_backend_tensor_set(inputs[i], ids.data(), 0, ids.size() * sizeof(int32_t));
-        }
-    }
-    compute(gf, true);
-
-    sk.stats.seconds_evict += (ggml_time_us() - t0) * 1e-6;
-}
-
-void prefill_run::take_logits() {
+void prefill_run::take_logits(const flight & f) {
     if (access::output_reserve(ctx, 1) < 1) {
         throw std::runtime_error("out of memory: the logits");
     }
-    ggml_backend_tensor_get(res->t_logits, access::logits(ctx).data, 0, ctx.get_model().vocab.n_tokens() * sizeof(float));
+    ggml_backend_tensor_get(f.res->t_logits, access::logits(ctx).data, 0, ctx.get_model().vocab.n_tokens() * sizeof(float));
 }
 
 // the kept rows as cells of the compact cache: packed right before the window
@@ -520,25 +494,30 @@ void prefill_run::run(const llama_token * tokens) {
 
     auto & stats = sk.stats;
     stats.layer_group = groups.size;
+    stats.chunk = plan.chunk;
     stats.bytes_staging = staging.bytes_kv;
-    stats.bytes_hidden = staging.bytes_hidden;
+    stats.bytes_hidden = staging.hidden.bytes_device + staging.hidden.bytes_host + staging.bytes_queries;
+    stats.bytes_hidden_host = place.device ? staging.hidden.bytes_host : 0;
     stats.bytes_mask = staging.bytes_mask;
     sk.scores.assign(sk.params.keep_scores ? groups.ils.size() : 0, {});
 
     for (uint32_t ig = 0; ig < groups.count(); ++ig) {
-        begin_group();
+        begin_group(ig);
         for (uint32_t i = 0; i < ubatches.size(); ++i) {
             begin_chunk(i);
             compute_chunk(ig, i);
         }
-        score_group();
-        evict_group();
+        land_all();
+        compressor->score(layers, *record);
+        compressor->evict(layers, *record, *mem.base, target);
     }
 
     place_cells();
     stats.n_kept = n_kept + w;
     stats.bytes_compute = runner.get_bytes();
-    stats.coverage = coverage_sum / groups.ils.size();
+    stats.bytes_weights = weights ? weights->get_bytes() : 0;
+    stats.coverage = compressor->get_coverage();
+    stats.ratio_fused = compressor->get_ratio_fused();
 
     access::output_swaps(ctx).clear();
     access::output_ids(ctx)[0] = 0;
@@ -558,6 +537,9 @@ static int32_t run_prefill(
     } catch (const aborted &) {
         llama_snapkv_set_error("the prefill was aborted");
         return 2;
+    } catch (const llama_snapkv_compute_error & e) {
+        llama_snapkv_set_error(e.status == GGML_STATUS_ABORTED ? "the prefill was aborted" : e.what());
+        return e.status == GGML_STATUS_ABORTED ? 2 : -2;
     } catch (const no_room &) {
         llama_snapkv_set_error(format("no free cells for the kept rows of sequence %d: remove other sequences first", seq_id));
         return 1;

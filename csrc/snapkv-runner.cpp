@@ -4,6 +4,8 @@
 #include "snapkv-graph.h"
 #include "snapkv-staging.h"
 
+#include "llama-impl.h"
+
 #include "ggml-backend.h"
 
 #include <algorithm>
@@ -33,6 +35,10 @@ static void reset_sched(llama_context & ctx, int64_t max_nodes) {
     access::sched(ctx).reset(ggml_backend_sched_new(ptrs.data(), buft.data(), (int) ptrs.size(), max_nodes, false, ctx.get_cparams().op_offload));
 }
 
+llama_snapkv_compute_error::llama_snapkv_compute_error(ggml_status status) :
+    std::runtime_error(format("the backend failed to compute a graph of the prefill (status %d)", (int) status)), status(status) {
+}
+
 llama_snapkv_runner::llama_snapkv_runner(llama_context & ctx) :
     ctx(ctx) {
 }
@@ -57,25 +63,34 @@ void llama_snapkv_runner::begin(int64_t n_nodes) {
     ggml_backend_sched_set_eval_callback(ctx.get_sched(), ctx.get_cparams().cb_eval, ctx.get_cparams().cb_eval_user_data);
 }
 
+ggml_context_ptr llama_snapkv_runner::make_context() const {
+    return ggml_context_ptr(ggml_init({ 2 * max_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(max_nodes, false), nullptr, true }));
+}
+
+// the allocator keeps its plan as long as counts and sizes fit, although a graph of another topology needs another plan.
+// the graph itself cannot be given to reserve(): that splits it, and a graph must not be split twice
+void llama_snapkv_runner::forget_plan() {
+    ggml_context_ptr gctx = make_context();
+    ggml_cgraph * gf = ggml_new_graph_custom(gctx.get(), 8, false);
+    ggml_tensor * t = ggml_new_tensor_1d(gctx.get(), GGML_TYPE_F32, 1);
+    ggml_set_input(t);
+    ggml_build_forward_expand(gf, ggml_scale(gctx.get(), t, 1.0f));
+    ggml_backend_sched_reserve(ctx.get_sched(), gf);
+    ggml_backend_sched_reset(ctx.get_sched());
+}
+
 ggml_context_ptr llama_snapkv_runner::allocate(const builder & build, ggml_cgraph *& gf) {
-    const ggml_init_params ip = { 2 * max_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(max_nodes, false), nullptr, true };
     ggml_backend_sched_t sched = ctx.get_sched();
 
     ggml_backend_sched_reset(sched);
-    ggml_context_ptr gctx(ggml_init(ip));
+    ggml_context_ptr gctx = make_context();
     gf = build(gctx.get());
 
-    // the allocator keeps its plan as long as counts and sizes fit, although a graph of another topology needs another
-    // plan. reserving splits the graph, after which it must not be split again: build it anew
     const uint64_t topology = llama_snapkv_graph_topology(gf);
     if (topology != planned) {
-        const bool ok = ggml_backend_sched_reserve(sched, gf);
+        forget_plan();
         planned = topology;
-        ggml_backend_sched_reset(sched);
-        if (!ok) {
-            throw std::runtime_error("out of memory: the compute buffers of the prefill");
-        }
-        gctx.reset(ggml_init(ip));
+        gctx = make_context();
         gf = build(gctx.get());
     }
     if (llama_snapkv_alloc_fails("compute") || !ggml_backend_sched_alloc_graph(sched, gf)) {
@@ -86,10 +101,36 @@ ggml_context_ptr llama_snapkv_runner::allocate(const builder & build, ggml_cgrap
     return gctx;
 }
 
-ggml_status llama_snapkv_runner::compute(ggml_cgraph * gf, bool batched) {
-    const ggml_status status = ctx.graph_compute(gf, batched);
-    ggml_backend_sched_synchronize(ctx.get_sched());
-    return status;
+void llama_snapkv_runner::reserve(const builder & build) {
+    ggml_backend_sched_t sched = ctx.get_sched();
+    ggml_backend_sched_reset(sched);
+    ggml_context_ptr gctx = make_context();
+    const bool ok = ggml_backend_sched_reserve(sched, build(gctx.get()));
+    planned = 0;
+    ggml_backend_sched_reset(sched);
+    if (!ok || llama_snapkv_alloc_fails("compute")) {
+        throw std::runtime_error("out of memory: the compute buffers of the prefill");
+    }
+    bytes = std::max(bytes, llama_snapkv_compute_bytes(ctx));
+}
+
+ggml_status llama_snapkv_runner::start(ggml_cgraph * gf, bool batched) {
+    return ctx.graph_compute(gf, batched);
+}
+
+void llama_snapkv_runner::finish() {
+    if (ctx.get_sched()) { // none where begin() has failed
+        ggml_backend_sched_synchronize(ctx.get_sched());
+    }
+}
+
+ggml_backend_t llama_snapkv_runner::backend_of(ggml_backend_dev_t dev) const {
+    for (ggml_backend_t backend : access::backend_ptrs(ctx)) {
+        if (ggml_backend_get_device(backend) == dev) {
+            return backend;
+        }
+    }
+    return nullptr;
 }
 
 void llama_snapkv_reserve(llama_context & ctx) {

@@ -1,16 +1,23 @@
 // Builds, allocates and computes graphs on a context's backends, with a scheduler of its own in the place of the context's.
 #pragma once
 
+#include "snapkv-hidden.h"
+
 #include "llama-context.h"
 
 #include "ggml-cpp.h"
 
 #include <cstdint>
 #include <functional>
+#include <stdexcept>
+
+struct llama_snapkv_compute_error : std::runtime_error {
+    explicit llama_snapkv_compute_error(ggml_status status);
+    const ggml_status status;
+};
 
 class llama_snapkv_runner {
 public:
-    // graphs are built twice where the allocator needs a new plan, so building must not have effects
     using builder = std::function<ggml_cgraph *(ggml_context * gctx)>;
 
     explicit llama_snapkv_runner(llama_context & ctx);
@@ -23,12 +30,25 @@ public:
     // build a graph and allocate it; gf is in the context that is returned. throws std::runtime_error
     ggml_context_ptr allocate(const builder & build, ggml_cgraph *& gf);
 
-    ggml_status compute(ggml_cgraph * gf, bool batched);
+    // plan the compute buffers for a graph that will be allocated later: does it fit? throws std::runtime_error
+    void reserve(const builder & build);
+
+    // start a graph. the host may go on before the device has ended
+    ggml_status start(ggml_cgraph * gf, bool batched);
+    void finish();
+
+    // the context's backend for a device, null if it has none
+    ggml_backend_t backend_of(ggml_backend_dev_t dev) const;
 
     int64_t get_max_nodes() const { return max_nodes; }
     size_t get_bytes() const { return bytes; } // largest compute buffers so far
 
+    // for the tensors and the graph of a builder
+    ggml_context_ptr make_context() const;
+
 private:
+    void forget_plan();
+
     llama_context & ctx;
     int64_t max_nodes = 0;
     uint64_t planned = 0; // topology that the scheduler's buffers are planned for

@@ -2,6 +2,8 @@
 #pragma once
 
 #include "snapkv-context.h"
+#include "snapkv-hidden.h"
+#include "snapkv-place.h"
 
 #include "llama-kv-cache.h"
 #include "llama-model.h"
@@ -24,12 +26,26 @@ struct llama_snapkv_groups {
     int32_t il1(uint32_t ig) const { return ig + 1 >= count() ? n_layer : ils[(ig + 1) * size - 1] + 1; }
 };
 
+// how much of the prompt is on the device at once
+struct llama_snapkv_plan {
+    uint32_t group = 1;       // G
+    uint32_t chunk = 0;       // tokens
+    bool hidden_host = false; // the hidden state is in host memory, beside a GPU
+    size_t bytes = 0; // estimated, on the device
+};
+
+// plans to try one after the other, the fastest that seems to fit the device's free memory first, down to the smallest.
+// never empty; parameters that are given are kept
+std::vector<llama_snapkv_plan> llama_snapkv_make_plans(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params,
+        const llama_snapkv_groups & groups, const llama_snapkv_place & place, uint32_t n_prompt);
+
 struct llama_snapkv_staging {
     std::unique_ptr<llama_kv_cache> kv; // full KV of one group, all cached layers mapped to its slots
+    llama_kv_cache * full = nullptr;    // the same, wherever the owner has put it
     ggml_context_ptr ctx;
     std::vector<ggml_backend_buffer_ptr> bufs;
 
-    ggml_tensor * hidden = nullptr;  // F32 [n_embd, n_prompt], null if there is one group only
+    llama_snapkv_hidden_state hidden; // not allocated if there is one group only
     ggml_tensor * queries = nullptr; // F32 [head_dim*window*n_head at most, G]: the window's queries of the group's layers
 
     // F16 [n_max + pad, rows], mask[j, i] = j - n_max <= i ? 0 : -inf: the causal mask of rows at position p0 is its view
@@ -40,19 +56,15 @@ struct llama_snapkv_staging {
     // [n_cols, n_rows] of masks[ic] for the tokens p0, p0 + 1, ...; rows keep the stride of the whole
     ggml_tensor * mask_view(ggml_context * ctx, uint32_t ic, int64_t n_cols, int64_t n_rows, int64_t p0) const;
 
-    size_t bytes_kv = 0, bytes_hidden = 0, bytes_mask = 0;
+    size_t bytes_kv = 0, bytes_mask = 0, bytes_queries = 0;
 };
 
 // throws std::runtime_error or std::bad_alloc with nothing left behind
 llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params,
-        const llama_snapkv_groups & groups, uint32_t n_prompt, uint32_t chunk);
+        const llama_snapkv_groups & groups, const llama_snapkv_place & place, const llama_snapkv_plan & plan, uint32_t n_prompt);
 
 // bytes of K and V rows for n cells, of all cached layers
 size_t llama_snapkv_full_bytes(const llama_kv_cache & base, uint32_t n_cells);
-
-// params.layer_group, or for 0 (auto) the choice for this device
-uint32_t llama_snapkv_choose_group(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params,
-        const llama_snapkv_groups & groups, uint32_t n_prompt, uint32_t chunk);
 
 // true where a test wants the allocation of this part to fail (environment variable SNAPKV_TEST_FAIL_ALLOC)
 bool llama_snapkv_alloc_fails(const char * part);

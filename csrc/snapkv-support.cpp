@@ -2,6 +2,7 @@
 
 #include "snapkv-access.h"
 #include "snapkv-graph.h"
+#include "snapkv-op.h"
 #include "snapkv-staging.h"
 
 #include "llama-cpp.h"
@@ -208,4 +209,18 @@ std::string llama_snapkv_check_support(llama_model & model, llama_context_params
         return "the model's KV cache is of a kind of its own (sparse attention index, compressed or mixed memory)";
     }
     return check_graph(*ctx, mem);
+}
+
+bool llama_snapkv_has_fused_ops(const char * device) {
+    ggml_backend_dev_t dev = ggml_backend_dev_by_name(device);
+    if (!dev) {
+        return false;
+    }
+    ggml_context_ptr gctx(ggml_init({ 16 * ggml_tensor_overhead(), nullptr, true }));
+    ggml_tensor * q = ggml_new_tensor_3d(gctx.get(), GGML_TYPE_F32, 128, 32, 32);
+    ggml_tensor * k = ggml_new_tensor_3d(gctx.get(), GGML_TYPE_F16, 128, 4096, 8);
+    ggml_tensor * stats = snapkv_op_stats(gctx.get(), q, k, nullptr, 1.0f, 0.0f);
+    ggml_tensor * votes = snapkv_op_votes(gctx.get(), q, k, stats, 1.0f, 0.0f, 5, LLAMA_SNAPKV_POOL_AVG, LLAMA_SNAPKV_REDUCE_SUM);
+    ggml_tensor * ids = snapkv_op_select(gctx.get(), votes, 32, 1024, 0);
+    return ggml_backend_dev_supports_op(dev, stats) && ggml_backend_dev_supports_op(dev, votes) && ggml_backend_dev_supports_op(dev, ids);
 }

@@ -43,6 +43,8 @@ llama_snapkv_params llama_snapkv_default_params(void) {
     params.room = 1024;
     params.layer_group = 0;
     params.hidden = LLAMA_SNAPKV_HIDDEN_AUTO;
+    params.chunk = 0;
+    params.ops = LLAMA_SNAPKV_OPS_AUTO;
     params.keep_scores = false;
     return params;
 }

@@ -39,6 +39,13 @@ enum llama_snapkv_hidden {
     LLAMA_SNAPKV_HIDDEN_HOST = 2,
 };
 
+// what computes scores and evicts
+enum llama_snapkv_ops {
+    LLAMA_SNAPKV_OPS_AUTO = 0,  // fused ops where the layer's device has them, else stock ops
+    LLAMA_SNAPKV_OPS_FUSED = 1, // an error where it has not
+    LLAMA_SNAPKV_OPS_STOCK = 2,
+};
+
 struct llama_snapkv_params {
     size_t size;        // sizeof(struct llama_snapkv_params), checked
 
@@ -52,6 +59,8 @@ struct llama_snapkv_params {
     uint32_t room;        // cells for tokens after the prompt, for each sequence
     uint32_t layer_group; // G, cached layers whose full KV is live at once; 0: auto
     enum llama_snapkv_hidden hidden;
+    uint32_t chunk;       // tokens of the prompt that are computed at once; 0: n_ubatch, less where a GPU's memory is short
+    enum llama_snapkv_ops ops;
     bool keep_scores; // keep the pooled scores for llama_snapkv_scores()
 };
 
@@ -65,13 +74,16 @@ struct llama_snapkv_stats {
     uint32_t chunk;            // tokens per ubatch
     uint64_t bytes_compact;    // KV cache of the context, all sequences
     uint64_t bytes_staging;    // full KV of one layer group
-    uint64_t bytes_hidden;     // hidden state between groups
+    uint64_t bytes_hidden;     // hidden state between groups, on the device and in host memory
+    uint64_t bytes_hidden_host; // of these, in host memory beside a GPU
+    uint64_t bytes_weights;    // weights lent to the device, of layers that are in host memory
     uint64_t bytes_mask;       // persistent attention mask
     uint64_t bytes_compute;    // largest compute buffer during prefill
     uint64_t bytes_full_cache; // KV cache that the prompt would take without eviction
     double seconds_prefill;  // all of it, scoring and eviction included
     double seconds_score;
     double seconds_evict;
+    double ratio_fused;      // share of the cached layers that fused ops scored and evicted
     double coverage;         // share of the window's attention mass on the kept rows, mean over cached layers and KV heads; 1 if nothing was evicted
 };
 
@@ -110,6 +122,10 @@ LLAMA_API const char * llama_snapkv_last_error(void);
 // true if contexts for this model can be made with these parameters. nothing of the model's KV size is allocated.
 // if false, llama_snapkv_last_error() names the reason
 LLAMA_API bool llama_snapkv_supported(struct llama_model * model, struct llama_context_params cparams, struct llama_snapkv_params params);
+
+// true if a device, named as ggml names it, has the fused ops for usual shapes (128 elements a head, K in f16); elsewhere
+// stock ops do the same
+LLAMA_API bool llama_snapkv_has_fused_ops(const char * device);
 
 // like llama_init_from_model(), but cparams.n_ctx is the logical context (what RoPE scaling and llama_n_ctx() see) and
 // the KV cache has only the cells that budget and room ask for. NULL on failure

@@ -2,7 +2,6 @@
 
     scripts/measure.py memory     # bytes by part and peak resident memory, for G and the full cache
     scripts/measure.py speed      # prefill and decode against the full cache, alternating runs
-    scripts/measure.py tables     # the tables in README.md, from the records
 
 Each run is a process of its own, so that its peak memory is its own and no run warms another up. Speed
 does not depend on what the text says: the prompt is the demo's document, repeated.
@@ -13,8 +12,6 @@ from __future__ import annotations
 import argparse
 import importlib.resources
 import json
-import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -23,7 +20,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from snapkv_local.hardware import n_cores, read_hardware
+from snapkv_local.bench import record as records
+from snapkv_local.hardware import n_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -107,17 +105,10 @@ def in_process(mode: str) -> dict[str, Any]:
 
 def write(name: str, runs: list[dict[str, Any]], summary: dict[str, Any]) -> None:
     """A record with all that is needed to judge it."""
-
-    def git(*args: str) -> str:
-        return subprocess.run(
-            ["git", *args], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    hardware = read_hardware()
     record = {
         "date": date.today().isoformat(),
-        "commit": git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else ""),
-        "machine": {"cpu": hardware.cpu, "cores": hardware.n_cores, "system": platform.system()},
+        "commit": records.commit(ROOT),
+        "machine": records.machine(),
         "model": "SmolLM2-135M-Instruct Q4_1",
         "settings": {
             "n_prompt": N_PROMPT,
@@ -130,8 +121,7 @@ def write(name: str, runs: list[dict[str, Any]], summary: dict[str, Any]) -> Non
         "summary": summary,
         "runs": runs,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    records.write(RESULTS / f"{name}.json", record)
     print(json.dumps(summary, indent=1))
 
 
@@ -171,54 +161,9 @@ def speed(repeat: int) -> None:
     write("speed-smollm2-8k", runs, {name: figures(name) for name in names})
 
 
-def tables() -> None:
-    """Write the tables between the markers in README.md."""
-    mem = json.loads((RESULTS / "memory-smollm2-8k.json").read_text())
-    spd = json.loads((RESULTS / "speed-smollm2-8k.json").read_text())["summary"]
-    machine = f"{mem['machine']['cpu']}, {mem['machine']['cores']} cores, CPU only"
-    lines = [
-        f"{mem['model']}, {N_PROMPT:,} prompt tokens, budget {BUDGET} ({machine}).\n",
-        "| | full cache | G = 1 | G = auto | all layers at once |",
-        "|---|---|---|---|---|",
-    ]
-    by_mode = {r["mode"]: r for r in mem["runs"]}
-    ours = [by_mode[m] for m in ("1", "auto", "30")]
-    full_bytes = ours[0]["stats"]["bytes_full_cache"]
-
-    def row(label: str, full: str, cell: Any) -> None:
-        lines.append(f"| {label} | {full} | " + " | ".join(cell(r) for r in ours) + " |")
-
-    def mib(value: float) -> str:
-        return f"{value / MIB:.1f} MiB"
-
-    row("KV cache", mib(full_bytes), lambda r: mib(r["stats"]["bytes_compact"]))
-    row("KV of one layer group, during prefill", "-", lambda r: mib(r["stats"]["bytes_staging"]))
-    row("hidden state, during prefill", "-", lambda r: mib(r["stats"]["bytes_hidden"]))
-    row("mask, during prefill", "-", lambda r: mib(r["stats"]["bytes_mask"]))
-    row(
-        "peak memory of the process", mib(by_mode["full"]["peak_rss"]), lambda r: mib(r["peak_rss"])
-    )
-    decode = spd["decode_tokens_per_second"]
-    prefill = spd["seconds_prefill"]
-    lines.append(
-        f"\nDecode at this length: {decode['g1']:.1f} tokens/s against {decode['full']:.1f} with the "
-        f"full cache, {decode['ratio_of_medians']:.1f} times as fast. Prefill with G = 1 takes "
-        f"{prefill['ratio_of_medians']:.2f} times as long as plain prefill. Medians of "
-        f"{len(decode['ratios_of_pairs'])} alternating runs."
-    )
-    readme = ROOT / "README.md"
-    marked = re.sub(
-        r"(<!-- measured -->\n).*(\n<!-- /measured -->)",
-        lambda m: m[1] + "\n".join(lines) + m[2],
-        readme.read_text(),
-        flags=re.DOTALL,
-    )
-    readme.write_text(marked)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["memory", "speed", "tables", "run"])
+    parser.add_argument("what", choices=["memory", "speed", "run"])
     parser.add_argument("mode", nargs="?", help="of `run`: full, auto or G")
     parser.add_argument("--repeat", type=int, default=5)
     args = parser.parse_args()
@@ -226,10 +171,8 @@ def main() -> None:
         print(json.dumps(one_run(args.mode)))
     elif args.what == "memory":
         memory()
-    elif args.what == "speed":
-        speed(args.repeat)
     else:
-        tables()
+        speed(args.repeat)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,16 @@ def ggml_backend_dev_description(device: int, /) -> bytes: ...
 def ggml_backend_dev_memory(device: int, free: Any, total: Any, /) -> None: ...
 
 
+# GGML_API ggml_backend_reg_t ggml_backend_dev_backend_reg(ggml_backend_dev_t device);
+@_function("ggml_backend_dev_backend_reg", [ctypes.c_void_p], ctypes.c_void_p)
+def ggml_backend_dev_backend_reg(device: int, /) -> int: ...
+
+
+# GGML_API const char * ggml_backend_reg_name(ggml_backend_reg_t reg);
+@_function("ggml_backend_reg_name", [ctypes.c_void_p], ctypes.c_char_p)
+def ggml_backend_reg_name(reg: int, /) -> bytes: ...
+
+
 # GGML_API enum ggml_backend_dev_type ggml_backend_dev_type(ggml_backend_dev_t device);
 @_function("ggml_backend_dev_type", [ctypes.c_void_p], ctypes.c_int)
 def ggml_backend_dev_type(device: int, /) -> int: ...
@@ -76,7 +86,8 @@ class Device:
     """A device that models can be computed on.
 
     Attributes:
-        name: ggml's, such as "CPU" or "CUDA0".
+        name: ggml's, such as "CPU", "CUDA0", or "MTL0" for Metal.
+        backend: ggml's name of what drives it, such as "CPU", "CUDA" or "MTL".
         description: the product's name.
         kind: "cpu", "gpu", "igpu", "accelerator" or "meta".
         memory_free: bytes.
@@ -84,6 +95,7 @@ class Device:
     """
 
     name: str
+    backend: str
     description: str
     kind: str
     memory_free: int
@@ -104,6 +116,7 @@ def devices() -> list[Device]:
         found.append(
             Device(
                 name=ggml_backend_dev_name(device).decode(),
+                backend=ggml_backend_reg_name(ggml_backend_dev_backend_reg(device)).decode(),
                 description=ggml_backend_dev_description(device).decode(),
                 kind=_DEVICE_TYPES[ggml_backend_dev_type(device)],
                 memory_free=free.value,

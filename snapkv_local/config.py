@@ -37,6 +37,10 @@ class SnapKVConfig:
             least memory; "auto" takes the
             most that a GPU's free memory allows, and 1 on the CPU, where more saves no time.
         hidden: where the hidden state between layer groups lives: "device", "host", or "auto".
+        chunk: tokens of the prompt that are computed at once; "auto" takes n_ubatch, and less where a
+            GPU's memory is short.
+        ops: what scores and evicts: "fused" ops of our own (CPU, CUDA, Metal), "stock" ops of ggml,
+            or "auto": fused where the layer's device has them.
         policy: "snapkv", the paper's form.
 
     Raises:
@@ -53,6 +57,8 @@ class SnapKVConfig:
     room: int = 1024
     layer_group: int | Literal["auto"] = "auto"
     hidden: Literal["auto", "device", "host"] = "auto"
+    chunk: int | Literal["auto"] = "auto"
+    ops: Literal["auto", "fused", "stock"] = "auto"
     policy: str = "snapkv"
 
     def __post_init__(self) -> None:
@@ -88,6 +94,9 @@ class SnapKVConfig:
         if self.layer_group != "auto":
             self._take_int("layer_group", 1)
         _check_choice("hidden", self.hidden, ("auto", "device", "host"))
+        if self.chunk != "auto":
+            self._take_int("chunk", 1)
+        _check_choice("ops", self.ops, ("auto", "fused", "stock"))
         policies.get(self.policy).check(self)
 
     def _take_int(self, name: str, minimum: int) -> None:

@@ -43,6 +43,7 @@ RC_ABORTED = 2
 POOLS = {"avg": 0, "max": 1}
 REDUCES = {"sum": 0, "max": 1}
 HIDDENS = {"auto": 0, "device": 1, "host": 2}
+OPS = {"auto": 0, "fused": 1, "stock": 2}
 
 
 # struct llama_snapkv_params
@@ -59,6 +60,8 @@ class llama_snapkv_params(ctypes.Structure):
         ("room", ctypes.c_uint32),
         ("layer_group", ctypes.c_uint32),
         ("hidden", ctypes.c_int),
+        ("chunk", ctypes.c_uint32),
+        ("ops", ctypes.c_int),
         ("keep_scores", ctypes.c_bool),
     ]
 
@@ -74,12 +77,15 @@ class llama_snapkv_stats(ctypes.Structure):
         ("bytes_compact", ctypes.c_uint64),
         ("bytes_staging", ctypes.c_uint64),
         ("bytes_hidden", ctypes.c_uint64),
+        ("bytes_hidden_host", ctypes.c_uint64),
+        ("bytes_weights", ctypes.c_uint64),
         ("bytes_mask", ctypes.c_uint64),
         ("bytes_compute", ctypes.c_uint64),
         ("bytes_full_cache", ctypes.c_uint64),
         ("seconds_prefill", ctypes.c_double),
         ("seconds_score", ctypes.c_double),
         ("seconds_evict", ctypes.c_double),
+        ("ratio_fused", ctypes.c_double),
         ("coverage", ctypes.c_double),
     ]
 
@@ -153,6 +159,11 @@ def llama_snapkv_last_error() -> bytes: ...
     ctypes.c_bool,
 )
 def llama_snapkv_supported(model: Any, cparams: Any, params: llama_snapkv_params, /) -> bool: ...
+
+
+# LLAMA_API bool llama_snapkv_has_fused_ops(const char * device);
+@_function("llama_snapkv_has_fused_ops", [ctypes.c_char_p], ctypes.c_bool)
+def llama_snapkv_has_fused_ops(device: bytes, /) -> bool: ...
 
 
 # LLAMA_API struct llama_context * llama_snapkv_init_from_model(struct llama_model * model,
@@ -256,6 +267,8 @@ def make_params(config: SnapKVConfig, keep_scores: bool = False) -> llama_snapkv
         room=config.room,
         layer_group=0 if config.layer_group == "auto" else config.layer_group,
         hidden=HIDDENS[config.hidden],
+        chunk=0 if config.chunk == "auto" else config.chunk,
+        ops=OPS[config.ops],
         keep_scores=keep_scores,
     )
 
@@ -284,7 +297,7 @@ def fail(function: str) -> NoReturn:
     kind: type[SnapKVError]
     # the second is what llama.cpp itself says
     if "out of memory" in reason or "failed to allocate" in reason:
-        kind, cure = OutOfMemoryError, "lower n_ctx, the budget or layer_group, or free memory"
+        kind, cure = OutOfMemoryError, "lower n_ctx, budget, layer_group or chunk, or free memory"
     else:
         kind, cure = NativeError, "llama.cpp's log (verbose=True) may say more"
     raise kind(function, reason, cure)

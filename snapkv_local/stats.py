@@ -16,13 +16,17 @@ class PrefillStats:
         chunk: tokens in a ubatch.
         bytes_compact: KV cache of the context, that of sliding-window layers included.
         bytes_staging: full KV of one layer group.
-        bytes_hidden: hidden state between layer groups.
+        bytes_hidden: hidden state between layer groups, on the device and in host memory.
+        bytes_hidden_host: of these, in host memory beside a GPU.
+        bytes_weights: weights lent to the GPU, of layers that are in host memory (partial offload).
         bytes_mask: persistent attention mask.
         bytes_compute: largest compute buffer during the prefill.
         bytes_full_cache: KV cache that the prompt would take without eviction.
         seconds_prefill: all of it, scoring and eviction included.
         seconds_score: scoring alone.
         seconds_evict: eviction alone.
+        ratio_fused: share of the cached layers that fused ops scored and evicted; the others were
+            done by stock ops of ggml. 0 if nothing was evicted.
         coverage: share of the window's attention mass that lies on the kept rows, mean over cached
             layers and KV heads; 1 if nothing was evicted.
     """
@@ -34,12 +38,15 @@ class PrefillStats:
     bytes_compact: int
     bytes_staging: int
     bytes_hidden: int
+    bytes_hidden_host: int
+    bytes_weights: int
     bytes_mask: int
     bytes_compute: int
     bytes_full_cache: int
     seconds_prefill: float
     seconds_score: float
     seconds_evict: float
+    ratio_fused: float
     coverage: float
 
     def to_dict(self) -> dict[str, int | float]:

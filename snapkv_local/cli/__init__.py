@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from snapkv_local.cli.bench import bench
 from snapkv_local.cli.demo import demo
 from snapkv_local.cli.doctor import doctor
 from snapkv_local.cli.run import run
@@ -53,3 +54,4 @@ def main() -> None:
 main.add_command(run)
 main.add_command(doctor)
 main.add_command(demo)
+main.add_command(bench)

@@ -61,7 +61,21 @@ class Answer:
         ]
         if self.decode_tokens_per_second is not None:
             parts.append(f"then {self.decode_tokens_per_second:.1f} tokens/s")
+        if self.prefill is not None and self.prefill.layer_group > 0:
+            parts += _unusual(self.prefill)
         return " · ".join(parts)
+
+
+def _unusual(stats: PrefillStats) -> list[str]:
+    """Where memory is short, or fused ops are missing."""
+    parts = []
+    if stats.bytes_hidden_host > 0:
+        parts.append(f"hidden state: {size(stats.bytes_hidden_host)} in host memory")
+    if stats.bytes_weights > 0:
+        parts.append(f"lent weights: {size(stats.bytes_weights)}")
+    if stats.ratio_fused < 1:
+        parts.append(f"stock ops in {1 - stats.ratio_fused:.0%} of the layers")
+    return parts
 
 
 def ask(

@@ -18,6 +18,9 @@ from snapkv_local.cli.options import json_option
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.gguf_shape import read_shape
 
+# ggml's names of the backends that the tests have run on; README, "What is tested where"
+TESTED = ("CPU", "CUDA")
+
 
 @click.command()
 @click.argument("model", required=False)
@@ -38,7 +41,7 @@ def examine(path: Path | None) -> dict[str, Any]:
         path: of a GGUF file, if one is to be examined.
     """
     # only now: it loads the native library
-    from snapkv_local import backends  # isort: skip
+    from snapkv_local import backends, native  # isort: skip
 
     import llama_cpp
 
@@ -54,14 +57,25 @@ def examine(path: Path | None) -> dict[str, Any]:
             "library": str(backends.LIB_DIR),
             **(json.loads(build.read_text()) if build.exists() else {}),
             "system": llama_cpp.llama_print_system_info().decode().strip(),
-            "scoring": "stock ggml ops",
         },
         "machine": {"system": platform.platform(), **hardware.read_hardware().to_dict()},
-        "devices": [device.to_dict() for device in backends.devices()],
+        "devices": [
+            {
+                **device.to_dict(),
+                **ops(device.backend, native.llama_snapkv_has_fused_ops(device.name.encode())),
+            }
+            for device in backends.devices()
+        ],
     }
     if path is not None:
         report["model"] = {"file": str(path), **read_shape(path).to_dict(), **support(path)}
     return report
+
+
+def ops(backend: str, has_fused: bool) -> dict[str, str]:
+    """What scores and evicts on a device of a backend, and a warning where that was never run."""
+    found = {"ops": "fused ops" if has_fused else "stock ops"}
+    return found if backend in TESTED else {**found, "warning": "untested on hardware"}
 
 
 def support(path: Path) -> dict[str, Any]:

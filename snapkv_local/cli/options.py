@@ -18,18 +18,21 @@ class Size(click.ParamType):  # type: ignore[type-arg]
     """A number of tokens: 131072, or 128k for the same."""
 
     name = "size"
+    refusal = "is no number of tokens; write 131072 or 128k"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         match = re.fullmatch(r"(\d+)([km]?)", str(value).strip().lower())
         if match is None or int(match[1]) == 0:
-            self.fail(f"{value!r} is no number of tokens; write 131072 or 128k", param, ctx)
+            self.fail(f"{value!r} {self.refusal}", param, ctx)
         return int(match[1]) * _UNITS[match[2]]
 
 
-class LayerGroup(Size):
-    """A number of layers, or "auto"."""
+class SizeOrAuto(Size):
+    """A number of tokens or layers, or "auto"."""
 
-    name = "auto|layers"
+    def __init__(self, what: str) -> None:
+        self.name = f"auto|{what}"
+        self.refusal = f"is no number of {what}; write one, or auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if value == "auto" else super().convert(value, param, ctx)
@@ -68,12 +71,24 @@ _CONFIG_OPTIONS = (
     click.option("--sinks", type=int, help="First tokens that always stay.  [default: 0]"),
     click.option("--room", type=SIZE, help="Cells for tokens after the prompt.  [default: 1024]"),
     click.option(
-        "--layer-group", type=LayerGroup(), help="Layers evaluated at a time.  [default: auto]"
+        "--layer-group",
+        type=SizeOrAuto("layers"),
+        help="Layers evaluated at a time.  [default: auto]",
     ),
     click.option(
         "--hidden",
         type=click.Choice(["auto", "device", "host"]),
         help="Where the hidden state between layer groups lives.  [default: auto]",
+    ),
+    click.option(
+        "--chunk",
+        type=SizeOrAuto("tokens"),
+        help="Prompt tokens computed at once.  [default: auto]",
+    ),
+    click.option(
+        "--ops",
+        type=click.Choice(["auto", "fused", "stock"]),
+        help="What scores and evicts: our ops, or ggml's.  [default: auto]",
     ),
 )
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import shutil
+import typing
 
 import pytest
 
@@ -15,6 +16,33 @@ def test_native_defaults_are_those_of_the_configuration():
     theirs, ours = native.llama_snapkv_default_params(), native.make_params(SnapKVConfig())
     for name, *_ in native.llama_snapkv_params._fields_:
         assert getattr(theirs, name) == getattr(ours, name), name
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [("pool", "POOLS"), ("reduce", "REDUCES"), ("hidden", "HIDDENS"), ("ops", "OPS")],
+)
+def test_every_choice_of_a_setting_has_a_native_value(name, table):
+    from snapkv_local import native
+
+    numbers = getattr(native, table)
+    assert set(numbers) == set(typing.get_args(typing.get_type_hints(SnapKVConfig)[name]))
+    for choice, number in numbers.items():
+        assert getattr(native.make_params(SnapKVConfig(**{name: choice})), name) == number
+
+
+def test_numbers_of_the_configuration_reach_the_engine():
+    from snapkv_local import native
+
+    params = native.make_params(SnapKVConfig(layer_group=3, chunk=256))
+    assert (params.layer_group, params.chunk) == (3, 256)
+
+
+def test_the_cpu_has_fused_ops_and_an_unknown_device_has_none():
+    from snapkv_local import native
+
+    assert native.llama_snapkv_has_fused_ops(b"CPU")
+    assert not native.llama_snapkv_has_fused_ops(b"no such device")
 
 
 @pytest.mark.parametrize("struct", ["params", "stats", "seq_info"])

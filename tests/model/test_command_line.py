@@ -78,7 +78,22 @@ def test_doctor_names_versions_devices_and_support():
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["versions"]["llama-cpp-python"] == report["versions"]["llama-cpp-python needed"]
-    assert any(device["kind"] == "cpu" for device in report["devices"])
+    (cpu,) = (device for device in report["devices"] if device["kind"] == "cpu")
+    assert (cpu["name"], cpu["backend"], cpu["ops"]) == ("CPU", "CPU", "fused ops")
+    assert "warning" not in cpu
     assert report["model"]["supported"] is True
     assert report["model"]["arch"] == "llama"
-    assert "supported" in run("doctor", "demo").stdout
+    shown = run("doctor", "demo").stdout
+    assert "supported" in shown
+    assert "fused ops" in shown
+
+
+def test_what_scores_and_how_much_at_once_can_be_chosen(text_file):
+    result = run(
+        "run", "demo", "--file", text_file, "--prompt", "What is ready?", *SMALL, "--json",
+        "--max-tokens", "2", "--ops", "stock", "--chunk", "64",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    prefill = json.loads(result.stdout)["prefill"]
+    assert (prefill["ratio_fused"], prefill["chunk"]) == (0, 64)
+    assert "stock ops in 100% of the layers" in result.stderr

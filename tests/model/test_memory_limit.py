@@ -43,7 +43,7 @@ assert (llm.kept_positions() == kept).all()
 assert llm._ctx.n_free() == 64
 """)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert "; lower n_ctx, the budget or layer_group, or free memory" in result.stdout
+    assert "; lower n_ctx, budget, layer_group or chunk, or free memory" in result.stdout
 
 
 def test_a_cache_that_finds_no_memory_is_an_error_and_no_crash(python):

@@ -4,11 +4,16 @@ import numpy as np
 import pytest
 
 from snapkv_local import SnapKVConfig, reference
-from snapkv_local.errors import ConfigError, PromptError
+from snapkv_local.errors import ConfigError, NativeError, PromptError
 
 N_LAYER, N_HEAD, N_HEAD_KV, HEAD_DIM = 30, 9, 3, 64
 BASE = {"budget": 96, "window": 16, "room": 64}
 ROW_BYTES = 2 * N_LAYER * N_HEAD_KV * HEAD_DIM * 2  # K and V in f16, all layers
+
+
+def logits(llm):
+    """[n_vocab] of the last token that was evaluated."""
+    return np.ctypeslib.as_array(llm._ctx.get_logits(), shape=(llm.n_vocab(),)).copy()
 
 
 def assert_same_up_to_ties(kept, score, n_keep, sinks=0):
@@ -29,6 +34,8 @@ def assert_same_up_to_ties(kept, score, n_keep, sinks=0):
         {"kernel": 1},
         {"sinks": 4, "layer_group": 7},
         {"ratio": 0.2, "budget": None, "layer_group": 30},
+        {"ops": "stock"},
+        {"ops": "stock", "pool": "max", "reduce": "max", "sinks": 4},
     ],
     ids=lambda settings: ",".join(map(str, settings)) or "default",
 )
@@ -63,6 +70,51 @@ def test_scores_and_kept_rows_are_the_references(make, prompt, tap, settings):
         assert (kept[:, :, : config.sinks] == np.arange(config.sinks)).all()
 
 
+def test_stock_ops_keep_what_fused_ops_keep(make, prompt):
+    found = {}
+    for ops in ("fused", "stock", "auto"):
+        llm = make(SnapKVConfig(**BASE, ops=ops), keep_scores=True)
+        stats = llm.prefill(prompt)
+        found[ops] = stats, llm.kept_positions(), llm.prefill_scores(), logits(llm)
+    ratios = {ops: stats.ratio_fused for ops, (stats, *_) in found.items()}
+    assert ratios == {"fused": 1, "stock": 0, "auto": 1}  # the CPU has them
+
+    (fused, kept, scores, last), (stock, _, stock_scores, stock_last) = (
+        found[ops] for ops in ("fused", "stock")
+    )
+    np.testing.assert_allclose(scores, stock_scores, rtol=2e-3, atol=1e-6)
+    for ic in range(N_LAYER):
+        assert_same_up_to_ties(kept[ic], stock_scores[ic].astype(np.float64), 80)
+    assert fused.coverage == pytest.approx(stock.coverage, rel=1e-3)
+    np.testing.assert_array_equal(last, stock_last)  # evaluated before anything is evicted
+    np.testing.assert_array_equal(kept, found["auto"][1])
+
+
+def test_nothing_evicted_is_nothing_fused(llm, prompt):
+    stats = llm.prefill(prompt[:96])
+    assert (stats.layer_group, stats.ratio_fused, stats.coverage) == (0, 0, 1)
+
+
+def test_shapes_that_fused_ops_do_not_take(make, prompt):
+    settings = {**BASE, "kernel": 129}  # 127 at most
+    with pytest.raises(NativeError, match=r"CPU has no fused ops for layer 0 .*: set ops to auto"):
+        make(SnapKVConfig(**settings, ops="fused")).prefill(prompt)
+    llm = make(SnapKVConfig(**settings))
+    assert llm.prefill(prompt).ratio_fused == 0
+    assert llm.kept_positions().shape == (N_LAYER, N_HEAD_KV, 80)
+
+
+@pytest.mark.parametrize("chunk", [64, 256, 512])
+def test_a_chunk_is_what_n_ubatch_would_be(make, prompt, greedy, chunk):
+    """n_ubatch is 128: a chunk may be smaller, larger, or larger than the prompt."""
+    chosen = make(SnapKVConfig(**BASE, chunk=chunk))
+    other = make(n_batch=512, n_ubatch=chunk)
+    assert [llm.prefill(prompt).chunk for llm in (chosen, other)] == [chunk, chunk]
+    np.testing.assert_array_equal(logits(chosen), logits(other))
+    np.testing.assert_array_equal(chosen.kept_positions(), other.kept_positions())
+    assert greedy(chosen, prompt, 8) == greedy(other, prompt, 8)
+
+
 @pytest.mark.parametrize("ratio", [0.5, 0.7, 1 / 3])
 def test_a_ratio_keeps_as_many_rows_as_the_configuration_says(make, prompt, ratio):
     # 0.7 of 110 rows is 77, and 76.99999... in float32
@@ -83,6 +135,9 @@ def test_figures_of_a_prefill(llm, prompt):
     assert stats.bytes_full_cache == ROW_BYTES * 512
     assert stats.bytes_staging == stats.bytes_full_cache // N_LAYER
     assert stats.bytes_hidden >= 300 * N_HEAD * HEAD_DIM * 4
+    # the CPU's memory is the host's, and beside no GPU
+    assert (stats.bytes_hidden_host, stats.bytes_weights) == (0, 0)
+    assert stats.ratio_fused == 1
     assert stats.bytes_mask > 128 * 512 * 2
     assert stats.bytes_compute > 0
     assert 0 < stats.coverage < 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +17,44 @@ Run = Callable[..., str]
 
 pytestmark = pytest.mark.native
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_selection(run: Run) -> None:
     assert run("test-snapkv-select").strip() == "OK"
+
+
+def test_fused_ops(run: Run) -> None:
+    """Against float64 and against stock ops, on every device that is here."""
+    assert run("test-snapkv-ops", "--quick").strip().splitlines()[-1].startswith("OK")
+
+
+def test_metal_kernels_as_cpp(run: Run) -> None:
+    """Their logic: each thread of a threadgroup as a fiber. No Apple hardware is tested by this."""
+    assert run("test-snapkv-metal").strip().splitlines()[-1] == "passed"
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no CUDA compiler (nvcc) on this machine")
+def test_cuda_sources_compile(binaries: Path, tmp_path: Path) -> None:
+    sources = sorted((ROOT / "csrc/cuda").glob("*.cu"))
+    assert sources
+    include = binaries.parent / "llama.cpp/ggml/include"
+    for source in sources:
+        command = [
+            "nvcc",
+            "-std=c++17",
+            "-arch=sm_80",
+            "-I",
+            include,
+            "-I",
+            ROOT / "csrc",
+            "-c",
+            source,
+        ]
+        result = subprocess.run(
+            [*command, "-o", tmp_path / "out.o"], capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr[-3000:]
 
 
 @pytest.mark.parametrize("arch", ["llama-dense", "gemma3-dense", "gpt-oss-moe", "qwen3-dense"])

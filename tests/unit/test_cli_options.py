@@ -60,6 +60,8 @@ def test_every_option_reaches_its_setting(loaded):
         "room": ("2k", 2048),
         "layer_group": ("3", 3),
         "hidden": ("host", "host"),
+        "chunk": ("2k", 2048),
+        "ops": ("stock", "stock"),
     }
     assert set(CONFIG_NAMES) == {*settings, "ratio", "policy"}
     arguments = [
@@ -72,8 +74,9 @@ def test_every_option_reaches_its_setting(loaded):
     assert (options["ctx"], options["kv_type"]) == (131072, "q8_0")
 
 
-def test_a_ratio_and_an_automatic_layer_group(loaded):
-    _, config, _ = loaded("--ratio", "0.25", "--layer-group", "auto")
+def test_a_ratio_and_what_is_automatic(loaded):
+    automatic = ["--layer-group", "auto", "--hidden", "auto", "--chunk", "auto", "--ops", "auto"]
+    _, config, _ = loaded("--ratio", "0.25", *automatic)
     assert config == SnapKVConfig(ratio=0.25)
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from snapkv_local import PrefillStats, models
 from snapkv_local.cli import main
 from snapkv_local.cli.answer import Answer
-from snapkv_local.cli.doctor import readable
+from snapkv_local.cli.doctor import ops, readable
 from snapkv_local.cli.progress import PrefillBar
 
 STATS = PrefillStats(
@@ -25,12 +25,15 @@ STATS = PrefillStats(
     bytes_compact=30 * 2**20,
     bytes_staging=6 * 2**20,
     bytes_hidden=18 * 2**20,
+    bytes_hidden_host=0,
+    bytes_weights=0,
     bytes_mask=9 * 2**20,
     bytes_compute=50 * 2**20,
     bytes_full_cache=180 * 2**20,
     seconds_prefill=40.0,
     seconds_score=1.0,
     seconds_evict=0.5,
+    ratio_fused=1.0,
     coverage=0.75,
 )
 ANSWER = Answer(
@@ -58,6 +61,25 @@ def test_the_line_of_figures():
 def test_the_line_of_an_answer_too_short_to_time():
     short = dataclasses.replace(ANSWER, decode_tokens_per_second=None)
     assert short.line().endswith("first token after 40.2 s")
+
+
+@pytest.mark.parametrize(
+    ("figures", "says"),
+    [
+        ({"ratio_fused": 0.0}, ["stock ops in 100% of the layers"]),
+        ({"ratio_fused": 0.5}, ["stock ops in 50% of the layers"]),
+        (
+            {"bytes_hidden_host": 2**31, "bytes_weights": 2**28},
+            ["hidden state: 2.0 GiB in host memory", "lent weights: 256 MiB"],
+        ),
+        ({"layer_group": 0, "ratio_fused": 0.0}, []),  # nothing was evicted
+    ],
+    ids=lambda value: ",".join(value),
+)
+def test_the_line_says_what_is_unusual_and_no_more(figures, says):
+    stats = dataclasses.replace(STATS, **figures)
+    line = dataclasses.replace(ANSWER, prefill=stats).line()
+    assert line == " · ".join([ANSWER.line(), *says])
 
 
 def test_an_answer_goes_through_json():
@@ -117,6 +139,20 @@ def test_the_bar_is_silent_in_a_pipe():
 )
 def test_values_for_people(key, value, text):
     assert readable(key, value) == text
+
+
+@pytest.mark.parametrize(
+    ("backend", "has_fused", "found"),
+    [
+        ("CPU", True, {"ops": "fused ops"}),
+        ("CUDA", True, {"ops": "fused ops"}),
+        ("CUDA", False, {"ops": "stock ops"}),  # before compute capability 8.0
+        ("MTL", True, {"ops": "fused ops", "warning": "untested on hardware"}),
+        ("Vulkan", False, {"ops": "stock ops", "warning": "untested on hardware"}),
+    ],
+)
+def test_doctor_says_which_ops_run_and_what_was_never_run(backend, has_fused, found):
+    assert ops(backend, has_fused) == found
 
 
 @pytest.fixture

@@ -48,6 +48,14 @@ def test_every_setting_has_an_option():
         (("run", "demo", "--kv-type", "q5"), "q5"),
         (("run", "demo", "--file", "/no/such/file"), "/no/such/file"),
         (("run", "demo", "--gpu-layers", "some"), "write one, auto or all"),
+        (
+            ("run", "demo", "--layer-group", "all"),
+            "'all' is no number of layers; write one, or auto",
+        ),
+        (("run", "demo", "--chunk", "0"), "'0' is no number of tokens; write one, or auto"),
+        (("run", "demo", "--hidden", "disk"), "'disk' is not one of 'auto', 'device', 'host'"),
+        (("run", "demo", "--ops", "cuda"), "'cuda' is not one of 'auto', 'fused', 'stock'"),
+        (("run", "demo", "--full", "--ops", "stock", "--prompt", "x"), "leave out --ops"),
         (("serve",), "No such command"),
     ],
 )

@@ -22,6 +22,8 @@ def test_defaults_are_the_papers_with_a_budget_of_2048():
         "room": 1024,
         "layer_group": "auto",
         "hidden": "auto",
+        "chunk": "auto",
+        "ops": "auto",
         "policy": "snapkv",
     }
 
@@ -52,6 +54,9 @@ def test_defaults_are_the_papers_with_a_budget_of_2048():
         ({"layer_group": 0}, "layer_group=0: is no whole number from 1"),
         ({"layer_group": "all"}, "layer_group='all': is no whole number"),
         ({"hidden": "disk"}, "hidden='disk': is not known; choose one of auto, device, host"),
+        ({"chunk": 0}, "chunk=0: is no whole number from 1"),
+        ({"chunk": "all"}, "chunk='all': is no whole number"),
+        ({"ops": "cuda"}, "ops='cuda': is not known; choose one of auto, fused, stock"),
         ({"policy": "h2o"}, "policy='h2o': no such policy; choose one of snapkv"),
     ],
 )
@@ -69,6 +74,7 @@ def test_refuses(settings, message):
         {"ratio": 1e-6},
         {"kernel": 1},
         {"layer_group": 1},
+        {"chunk": 1},
         {"window": 1, "budget": 2},
     ],
 )

@@ -1,0 +1,20 @@
+// SnapKV's fused ops (csrc/snapkv-op.h) on CUDA devices. Compiled into ggml-cuda, which calls both functions for nodes of kind
+// GGML_OP_CUSTOM. Needs compute capability 8.0 (cp.async, mma.m16n8k16); older devices get the stock-op path.
+#pragma once
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct ggml_tensor;
+
+// ggml-cuda's supports_op: true if this device can run the node
+bool snapkv_cuda_supports_op(int device, const struct ggml_tensor * op);
+
+// ggml-cuda's compute_forward: enqueues the node on the stream (a cudaStream_t) of the current device. false if the node is not
+// one of SnapKV's; launch errors are left for the caller's cudaGetLastError
+bool snapkv_cuda_compute(void * stream, struct ggml_tensor * op);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,253 @@
+#include "snapkv-compress.h"
+
+#include "snapkv-access.h"
+#include "snapkv-graph.h"
+#include "snapkv-op.h"
+#include "snapkv-select.h"
+
+#include "llama-impl.h"
+
+#include <cstring>
+#include <stdexcept>
+
+using access = llama_snapkv_access;
+
+llama_snapkv_compressor::llama_snapkv_compressor(llama_context & ctx, llama_snapkv & sk, llama_snapkv_runner & runner, const llama_snapkv_place & place,
+        const llama_snapkv_staging & staging, uint32_t n_prompt, uint32_t n_kept) :
+    ctx(ctx), sk(sk), runner(runner), place(place), staging(staging), n(n_prompt), w(sk.params.window), n_kept(n_kept) {
+}
+
+static const auto & cache_layer(const llama_kv_cache & kv, int32_t il) {
+    return llama_snapkv_access::layers(kv)[llama_snapkv_access::map_layer_ids(kv).at(il)];
+}
+
+ggml_tensor * llama_snapkv_compressor::queries(ggml_context * gctx, const llama_snapkv_layer & layer, int64_t row0, int64_t n_rows) const {
+    ggml_tensor * t = staging.queries;
+    const size_t row = layer.head_dim * sizeof(float);
+    return ggml_view_3d(gctx, t, layer.head_dim, n_rows, layer.n_head, row, w * row, layer.slot * t->nb[1] + row0 * row);
+}
+
+ggml_tensor * llama_snapkv_compressor::keys(ggml_context * gctx, const llama_snapkv_layer & layer) const {
+    ggml_tensor * k = cache_layer(*staging.full, layer.il).k;
+    return ggml_view_3d(gctx, k, layer.head_dim, n, layer.n_head_kv, k->nb[1], ggml_row_size(k->type, layer.head_dim), 0);
+}
+
+bool llama_snapkv_compressor::use_fused(const llama_snapkv_layer & layer) const {
+    const auto known = fused.find(layer.ic);
+    return known != fused.end() ? known->second : fused.emplace(layer.ic, can_fuse(layer)).first->second;
+}
+
+// can the fused ops run this layer on its device?
+bool llama_snapkv_compressor::can_fuse(const llama_snapkv_layer & layer) const {
+    if (sk.params.ops == LLAMA_SNAPKV_OPS_STOCK) {
+        return false;
+    }
+    ggml_backend_dev_t dev = place.devs[layer.il];
+    ggml_context_ptr gctx(ggml_init({ 32 * ggml_tensor_overhead(), nullptr, true }));
+    ggml_tensor * k = keys(gctx.get(), layer);
+    bool fits = snapkv_op_fits(layer.head_dim, w, layer.n_head, layer.n_head_kv, k->type, sk.params.kernel);
+    if (fits) {
+        ggml_tensor * q = queries(gctx.get(), layer, 0, w);
+        ggml_tensor * stats = snapkv_op_stats(gctx.get(), q, k, layer.sinks, layer.scale, layer.softcap);
+        ggml_tensor * votes = snapkv_op_votes(gctx.get(), q, k, stats, layer.scale, layer.softcap, sk.params.kernel, sk.params.pool, sk.params.reduce);
+        ggml_tensor * ids = snapkv_op_select(gctx.get(), votes, w, n_kept, sk.params.sinks);
+        for (const ggml_tensor * node : { stats, votes, ids }) {
+            fits = fits && ggml_backend_dev_supports_op(dev, node);
+        }
+    }
+    if (!fits && sk.params.ops == LLAMA_SNAPKV_OPS_FUSED) {
+        throw std::invalid_argument(format("%s has no fused ops for layer %d (%d query heads of %d elements, %d KV heads in %s, window %u, kernel %u): set ops to auto",
+                ggml_backend_dev_name(dev), layer.il, (int) layer.n_head, (int) layer.head_dim, (int) layer.n_head_kv, ggml_type_name(k->type), w, sk.params.kernel));
+    }
+    return fits;
+}
+
+llama_snapkv_compressor::ballot llama_snapkv_compressor::vote(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, ggml_tensor *& mask) const {
+    ballot res;
+    res.fused = use_fused(layer);
+    ggml_tensor * q = queries(gctx, layer, 0, w);
+    ggml_tensor * k = keys(gctx, layer);
+    if (res.fused) {
+        ggml_tensor * stats = snapkv_op_stats(gctx, q, k, layer.sinks, layer.scale, layer.softcap);
+        res.votes = snapkv_op_votes(gctx, q, k, stats, layer.scale, layer.softcap, sk.params.kernel, sk.params.pool, sk.params.reduce);
+        res.ids = snapkv_op_select(gctx, res.votes, w, n_kept, sk.params.sinks);
+        // the scheduler knows no preference for these; K must not leave its device
+        for (ggml_tensor * node : { stats, res.votes, res.ids }) {
+            ggml_backend_sched_set_tensor_backend(ctx.get_sched(), node, runner.backend_of(place.devs[layer.il]));
+        }
+        ggml_set_output(res.ids);
+        if (sk.params.keep_scores) {
+            ggml_set_output(res.votes);
+        }
+        ggml_build_forward_expand(gf, res.ids);
+        return res;
+    }
+
+    llama_snapkv_observation obs;
+    obs.q = q;
+    obs.k = k;
+    obs.sinks = layer.sinks;
+    obs.scale = layer.scale;
+    obs.softcap = layer.softcap;
+    if (!mask || mask->src[0]->view_src != staging.masks[layer.ic]) {
+        mask = ggml_cont(gctx, staging.mask_view(gctx, layer.ic, n, w, n - w));
+    }
+    obs.mask = mask;
+    res.stock = llama_snapkv_graph_score(gctx, gf, obs, sk.params);
+    return res;
+}
+
+ggml_tensor * llama_snapkv_compressor::tap_keys(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer) const {
+    ggml_tensor * k = keys(gctx, layer);
+    k = ggml_cont(gctx, k->type == GGML_TYPE_F32 ? k : ggml_cast(gctx, k, GGML_TYPE_F32));
+    ggml_set_output(k);
+    ggml_build_forward_expand(gf, k);
+    return k;
+}
+
+static void compute(llama_snapkv_runner & runner, ggml_cgraph * gf) {
+    const ggml_status status = runner.start(gf, true);
+    runner.finish();
+    if (status != GGML_STATUS_SUCCESS) {
+        throw llama_snapkv_compute_error(status);
+    }
+}
+
+void llama_snapkv_compressor::score(const std::vector<llama_snapkv_layer> & layers, llama_snapkv_record & record) {
+    const int64_t t0 = ggml_time_us();
+
+    std::vector<ballot> ballots;
+    std::vector<ggml_tensor *> taps;
+    auto build = [&](ggml_context * gctx) {
+        ballots.clear();
+        taps.clear();
+        ggml_cgraph * gf = ggml_new_graph_custom(gctx, runner.get_max_nodes(), false);
+        ggml_tensor * mask = nullptr;
+        for (const auto & layer : layers) {
+            ballots.push_back(vote(gctx, gf, layer, mask));
+            if (sk.tap) {
+                taps.push_back(tap_keys(gctx, gf, layer));
+            }
+        }
+        return gf;
+    };
+    ggml_cgraph * gf = nullptr;
+    ggml_context_ptr gctx = runner.allocate(build, gf);
+    compute(runner, gf);
+
+    for (size_t i = 0; i < layers.size(); ++i) {
+        n_scored++;
+        n_fused += ballots[i].fused;
+        record.layers.push_back({ layers[i].il, (uint32_t) layers[i].n_head_kv, n_kept, count(layers[i], ballots[i]) });
+    }
+    sk.stats.seconds_score += (ggml_time_us() - t0) * 1e-6;
+
+    for (size_t i = 0; i < taps.size(); ++i) {
+        tap(layers[i], taps[i]);
+    }
+}
+
+std::vector<int32_t> llama_snapkv_compressor::count(const llama_snapkv_layer & layer, const ballot & ballot) {
+    std::vector<int32_t> ids;
+    if (ballot.fused) {
+        std::vector<int32_t> head(n_kept + 1);
+        for (int64_t h = 0; h < layer.n_head_kv; ++h) {
+            ggml_backend_tensor_get(ballot.ids, head.data(), h * ballot.ids->nb[1], head.size() * sizeof(int32_t));
+            float coverage;
+            memcpy(&coverage, &head[n_kept], sizeof(coverage));
+            coverage_sum += coverage / layer.n_head_kv;
+            ids.insert(ids.end(), head.begin(), head.end() - 1);
+            if (sk.params.keep_scores) {
+                sk.scores[layer.ic].emplace_back(n - w);
+                ggml_backend_tensor_get(ballot.votes, sk.scores[layer.ic].back().data(), h * ballot.votes->nb[1], (n - w) * sizeof(float));
+            }
+        }
+        return ids;
+    }
+
+    std::vector<float> pooled(n - w);
+    std::vector<float> mass(n);
+    for (int64_t h = 0; h < layer.n_head_kv; ++h) {
+        ggml_backend_tensor_get(ballot.stock.pooled[h], pooled.data(), 0, pooled.size() * sizeof(float));
+        ggml_backend_tensor_get(ballot.stock.mass[h], mass.data(), 0, mass.size() * sizeof(float));
+
+        const auto head = llama_snapkv_select(pooled, n_kept, sk.params.sinks);
+        coverage_sum += llama_snapkv_coverage(mass, head, w) / layer.n_head_kv;
+        ids.insert(ids.end(), head.begin(), head.end());
+        if (sk.params.keep_scores) {
+            sk.scores[layer.ic].push_back(pooled);
+        }
+    }
+    return ids;
+}
+
+void llama_snapkv_compressor::tap(const llama_snapkv_layer & layer, ggml_tensor * k) const {
+    std::vector<float> q_data(layer.head_dim * w * layer.n_head);
+    std::vector<float> k_data(ggml_nelements(k));
+    ggml_backend_tensor_get(staging.queries, q_data.data(), layer.slot * staging.queries->nb[1], q_data.size() * sizeof(float));
+    ggml_backend_tensor_get(k, k_data.data(), 0, k_data.size() * sizeof(float));
+    const llama_snapkv_tap_data data = {
+        layer.ic,
+        q_data.data(),
+        k_data.data(),
+        (uint32_t) layer.head_dim,
+        w,
+        (uint32_t) layer.n_head,
+        n,
+        (uint32_t) layer.n_head_kv,
+        layer.scale,
+        layer.softcap,
+    };
+    sk.tap(&data, sk.tap_data);
+}
+
+// src: the full cache, dst: the compact one, both [n_embd_gqa, n_cells]
+void llama_snapkv_compressor::copy_rows(
+        ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, ggml_tensor * src, ggml_tensor * dst, ggml_tensor * ids, int64_t cell0) const {
+    if (!use_fused(layer)) {
+        llama_snapkv_graph_evict(gctx, gf, src, dst, ids, layer.n_head_kv, cell0, n_kept, n - w, w);
+        return;
+    }
+    ggml_backend_t backend = runner.backend_of(place.devs[layer.il]);
+    ggml_tensor * to = ggml_view_2d(gctx, dst, dst->ne[0], n_kept + w, dst->nb[1], cell0 * dst->nb[1]);
+    // a layer that is computed elsewhere than it is kept: pack the rows there, then move them
+    const bool moves = !ggml_backend_supports_buft(backend, ggml_backend_buffer_get_type(dst->buffer));
+    ggml_tensor * packed = moves ? ggml_new_tensor_2d(gctx, dst->type, dst->ne[0], n_kept + w) : to;
+    packed = snapkv_op_evict(gctx, packed, src, ids, layer.n_head_kv, n - w);
+    ggml_backend_sched_set_tensor_backend(ctx.get_sched(), packed, backend);
+    ggml_build_forward_expand(gf, moves ? ggml_cpy(gctx, packed, to) : packed);
+}
+
+void llama_snapkv_compressor::evict(const std::vector<llama_snapkv_layer> & layers, const llama_snapkv_record & record, llama_kv_cache & base, const llama_kv_cache::slot_info & target) {
+    const int64_t t0 = ggml_time_us();
+
+    std::vector<ggml_tensor *> inputs;
+    auto build = [&](ggml_context * gctx) {
+        inputs.clear();
+        ggml_cgraph * gf = ggml_new_graph_custom(gctx, runner.get_max_nodes(), false);
+        for (const auto & layer : layers) {
+            const auto & from = cache_layer(*staging.full, layer.il);
+            const auto & to = cache_layer(base, layer.il);
+            ggml_tensor * ids = nullptr;
+            if (use_fused(layer) || n_kept > 0) { // the fused op has a row for the coverage, too
+                ids = ggml_new_tensor_2d(gctx, GGML_TYPE_I32, n_kept + use_fused(layer), layer.n_head_kv);
+                ggml_set_input(ids);
+            }
+            inputs.push_back(ids);
+            const uint32_t stream = target.strm[0];
+            copy_rows(gctx, gf, layer, from.k_stream[0], to.k_stream[stream], ids, target.head());
+            copy_rows(gctx, gf, layer, from.v_stream[0], to.v_stream[stream], ids, target.head());
+        }
+        return gf;
+    };
+    ggml_cgraph * gf = nullptr;
+    ggml_context_ptr gctx = runner.allocate(build, gf);
+    for (size_t i = 0; i < inputs.size(); ++i) {
+        const auto & ids = record.layers[record.layers.size() - inputs.size() + i].ids;
+        for (int64_t h = 0; n_kept > 0 && h < layers[i].n_head_kv; ++h) {
+            ggml_backend_tensor_set(inputs[i], ids.data() + h * n_kept, h * inputs[i]->nb[1], n_kept * sizeof(int32_t));
+        }
+    }
+    compute(runner, gf);
+    sk.stats.seconds_evict += (ggml_time_us() - t0) * 1e-6;
+}

@@ -1,0 +1,78 @@
+// Scoring and eviction of one layer group, by fused ops (snapkv-op.h) where the device has them, else by stock ops
+// (snapkv-graph.h).
+#pragma once
+
+#include "snapkv-context.h"
+#include "snapkv-graph.h"
+#include "snapkv-place.h"
+#include "snapkv-runner.h"
+#include "snapkv-staging.h"
+
+#include "llama-kv-cache.h"
+
+#include <unordered_map>
+#include <vector>
+
+// a cached layer, as its attention node shows it
+struct llama_snapkv_layer {
+    uint32_t ic = 0; // cached layer
+    int32_t il = 0; // layer of the model
+    int64_t head_dim = 0;
+    int64_t n_head = 0;
+    int64_t n_head_kv = 0;
+    float scale = 1.0f;
+    float softcap = 0.0f;
+    ggml_tensor * sinks = nullptr;
+    uint32_t slot = 0; // of staging.queries
+};
+
+class llama_snapkv_compressor {
+public:
+    llama_snapkv_compressor(llama_context & ctx, llama_snapkv & sk, llama_snapkv_runner & runner, const llama_snapkv_place & place,
+            const llama_snapkv_staging & staging, uint32_t n_prompt, uint32_t n_kept);
+
+    // votes of the group's layers; appends the kept positions to record. throws std::runtime_error
+    void score(const std::vector<llama_snapkv_layer> & layers, llama_snapkv_record & record);
+
+    // copies the rows that record names last into target, cells of the compact cache
+    void evict(const std::vector<llama_snapkv_layer> & layers, const llama_snapkv_record & record, llama_kv_cache & base, const llama_kv_cache::slot_info & target);
+
+    // [head_dim, n_rows, n_head] rows of the saved queries of a layer
+    ggml_tensor * queries(ggml_context * gctx, const llama_snapkv_layer & layer, int64_t row0, int64_t n_rows) const;
+
+    // of all layers so far
+    double get_coverage() const { return coverage_sum / n_scored; }
+    double get_ratio_fused() const { return (double) n_fused / n_scored; }
+
+private:
+    // results of a layer's votes
+    struct ballot {
+        bool fused = false;
+        llama_snapkv_votes stock;
+        ggml_tensor * votes = nullptr; // fused, as snapkv_op_votes
+        ggml_tensor * ids = nullptr;   // fused, as snapkv_op_select
+    };
+
+    bool use_fused(const llama_snapkv_layer & layer) const;
+    bool can_fuse(const llama_snapkv_layer & layer) const;
+    ggml_tensor * keys(ggml_context * gctx, const llama_snapkv_layer & layer) const;
+    ballot vote(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, ggml_tensor *& mask) const;
+    ggml_tensor * tap_keys(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer) const;
+    std::vector<int32_t> count(const llama_snapkv_layer & layer, const ballot & ballot);
+    void tap(const llama_snapkv_layer & layer, ggml_tensor * k) const;
+    void copy_rows(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, ggml_tensor * src, ggml_tensor * dst, ggml_tensor * ids, int64_t cell0) const;
+
+    llama_context & ctx;
+    llama_snapkv & sk;
+    llama_snapkv_runner & runner;
+    const llama_snapkv_place & place;
+    const llama_snapkv_staging & staging;
+    const uint32_t n; // prompt tokens
+    const uint32_t w; // window
+    const uint32_t n_kept;
+
+    mutable std::unordered_map<uint32_t, bool> fused; // by cached layer
+    double coverage_sum = 0.0;
+    uint32_t n_scored = 0;
+    uint32_t n_fused = 0;
+};

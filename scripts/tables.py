@@ -1,0 +1,178 @@
+"""The tables in README.md, from the records in results/.
+
+    scripts/tables.py           # rewrite them
+    scripts/tables.py --check   # fail if they differ
+
+They stand between `<!-- table: NAME -->` and `<!-- end -->`. What has no record is not measured, and
+its table says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "results"
+
+MIB = 1024**2
+GIB = 1024**3
+
+_MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(\n?<!-- end -->)", re.DOTALL)
+
+Record = dict[str, Any]
+
+
+def render(text: str, results: Path) -> str:
+    """The text with its tables as the records give them.
+
+    Raises:
+        KeyError: a table of an unknown name.
+    """
+    return _MARKED.sub(lambda m: f"{m[1]}{TABLES[m[2]](results)}\n<!-- end -->", text)
+
+
+def jaccard(results: Path) -> str:
+    record = _load(results / "kvpress-jaccard.json")
+    if record is None:
+        return "Kept positions against kvpress: not measured yet."
+    settings = record["settings"]
+    machine = record["machine"]
+    model = re.sub(r"-Instruct.*", "", settings["model"])
+    return (
+        f"Kept positions against kvpress {record['versions']['kvpress']} in float32, {model}, "
+        f"{settings['n_prompt']:,} tokens, budget {settings['budget']}: mean Jaccard "
+        f"{record['jaccard_mean']:.3f}\n(`tests/kvpress/compare.py`; {machine['cores']}-core CPU)."
+    )
+
+
+def cpu(results: Path) -> str:
+    memory = _load(results / "memory-smollm2-8k.json")
+    speed = _load(results / "speed-smollm2-8k.json")
+    if memory is None or speed is None:
+        return "Memory and speed on a CPU: not measured yet."
+    settings, machine = memory["settings"], memory["machine"]
+    by_mode = {run["mode"]: run for run in memory["runs"]}
+    full = by_mode.pop("full")
+    heads = {"1": "G = 1", "auto": "G = auto", "30": "all layers at once"}
+    ours = [by_mode[mode] for mode in heads]
+    rows = {
+        "KV cache": (ours[0]["stats"]["bytes_full_cache"], "bytes_compact"),
+        "KV of one layer group, during prefill": (None, "bytes_staging"),
+        "hidden state, during prefill": (None, "bytes_hidden"),
+        "mask, during prefill": (None, "bytes_mask"),
+    }
+    cells = [
+        [label, _size(of_full, MIB), *(_size(run["stats"][name], MIB) for run in ours)]
+        for label, (of_full, name) in rows.items()
+    ]
+    peaks = [_size(run["peak_rss"], MIB) for run in (full, *ours)]
+    cells.append(["peak memory of the process", *peaks])
+    decode = speed["summary"]["decode_tokens_per_second"]
+    prefill = speed["summary"]["seconds_prefill"]
+    return "\n".join(
+        [
+            f"{memory['model']}, {settings['n_prompt']:,} prompt tokens, budget "
+            f"{settings['budget']} ({machine['cpu']}, {machine['cores']} cores, CPU only).\n",
+            *_table(["", "full cache", *heads.values()], cells),
+            f"\nDecode at this length: {decode['g1']:.1f} tokens/s against {decode['full']:.1f} "
+            f"with the full cache, {decode['ratio_of_medians']:.1f} times as fast. Prefill with "
+            f"G = 1 takes {prefill['ratio_of_medians']:.2f} times as long as plain prefill. "
+            f"Medians of {len(decode['ratios_of_pairs'])} alternating runs.",
+        ]
+    )
+
+
+def gpu(results: Path) -> str:
+    """A table for each device; a row has a case and, if it was measured, the full cache beside it."""
+    records = [json.loads(file.read_text()) for file in sorted(results.glob("gpu-*.json"))]
+    tables = [_device(record) for record in records if record["runs"]]
+    return "\n\n".join(tables) or "GPUs: not measured yet."
+
+
+def _device(record: Record) -> str:
+    summary = record["summary"]
+    columns: dict[str, Callable[[Record], str]] = {
+        "prefill, tokens/s": lambda case: f"{case['prefill_tokens_per_second']:,.0f}",
+        "decode, tokens/s": lambda case: f"{case['decode_tokens_per_second']:.1f}",
+        "device memory": lambda case: _size(case["peak_device"], GIB),
+    }
+    compared = {case["against"] for case in summary.values()}
+    cells = []
+    for name, case in summary.items():
+        if case["layer_group"] is not None:
+            pair = [case, summary.get(case["against"])]
+        elif name in compared:
+            continue  # beside the one it is compared with
+        else:
+            pair = [None, case]
+        row = [case["label"]]
+        for cell in columns.values():
+            row += ["-" if side is None else cell(side) for side in pair]
+        cells.append(row)
+    head = [""]
+    for column in columns:
+        head += [column, "full cache"]
+    runs = record["runs"]
+    commits = sorted({run["commit"][:9] for run in runs})
+    types = sorted({(run["settings"]["weights"], run["settings"]["kv_type"]) for run in runs})
+    lines = [
+        f"{record['device']['name']}, {' and '.join(f'{w} weights, {kv} KV' for w, kv in types)}. "
+        f"8B and 7B are the shapes of Llama-3.1-8B and Llama-2-7B with random weights, 128K is 131,072 "
+        f"tokens with {runs[0]['settings']['room']} of room, the budget is 2048 where none is named. "
+        f"Medians; decode is of one sequence, memory the peak. Commit {', '.join(commits)}.\n",
+        *_table(head, cells),
+    ]
+    kept = record["checks"].get("kept_sets", {})
+    if "jaccard_mean" in kept:
+        lines.append(
+            f"\nKept positions on this device against the CPU: mean Jaccard "
+            f"{kept['jaccard_mean']:.3f} ({kept['model']}, {kept['prompt']})."
+        )
+    return "\n".join(lines)
+
+
+def _load(file: Path) -> Record | None:
+    found: Record | None = json.loads(file.read_text()) if file.exists() else None
+    return found
+
+
+def _size(value: float | None, unit: int) -> str:
+    return "-" if value is None else f"{value / unit:.1f} {'GiB' if unit == GIB else 'MiB'}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    def line(cells: list[str]) -> str:
+        return ("| " + " | ".join(cells) + " |").replace("|  |", "| |")
+
+    return [line(head), "|" + "---|" * len(head), *map(line, rows)]
+
+
+TABLES: dict[str, Callable[[Path], str]] = {"jaccard": jaccard, "cpu": cpu, "gpu": gpu}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing, fail if they differ")
+    check = parser.parse_args().check
+    old = README.read_text(encoding="utf-8")
+    new = render(old, RESULTS)
+    if new == old:
+        return 0
+    if check:
+        print(
+            "the tables in README.md are not those of results/: run `make tables`", file=sys.stderr
+        )
+        return 1
+    README.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

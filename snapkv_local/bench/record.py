@@ -1,0 +1,39 @@
+"""What a record of measurements says beside its figures."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from snapkv_local.hardware import read_hardware
+
+
+def commit(root: Path) -> str:
+    """The commit of a working tree, with a + if it has changes; "unknown" outside of git."""
+
+    def git(*args: str) -> str:
+        command = ["git", *args]
+        result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+        return result.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and system."""
+    hardware = read_hardware()
+    return {"cpu": hardware.cpu, "cores": hardware.n_cores, "system": platform.system()}
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    """Write a record; one that was there before stays whole until the new one is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,134 @@
+"""The GPU script end to end on the CPU, with a made model: every case, check and kind of run."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cases
+from snapkv_local import Llama, SnapKVConfig, library
+from snapkv_local.bench.make_model import make_model
+from snapkv_local.bench.shapes import SHAPES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    """What `gpu.py --smoke` writes; with the native test programs if they are built."""
+    out = tmp_path_factory.mktemp("bench")
+    built = sorted(
+        ROOT.glob("build/py3-*/bin/test-snapkv-exact"), key=lambda path: path.stat().st_mtime
+    )
+    lib = built[-1].parent if built else library.find()
+    command = [sys.executable, str(ROOT / "bench" / "gpu.py"), "--smoke", "--out", str(out)]
+    command += ["--models", str(out), "--lib", str(lib)]
+    # the tests have chosen a library for their own process
+    hidden = (library.ENV_LLAMA_CPP, library.ENV_MTMD)
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=600, cwd=out
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.splitlines()[-1].startswith("check kept_sets: passed")
+    return json.loads((out / "smoke.json").read_text())
+
+
+def test_every_case_runs(record):
+    assert record["failures"] == []
+    assert record["left_out"] == []
+    assert list(record["summary"]) == [case.name for case in cases.CASES]
+    for case in cases.CASES:
+        runs = [run for run in record["runs"] if run["case"] == case.name]
+        assert len(runs) == min(case.repeats, 2)
+        assert all(run["seconds_prefill"] > 0 for run in runs)
+        assert all(min(run["decode_tokens_per_second"]) > 0 for run in runs)
+
+
+def test_prompts_are_compressed_unless_the_full_cache_is_measured(record):
+    for run in record["runs"]:
+        if run["settings"]["config"] is None:
+            assert run["stats"] is None
+        else:
+            assert run["stats"]["n_kept"] == 64
+            assert run["stats"]["n_prompt"] == run["settings"]["n_prompt"]
+
+
+def test_the_first_token_is_that_of_the_full_cache(record):
+    first = {run["case"]: run["first_tokens"] for run in record["runs"]}
+    against = {run["case"]: run["against"] for run in record["runs"] if run["against"]}
+    assert {first[name] == first[other] for name, other in against.items()} == {True}
+
+
+def test_two_sequences_are_decoded(record):
+    (run,) = [run for run in record["runs"] if run["case"] == "batch2-7b-16k"]
+    assert len(run["first_tokens"]) == 2
+
+
+def test_checks_pass(record):
+    assert record["checks"]["kept_sets"]["jaccard_mean"] == 1.0
+    assert record["checks"]["exact"]["passed"] is not False
+
+
+def test_a_run_that_fails_says_why(tmp_path):
+    settings = {
+        **cases.smoke(cases.CASES[0], gpu=False).settings(),
+        "path": str(tmp_path / "none.gguf"),
+    }
+    command = [sys.executable, str(ROOT / "bench" / "worker.py"), "run", json.dumps(settings)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode != 0
+    assert "none.gguf: does not exist" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("tiny", "q8_0"),
+        ("tiny", "f16"),
+        ("llama31-8b", "q4_0"),
+        ("qwen3-8b", "q4_0"),
+        ("qwen3-30b-a3b", "q4_0"),
+        ("gemma3-4b", "q4_0"),
+    ],
+)
+def test_made_models_of_every_kind_run(tmp_path, name, kind):
+    """Each architecture with few and small layers; gemma's sixth has no sliding window."""
+    shape = SHAPES[name]
+    small = dataclasses.replace(
+        shape,
+        n_layer=6 if shape.n_swa else 2,
+        n_embd=128,
+        n_ff=128,
+        n_head=4,
+        n_head_kv=2,
+        head_dim=32,
+        n_vocab=512,
+        n_expert=min(shape.n_expert, 8),
+        n_expert_used=min(shape.n_expert_used, 2),
+    )
+    path = tmp_path / "model.gguf"
+    make_model(small, kind, path, name=name)
+    llm = Llama(
+        str(path),
+        snapkv=SnapKVConfig(budget=48, window=8, room=64),
+        n_ctx=1024,
+        n_ubatch=64,
+        n_threads=1,
+        verbose=False,
+    )
+    text = "Größe 1 → 2\n".encode()
+    assert llm.detokenize(llm.tokenize(text)) == text
+    stats = llm.prefill(np.random.default_rng(1).integers(0, 500, 200).tolist())
+    assert stats.n_kept == 48
+    logits = llm.score([1, 2, 3])
+    assert np.isfinite(logits).all()
+    assert 0.3 < logits.std() < 3  # activations neither vanish nor explode
+    kept = llm.kept_positions()
+    assert (kept[0, 0] != kept[0, 1]).any()  # heads are not copies of each other
+    llm.close()
