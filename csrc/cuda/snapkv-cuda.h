@@ -2,11 +2,22 @@
 // GGML_OP_CUSTOM. Needs compute capability 8.0 (cp.async, mma.m16n8k16); older devices get the stock-op path.
 #pragma once
 
+struct ggml_tensor;
+
+#if defined(GGML_USE_HIP) || defined(GGML_USE_MUSA) // built from the same ggml-cuda.cu, and not from our sources
+
+static inline bool snapkv_cuda_supports_op(int, const struct ggml_tensor *) {
+    return false;
+}
+static inline bool snapkv_cuda_compute(void *, struct ggml_tensor *) {
+    return false;
+}
+
+#else
+
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-struct ggml_tensor;
 
 // ggml-cuda's supports_op: true if this device can run the node
 bool snapkv_cuda_supports_op(int device, const struct ggml_tensor * op);
@@ -17,4 +28,6 @@ bool snapkv_cuda_compute(void * stream, struct ggml_tensor * op);
 
 #ifdef __cplusplus
 }
+#endif
+
 #endif
