@@ -8,6 +8,7 @@
 #include "llama-impl.h"
 
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 
 using access = llama_snapkv_access;
@@ -44,51 +45,44 @@ bool llama_snapkv_compressor::can_fuse(const llama_snapkv_layer & layer) const {
     }
     ggml_backend_dev_t dev = place.devs[layer.il];
     ggml_context_ptr gctx(ggml_init({ 32 * ggml_tensor_overhead(), nullptr, true }));
-    ggml_tensor * k = keys(gctx.get(), layer);
-    bool fits = snapkv_op_fits(layer.head_dim, w, layer.n_head, layer.n_head_kv, k->type, sk.params.kernel);
-    if (fits) {
-        ggml_tensor * q = queries(gctx.get(), layer, 0, w);
-        ggml_tensor * stats = snapkv_op_stats(gctx.get(), q, k, layer.sinks, layer.scale, layer.softcap);
-        ggml_tensor * votes = snapkv_op_votes(gctx.get(), q, k, stats, layer.scale, layer.softcap, sk.params.kernel, sk.params.pool, sk.params.reduce);
-        ggml_tensor * ids = snapkv_op_select(gctx.get(), votes, w, n_kept, sk.params.sinks);
-        for (const ggml_tensor * node : { stats, votes, ids }) {
-            fits = fits && ggml_backend_dev_supports_op(dev, node);
-        }
-    }
+    const llama_snapkv_observation obs = observe(gctx.get(), layer);
+    const bool fits = snapkv_op_fits(layer.head_dim, w, layer.n_head, layer.n_head_kv, obs.k->type, sk.params.kernel) &&
+            llama_snapkv_supports(dev, llama_snapkv_graph_score_fused(gctx.get(), obs, sk.params, n_kept));
     if (!fits && sk.params.ops == LLAMA_SNAPKV_OPS_FUSED) {
         throw std::invalid_argument(format("%s has no fused ops for layer %d (%d query heads of %d elements, %d KV heads in %s, window %u, kernel %u): set ops to auto",
-                ggml_backend_dev_name(dev), layer.il, (int) layer.n_head, (int) layer.head_dim, (int) layer.n_head_kv, ggml_type_name(k->type), w, sk.params.kernel));
+                ggml_backend_dev_name(dev), layer.il, (int) layer.n_head, (int) layer.head_dim, (int) layer.n_head_kv, ggml_type_name(obs.k->type), w, sk.params.kernel));
     }
     return fits;
+}
+
+llama_snapkv_observation llama_snapkv_compressor::observe(ggml_context * gctx, const llama_snapkv_layer & layer) const {
+    llama_snapkv_observation obs;
+    obs.q = queries(gctx, layer, 0, w);
+    obs.k = keys(gctx, layer);
+    obs.sinks = layer.sinks;
+    obs.scale = layer.scale;
+    obs.softcap = layer.softcap;
+    return obs;
 }
 
 llama_snapkv_compressor::ballot llama_snapkv_compressor::vote(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, ggml_tensor *& mask) const {
     ballot res;
     res.fused = use_fused(layer);
-    ggml_tensor * q = queries(gctx, layer, 0, w);
-    ggml_tensor * k = keys(gctx, layer);
+    llama_snapkv_observation obs = observe(gctx, layer);
     if (res.fused) {
-        ggml_tensor * stats = snapkv_op_stats(gctx, q, k, layer.sinks, layer.scale, layer.softcap);
-        res.votes = snapkv_op_votes(gctx, q, k, stats, layer.scale, layer.softcap, sk.params.kernel, sk.params.pool, sk.params.reduce);
-        res.ids = snapkv_op_select(gctx, res.votes, w, n_kept, sk.params.sinks);
+        res.votes = llama_snapkv_graph_score_fused(gctx, obs, sk.params, n_kept);
         // the scheduler knows no preference for these; K must not leave its device
-        for (ggml_tensor * node : { stats, res.votes, res.ids }) {
+        for (ggml_tensor * node : { res.votes.stats, res.votes.votes, res.votes.ids }) {
             ggml_backend_sched_set_tensor_backend(ctx.get_sched(), node, runner.backend_of(place.devs[layer.il]));
         }
-        ggml_set_output(res.ids);
+        ggml_set_output(res.votes.ids);
         if (sk.params.keep_scores) {
-            ggml_set_output(res.votes);
+            ggml_set_output(res.votes.votes);
         }
-        ggml_build_forward_expand(gf, res.ids);
+        ggml_build_forward_expand(gf, res.votes.ids);
         return res;
     }
 
-    llama_snapkv_observation obs;
-    obs.q = q;
-    obs.k = k;
-    obs.sinks = layer.sinks;
-    obs.scale = layer.scale;
-    obs.softcap = layer.softcap;
     if (!mask || mask->src[0]->view_src != staging.masks[layer.ic]) {
         mask = ggml_cont(gctx, staging.mask_view(gctx, layer.ic, n, w, n - w));
     }
@@ -103,6 +97,14 @@ ggml_tensor * llama_snapkv_compressor::tap_keys(ggml_context * gctx, ggml_cgraph
     ggml_set_output(k);
     ggml_build_forward_expand(gf, k);
     return k;
+}
+
+double llama_snapkv_compressor::get_coverage() const {
+    double sum = 0.0;
+    for (const auto & layer : sk.coverage) {
+        sum += std::accumulate(layer.begin(), layer.end(), 0.0) / layer.size();
+    }
+    return sum / sk.coverage.size();
 }
 
 static void compute(llama_snapkv_runner & runner, ggml_cgraph * gf) {
@@ -132,7 +134,7 @@ void llama_snapkv_compressor::score(const std::vector<llama_snapkv_layer> & laye
         return gf;
     };
     ggml_cgraph * gf = nullptr;
-    ggml_context_ptr gctx = runner.allocate(build, gf);
+    llama_snapkv_gctx gctx = runner.allocate(build, gf);
     compute(runner, gf);
 
     for (size_t i = 0; i < layers.size(); ++i) {
@@ -149,17 +151,17 @@ void llama_snapkv_compressor::score(const std::vector<llama_snapkv_layer> & laye
 
 std::vector<int32_t> llama_snapkv_compressor::count(const llama_snapkv_layer & layer, const ballot & ballot) {
     std::vector<int32_t> ids;
+    auto & coverage = sk.coverage[layer.ic];
     if (ballot.fused) {
         std::vector<int32_t> head(n_kept + 1);
         for (int64_t h = 0; h < layer.n_head_kv; ++h) {
-            ggml_backend_tensor_get(ballot.ids, head.data(), h * ballot.ids->nb[1], head.size() * sizeof(int32_t));
-            float coverage;
-            memcpy(&coverage, &head[n_kept], sizeof(coverage));
-            coverage_sum += coverage / layer.n_head_kv;
+            ggml_backend_tensor_get(ballot.votes.ids, head.data(), h * ballot.votes.ids->nb[1], head.size() * sizeof(int32_t));
+            coverage.emplace_back();
+            memcpy(&coverage.back(), &head[n_kept], sizeof(float));
             ids.insert(ids.end(), head.begin(), head.end() - 1);
             if (sk.params.keep_scores) {
                 sk.scores[layer.ic].emplace_back(n - w);
-                ggml_backend_tensor_get(ballot.votes, sk.scores[layer.ic].back().data(), h * ballot.votes->nb[1], (n - w) * sizeof(float));
+                ggml_backend_tensor_get(ballot.votes.votes, sk.scores[layer.ic].back().data(), h * ballot.votes.votes->nb[1], (n - w) * sizeof(float));
             }
         }
         return ids;
@@ -172,7 +174,7 @@ std::vector<int32_t> llama_snapkv_compressor::count(const llama_snapkv_layer & l
         ggml_backend_tensor_get(ballot.stock.mass[h], mass.data(), 0, mass.size() * sizeof(float));
 
         const auto head = llama_snapkv_select(pooled, n_kept, sk.params.sinks);
-        coverage_sum += llama_snapkv_coverage(mass, head, w) / layer.n_head_kv;
+        coverage.push_back((float) llama_snapkv_coverage_of(mass, head, w));
         ids.insert(ids.end(), head.begin(), head.end());
         if (sk.params.keep_scores) {
             sk.scores[layer.ic].push_back(pooled);
@@ -241,7 +243,7 @@ void llama_snapkv_compressor::evict(const std::vector<llama_snapkv_layer> & laye
         return gf;
     };
     ggml_cgraph * gf = nullptr;
-    ggml_context_ptr gctx = runner.allocate(build, gf);
+    llama_snapkv_gctx gctx = runner.allocate(build, gf);
     for (size_t i = 0; i < inputs.size(); ++i) {
         const auto & ids = record.layers[record.layers.size() - inputs.size() + i].ids;
         for (int64_t h = 0; n_kept > 0 && h < layers[i].n_head_kv; ++h) {

@@ -41,7 +41,7 @@ public:
     ggml_tensor * queries(ggml_context * gctx, const llama_snapkv_layer & layer, int64_t row0, int64_t n_rows) const;
 
     // of all layers so far
-    double get_coverage() const { return coverage_sum / n_scored; }
+    double get_coverage() const;
     double get_ratio_fused() const { return (double) n_fused / n_scored; }
 
 private:
@@ -49,12 +49,12 @@ private:
     struct ballot {
         bool fused = false;
         llama_snapkv_votes stock;
-        ggml_tensor * votes = nullptr; // fused, as snapkv_op_votes
-        ggml_tensor * ids = nullptr;   // fused, as snapkv_op_select
+        llama_snapkv_fused_votes votes;
     };
 
     bool use_fused(const llama_snapkv_layer & layer) const;
     bool can_fuse(const llama_snapkv_layer & layer) const;
+    llama_snapkv_observation observe(ggml_context * gctx, const llama_snapkv_layer & layer) const; // its mask is not set
     ggml_tensor * keys(ggml_context * gctx, const llama_snapkv_layer & layer) const;
     ballot vote(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, ggml_tensor *& mask) const;
     ggml_tensor * tap_keys(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer) const;
@@ -72,7 +72,6 @@ private:
     const uint32_t n_kept;
 
     mutable std::unordered_map<uint32_t, bool> fused; // by cached layer
-    double coverage_sum = 0.0;
     uint32_t n_scored = 0;
     uint32_t n_fused = 0;
 };

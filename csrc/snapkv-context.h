@@ -22,6 +22,9 @@ struct llama_snapkv {
     // pooled scores [n_prompt - window] of the last prefill, for each cached layer and KV head; empty unless keep_scores
     std::vector<std::vector<std::vector<float>>> scores;
 
+    // of the last prefill, for each cached layer and KV head; empty if nothing was evicted
+    std::vector<std::vector<float>> coverage;
+
     llama_snapkv_tap_callback tap = nullptr;
     void * tap_data = nullptr;
 };

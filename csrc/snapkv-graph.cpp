@@ -1,5 +1,7 @@
 #include "snapkv-graph.h"
 
+#include "snapkv-op.h"
+
 #include "llama-model.h"
 
 #include "ggml-cpp.h"
@@ -244,6 +246,18 @@ static ggml_tensor * as_i32(ggml_context * ctx, ggml_tensor * t, int64_t n_head_
     res->data = t->data;
     res->buffer = t->buffer;
     return res;
+}
+
+llama_snapkv_fused_votes llama_snapkv_graph_score_fused(ggml_context * ctx, const llama_snapkv_observation & obs, const llama_snapkv_params & params, uint32_t n_kept) {
+    llama_snapkv_fused_votes res;
+    res.stats = snapkv_op_stats(ctx, obs.q, obs.k, obs.sinks, obs.scale, obs.softcap);
+    res.votes = snapkv_op_votes(ctx, obs.q, obs.k, res.stats, obs.scale, obs.softcap, params.kernel, params.pool, params.reduce);
+    res.ids = snapkv_op_select(ctx, res.votes, params.window, n_kept, params.sinks);
+    return res;
+}
+
+bool llama_snapkv_supports(ggml_backend_dev_t dev, const llama_snapkv_fused_votes & votes) {
+    return ggml_backend_dev_supports_op(dev, votes.stats) && ggml_backend_dev_supports_op(dev, votes.votes) && ggml_backend_dev_supports_op(dev, votes.ids);
 }
 
 void llama_snapkv_graph_evict(ggml_context * ctx, ggml_cgraph * gf, ggml_tensor * src, ggml_tensor * dst, ggml_tensor * ids,

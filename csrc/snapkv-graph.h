@@ -5,6 +5,8 @@
 
 #include "llama-graph.h"
 
+#include "ggml-backend.h"
+
 #include <cstdint>
 #include <vector>
 
@@ -58,6 +60,18 @@ struct llama_snapkv_votes {
 // paper, section 4: softmax over prefix and window, vote over the window's rows, pool, mean over the query heads of a KV
 // head. loops over KV heads, since all at once would take n*w*n_head*4 bytes
 llama_snapkv_votes llama_snapkv_graph_score(ggml_context * ctx, ggml_cgraph * gf, const llama_snapkv_observation & obs, const llama_snapkv_params & params);
+
+// the same as fused ops (snapkv-op.h): O(n*n_head_kv) instead of O(n*w*n_head) of scratch. obs.mask is not used
+struct llama_snapkv_fused_votes {
+    ggml_tensor * stats = nullptr; // as snapkv_op_stats
+    ggml_tensor * votes = nullptr; // as snapkv_op_votes
+    ggml_tensor * ids = nullptr;   // as snapkv_op_select
+};
+
+llama_snapkv_fused_votes llama_snapkv_graph_score_fused(ggml_context * ctx, const llama_snapkv_observation & obs, const llama_snapkv_params & params, uint32_t n_kept);
+
+// can the device run all three?
+bool llama_snapkv_supports(ggml_backend_dev_t dev, const llama_snapkv_fused_votes & votes);
 
 // copy rows of src to dst, both [n_embd_gqa, n_cells] of one type, as raw blocks:
 //   dst[cell0 + i]          = src[ids[i, h]] for each head h, i < n_kept

@@ -1,6 +1,6 @@
 #include "snapkv-hidden.h"
 
-#include "snapkv-staging.h"
+#include "snapkv-alloc.h"
 
 #include "llama-impl.h"
 
@@ -39,10 +39,7 @@ void llama_snapkv_hidden_state::allocate(int64_t n_embd, int64_t n_prompt, int64
     state = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd, n_prompt);
     ggml_set_name(state, "snapkv_hidden");
     const size_t size = ggml_backend_buft_get_alloc_size(buft, state);
-    bufs[0].reset(llama_snapkv_alloc_fails("hidden") ? nullptr : ggml_backend_buft_alloc_buffer(buft, size));
-    if (!bufs[0]) {
-        throw std::runtime_error(format("out of memory: the hidden state takes %.1f MiB on %s", size / 1048576.0, ggml_backend_buft_name(buft)));
-    }
+    bufs[0] = llama_snapkv_alloc_buffer(buft, size, "hidden state");
     ggml_backend_tensor_alloc(bufs[0].get(), state, ggml_backend_buffer_get_base(bufs[0].get()));
     const bool on_host = ggml_backend_buft_is_host(buft);
     (on_host ? bytes_host : bytes_device) = size;
@@ -56,10 +53,10 @@ void llama_snapkv_hidden_state::allocate(int64_t n_embd, int64_t n_prompt, int64
         slot = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd, chunk);
         offset += GGML_PAD(ggml_backend_buft_get_alloc_size(dev_buft, slot), ggml_backend_buft_get_alignment(dev_buft));
     }
-    bufs[1].reset(ggml_backend_buft_alloc_buffer(dev_buft, offset));
+    bufs[1] = llama_snapkv_alloc_buffer(dev_buft, offset, "hidden state of two chunks");
     copier.reset(ggml_backend_dev_init(device, nullptr));
-    if (!bufs[1] || !copier) {
-        throw std::runtime_error(format("out of memory: two chunks of the hidden state take %.1f MiB on %s", offset / 1048576.0, ggml_backend_buft_name(dev_buft)));
+    if (!copier) {
+        throw std::runtime_error(format("out of memory: a second stream on %s", ggml_backend_dev_name(device)));
     }
     bytes_device = offset;
     offset = 0;

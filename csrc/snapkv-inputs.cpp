@@ -1,6 +1,6 @@
 #include "snapkv-inputs.h"
 
-#include "snapkv-staging.h"
+#include "snapkv-alloc.h"
 
 #include "llama-impl.h"
 
@@ -40,10 +40,7 @@ void llama_snapkv_inputs::upload(ggml_backend_buffer_type_t buft) {
     if (too_large || data.empty()) {
         return;
     }
-    buf.reset(ggml_backend_buft_alloc_buffer(buft, data.size()));
-    if (!buf) {
-        throw std::runtime_error(format("out of memory: %.1f MiB for the inputs of the prefill's graphs", data.size() / 1048576.0));
-    }
+    buf = llama_snapkv_alloc_buffer(buft, data.size(), "input");
     // a tensor to write the buffer through
     ggml_context_ptr ctx(ggml_init({ ggml_tensor_overhead(), nullptr, true }));
     ggml_tensor * all = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I8, (int64_t) data.size());

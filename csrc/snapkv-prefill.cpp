@@ -41,7 +41,7 @@ public:
 private:
     // the graph of a chunk, from its start until the device has ended it
     struct flight {
-        ggml_context_ptr gctx;
+        llama_snapkv_gctx gctx;
         std::unique_ptr<llm_graph_result> res;
         llama_snapkv_event landed;
         uint32_t n_tokens = 0; // 0: not in flight
@@ -295,7 +295,7 @@ void prefill_run::begin_group(uint32_t ig) {
     if (weights) {
         weights->end();
         begin_chunk(0);
-        ggml_context_ptr gctx = runner.make_context();
+        llama_snapkv_gctx gctx = runner.make_context();
         weights->lend(build_chunk(gctx.get(), *flights[0].res, ig, 0));
     }
     if (ig == 1 && place.device) {
@@ -500,6 +500,7 @@ void prefill_run::run(const llama_token * tokens) {
     stats.bytes_hidden_host = place.device ? staging.hidden.bytes_host : 0;
     stats.bytes_mask = staging.bytes_mask;
     sk.scores.assign(sk.params.keep_scores ? groups.ils.size() : 0, {});
+    sk.coverage.assign(groups.ils.size(), {});
 
     for (uint32_t ig = 0; ig < groups.count(); ++ig) {
         begin_group(ig);

@@ -1,31 +1,27 @@
 #include "snapkv-runner.h"
 
 #include "snapkv-access.h"
+#include "snapkv-alloc.h"
 #include "snapkv-graph.h"
-#include "snapkv-staging.h"
 
 #include "llama-impl.h"
 
 #include "ggml-backend.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <new>
 #include <stdexcept>
 
 using access = llama_snapkv_access;
 
-// ggml ends the process where it gets no memory for a scheduler's and a graph's metadata, so that is asked for before.
-// throws std::bad_alloc
-static void require_metadata_memory(int64_t max_nodes) {
+// of the scheduler's metadata
+static size_t sched_bytes(int64_t max_nodes) {
     static constexpr size_t MAX_SPLIT_INPUTS = 30; // GGML_SCHED_MAX_SPLIT_INPUTS
     const size_t per_node = 2 * MAX_SPLIT_INPUTS * (sizeof(ggml_tensor) + 4 * sizeof(int)) + 8 * ggml_tensor_overhead();
-    void * p = malloc(max_nodes * per_node);
-    if (!p) {
-        throw std::bad_alloc();
-    }
-    free(p);
+    return max_nodes * per_node;
 }
+
+// more than the allocator's hash table and lists take for a node
+static constexpr size_t PLAN_BYTES_PER_NODE = 1024;
 
 // the context's scheduler, without any buffer yet
 static void reset_sched(llama_context & ctx, int64_t max_nodes) {
@@ -58,19 +54,21 @@ void llama_snapkv_runner::begin(int64_t n_nodes) {
     }
     access::gf_res_prev_active(ctx) = nullptr;
     access::sched(ctx).reset();
-    require_metadata_memory(max_nodes);
+    llama_snapkv_require_memory(sched_bytes(max_nodes));
     reset_sched(ctx, max_nodes);
     ggml_backend_sched_set_eval_callback(ctx.get_sched(), ctx.get_cparams().cb_eval, ctx.get_cparams().cb_eval_user_data);
 }
 
-ggml_context_ptr llama_snapkv_runner::make_context() const {
-    return ggml_context_ptr(ggml_init({ 2 * max_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(max_nodes, false), nullptr, true }));
+llama_snapkv_gctx llama_snapkv_runner::make_context() const {
+    llama_snapkv_gctx gctx(2 * max_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(max_nodes, false));
+    llama_snapkv_require_memory(max_nodes * PLAN_BYTES_PER_NODE); // to plan and compute what will be built
+    return gctx;
 }
 
 // the allocator keeps its plan as long as counts and sizes fit, although a graph of another topology needs another plan.
 // the graph itself cannot be given to reserve(): that splits it, and a graph must not be split twice
 void llama_snapkv_runner::forget_plan() {
-    ggml_context_ptr gctx = make_context();
+    llama_snapkv_gctx gctx = make_context();
     ggml_cgraph * gf = ggml_new_graph_custom(gctx.get(), 8, false);
     ggml_tensor * t = ggml_new_tensor_1d(gctx.get(), GGML_TYPE_F32, 1);
     ggml_set_input(t);
@@ -79,11 +77,11 @@ void llama_snapkv_runner::forget_plan() {
     ggml_backend_sched_reset(ctx.get_sched());
 }
 
-ggml_context_ptr llama_snapkv_runner::allocate(const builder & build, ggml_cgraph *& gf) {
+llama_snapkv_gctx llama_snapkv_runner::allocate(const builder & build, ggml_cgraph *& gf) {
     ggml_backend_sched_t sched = ctx.get_sched();
 
     ggml_backend_sched_reset(sched);
-    ggml_context_ptr gctx = make_context();
+    llama_snapkv_gctx gctx = make_context();
     gf = build(gctx.get());
 
     const uint64_t topology = llama_snapkv_graph_topology(gf);
@@ -104,7 +102,7 @@ ggml_context_ptr llama_snapkv_runner::allocate(const builder & build, ggml_cgrap
 void llama_snapkv_runner::reserve(const builder & build) {
     ggml_backend_sched_t sched = ctx.get_sched();
     ggml_backend_sched_reset(sched);
-    ggml_context_ptr gctx = make_context();
+    llama_snapkv_gctx gctx = make_context();
     const bool ok = ggml_backend_sched_reserve(sched, build(gctx.get()));
     planned = 0;
     ggml_backend_sched_reset(sched);
@@ -134,7 +132,7 @@ ggml_backend_t llama_snapkv_runner::backend_of(ggml_backend_dev_t dev) const {
 }
 
 void llama_snapkv_reserve(llama_context & ctx) {
-    require_metadata_memory(ctx.graph_max_nodes(ctx.n_ubatch()));
+    llama_snapkv_require_memory(sched_bytes(ctx.graph_max_nodes(ctx.n_ubatch())));
     ctx.sched_reserve();
 }
 

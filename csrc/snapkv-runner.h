@@ -1,11 +1,9 @@
 // Builds, allocates and computes graphs on a context's backends, with a scheduler of its own in the place of the context's.
 #pragma once
 
-#include "snapkv-hidden.h"
+#include "snapkv-alloc.h"
 
 #include "llama-context.h"
-
-#include "ggml-cpp.h"
 
 #include <cstdint>
 #include <functional>
@@ -27,10 +25,10 @@ public:
     // drop the context's compute buffers, which would only lie beside these. throws std::bad_alloc
     void begin(int64_t max_nodes);
 
-    // build a graph and allocate it; gf is in the context that is returned. throws std::runtime_error
-    ggml_context_ptr allocate(const builder & build, ggml_cgraph *& gf);
+    // build a graph and allocate it; gf is in the context that is returned. throws std::runtime_error or std::bad_alloc
+    llama_snapkv_gctx allocate(const builder & build, ggml_cgraph *& gf);
 
-    // plan the compute buffers for a graph that will be allocated later: does it fit? throws std::runtime_error
+    // plan the compute buffers for a graph that will be allocated later: does it fit? throws std::runtime_error or std::bad_alloc
     void reserve(const builder & build);
 
     // start a graph. the host may go on before the device has ended
@@ -43,8 +41,8 @@ public:
     int64_t get_max_nodes() const { return max_nodes; }
     size_t get_bytes() const { return bytes; } // largest compute buffers so far
 
-    // for the tensors and the graph of a builder
-    ggml_context_ptr make_context() const;
+    // for the tensors and the graph of a builder. throws std::bad_alloc
+    llama_snapkv_gctx make_context() const;
 
 private:
     void forget_plan();

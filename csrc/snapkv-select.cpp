@@ -26,7 +26,7 @@ std::vector<int32_t> llama_snapkv_select(const std::vector<float> & scores, uint
     return ids;
 }
 
-double llama_snapkv_coverage(const std::vector<float> & mass, const std::vector<int32_t> & kept, uint32_t w) {
+double llama_snapkv_coverage_of(const std::vector<float> & mass, const std::vector<int32_t> & kept, uint32_t w) {
     double total = 0.0;
     for (const float m : mass) {
         total += m;

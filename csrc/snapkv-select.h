@@ -9,4 +9,4 @@
 std::vector<int32_t> llama_snapkv_select(const std::vector<float> & scores, uint32_t k, uint32_t n_sinks);
 
 // share of the attention mass [n] that lies on the kept positions and on the last w, in [0, 1]
-double llama_snapkv_coverage(const std::vector<float> & mass, const std::vector<int32_t> & kept, uint32_t w);
+double llama_snapkv_coverage_of(const std::vector<float> & mass, const std::vector<int32_t> & kept, uint32_t w);

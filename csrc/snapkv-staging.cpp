@@ -1,6 +1,7 @@
 #include "snapkv-staging.h"
 
 #include "snapkv-access.h"
+#include "snapkv-alloc.h"
 
 #include "llama-impl.h"
 
@@ -8,19 +9,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
 #include <map>
 #include <set>
 #include <stdexcept>
 #include <tuple>
 
 using access = llama_snapkv_access;
-
-bool llama_snapkv_alloc_fails(const char * part) {
-    const char * fail = getenv("SNAPKV_TEST_FAIL_ALLOC");
-    return fail && strcmp(fail, part) == 0;
-}
 
 // layers may share a staging slot if their rows have equal sizes and live in one place
 using slot_class = std::tuple<ggml_backend_buffer_type_t, uint32_t, uint32_t, uint32_t, uint32_t>;
@@ -95,11 +89,8 @@ llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_
     st.ctx.reset(ggml_init({ /*.mem_size =*/64 * ggml_tensor_overhead(), /*.mem_buffer =*/nullptr, /*.no_alloc =*/true }));
 
     auto allocate = [&](ggml_tensor * t, ggml_backend_buffer_type_t buft, const char * part) -> size_t {
-        ggml_backend_buffer_t buf = llama_snapkv_alloc_fails(part) ? nullptr : ggml_backend_buft_alloc_buffer(buft, ggml_backend_buft_get_alloc_size(buft, t));
-        if (!buf) {
-            throw std::runtime_error(format("out of memory: the %s takes %.1f MiB on %s", part, ggml_nbytes(t) / 1048576.0, ggml_backend_buft_name(buft)));
-        }
-        st.bufs.emplace_back(buf);
+        st.bufs.push_back(llama_snapkv_alloc_buffer(buft, ggml_backend_buft_get_alloc_size(buft, t), part));
+        ggml_backend_buffer_t buf = st.bufs.back().get();
         ggml_backend_tensor_alloc(buf, t, ggml_backend_buffer_get_base(buf));
         return ggml_backend_buffer_get_size(buf);
     };

@@ -65,6 +65,3 @@ llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_
 
 // bytes of K and V rows for n cells, of all cached layers
 size_t llama_snapkv_full_bytes(const llama_kv_cache & base, uint32_t n_cells);
-
-// true where a test wants the allocation of this part to fail (environment variable SNAPKV_TEST_FAIL_ALLOC)
-bool llama_snapkv_alloc_fails(const char * part);

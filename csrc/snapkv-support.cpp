@@ -2,7 +2,6 @@
 
 #include "snapkv-access.h"
 #include "snapkv-graph.h"
-#include "snapkv-op.h"
 #include "snapkv-staging.h"
 
 #include "llama-cpp.h"
@@ -217,10 +216,9 @@ bool llama_snapkv_has_fused_ops(const char * device) {
         return false;
     }
     ggml_context_ptr gctx(ggml_init({ 16 * ggml_tensor_overhead(), nullptr, true }));
-    ggml_tensor * q = ggml_new_tensor_3d(gctx.get(), GGML_TYPE_F32, 128, 32, 32);
-    ggml_tensor * k = ggml_new_tensor_3d(gctx.get(), GGML_TYPE_F16, 128, 4096, 8);
-    ggml_tensor * stats = snapkv_op_stats(gctx.get(), q, k, nullptr, 1.0f, 0.0f);
-    ggml_tensor * votes = snapkv_op_votes(gctx.get(), q, k, stats, 1.0f, 0.0f, 5, LLAMA_SNAPKV_POOL_AVG, LLAMA_SNAPKV_REDUCE_SUM);
-    ggml_tensor * ids = snapkv_op_select(gctx.get(), votes, 32, 1024, 0);
-    return ggml_backend_dev_supports_op(dev, stats) && ggml_backend_dev_supports_op(dev, votes) && ggml_backend_dev_supports_op(dev, ids);
+    const llama_snapkv_params params = llama_snapkv_default_params();
+    llama_snapkv_observation obs;
+    obs.q = ggml_new_tensor_3d(gctx.get(), GGML_TYPE_F32, 128, params.window, 32);
+    obs.k = ggml_new_tensor_3d(gctx.get(), GGML_TYPE_F16, 128, 4096, 8);
+    return llama_snapkv_supports(dev, llama_snapkv_graph_score_fused(gctx.get(), obs, params, 1024));
 }

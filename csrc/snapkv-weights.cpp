@@ -1,13 +1,10 @@
 #include "snapkv-weights.h"
 
-#include "snapkv-staging.h"
-
-#include "llama-impl.h"
+#include "snapkv-alloc.h"
 
 #include "ggml-impl.h"
 
 #include <algorithm>
-#include <stdexcept>
 #include <vector>
 
 static bool is_host_weight(const ggml_tensor * t) {
@@ -47,10 +44,7 @@ void llama_snapkv_lent_weights::lend(const ggml_cgraph * gf) {
     }
     if (!buf || ggml_backend_buffer_get_size(buf.get()) < size) {
         buf.reset(); // first, so that there are never two
-        buf.reset(llama_snapkv_alloc_fails("weights") ? nullptr : ggml_backend_buft_alloc_buffer(buft, size));
-        if (!buf) {
-            throw std::runtime_error(format("out of memory: %.1f MiB for the weights of a layer group in host memory", size / 1048576.0));
-        }
+        buf = llama_snapkv_alloc_buffer(buft, size, "lent weights");
         ggml_backend_buffer_set_usage(buf.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
         bytes = std::max(bytes, size);
     }

@@ -1,6 +1,7 @@
 #include "snapkv.h"
 
 #include "snapkv-access.h"
+#include "snapkv-alloc.h"
 #include "snapkv-context.h"
 #include "snapkv-prefill.h"
 #include "snapkv-runner.h"
@@ -270,6 +271,7 @@ int32_t llama_snapkv_prefill(llama_context * ctx, llama_seq_id seq_id, const lla
 
     sk->has_stats = false;
     sk->scores.clear();
+    sk->coverage.clear();
     sk->stats = {};
     sk->stats.size = sizeof(sk->stats);
     sk->stats.n_prompt = n_tokens;
@@ -386,6 +388,18 @@ uint32_t llama_snapkv_scores(const llama_context * ctx, uint32_t ic, uint32_t he
         std::copy_n(values.begin(), std::min<size_t>(n, values.size()), scores);
     }
     return (uint32_t) values.size();
+}
+
+float llama_snapkv_coverage(const llama_context * ctx, uint32_t ic, uint32_t head) {
+    const llama_snapkv * sk = snapkv_of(ctx);
+    if (!sk) {
+        return -1.0f;
+    }
+    if (ic >= sk->coverage.size() || head >= sk->coverage[ic].size()) {
+        llama_snapkv_set_error("no coverage: the last prefill has evicted nothing, or there is no such cached layer or KV head");
+        return -1.0f;
+    }
+    return sk->coverage[ic][head];
 }
 
 void llama_snapkv_set_tap(llama_context * ctx, llama_snapkv_tap_callback tap, void * user_data) {

@@ -161,6 +161,10 @@ LLAMA_API uint32_t llama_snapkv_kept(const struct llama_context * ctx, llama_seq
 // pooled scores [n_prompt - window] of the last prefill, if keep_scores. returns their number, writes up to n
 LLAMA_API uint32_t llama_snapkv_scores(const struct llama_context * ctx, uint32_t ic, uint32_t head, float * scores, uint32_t n);
 
+// share of the window's attention mass that lies on the kept rows of a KV head, after the last prefill. negative if that has
+// evicted nothing
+LLAMA_API float llama_snapkv_coverage(const struct llama_context * ctx, uint32_t ic, uint32_t head);
+
 LLAMA_API void llama_snapkv_set_tap(struct llama_context * ctx, llama_snapkv_tap_callback tap, void * user_data);
 
 #ifdef __cplusplus

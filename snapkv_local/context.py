@@ -212,6 +212,26 @@ class SnapKVContext(_internals.LlamaContext):
 
         return self._by_head("prefill scores", read, np.float32, ctypes.c_float)
 
+    def coverage(self) -> npt.NDArray[np.float32]:
+        """Share of the window's attention mass on the kept rows, [n_layer_cached, n_head_kv].
+
+        Raises:
+            ConfigError: the last prefill has evicted nothing.
+        """
+        if native.llama_snapkv_coverage(self.ctx, 0, 0) < 0:
+            raise ConfigError(
+                "coverage",
+                "the last prefill has evicted nothing",
+                "prefill a prompt longer than the budget",
+            )
+
+        def read(ic: int, head: int, out: Any, n: int) -> int:
+            if out is not None:
+                out[0] = native.llama_snapkv_coverage(self.ctx, ic, head)
+            return 1
+
+        return self._by_head("coverage", read, np.float32, ctypes.c_float)[:, :, 0]
+
     def _by_head(
         self, what: str, read: Callable[[int, int, Any, int], int], dtype: Any, c_type: Any
     ) -> npt.NDArray[Any]:

@@ -202,6 +202,17 @@ class Llama(llama_cpp.Llama):
         """
         return self._context("prefill_scores").scores()
 
+    def coverage(self) -> npt.NDArray[np.float32]:
+        """Share of the window's attention mass that lies on the kept rows, after the last prefill.
+
+        Returns:
+            float32 [n_layer_cached, n_head_kv], in [0, 1]; last_prefill.coverage is its mean.
+
+        Raises:
+            ConfigError: the prompt was not compressed.
+        """
+        return self._context("coverage").coverage()
+
     def generate(
         self, tokens: Sequence[int], *args: Any, **kwargs: Any
     ) -> Generator[int, Any, None]:

@@ -247,6 +247,11 @@ def llama_snapkv_kept(ctx: Any, seq_id: int, ic: int, head: int, ids: Any, n: in
 def llama_snapkv_scores(ctx: Any, ic: int, head: int, scores: Any, n: int, /) -> int: ...
 
 
+# LLAMA_API float llama_snapkv_coverage(const struct llama_context * ctx, uint32_t ic, uint32_t head);
+@_function("llama_snapkv_coverage", [_ctx_p, _u32, _u32], ctypes.c_float)
+def llama_snapkv_coverage(ctx: Any, ic: int, head: int, /) -> float: ...
+
+
 # LLAMA_API void llama_snapkv_set_tap(struct llama_context * ctx, llama_snapkv_tap_callback tap,
 #     void * user_data);
 @_function("llama_snapkv_set_tap", [_ctx_p, llama_snapkv_tap_callback, ctypes.c_void_p], None)

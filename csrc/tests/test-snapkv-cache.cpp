@@ -310,8 +310,8 @@ static void test_failures(llama_model * model) {
     }
     CHECK(works());
 
-    for (const char * part : { "staging", "hidden", "queries", "mask", "compute" }) {
-        if (strcmp(part, "hidden") == 0 && llama_snapkv_n_layer(ctx.get()) == 1) {
+    for (const char * part : { "staging", "hidden state", "queries", "mask", "compute" }) {
+        if (strcmp(part, "hidden state") == 0 && llama_snapkv_n_layer(ctx.get()) == 1) {
             continue; // one group has no hidden state between groups
         }
         setenv("SNAPKV_TEST_FAIL_ALLOC", part, 1);

@@ -122,7 +122,7 @@ static double ops_time_stock(ops_device & dev, const ops_case & c, const ops_inp
             ops_get(votes.pooled[h], pooled, c.m());
             ops_get(votes.mass[h], mass, c.n);
             const std::vector<int32_t> kept = llama_snapkv_select(pooled, c.n_kept, c.n_sinks);
-            coverage += llama_snapkv_coverage(mass, kept, c.w);
+            coverage += llama_snapkv_coverage_of(mass, kept, c.w);
             ggml_backend_tensor_set(ids, kept.data(), h * ids->nb[1], ids->nb[1]);
         }
         dev.compute(evict.gf);

@@ -69,7 +69,7 @@ static void check_select(std::string & problems, const ops_case & c, const std::
         const std::vector<int32_t> expected = llama_snapkv_select(std::vector<float>(pooled, pooled + c.m()), c.n_kept, c.n_sinks);
         add(problems, ids != expected, "ids differ from the selection by the op's own votes, head", h);
 
-        const double coverage = llama_snapkv_coverage(std::vector<float>(mass, mass + c.n), expected, c.w);
+        const double coverage = llama_snapkv_coverage_of(std::vector<float>(mass, mass + c.n), expected, c.w);
         const double got = coverage_of(c, out, h);
         add(problems, !(std::fabs(got - coverage) <= 1e-5), "coverage", got - coverage);
         add(problems, !(got >= 0.0 && got <= 1.0), "coverage outside of [0, 1]", got);

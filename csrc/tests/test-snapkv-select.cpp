@@ -54,9 +54,9 @@ int main() {
         }
     }
 
-    CHECK(std::fabs(llama_snapkv_coverage({ 1, 2, 3, 4 }, { 1 }, 1) - 0.6) < 1e-12);
-    CHECK(llama_snapkv_coverage({ 1, 2, 3, 4 }, { 0, 1 }, 2) == 1.0);
-    CHECK(llama_snapkv_coverage({ 0, 0 }, {}, 1) == 1.0);
+    CHECK(std::fabs(llama_snapkv_coverage_of({ 1, 2, 3, 4 }, { 1 }, 1) - 0.6) < 1e-12);
+    CHECK(llama_snapkv_coverage_of({ 1, 2, 3, 4 }, { 0, 1 }, 2) == 1.0);
+    CHECK(llama_snapkv_coverage_of({ 0, 0 }, {}, 1) == 1.0);
 
     printf("%s\n", n_failed ? "FAILED" : "OK");
     return n_failed ? 1 : 0;

@@ -57,7 +57,7 @@ def test_completion_longer_than_the_context(llm, prompt):
         llm.create_completion(prompt * 4, max_tokens=1)
 
 
-@pytest.mark.parametrize("part", ["staging", "hidden", "mask", "compute"])
+@pytest.mark.parametrize("part", ["staging", "hidden state", "mask", "compute"])
 def test_out_of_memory_in_a_prefill(llm, prompt, greedy, monkeypatch, part):
     expected = greedy(llm, prompt, 6)
     monkeypatch.setenv("SNAPKV_TEST_FAIL_ALLOC", part)

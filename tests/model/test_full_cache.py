@@ -47,7 +47,7 @@ def test_without_snapkv_nothing_is_replaced(plain):
     assert plain.last_prefill is None
 
 
-@pytest.mark.parametrize("method", ["kept_positions", "prefill_scores"])
+@pytest.mark.parametrize("method", ["coverage", "kept_positions", "prefill_scores"])
 def test_without_snapkv_there_is_nothing_to_ask(plain, method):
     with pytest.raises(ConfigError, match=rf"{method}\(\): this Llama was made without snapkv"):
         getattr(plain, method)()

@@ -65,6 +65,7 @@ def test_scores_and_kept_rows_are_the_references(make, prompt, tap, settings):
         # from the engine's own scores there is nothing to round
         assert_same_up_to_ties(kept[ic], scores[ic].astype(np.float64), n_keep, config.sinks)
         coverage.append(reference.coverage(q, k, scale, kept[ic]))
+    np.testing.assert_allclose(llm.coverage(), coverage, rtol=1e-3)
     assert llm.last_prefill.coverage == pytest.approx(np.mean(coverage), rel=1e-3)
     if config.sinks:
         assert (kept[:, :, : config.sinks] == np.arange(config.sinks)).all()
@@ -199,6 +200,13 @@ def test_scores_that_were_not_kept(make, prompt):
     llm.prefill(prompt[:130])
     with pytest.raises(ConfigError, match="the last prefill has kept none; pass keep_scores=True"):
         llm.prefill_scores()
+
+
+def test_coverage_of_a_prompt_that_was_left_alone(make, prompt):
+    llm = make()
+    llm.prefill(prompt[:20])
+    with pytest.raises(ConfigError, match="the last prefill has evicted nothing; prefill a prompt"):
+        llm.coverage()
 
 
 def test_progress_counts_up_to_the_total(llm, prompt):
