@@ -55,7 +55,7 @@ std::vector<llama_snapkv_plan> llama_snapkv_make_plans(llama_context & ctx, cons
     const uint32_t n_layer = (uint32_t) groups.ils.size();
 
     llama_snapkv_plan plan;
-    plan.chunk = params.chunk ? params.chunk : ctx.n_ubatch();
+    plan.chunk = std::min(params.chunk ? params.chunk : ctx.n_ubatch(), n_prompt);
     plan.group = std::min(params.layer_group ? params.layer_group : n_layer, place.max_group);
     plan.hidden_host = params.hidden == LLAMA_SNAPKV_HIDDEN_HOST;
 

@@ -148,7 +148,7 @@ void prefill_run::prepare(const llama_token * tokens) {
     ctx.set_abort_callback(on_abort_poll, this);
 
     if (mem.iswa && sk.params.chunk > ctx.n_ubatch()) {
-        throw std::invalid_argument(format("chunk %u is more than n_ubatch %u, for which the cache of the sliding-window layers has cells: make n_ubatch larger", sk.params.chunk, ctx.n_ubatch()));
+        throw std::invalid_argument(format("chunk %u is more than n_ubatch %u, for which the cache of the sliding-window layers has cells: make n_ubatch larger or the chunk smaller", sk.params.chunk, ctx.n_ubatch()));
     }
 
     const auto & hparams = ctx.get_model().hparams;
