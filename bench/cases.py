@@ -10,8 +10,7 @@ import fnmatch
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-ROOM = 512  # cells for tokens after the prompt, of which the decode runs take fewer
-N_WARMUP = 8  # decoded before the clock starts
+from snapkv_local.bench.session import N_WARMUP, ROOM
 
 GIB = 1024**3
 

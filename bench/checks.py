@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-WORKER = Path(__file__).resolve().parent / "worker.py"
+KEPT = Path(__file__).resolve().parent / "kept.py"
 
 _TAIL = 4000  # characters of a program's output that a record keeps
 _MIN_JACCARD = 0.97  # of kept sets: the line between right and wrong in the comparison with kvpress
@@ -80,7 +80,7 @@ def kept_sets(model: Path, text: bool, smoke: bool, env: Environment, timeout: f
         for side, (n_gpu_layers, environment) in sides.items():
             file = str(Path(folder) / f"{side}.npy")
             given = {**settings, "n_gpu_layers": n_gpu_layers, "kept_file": file}
-            command = [sys.executable, str(WORKER), "kept", json.dumps(given)]
+            command = [sys.executable, str(KEPT), json.dumps(given)]
             try:
                 result = subprocess.run(
                     command, env=environment, capture_output=True, text=True, timeout=timeout

@@ -1,42 +1,10 @@
-"""From runs to medians, and to a short table."""
+"""A record as a short table."""
 
 from __future__ import annotations
 
-import statistics
 from typing import Any
 
 GIB = 1024**3
-
-
-def summarize(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Medians by case. A decode speed is that of one sequence, in tokens/s."""
-    names = dict.fromkeys(run["case"] for run in runs)
-    return {name: _median([run for run in runs if run["case"] == name]) for name in names}
-
-
-def _median(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    def median(values: list[Any]) -> Any:
-        known = [value for value in values if value is not None]
-        return statistics.median(known) if known else None
-
-    first = runs[0]
-    decode = [value for run in runs for value in run["decode_tokens_per_second"]]
-    return {
-        "label": first["label"],
-        "against": first["against"],
-        "n_runs": len(runs),
-        "n_decode_runs": len(decode),
-        "n_prompt": first["settings"]["n_prompt"],
-        "n_seq": first["settings"]["n_seq"],
-        "seconds_prefill": median([run["seconds_prefill"] for run in runs]),
-        "prefill_tokens_per_second": median([run["prefill_tokens_per_second"] for run in runs]),
-        "decode_tokens_per_second": median(decode),
-        "decode_ms_per_step": 1000 / median(decode),
-        "peak_device": median([run["peak_device"] for run in runs]),
-        "peak_rss": median([run["peak_rss"] for run in runs]),
-        "layer_group": first["stats"] and first["stats"]["layer_group"],
-        "chunk": first["stats"] and first["stats"]["chunk"],
-    }
 
 
 def table(record: dict[str, Any]) -> str:

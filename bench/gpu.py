@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 from datetime import date
@@ -34,21 +33,22 @@ import cases  # noqa: E402
 import checks  # noqa: E402
 import cuda_build  # noqa: E402
 import device  # noqa: E402
-from figures import summarize, table  # noqa: E402
+from figures import table  # noqa: E402
 from snapkv_local import library  # noqa: E402
 from snapkv_local.bench import record as records  # noqa: E402
 from snapkv_local.bench.make_model import make_model  # noqa: E402
+from snapkv_local.bench.nvml import Gpus  # noqa: E402
+from snapkv_local.bench.process import work  # noqa: E402
 from snapkv_local.bench.shapes import SHAPES  # noqa: E402
+from snapkv_local.bench.summary import summarize  # noqa: E402
+from snapkv_local.errors import LibraryError  # noqa: E402
 
-HERE = Path(__file__).resolve().parent
-WORKER = HERE / "worker.py"
 BUILD = ROOT / "build" / "gpu"
 MODELS = ROOT / "build" / "models"
 PARTS = ("build", "models", "checks")
 
 _PATIENCE = 4  # times its estimate, after which a run is stopped
 _CHECK_SECONDS = 240  # that one check may take
-_TAIL = 2000  # characters of a failed run's messages that the record keeps
 
 
 class TimeBox:
@@ -223,24 +223,14 @@ class Bench:
     def run(self, case: cases.Case) -> tuple[dict[str, Any] | None, str]:
         """What the worker found, or why it did not."""
         settings = {**case.settings(), "path": str(self.model(case.model, case.weights))}
-        command = [sys.executable, str(WORKER), "run", json.dumps(settings)]
         timeout = self.box.timeout(max(_PATIENCE * case.seconds, 120))
+        environment = self.environment()
         try:
-            with device.held(case.leave_free, self.environment()) as held:
-                result = subprocess.run(
-                    command,
-                    env=self.environment(),
-                    capture_output=True,
-                    text=True,
-                    timeout=timeout,
-                )
-        except subprocess.TimeoutExpired:
-            return None, f"stopped after {timeout:.0f} s"
-        except OSError as e:
+            with device.held(case.leave_free, environment) as held:
+                result, error = work("run", settings, environment=environment, timeout=timeout)
+        except OSError as e:  # of the process that holds memory
             return None, str(e)
-        if result.returncode != 0:
-            return None, f"ended with {result.returncode}: {result.stderr[-_TAIL:]}"
-        return {**held, **json.loads(result.stdout.splitlines()[-1])}, ""
+        return (None if result is None else {**held, **result}), error
 
 
 def say(line: str) -> None:
@@ -284,6 +274,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
+    try:
+        Gpus.open()  # what it needs is missing now, or after half an hour
+    except LibraryError as e:
+        raise SystemExit(f"error: {e}") from e
     bench = Bench(args)
     bench.build()
     if "models" in args.what:

@@ -37,7 +37,7 @@ MIB = 1024**2
 def one_run(mode: str) -> dict[str, Any]:
     """In its own process: one prefill, then N_DECODE tokens. mode is "full", "auto" or a number G."""
     from snapkv_local import SnapKVConfig, models
-    from snapkv_local.cli.answer import peak_rss
+    from snapkv_local.hardware import peak_rss
     from snapkv_local.llama import Llama
 
     config = None

@@ -179,6 +179,20 @@ class SnapKVContext(_internals.LlamaContext):
                 "keep budget and room at or below those that the context was made with",
             )
 
+    def trim(self, n_past: int) -> bool:
+        """Remove what follows the first n_past positions; False if generation cannot go on there.
+
+        That is in the compacted part, where cells belong to no single position, and further back
+        than the cache of sliding-window layers reaches.
+        """
+        if not self.kv_cache_seq_rm(-1, n_past, -1):
+            return False
+        n_swa = llama_cpp.llama_model_n_swa(self.model.model)
+        if n_swa == 0 or n_past == 0:
+            return True
+        first = llama_cpp.llama_memory_seq_pos_min(llama_cpp.llama_get_memory(self.ctx), _SEQ_ID)
+        return bool(0 <= first <= max(0, n_past - n_swa))
+
     def n_free(self) -> int:
         """Free cells of the KV cache."""
         return int(self._info().n_free)

@@ -48,7 +48,8 @@ class Llama(llama_cpp.Llama):
             for each prompt token, KV head and layer.
         prefill_progress: called with (done, total) while a prompt is evaluated. What it raises ends
             the prefill.
-        kwargs: all other arguments of llama_cpp.Llama. snapkv turns flash_attn on.
+        kwargs: all other arguments of llama_cpp.Llama. snapkv turns flash_attn on, and swa_full off
+            unless it is given: sliding-window layers then have cells for their window.
 
     Raises:
         ConfigError: flash_attn=False or embedding=True together with snapkv, or keep_scores without
@@ -80,6 +81,7 @@ class Llama(llama_cpp.Llama):
         if snapkv is not None:
             _check_arguments(kwargs)
             kwargs["flash_attn"] = True
+            kwargs.setdefault("swa_full", False)
         elif keep_scores:
             raise ConfigError(
                 "keep_scores=True", "there are no scores without snapkv", "pass snapkv"
@@ -185,10 +187,7 @@ class Llama(llama_cpp.Llama):
         if not self._generating and not self._same_window(context, tokens):
             self.prefill([*self._input_ids.tolist(), *tokens])
             return
-        # false where n_tokens was moved back into the compacted part: cells there belong to no
-        # single position
-        trimmed = context.kv_cache_seq_rm(-1, self.n_tokens, -1)
-        n_free = self._n_free() if trimmed else 0
+        n_free = self._n_free() if self._trim() else 0
         if len(tokens) > n_free:
             if not self._generating:
                 self.prefill([*self._input_ids.tolist(), *tokens])
@@ -213,10 +212,10 @@ class Llama(llama_cpp.Llama):
         Raises:
             NoRoomError: more tokens than free cells, or than n_ctx allows.
         """
-        if not self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1):
+        if not self._trim():
             raise NoRoomError(
                 f"position {self.n_tokens}",
-                "lies in the compacted prompt",
+                "lies in the compacted prompt, or so far back that sliding windows are gone",
                 "prefill the prompt again",
             )
         n_free = self._n_free()
@@ -309,6 +308,12 @@ class Llama(llama_cpp.Llama):
         """Tokens that can still be evaluated: by cells, and by positions of the context."""
         n_left = self._n_ctx - self.n_tokens
         return min(n_left, self._ctx.n_free()) if isinstance(self._ctx, SnapKVContext) else n_left
+
+    def _trim(self) -> bool:
+        """Remove what follows n_tokens; False if nothing can be evaluated there."""
+        if isinstance(self._ctx, SnapKVContext):
+            return self._ctx.trim(self.n_tokens)
+        return bool(self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1))
 
     def _no_room(self, what: str, n_free: int) -> NoRoomError:
         if n_free == self._n_ctx - self.n_tokens:

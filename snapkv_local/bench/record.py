@@ -25,10 +25,24 @@ def commit(root: Path) -> str:
         return "unknown"
 
 
+def package_commit() -> str:
+    """As commit(), of the package that runs; "unknown" for one that was installed from a wheel.
+
+    An environment may lie in the working tree of something else, whose commit says nothing.
+    """
+    root = Path(__file__).resolve().parents[2]
+    return commit(root) if (root / ".git").exists() else "unknown"
+
+
 def machine() -> dict[str, Any]:
-    """Processor, cores and system."""
+    """Processor, cores, memory in bytes, and system."""
     hardware = read_hardware()
-    return {"cpu": hardware.cpu, "cores": hardware.n_cores, "system": platform.system()}
+    return {
+        "cpu": hardware.cpu,
+        "cores": hardware.n_cores,
+        "ram_total": hardware.ram_total,
+        "system": platform.system(),
+    }
 
 
 def write(path: Path, record: dict[str, Any]) -> None:

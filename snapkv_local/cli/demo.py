@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from snapkv_local import models
-from snapkv_local.cli.answer import size
 from snapkv_local.cli.options import json_option
+from snapkv_local.units import size
 
 DOCUMENT = "station.txt"
 QUESTION = "In which room does the cooling pump stand?"

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from snapkv_local import hardware, library, models
-from snapkv_local.cli.answer import size
 from snapkv_local.cli.options import json_option
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.gguf_shape import read_shape
+from snapkv_local.units import size
 
 # ggml's names of the backends that the tests have run on; README, "What is tested where"
 TESTED = ("CPU", "CUDA")

@@ -136,6 +136,7 @@ def load(path: Path, config: SnapKVConfig | None, options: dict[str, Any]) -> Ll
         type_v=types[options["kv_type"]],
         flash_attn=True,
         chat_format=options["chat_format"],
+        logits_all=options.get("logits_all", False),
         verbose=False,
     )
     if options["chat_format"] is None and "tokenizer.chat_template" not in llm.metadata:

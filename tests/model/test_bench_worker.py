@@ -12,6 +12,7 @@ import pytest
 
 import cases
 from snapkv_local import Llama, SnapKVConfig, library
+from snapkv_local.bench import process
 from snapkv_local.bench.make_model import make_model
 from snapkv_local.bench.shapes import SHAPES
 
@@ -80,10 +81,9 @@ def test_a_run_that_fails_says_why(tmp_path):
         **cases.smoke(cases.CASES[0], gpu=False).settings(),
         "path": str(tmp_path / "none.gguf"),
     }
-    command = [sys.executable, str(ROOT / "bench" / "worker.py"), "run", json.dumps(settings)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert result.returncode != 0
-    assert "none.gguf: does not exist" in result.stderr
+    result, error = process.work("run", settings, timeout=60)
+    assert result is None
+    assert error.startswith(f"ended with 1: {tmp_path / 'none.gguf'}: does not exist; ")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,16 @@
 """GGUF files small enough to write in a test."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gguf import GGUFWriter
+
+from snapkv_local.bench import make_model, vocabulary
+from snapkv_local.bench.shapes import Blueprint
+from snapkv_local.gguf_header import read_header
 
 
 @pytest.fixture
@@ -30,5 +35,30 @@ def write_gguf(tmp_path) -> Callable[..., Path]:
         writer.write_tensors_to_file()
         writer.close()
         return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def write_metadata(tmp_path, monkeypatch) -> Callable[..., Path]:
+    """Writes the header of a GGUF file after a Blueprint: no weights, and no tokens but their number.
+
+    With whole=True the tokens are there, which takes seconds, and the weights' room as a hole.
+    """
+
+    def write(blueprint: Blueprint, kind: str = "q4_0", whole: bool = False) -> Path:
+        path = tmp_path / "metadata.gguf"
+        writer = GGUFWriter(path, blueprint.arch)
+        if not whole:
+            monkeypatch.setattr(vocabulary, "add_made_up", lambda _writer, _n_vocab: None)
+        make_model._describe(writer, blueprint, kind, "metadata only", None)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.close()
+        if whole:
+            last = read_header(path).tensors[-1]
+            os.truncate(path, last.offset + last.n_bytes)
+        return path
 
     return write

@@ -5,9 +5,9 @@ import pytest
 from click.testing import CliRunner
 
 from snapkv_local.cli import main
-from snapkv_local.cli.answer import size
 from snapkv_local.cli.options import CONFIG_NAMES, SIZE, GpuLayers
 from snapkv_local.cli.run import run
+from snapkv_local.units import size
 
 
 def invoke(*arguments, stdin=None):
@@ -56,7 +56,7 @@ def test_every_setting_has_an_option():
         (("run", "demo", "--hidden", "disk"), "'disk' is not one of 'auto', 'device', 'host'"),
         (("run", "demo", "--ops", "cuda"), "'cuda' is not one of 'auto', 'fused', 'stock'"),
         (("run", "demo", "--full", "--ops", "stock", "--prompt", "x"), "leave out --ops"),
-        (("serve",), "No such command"),
+        (("reserve",), "No such command"),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments, says):

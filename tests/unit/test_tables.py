@@ -6,7 +6,7 @@ import pytest
 
 import cases
 import tables
-from figures import summarize
+from snapkv_local.bench.summary import summarize
 
 STATS = {"layer_group": 4, "chunk": 512}
 

@@ -1,38 +1,75 @@
-"""One measured run, in a process of its own: settings as JSON in, figures as JSON out.
+"""A model and a context for measuring, through llama.cpp's C functions.
 
-    worker.py run SETTINGS      # prefill and decode: seconds, tokens/s, peak memory
-    worker.py kept SETTINGS     # the kept positions of one prompt, to the .npy file that they name
-
-It calls llama.cpp's C functions, so that the clock runs around these and Python takes no part of a
-token's few milliseconds.
+So the clock runs around these, and Python takes no part of a token's few milliseconds.
 """
 
 from __future__ import annotations
 
 import ctypes
-import importlib.resources
-import json
-import sys
 import time
-from dataclasses import fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-# before any CUDA library is loaded: what is in use now is not ours
-from device import Device, PeakMemory
+import numpy as np
+import numpy.typing as npt
 
-WATCH = PeakMemory(Device.open())
-
-import numpy as np  # noqa: E402
-import numpy.typing as npt  # noqa: E402
-
-from snapkv_local import hardware, models  # noqa: E402
-from snapkv_local.bench.vocabulary import N_CONTROL  # noqa: E402
-from snapkv_local.cli.answer import peak_rss  # noqa: E402
-from snapkv_local.config import SnapKVConfig  # noqa: E402
-from snapkv_local.stats import PrefillStats  # noqa: E402
+from snapkv_local import hardware, models
+from snapkv_local.bench.vocabulary import N_CONTROL
+from snapkv_local.config import SnapKVConfig
+from snapkv_local.stats import PrefillStats
 
 Tokens = npt.NDArray[np.int32]
+
+ROOM = 512  # cells for tokens after the prompt, of which the decode runs take fewer
+N_WARMUP = 8  # decoded before the clock starts
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured in one process.
+
+    Attributes:
+        path: of the GGUF file.
+        n_prompt: tokens of each sequence's prompt.
+        config: of SnapKVConfig; None for the full cache.
+        room: cells for tokens after the prompt.
+        n_seq: sequences, decoded together.
+        n_batch: tokens in one llama_decode() of the prompt with the full cache.
+        n_ubatch: tokens in a ubatch.
+        kv_type: of the KV cache: "f16", "q8_0" or "q4_0".
+        n_gpu_layers: -1 for all.
+        n_threads: on the CPU; 0 for all cores.
+        n_decode: tokens of each sequence in one timed run.
+        decode_repeats: timed runs in one process.
+        n_warmup: tokens decoded before the first timed run.
+        seed: of the prompts' random tokens.
+    """
+
+    path: str
+    n_prompt: int
+    config: dict[str, Any] | None
+    room: int = ROOM
+    n_seq: int = 1
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    kv_type: str = "f16"
+    n_gpu_layers: int = -1
+    n_threads: int = 0
+    n_decode: int = 64
+    decode_repeats: int = 1
+    n_warmup: int = N_WARMUP
+    seed: int = 1
+
+    @classmethod
+    def take(cls, settings: dict[str, Any]) -> Settings:
+        """From a case's settings, which say more than one process needs."""
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: settings[name] for name in names if name in settings})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, for JSON."""
+        return asdict(self)
 
 
 def random_tokens(n_vocab: int, n: int, seed: int) -> Tokens:
@@ -44,7 +81,7 @@ def random_tokens(n_vocab: int, n: int, seed: int) -> Tokens:
 class Session:
     """A model and a context, with the compact cache or the full one."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: Settings) -> None:
         # first of all: it loads our library, which llama_cpp then uses
         from snapkv_local import native  # isort: skip
 
@@ -55,12 +92,16 @@ class Session:
         self.native = native
         self.llama = llama_cpp
         self.settings = settings
-        self.config = settings["config"] and SnapKVConfig(**settings["config"])
+        self.config = (
+            None
+            if settings.config is None
+            else SnapKVConfig(**{"room": settings.room, **settings.config})
+        )
         started = time.monotonic()
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
-        params.n_gpu_layers = settings["n_gpu_layers"]
-        path = settings["path"]
+        params.n_gpu_layers = settings.n_gpu_layers
+        path = settings.path
         models.check(Path(path))
         self.model = llama_cpp.llama_model_load_from_file(path.encode(), params)
         if not self.model:
@@ -69,7 +110,7 @@ class Session:
         self.seconds_load = time.monotonic() - started
         self.ctx = self._make_context()
         self.seconds_context = time.monotonic() - started - self.seconds_load
-        n_batch = settings["n_batch"]
+        n_batch = settings.n_batch
         self.batch = llama_cpp.llama_batch_init(n_batch, 0, 1)
         self._views = [
             np.ctypeslib.as_array(field, (n_batch,))
@@ -79,13 +120,13 @@ class Session:
     def _make_context(self) -> Any:
         s, llama = self.settings, self.llama
         params = llama.llama_context_default_params()
-        params.n_ctx = s["n_seq"] * (s["n_prompt"] + s["room"])
-        params.n_batch = s["n_batch"]
-        params.n_ubatch = s["n_ubatch"]
-        params.n_seq_max = s["n_seq"]
-        params.n_threads = params.n_threads_batch = s["n_threads"] or hardware.n_cores()
+        params.n_ctx = s.n_seq * (s.n_prompt + s.room)
+        params.n_batch = s.n_batch
+        params.n_ubatch = s.n_ubatch
+        params.n_seq_max = s.n_seq
+        params.n_threads = params.n_threads_batch = s.n_threads or hardware.n_cores()
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        params.type_k = params.type_v = getattr(llama, f"GGML_TYPE_{s['kv_type'].upper()}")
+        params.type_k = params.type_v = getattr(llama, f"GGML_TYPE_{s.kv_type.upper()}")
         params.swa_full = False
         params.no_perf = True
         if self.config is None:
@@ -94,7 +135,7 @@ class Session:
                 raise RuntimeError("llama_init_from_model: no context, most likely for memory")
             return ctx
         native_params = self.native.make_params(self.config)
-        self.native.check_supported(s["path"], self.model, params, native_params)
+        self.native.check_supported(s.path, self.model, params, native_params)
         ctx = self.native.llama_snapkv_init_from_model(self.model, params, native_params)
         if not ctx:
             self.native.fail("llama_snapkv_init_from_model")
@@ -118,7 +159,7 @@ class Session:
 
     def prefill(self, tokens: Tokens, sequence: int) -> None:
         """Evaluate a prompt; the last token's logits are then there."""
-        n, n_batch = len(tokens), self.settings["n_batch"]
+        n, n_batch = len(tokens), self.settings.n_batch
         if self.config is not None:
             rc = self.native.llama_snapkv_prefill(
                 self.ctx,
@@ -140,7 +181,7 @@ class Session:
     def warm_up(self, tokens: Tokens) -> None:
         """A short prompt the same way: CUDA loads its kernels at their first use."""
         budget = (self.config and self.config.budget) or 0
-        self.prefill(tokens[: budget + 2 * self.settings["n_ubatch"]], 0)
+        self.prefill(tokens[: budget + 2 * self.settings.n_ubatch], 0)
         self.llama.llama_memory_clear(self.llama.llama_get_memory(self.ctx), False)
 
     def best(self, n: int) -> Tokens:
@@ -160,6 +201,11 @@ class Session:
             found.append(token)
         return np.array(found, np.int32)
 
+    def bytes_kv(self) -> int:
+        """Bytes of KV cache that the sequences take now, by the size of their saved states."""
+        size = self.llama.llama_state_seq_get_size
+        return sum(size(self.ctx, sequence) for sequence in range(self.settings.n_seq))
+
     def stats(self) -> dict[str, Any] | None:
         """PrefillStats of the last prefill; None with the full cache."""
         if self.config is None:
@@ -168,93 +214,3 @@ class Session:
         if not self.native.llama_snapkv_get_stats(self.ctx, ctypes.byref(found)):
             self.native.fail("llama_snapkv_get_stats")
         return {field.name: getattr(found, field.name) for field in fields(PrefillStats)}
-
-
-def run(settings: dict[str, Any]) -> dict[str, Any]:
-    """Prefill each sequence, then decode all of them together, greedily."""
-    n_seq, n_prompt = settings["n_seq"], settings["n_prompt"]
-    with WATCH:
-        session = Session(settings)
-        prompts = [
-            random_tokens(session.n_vocab, n_prompt, settings["seed"] + i) for i in range(n_seq)
-        ]
-        session.warm_up(prompts[0])
-        device_loaded = WATCH.look()
-        started = time.monotonic()
-        last = []
-        for sequence, tokens in enumerate(prompts):
-            session.prefill(tokens, sequence)
-            last.append(session.best(1)[0])
-        seconds_prefill = time.monotonic() - started
-
-        tokens = np.array(last, np.int32)
-        first = tokens.tolist()
-        position = n_prompt
-        sequences = list(range(n_seq))
-
-        def steps(n: int) -> float:
-            """Decode n tokens of each sequence; seconds in llama.cpp."""
-            nonlocal tokens, position
-            seconds = 0.0
-            for _ in range(n):
-                session.fill(tokens, position, sequences, True)
-                begun = time.perf_counter()
-                session.decode()
-                session.llama.llama_synchronize(session.ctx)
-                seconds += time.perf_counter() - begun
-                tokens = session.best(n_seq)
-                position += 1
-            return seconds
-
-        steps(settings["n_warmup"])
-        n_decode = settings["n_decode"]
-        decode_seconds = [steps(n_decode) for _ in range(settings["decode_repeats"])]
-        device_decoding = WATCH.look()
-    return {
-        "seconds_load": session.seconds_load,
-        "seconds_context": session.seconds_context,
-        "seconds_prefill": seconds_prefill,
-        "prefill_tokens_per_second": n_seq * n_prompt / seconds_prefill,
-        "decode_seconds": decode_seconds,
-        # of each sequence
-        "decode_tokens_per_second": [n_decode / seconds for seconds in decode_seconds],
-        "first_tokens": first,
-        "stats": session.stats(),
-        **WATCH.to_dict(),
-        "device_loaded": device_loaded,
-        "device_decoding": device_decoding,
-        "peak_rss": peak_rss(),
-    }
-
-
-def kept(settings: dict[str, Any]) -> dict[str, Any]:
-    """Through the package's own Llama: the demo's text, or random tokens for a made model."""
-    from snapkv_local.llama import Llama
-
-    llm = Llama(
-        settings["path"],
-        snapkv=SnapKVConfig(**settings["config"]),
-        n_ctx=settings["n_prompt"] + settings["room"],
-        n_ubatch=settings["n_ubatch"],
-        n_gpu_layers=settings["n_gpu_layers"],
-        n_threads=settings["n_threads"] or hardware.n_cores(),
-        n_threads_batch=settings["n_threads"] or hardware.n_cores(),
-        verbose=False,
-    )
-    if settings["text"]:
-        text = importlib.resources.files("snapkv_local").joinpath("demo", "station.txt")
-        tokens = llm.tokenize(text.read_bytes())[: settings["n_prompt"]]
-    else:
-        tokens = random_tokens(llm.n_vocab(), settings["n_prompt"], settings["seed"]).tolist()
-    stats = llm.prefill(tokens)
-    np.save(settings["kept_file"], llm.kept_positions())
-    return {"n_prompt": len(tokens), "stats": stats.to_dict()}
-
-
-def main() -> None:
-    what, settings = sys.argv[1], json.loads(sys.argv[2])
-    print(json.dumps({"run": run, "kept": kept}[what](settings)))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,126 @@
+"""One measured run, in a process of its own: settings as JSON in, figures as JSON out.
+
+python -m snapkv_local.bench.worker run SETTINGS    # prefill and decode
+python -m snapkv_local.bench.worker describe        # the build, and the devices that it finds
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from snapkv_local.bench.nvml import Gpus, PeakMemory
+from snapkv_local.bench.session import Session, Settings, random_tokens
+from snapkv_local.errors import SnapKVError
+from snapkv_local.hardware import peak_rss
+
+
+def run(given: dict[str, Any]) -> dict[str, Any]:
+    """Prefill each sequence, then decode all of them together, greedily.
+
+    Args:
+        given: Settings by name, and whatever else a case's settings say.
+
+    Returns:
+        seconds_prefill ends when every sequence's first token is chosen, seconds_first_token when
+        the first one's is. decode_tokens_per_second is that of each sequence.
+    """
+    # before any CUDA library is loaded: what is in use now is not ours
+    watch = PeakMemory(Gpus.open())
+    settings = Settings.take(given)
+    n_seq, n_prompt = settings.n_seq, settings.n_prompt
+    with watch:
+        session = Session(settings)
+        prompts = [
+            random_tokens(session.n_vocab, n_prompt, settings.seed + i) for i in range(n_seq)
+        ]
+        session.warm_up(prompts[0])
+        device_loaded = watch.look()
+        started = time.monotonic()
+        last = []
+        seconds_first_token = 0.0
+        for sequence, tokens in enumerate(prompts):
+            session.prefill(tokens, sequence)
+            last.append(session.best(1)[0])
+            seconds_first_token = seconds_first_token or time.monotonic() - started
+        seconds_prefill = time.monotonic() - started
+        bytes_kv = session.bytes_kv()
+
+        tokens = np.array(last, np.int32)
+        first = tokens.tolist()
+        position = n_prompt
+        sequences = list(range(n_seq))
+
+        def steps(n: int) -> float:
+            """Decode n tokens of each sequence; seconds in llama.cpp."""
+            nonlocal tokens, position
+            seconds = 0.0
+            for _ in range(n):
+                session.fill(tokens, position, sequences, True)
+                begun = time.perf_counter()
+                session.decode()
+                session.llama.llama_synchronize(session.ctx)
+                seconds += time.perf_counter() - begun
+                tokens = session.best(n_seq)
+                position += 1
+            return seconds
+
+        steps(settings.n_warmup)
+        n_decode = settings.n_decode
+        decode_seconds = [steps(n_decode) for _ in range(settings.decode_repeats)]
+        device_decoding = watch.look()
+    return {
+        "seconds_load": session.seconds_load,
+        "seconds_context": session.seconds_context,
+        "seconds_first_token": seconds_first_token,
+        "seconds_prefill": seconds_prefill,
+        "prefill_tokens_per_second": n_seq * n_prompt / seconds_prefill,
+        "decode_seconds": decode_seconds,
+        "decode_tokens_per_second": [n_decode / seconds for seconds in decode_seconds],
+        "first_tokens": first,
+        "bytes_kv": bytes_kv,
+        "stats": session.stats(),
+        **watch.to_dict(),
+        "device_loaded": device_loaded,
+        "device_decoding": device_decoding,
+        "peak_rss": peak_rss(),
+    }
+
+
+def describe() -> dict[str, Any]:
+    """The build of the native library, and ggml's devices.
+
+    A process that only measures asks another one: a device that was looked at keeps some memory.
+    """
+    from snapkv_local import backends
+
+    file = backends.LIB_DIR / "build.json"
+    build = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return {"build": build, "devices": [asdict(device) for device in backends.devices()]}
+
+
+def main(arguments: list[str]) -> int:
+    """The command; an error of the package is one line on stderr."""
+    # what libraries print must not mix with the result
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    verbs: dict[str, Callable[..., dict[str, Any]]] = {"run": run, "describe": describe}
+    try:
+        result = verbs[arguments[0]](*map(json.loads, arguments[1:]))
+    except (SnapKVError, RuntimeError) as e:
+        print(e, file=sys.stderr)
+        return 1
+    with out:
+        print(json.dumps(result), file=out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,291 @@
+"""`snapkv-local plan`: does a model with a long prompt fit, and what would?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from snapkv_local import hardware, models
+from snapkv_local.cli.options import SIZE, GpuLayers, config_options, json_option, take_config
+from snapkv_local.config import SnapKVConfig
+from snapkv_local.errors import ConfigError
+from snapkv_local.units import size
+
+if TYPE_CHECKING:
+    from snapkv_local.plan.devices import Device
+    from snapkv_local.plan.fit import Change, Task
+    from snapkv_local.plan.measure import Measurement
+    from snapkv_local.plan.memory import Estimate
+
+_LABELS = {
+    "weights": "weights",
+    "kv": "KV cache",
+    "staging": "KV of a layer group",
+    "hidden": "hidden state",
+    "mask": "mask",
+    "lent weights": "lent weights",
+    "compute": "compute buffer",
+    "process": "driver's context",
+}
+
+
+@click.command()
+@click.argument("model")
+@click.option("--ctx", type=SIZE, help="Prompt and answer, in tokens.  [default: the model's]")
+@config_options
+@click.option(
+    "--kv-type",
+    type=click.Choice(["f16", "q8_0", "q4_0"]),
+    default="f16",
+    show_default=True,
+    help="Of our cache; plain llama.cpp is shown with all.",
+)
+@click.option("--memory", help="Of a GPU, such as 8GiB; of the host with --gpu-layers 0.")
+@click.option("--device", help='One of a table, such as "RTX 4060".  [default: this machine]')
+@click.option("--gpu-layers", type=GpuLayers(), default="auto", show_default=True)
+@click.option("--measure", is_flag=True, help="Run it here, and compare.")
+@click.option("--threads", type=int, help="For --measure.  [default: all cores]")
+@json_option
+def plan(
+    model: str,
+    ctx: int | None,
+    kv_type: Any,
+    memory: str | None,
+    device: str | None,
+    gpu_layers: Any,
+    measure: bool,
+    threads: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Show what memory MODEL and a long prompt take, by part, and what fits.
+
+    From the file's metadata alone: neither its weights nor the native library are loaded, but with
+    --measure, which ends with exit code 1 if a part of more than 64 MiB is off by more than 5 %.
+    """
+    from snapkv_local.plan import devices, fit
+    from snapkv_local.plan.model import read_model
+
+    if memory is not None and device is not None:
+        raise click.UsageError("--memory and --device both say how much there is: give one")
+    if measure and (memory is not None or device is not None):
+        raise click.UsageError("--measure runs on this machine: leave out --memory and --device")
+    config = SnapKVConfig(**take_config(options))
+    planned = read_model(locate(model))
+    ctx = ctx or planned.shape.n_ctx_train
+    n_prompt = ctx - config.room
+    if n_prompt < 1:
+        raise ConfigError(
+            f"ctx {ctx}", f"leaves no prompt beside room for {config.room}", "raise --ctx"
+        )
+
+    where = take_device(devices, memory, device, gpu_layers)
+    offloads = can_offload() if measure else True
+    place = take_place(where, gpu_layers, offloads)
+    available = where.usable
+    if where.is_gpu and not place.gpu and where.source == "this machine":
+        machine = hardware.read_hardware()
+        available = machine.ram_available or machine.ram_total
+    task = fit.Task(planned, config, kv_type, place, available)
+    if measure:
+        compare(task, n_prompt, threads or hardware.n_cores(), as_json)
+        return
+    report(task, where, ctx, n_prompt, as_json)
+
+
+def locate(model: str) -> Path:
+    """As models.resolve(), and without a check of the weights: the metadata will do."""
+    if model == "demo":
+        return models.demo_model()
+    return models.resolve(model) if model.startswith("hf:") else Path(model).expanduser()
+
+
+def take_device(devices: Any, memory: str | None, device: str | None, gpu_layers: Any) -> Device:
+    """What --memory or --device name, or this machine."""
+    if device is not None:
+        found: Device = devices.find(device)
+        return found
+    if memory is None:
+        here: Device = devices.this_machine()
+        return here
+    n_bytes = devices.parse_size(memory)
+    kind = "cpu" if gpu_layers == 0 else "cuda"
+    given: Device = devices.Device(memory, kind, n_bytes, n_bytes, True, "--memory")
+    return given
+
+
+def take_place(device: Device, gpu_layers: Any, offloads: bool) -> Any:
+    """Where layers are computed on a device."""
+    from snapkv_local.plan.memory import CPU, CUDA_CONTEXT, Place
+
+    if not device.is_gpu or gpu_layers == 0 or not offloads:
+        return CPU
+    n = None if gpu_layers in ("auto", "all") else gpu_layers
+    return Place(True, n, device.fused, 0 if device.kind == "metal" else CUDA_CONTEXT)
+
+
+def can_offload() -> bool:
+    """Whether the native library can use a GPU here."""
+    from snapkv_local import backends
+
+    return any(device.kind in ("gpu", "igpu") for device in backends.devices())
+
+
+def report(task: Task, device: Device, ctx: int, n_prompt: int, as_json: bool) -> None:
+    """Print the plan."""
+    from snapkv_local.plan import fit
+
+    ways = task.ways()
+    estimates = [way(n_prompt) for way in ways.values()]
+    largest = {name: fit.largest_prompt(task, way) for name, way in ways.items()}
+    ours = estimates[-1]
+    cures = [] if task.fits(ours) else fit.changes(task, n_prompt)
+    shape = task.model.shape
+    warnings = []
+    if ctx > shape.n_ctx_train:
+        warnings.append(
+            f"the model was trained for {shape.n_ctx_train:,} tokens, and --ctx is {ctx:,}: "
+            "answers may be wrong, whatever fits"
+        )
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "model": str(task.model.path),
+                    "name": shape.name,
+                    "ctx": ctx,
+                    "n_prompt": n_prompt,
+                    "n_ctx_train": shape.n_ctx_train,
+                    "kv_type": task.kv_type,
+                    "device": device.to_dict(),
+                    "memory": task.memory,
+                    "gpu": task.place.gpu,
+                    "ways": [
+                        {
+                            **estimate.to_dict(),
+                            "fits": task.fits(estimate),
+                            "largest_prompt": largest[name],
+                        }
+                        for name, estimate in zip(ways, estimates, strict=True)
+                    ],
+                    "changes": [change.to_dict() for change in cures],
+                    "warnings": warnings,
+                }
+            )
+        )
+        return
+    console = Console()
+    where = device.name if device.source == "--memory" else f"{device.name} ({device.source})"
+    of = "device memory" if task.place.gpu else "memory"
+    console.print(f"{shape.name or task.model.path.name}, prompt of {n_prompt:,} tokens")
+    console.print(f"{where}: {size(task.memory)} of {of}\n", highlight=False)
+    console.print(parts_table(task, estimates, largest))
+    for warning in warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    if not task.fits(ours):
+        for line in advice(task, ours, cures, largest["ours auto"]):
+            console.print(line, highlight=False)
+
+
+def parts_table(task: Task, estimates: list[Estimate], largest: dict[str, int]) -> Table:
+    """One column a way of running."""
+    table = Table(
+        "", *(estimate.name for estimate in estimates), box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, label in _LABELS.items():
+        parts = [estimate.parts.get(name) for estimate in estimates]
+        if any(part and part.main for part in parts):
+            if name == "process" and not task.place.gpu:
+                label = "process"
+            cells = (size(part.main) if part and part.main else "-" for part in parts)
+            table.add_row(label, *cells)
+    table.add_section()
+    table.add_row("peak", *(size(e.peak) for e in estimates))
+    table.add_row("fits", *("yes" if task.fits(e) else "no" for e in estimates))
+    if task.place.gpu:
+        table.add_row("host memory", *(size(e.peak_host) for e in estimates))
+    table.add_row("layers at once", *(str(e.layer_group or "-") for e in estimates))
+    if task.place.gpu:
+        places = ("host" if e.hidden_host else "device" for e in estimates)
+        shown = (p if e.layer_group else "-" for p, e in zip(places, estimates, strict=True))
+        table.add_row("hidden state on", *shown)
+    table.add_section()
+    table.add_row("largest prompt", *map(tokens, largest.values()))
+    if task.place.gpu:
+        ways = zip(task.ways().values(), largest.values(), strict=True)
+        hosts = (size(way(n).peak_host) if n else "-" for way, n in ways)
+        table.add_row("host memory for it", *hosts)
+    return table
+
+
+def tokens(n: int) -> str:
+    """A number of tokens, short."""
+    return f"{n / 1e6:.1f}M" if n >= 1_000_000 else f"{n:,}"
+
+
+def advice(task: Task, ours: Estimate, cures: list[Change], largest: int) -> list[str]:
+    """What to change, in lines."""
+    lines = [
+        f"\nIt does not fit: {size(ours.peak - task.memory)} too much. Any of these makes it fit:"
+    ]
+    lines += [
+        f"  {change.option}  ({size(change.peak)}{'; ' + change.note if change.note else ''})"
+        for change in cures
+    ]
+    if largest:
+        lines.append(f"  --ctx {largest + task.config.room}  (a shorter prompt)")
+    if len(lines) == 1:
+        lines = [
+            "\nIt does not fit, and no setting changes that: take a model of fewer weights or bits, "
+            "or more memory."
+        ]
+    return lines
+
+
+def compare(task: Task, n_prompt: int, n_threads: int, as_json: bool) -> None:
+    """Run, print predicted beside measured, and leave with 1 if a large part is off."""
+    from snapkv_local.plan.measure import measure
+
+    n_layers = 0 if not task.place.gpu else task.place.n_gpu_layers
+    n_gpu_layers = -1 if n_layers is None else n_layers
+    last = [-1]
+
+    def progress(done: int, total: int) -> None:
+        share = 100 * done // total
+        if share >= last[0] + 5:
+            last[0] = share
+            click.echo(f"\rprefill of {n_prompt:,} tokens: {share:3d} %", nl=False, err=True)
+
+    result = measure(task, n_prompt, n_gpu_layers, n_threads, progress)
+    click.echo(err=True)
+    if as_json:
+        click.echo(json.dumps({"model": str(task.model.path), **result.to_dict()}))
+    else:
+        show_measurement(result)
+    if result.misses:
+        raise click.exceptions.Exit(1)
+
+
+def show_measurement(result: Measurement) -> None:
+    """As a table."""
+    table = Table("", "predicted", "measured", "error", "")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for c in result.comparisons:
+        mark = "off by more than 5 %" if c.misses else ""
+        label = "process" if c.part == "process" else _LABELS.get(c.part, c.part)
+        table.add_row(label, size(c.predicted), size(c.measured), f"{c.error:+.1%}", mark)
+    Console().print(table)
+    click.echo(
+        f"layers at once: predicted {result.predicted_group}, "
+        f"taken {result.stats['layer_group']}; chunk {result.stats['chunk']}"
+    )

@@ -1,0 +1,179 @@
+"""`snapkv-local serve`: OpenAI's HTTP API, and a chat page."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from snapkv_local import models
+from snapkv_local.cli.options import SIZE, GpuLayers, config_options, json_option, take_config
+from snapkv_local.cli.run import load
+from snapkv_local.config import SnapKVConfig
+from snapkv_local.errors import ConfigError
+
+_UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+
+
+# generic from click 8.4 on, and not subscriptable before
+class ByteSize(click.ParamType):  # type: ignore[type-arg]
+    """A number of bytes: 65536, 64KiB, 64MiB."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        match = re.fullmatch(r"(\d+)(KiB|MiB|GiB|)", str(value).strip())
+        if match is None or int(match[1]) == 0:
+            self.fail(f"{value!r} is no number of bytes; write 65536 or 64MiB", param, ctx)
+        return int(match[1]) * _UNITS[match[2]]
+
+
+@click.command()
+@click.argument("model")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free."
+)
+@click.option("--api-key", "keys", multiple=True, help="That requests need.  [or SNAPKV_API_KEY]")
+@click.option(
+    "--api-key-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Keys, one a line.",
+)
+@click.option("--alias", help="The model's name in answers.  [default: its file's]")
+@click.option("--ctx", type=SIZE, help="Longest conversation.  [default: the model's]")
+@config_options
+@click.option(
+    "--kv-type", type=click.Choice(["f16", "q8_0", "q4_0"]), default="f16", show_default=True
+)
+@click.option("--gpu-layers", type=GpuLayers(), default="auto", show_default=True)
+@click.option("--threads", type=int, help="[default: all cores]")
+@click.option("--chat-format", help="For a model without a chat template, such as chatml.")
+@click.option("--full", is_flag=True, help="Keep the full KV cache.")
+@click.option("--max-tokens", type=SIZE, help="Of any answer.  [default: what the context allows]")
+@click.option(
+    "--max-queue",
+    type=click.IntRange(0),
+    default=64,
+    show_default=True,
+    help="Requests that may wait; more get status 429.",
+)
+@click.option("--max-body", type=ByteSize(), default="64MiB", show_default=True, help="A request.")
+@click.option("--logprobs", is_flag=True, help="Keep logits, for requests that ask for logprobs.")
+@click.option(
+    "--cors-origin", "cors_origins", multiple=True, help="Web origin whose pages may call."
+)
+@click.option(
+    "--allowed-host",
+    "hosts",
+    multiple=True,
+    help="Name in the Host header.  [default: those of a loopback --host, else any]",
+)
+@json_option
+def serve(
+    model: str,
+    host: str,
+    port: int,
+    keys: tuple[str, ...],
+    api_key_file: Path | None,
+    alias: str | None,
+    max_tokens: int | None,
+    max_queue: int,
+    max_body: int,
+    cors_origins: tuple[str, ...],
+    hosts: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Serve MODEL with OpenAI's HTTP API, and a chat page at /.
+
+    Requests are answered one after the other. The address is printed on stdout, the log goes to
+    stderr. Ctrl-C ends what runs, and the server.
+    """
+    settings = take_config(options)
+    if options["full"] and settings:
+        name = next(iter(settings)).replace("_", "-")
+        raise click.UsageError(f"--full keeps everything: leave out --{name}")
+    try:
+        from snapkv_local.server.guard import LOOPBACK
+        from snapkv_local.server.run import Server, ServerOptions
+    except ModuleNotFoundError as e:
+        raise ConfigError(
+            "serve", f"{e.name} is not installed", 'pip install "snapkv-local[server]"'
+        ) from e
+
+    config = None if options["full"] else SnapKVConfig(**settings)
+    path = models.resolve(model)
+    api_keys = read_keys(keys, api_key_file)
+    if not hosts and host in LOOPBACK:
+        hosts = tuple(LOOPBACK)
+    if not api_keys and host not in LOOPBACK:
+        click.echo(f"Anybody who reaches {host} can use this server: see --api-key", err=True)
+    server = Server(
+        load=lambda: load(path, config, {**options, "logits_all": options["logprobs"]}),
+        model=alias or path.stem,
+        max_tokens=max_tokens,
+        max_queue=max_queue,
+        options=ServerOptions(
+            api_keys=api_keys,
+            max_body=max_body,
+            cors_origins=cors_origins,
+            hosts=frozenset(name.lower() for name in hosts) or None,
+        ),
+    )
+    with listen(host, port) as listener:
+        url = address(host, listener)
+        click.echo(json.dumps({"url": url, "model": server.model}) if as_json else url)
+        server.run(listener)
+
+
+def read_keys(keys: tuple[str, ...], file: Path | None) -> tuple[str, ...]:
+    """The keys of options, environment and file.
+
+    Raises:
+        ConfigError: the file has none.
+    """
+    found = [*keys, *filter(None, [os.environ.get("SNAPKV_API_KEY")])]
+    if file is not None:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        if not any(lines):
+            raise ConfigError(str(file), "holds no key", "write one a line")
+        found += filter(None, lines)
+    if not all(key.strip() for key in found):
+        raise ConfigError("--api-key", "is empty", "give a key, or leave it out")
+    return tuple(found)
+
+
+@contextlib.contextmanager
+def listen(host: str, port: int) -> Iterator[socket.socket]:
+    """A listening socket. Taken before the model is loaded, which may take long.
+
+    Raises:
+        ConfigError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        # address reuse, on by default on POSIX: a server that was killed is no hindrance
+        listener = socket.create_server((host, port), family=family, backlog=256)
+    except (OSError, OverflowError) as e:
+        reason = getattr(e, "strerror", None) or str(e)
+        raise ConfigError(
+            f"{host}:{port}",
+            f"cannot be listened at ({reason})",
+            "end what uses it, or choose another --port",
+        ) from e
+    with listener:
+        yield listener
+
+
+def address(host: str, listener: socket.socket) -> str:
+    """The server's URL."""
+    port = listener.getsockname()[1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

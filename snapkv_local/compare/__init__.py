@@ -1,0 +1,1 @@
+"""Records of measurements side by side: tables, plots, a page."""

@@ -1,0 +1,181 @@
+"""What fits a memory: which G, how long a prompt, and what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from snapkv_local.config import SnapKVConfig
+from snapkv_local.plan.memory import (
+    KV_TYPES,
+    N_UBATCH,
+    Estimate,
+    KvType,
+    Place,
+    compressed,
+    engine_estimate,
+    max_group,
+    plain,
+)
+from snapkv_local.plan.model import PlannedModel
+
+MAX_PROMPT = 1 << 26  # tokens; the search ends here
+_MIN_CHUNK = 64  # MIN_CHUNK of snapkv-plan.cpp
+_STEP = 256  # tokens
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is planned.
+
+    Attributes:
+        model: of read_model().
+        config: of the compression; room holds for plain llama.cpp as well.
+        kv_type: of our cache.
+        place: where layers are computed.
+        memory: bytes there are where the layers are computed.
+    """
+
+    model: PlannedModel
+    config: SnapKVConfig
+    kv_type: KvType
+    place: Place
+    memory: int
+
+    def plain(self, kv_type: KvType, n_prompt: int) -> Estimate:
+        """llama.cpp's full cache."""
+        return plain(self.model, n_prompt, self.config.room, kv_type, self.place)
+
+    def group_of_one(self, n_prompt: int) -> Estimate:
+        """G = 1, the hidden state where the layers are, chunks of a ubatch."""
+        return self._ours("ours G=1", n_prompt, 1, N_UBATCH, False)
+
+    def auto(self, n_prompt: int) -> Estimate:
+        """The plan that the engine takes; the smallest if none fits."""
+        plans = list(self._plans())
+        estimates = (self._ours("ours auto", n_prompt, *plan) for plan in plans)
+        smallest = None
+        for plan, estimate in zip(plans, estimates, strict=True):
+            if smallest is None or estimate.peak < smallest.peak:
+                smallest = estimate
+            if not self.place.gpu:
+                return estimate
+            lasting = sum(estimate.parts[name].main for name in ("weights", "kv", "process"))
+            wanted = engine_estimate(self.model, n_prompt, self.config, self.kv_type, *plan)
+            if lasting + wanted <= self.memory and estimate.peak <= self.memory:
+                return estimate
+        assert smallest is not None
+        return smallest
+
+    def ways(self) -> dict[str, Callable[[int], Estimate]]:
+        """All ways of running that are compared; each takes a prompt's length."""
+        found: dict[str, Callable[[int], Estimate]] = {}
+        for kv_type in KV_TYPES:
+            found[f"plain {kv_type}"] = lambda n, kv_type=kv_type: self.plain(kv_type, n)  # type: ignore[misc]
+        return {**found, "ours G=1": self.group_of_one, "ours auto": self.auto}
+
+    def fits(self, estimate: Estimate) -> bool:
+        """Whether the memory holds it."""
+        return estimate.peak <= self.memory
+
+    def _ours(self, name: str, n: int, group: int, chunk: int, host: bool) -> Estimate:
+        return compressed(
+            self.model, n, self.config, self.kv_type, self.place,
+            group=group, chunk=chunk, hidden_host=host, name=name,
+        )  # fmt: skip
+
+    def _plans(self) -> Iterator[tuple[int, int, bool]]:
+        """(G, chunk, hidden state on the host) in the order of snapkv-plan.cpp."""
+        c, largest = self.config, max_group(self.model, self.place)
+        n_layers = largest if c.layer_group == "auto" else min(int(c.layer_group), largest)
+        first_chunk = N_UBATCH if c.chunk == "auto" else int(c.chunk)
+        if not self.place.gpu:
+            yield (1 if c.layer_group == "auto" else n_layers), first_chunk, False
+            return
+        groups = [n_layers]
+        while c.layer_group == "auto" and groups[-1] > 1:
+            groups.append((groups[-1] + 1) // 2)
+        chunks = [first_chunk]
+        while c.chunk == "auto" and chunks[-1] > _MIN_CHUNK:
+            chunks.append(max(chunks[-1] // 2, _MIN_CHUNK))
+        for chunk in chunks:
+            for group in groups:
+                if c.hidden != "host":
+                    yield group, chunk, False
+                if c.hidden != "device" and (group < n_layers or c.hidden == "host"):
+                    yield group, chunk, True
+
+
+def largest_prompt(task: Task, way: Callable[[int], Estimate]) -> int:
+    """Tokens of the longest prompt that fits, a multiple of 256; 0 if none does."""
+    if not task.fits(way(_STEP)):
+        return 0
+    low, high = 1, MAX_PROMPT // _STEP
+    while low < high:
+        middle = (low + high + 1) // 2
+        if task.fits(way(middle * _STEP)):
+            low = middle
+        else:
+            high = middle - 1
+    return low * _STEP
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that makes a prompt fit.
+
+    Attributes:
+        option: of the command line.
+        peak: bytes that it takes then.
+        note: what it costs.
+    """
+
+    option: str
+    peak: int
+    note: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, for JSON."""
+        return {"option": self.option, "peak": self.peak, "note": self.note}
+
+
+def changes(task: Task, n_prompt: int) -> list[Change]:
+    """What makes the prompt fit where "ours auto" does not; each alone, the gentlest first."""
+    found: list[Change] = []
+
+    def attempt(option: str, changed: Task, note: str) -> bool:
+        estimate = changed.auto(n_prompt)
+        if changed.fits(estimate):
+            found.append(Change(option, estimate.peak, note))
+        return changed.fits(estimate)
+
+    c = task.config
+    if c.layer_group not in ("auto", 1):
+        attempt("--layer-group 1", replace(task, config=replace(c, layer_group=1)), "")
+    if task.place.gpu and c.hidden == "device":
+        attempt(
+            "--hidden host", replace(task, config=replace(c, hidden="host")), "needs host memory"
+        )
+    for kv_type, note in (("q8_0", "KV in 8.5 bits"), ("q4_0", "KV in 4.5 bits, less exact")):
+        if KV_TYPES[kv_type][0] / KV_TYPES[kv_type][1] < (  # type: ignore[index]
+            KV_TYPES[task.kv_type][0] / KV_TYPES[task.kv_type][1]
+        ):
+            attempt(f"--kv-type {kv_type}", replace(task, kv_type=kv_type), note)  # type: ignore[arg-type]
+    budget = c.n_kept(n_prompt) // 2
+    while budget > max(c.window + c.sinks, 128):
+        smaller = replace(c, budget=budget, ratio=None)
+        if attempt(f"--budget {budget}", replace(task, config=smaller), "keeps fewer rows"):
+            break
+        budget //= 2
+    if task.place.gpu:
+        n_layer = task.model.shape.n_layer
+        start = task.place.n_gpu_layers
+        for n in range((n_layer if start is None else min(start, n_layer + 1)) - 1, 1, -1):
+            if attempt(
+                f"--gpu-layers {n}",
+                replace(task, place=replace(task.place, n_gpu_layers=n)),
+                "other weights stay in host memory: decoding gets slow",
+            ):
+                break
+    return found

@@ -1,0 +1,176 @@
+"""What memory depends on, from the metadata of a GGUF file."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf.constants import Keys
+
+from snapkv_local import models
+from snapkv_local.errors import ModelFileError, UnsupportedModelError
+from snapkv_local.gguf_header import GGUFHeader, read_header
+from snapkv_local.gguf_shape import ModelShape, shape_of
+
+# Of each n layers, those that have a sliding window: all but the last, or (dense first) all but the
+# first. Where the file has no pattern, llama.cpp takes these (src/models/ARCH.cpp).
+_PERIODS = {
+    "afmoe": 4, "cohere2": 4, "exaone-moe": 4, "exaone4": 4, "gemma2": 2, "gemma3": 6, "gemma3n": 5,
+    "gpt-oss": 2, "llama4": 4, "mellum": 4, "olmo2": 4, "plamo3": 8,
+}  # fmt: skip
+_PERIODS_DENSE_FIRST = {"cohere2moe": 4, "laguna": 4, "smallthinker": 4}
+_N_SWA = {"gemma2": 4096, "exaone4": 4096, "llama4": 8192, "smallthinker": 4096}
+
+_LAYER = re.compile(r"blk\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """A model as a plan sees it.
+
+    Attributes:
+        path: of the file, of the first one of a split model.
+        shape: heads, layers, vocabulary.
+        n_ff: of each layer, elements between the feed-forward matrices; of a mixture of experts
+            all that a token goes through, together.
+        is_swa: of each layer, whether it has a sliding window.
+        bytes_input: of the token embedding.
+        bytes_layers: of each layer's weights.
+        bytes_output: of the output matrix, the norm before it, and all else outside of layers. With
+            tied weights the embedding again: a GPU has a copy of it.
+        is_tied: the output matrix is the token embedding.
+        n_tensors: tensors.
+    """
+
+    path: Path
+    shape: ModelShape
+    n_ff: tuple[int, ...]
+    is_swa: tuple[bool, ...]
+    bytes_input: int
+    bytes_layers: tuple[int, ...]
+    bytes_output: int
+    is_tied: bool
+    n_tensors: int
+
+    @property
+    def bytes_weights(self) -> int:
+        """All weights of the file, in bytes."""
+        once = 0 if self.is_tied else self.bytes_input
+        return once + sum(self.bytes_layers) + self.bytes_output
+
+
+def read_model(path: Path) -> PlannedModel:
+    """Read a model's metadata; its weights need not be there.
+
+    Args:
+        path: a GGUF file; of a split model any of its files, all of which must be there.
+
+    Raises:
+        ModelFileError: a file is missing, or no model's GGUF.
+        UnsupportedModelError: a recurrent or MLA model, which has no KV cache of the usual kind.
+    """
+    names = models.file_names(path.name)
+    headers = []
+    for name in names:
+        file = path.with_name(name)
+        if not file.is_file():
+            raise ModelFileError(
+                str(file), "does not exist", "a split model needs all of its files"
+            )
+        headers.append(read_header(file))
+    first = path.with_name(names[0])
+    shape = shape_of(headers[0], first)
+    metadata = headers[0].metadata
+    _check_supported(metadata, shape.arch, first)
+
+    embedding, output, rest = 0, 0, 0
+    layers = [0] * shape.n_layer
+    for header in headers:
+        for tensor in header.tensors:
+            layer = _LAYER.match(tensor.name)
+            if layer is not None and int(layer[1]) < shape.n_layer:
+                layers[int(layer[1])] += tensor.n_bytes
+            elif tensor.name == "token_embd.weight":
+                embedding += tensor.n_bytes
+            elif tensor.name == "output.weight":
+                output += tensor.n_bytes
+            else:
+                rest += tensor.n_bytes
+    if embedding == 0 or 0 in layers:
+        raise ModelFileError(str(first), "lists no weights of some layers", "give a model's GGUF")
+    return PlannedModel(
+        path=first,
+        shape=shape if shape.n_vocab else _with_vocab(shape, metadata),
+        n_ff=_n_ff(metadata, shape, first),
+        is_swa=_is_swa(metadata, shape),
+        bytes_input=embedding,
+        bytes_layers=tuple(layers),
+        bytes_output=(output or embedding) + rest,
+        is_tied=output == 0,
+        n_tensors=sum(len(header.tensors) for header in headers),
+    )
+
+
+def metadata_only(header: GGUFHeader, path: Path) -> bool:
+    """Whether a file ends before its weights."""
+    size = path.stat().st_size
+    return any(tensor.offset + tensor.n_bytes > size for tensor in header.tensors)
+
+
+def _check_supported(metadata: dict[str, Any], arch: str, path: Path) -> None:
+    for key, kind in (
+        (Keys.SSM.STATE_SIZE, "is recurrent, and has a state instead of a KV cache"),
+        (Keys.Attention.KV_LORA_RANK, "has latent attention (MLA)"),
+    ):
+        if key.format(arch=arch) in metadata:
+            raise UnsupportedModelError(
+                str(path), f"{arch} {kind}", "docs/architectures.md lists what can be compressed"
+            )
+
+
+def _with_vocab(shape: ModelShape, metadata: dict[str, Any]) -> ModelShape:
+    from dataclasses import replace
+
+    return replace(shape, n_vocab=metadata.get(Keys.LLM.VOCAB_SIZE.format(arch=shape.arch), 0))
+
+
+def _n_ff(metadata: dict[str, Any], shape: ModelShape, path: Path) -> tuple[int, ...]:
+    def get(key: str) -> Any:
+        return metadata.get(key.format(arch=shape.arch), 0)
+
+    def by_layer(value: Any) -> list[int]:
+        return list(value) if isinstance(value, list) else [int(value)] * shape.n_layer
+
+    dense = by_layer(get(Keys.LLM.FEED_FORWARD_LENGTH))
+    expert = by_layer(get(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH))
+    n_used = get(Keys.LLM.EXPERT_USED_COUNT)
+    if n_used and not any(expert):
+        expert = dense  # Mixtral: one length for all
+    found = tuple(max(d, e * max(1, n_used)) for d, e in zip(dense, expert, strict=True))
+    if not any(found):
+        raise ModelFileError(
+            str(path), "names no feed-forward length", "give a language model's GGUF"
+        )
+    return found
+
+
+def _is_swa(metadata: dict[str, Any], shape: ModelShape) -> tuple[bool, ...]:
+    arch, n_layer = shape.arch, shape.n_layer
+    if window(shape) == 0 or (arch == "exaone4" and n_layer != 64):
+        return (False,) * n_layer
+    pattern = metadata.get(Keys.Attention.SLIDING_WINDOW_PATTERN.format(arch=arch))
+    if isinstance(pattern, list):
+        return tuple(bool(value) for value in pattern[:n_layer])
+    dense_first = arch in _PERIODS_DENSE_FIRST
+    period = pattern or _PERIODS.get(arch) or _PERIODS_DENSE_FIRST.get(arch)
+    if period is None:
+        return (False,) * n_layer  # llama.cpp reads the window of these and keeps all positions
+    dense = 0 if dense_first else period - 1
+    return tuple(il % period != dense for il in range(n_layer))
+
+
+def window(shape: ModelShape) -> int:
+    """The sliding window in tokens; 0 for none."""
+    return shape.n_swa or _N_SWA.get(shape.arch, 0)

@@ -1,0 +1,222 @@
+"""What a request does with the Llama. All of it runs on the worker's thread."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from snapkv_local.errors import SnapKVError
+from snapkv_local.server import grammar, tools
+from snapkv_local.server.errors import ApiError, refusal
+from snapkv_local.server.schemas import (
+    ChatRequest,
+    CommonRequest,
+    CompletionRequest,
+    Overrides,
+    Tool,
+)
+from snapkv_local.server.worker import Chunk, Done, Event, Job, Progress
+
+if TYPE_CHECKING:
+    from llama_cpp.llama_grammar import LlamaGrammar
+
+    from snapkv_local.llama import Llama
+
+# seconds between two reports of a prefill
+_REPORT_EVERY = 0.1
+
+
+class Engine:
+    """One Llama and what it is called.
+
+    Args:
+        load: makes the Llama.
+        model: name in answers.
+        max_tokens: of an answer, at most; None for what the context allows.
+    """
+
+    def __init__(self, load: Callable[[], Llama], model: str, max_tokens: int | None) -> None:
+        self.model = model
+        self.max_tokens = max_tokens
+        self._load = load
+
+    def load(self) -> None:
+        """Load the model; everything else needs it."""
+        self.llm = self._load()
+        self.config = self.llm.snapkv
+        self.n_ctx = self.llm.n_ctx()
+        template = self.llm.metadata.get("tokenizer.chat_template", "")
+        uses_template = self.llm.chat_format == "chat_template.default"
+        self._template_knows_tools = uses_template and "tools" in template
+
+    def close(self) -> None:
+        """Free the model, if it was loaded."""
+        if hasattr(self, "llm"):
+            self.llm.close()
+
+    def complete(self, request: CompletionRequest, job: Job) -> Iterator[Event]:
+        """Answer POST /v1/completions."""
+        prompt: Any = request.prompt
+        if isinstance(prompt, list) and isinstance(prompt[0], str):
+            prompt = prompt[0]
+        if not prompt:
+            raise refusal("the prompt is empty: give at least one token", "prompt")
+        n_vocab = self.llm.n_vocab()
+        if isinstance(prompt, list) and max(prompt) >= n_vocab:
+            raise refusal(f"the model has token ids up to {n_vocab - 1}", "prompt")
+        self._check_logprobs(request.logprobs is not None)
+
+        def start(arguments: dict[str, Any]) -> Any:
+            arguments.setdefault("max_tokens", 16)  # OpenAI's default
+            return self.llm.create_completion(prompt, logprobs=request.logprobs, **arguments)
+
+        yield from self._answer(request, job, start)
+
+    def chat(self, request: ChatRequest, job: Job) -> Iterator[Event]:
+        """Answer POST /v1/chat/completions."""
+        offered = tools.offered(request)
+        answer_grammar = self._grammar(request, offered)
+        native = self._template_knows_tools
+        messages = tools.to_llama(request.messages, offered, native)
+        self._check_logprobs(bool(request.logprobs))
+
+        def start(arguments: dict[str, Any]) -> Any:
+            if request.max_completion_tokens is not None:
+                arguments["max_tokens"] = self._cap(request.max_completion_tokens)
+            chunks: Any = self.llm.create_chat_completion(
+                messages,  # type: ignore[arg-type]
+                tools=[tool.model_dump(exclude_none=True) for tool in offered]  # type: ignore[misc]
+                if offered and native
+                else None,
+                grammar=answer_grammar,
+                logprobs=request.logprobs,
+                top_logprobs=request.top_logprobs or 0,
+                **arguments,
+            )
+            return tools.with_calls(_checked(chunks, job), offered) if offered else chunks
+
+        yield from self._answer(request, job, start)
+
+    def _answer(
+        self, request: CommonRequest, job: Job, start: Callable[[dict[str, Any]], Any]
+    ) -> Iterator[Event]:
+        llm = self.llm
+        self._configure(request.snapkv)
+        before = llm.last_prefill
+        started = time.monotonic()
+        llm.prefill_progress = _Reporter(job)
+        try:
+            chunks = self._start(request, start)
+            seconds_prefill = None
+            for chunk in chunks:
+                if seconds_prefill is None:
+                    seconds_prefill = time.monotonic() - started
+                yield Chunk({**chunk, "model": self.model})
+            stats = llm.last_prefill
+            yield Done(self._usage(seconds_prefill or 0.0, stats is not before))
+        finally:
+            llm.prefill_progress = None
+
+    def _start(self, request: CommonRequest, start: Callable[[dict[str, Any]], Any]) -> Any:
+        names = (
+            *("temperature", "top_p", "top_k", "min_p", "typical_p", "stop", "max_tokens"),
+            *("presence_penalty", "frequency_penalty", "repeat_penalty"),
+        )
+        given = {name: getattr(request, name) for name in names}
+        arguments = {name: value for name, value in given.items() if value is not None}
+        if "max_tokens" in arguments or self.max_tokens is not None:
+            arguments["max_tokens"] = self._cap(arguments.get("max_tokens"))
+        if request.seed is not None:
+            arguments["seed"] = request.seed % 2**32
+        try:
+            return start({**arguments, "stream": True})
+        except (SnapKVError, ApiError):
+            raise
+        # llama_cpp applies the chat template here; templates refuse with errors of any kind
+        except Exception as e:
+            raise refusal(f"the model's chat template refuses this: {e}", "messages") from e
+
+    def _cap(self, n: int | None) -> int:
+        """Tokens of an answer; 0 for what the context allows."""
+        return min(n or self.max_tokens or 0, self.max_tokens or n or 0)
+
+    def _configure(self, overrides: Overrides | None) -> None:
+        given = {} if overrides is None else overrides.model_dump(exclude_none=True)
+        if self.config is None:
+            if given:
+                raise refusal("this server keeps the full cache: leave out snapkv", "snapkv")
+            return
+        if "ratio" in given and "budget" not in given:
+            given["budget"] = None
+        if "budget" in given and "ratio" not in given:
+            given["ratio"] = None
+        config = dataclasses.replace(self.config, **given)
+        if config != self.llm.snapkv:
+            self.llm.set_snapkv(config)
+
+    def _grammar(self, request: ChatRequest, offered: list[Tool]) -> LlamaGrammar | None:
+        form = request.response_format
+        if tools.is_forced(request):
+            return grammar.from_schema(self.llm, tools.call_schema(offered), "tools")
+        if form is None or form.type == "text":
+            return None
+        if form.type == "json_schema":
+            if form.json_schema is None:
+                raise refusal("json_schema is missing", "response_format")
+            return grammar.from_schema(self.llm, form.json_schema.schema_, "response_format")
+        if form.schema_ is not None:
+            return grammar.from_schema(self.llm, form.schema_, "response_format")
+        return grammar.any_json(self.llm)
+
+    def _check_logprobs(self, asked: bool) -> None:
+        if asked and not self.llm._logits_all:
+            raise refusal(
+                "this server keeps no logits of earlier tokens: start it with --logprobs",
+                "logprobs",
+            )
+
+    def _usage(self, seconds_prefill: float, is_new: bool) -> dict[str, Any]:
+        llm, stats = self.llm, self.llm.last_prefill
+        # the last token is sampled and not evaluated
+        n_generated = llm.n_tokens - llm.n_prompt + 1
+        usage: dict[str, Any] = {
+            "prompt_tokens": llm.n_prompt,
+            "completion_tokens": n_generated,
+            "total_tokens": llm.n_prompt + n_generated,
+        }
+        bytes_kv = stats.bytes_compact if stats else llm.bytes_of_sequence()
+        usage["snapkv"] = {
+            "n_prompt": llm.n_prompt,
+            "n_kept": stats.n_kept if stats else llm.n_prompt,
+            "bytes_kv": bytes_kv,
+            "bytes_full": stats.bytes_full_cache if stats else bytes_kv,
+            "coverage": stats.coverage if stats else 1.0,
+            "seconds_prefill": seconds_prefill,
+            "layer_group": stats.layer_group if stats else 0,
+            "compressed_now": is_new and stats is not None,
+        }
+        return usage
+
+
+def _checked(chunks: Iterator[dict[str, Any]], job: Job) -> Iterator[dict[str, Any]]:
+    """Ends between two tokens if the job is to end, though no chunk goes on to the job."""
+    for chunk in chunks:
+        job.check()
+        yield chunk
+
+
+class _Reporter:
+    """A prefill's progress, for its job. Raises what ends the job, which ends the prefill."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.next = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        self.job.check()
+        now = time.monotonic()
+        if now >= self.next:
+            self.next = now + _REPORT_EVERY
+            self.job.emit(Progress(done, total))

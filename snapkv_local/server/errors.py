@@ -1,0 +1,93 @@
+"""Errors in the form of OpenAI's API: {"error": {message, type, param, code}}."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from snapkv_local.errors import (
+    ConfigError,
+    NoRoomError,
+    OutOfMemoryError,
+    PromptError,
+    SnapKVError,
+)
+
+logger = logging.getLogger("snapkv_local.server")
+
+# llama_cpp's words, as it has no exception of its own
+_TOO_LONG = "exceed context window"
+
+
+class ApiError(Exception):
+    """An answer other than success.
+
+    Args:
+        status: of HTTP.
+        message: what is wrong and what to do.
+        code: a word that programs can compare.
+        param: the field of the request at fault.
+        headers: of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.headers = headers or {}
+
+    @property
+    def type(self) -> str:
+        """The kind of error, in OpenAI's words."""
+        if self.status == 401:
+            return "authentication_error"
+        if self.status == 429:
+            return "rate_limit_error"
+        return "invalid_request_error" if self.status < 500 else "server_error"
+
+    def body(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+
+def refusal(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """A request that cannot be done as it is."""
+    return ApiError(400, message, code=code, param=param)
+
+
+def from_exception(error: BaseException) -> ApiError:
+    """What the caller gets to see of an exception; what nobody foresaw is logged."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, PromptError) or (
+        isinstance(error, ValueError) and _TOO_LONG in str(error)
+    ):
+        return refusal(str(error), code="context_length_exceeded")
+    if isinstance(error, NoRoomError):
+        return refusal(str(error), code="no_room")
+    if isinstance(error, ConfigError):
+        return refusal(str(error), param="snapkv", code="invalid_config")
+    if isinstance(error, OutOfMemoryError):
+        return ApiError(503, str(error), code="out_of_memory")
+    if isinstance(error, SnapKVError):
+        logger.error("%s", error)
+        return ApiError(500, str(error), code="engine_error")
+    logger.error("a request failed", exc_info=error)
+    return ApiError(500, "the server failed; its log has the reason", code="internal_error")

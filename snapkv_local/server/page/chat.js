@@ -1,0 +1,273 @@
+"use strict";
+
+// All text of documents and of the model goes through textContent, never through HTML.
+
+const MAX_FILE = 64 * 1024 * 1024;
+const at = (id) => document.getElementById(id);
+
+let messages = [];
+let documentText = "";
+let documentName = "";
+let running = null;
+
+function headers() {
+  const key = at("key").value.trim();
+  const result = { "Content-Type": "application/json" };
+  if (key) result.Authorization = `Bearer ${key}`;
+  return result;
+}
+
+function size(bytes) {
+  for (const unit of ["B", "KiB", "MiB"]) {
+    if (bytes < 1024) return `${unit === "B" ? bytes : bytes.toFixed(1)} ${unit}`;
+    bytes /= 1024;
+  }
+  return `${bytes.toFixed(1)} GiB`;
+}
+
+function percent(share) {
+  return `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
+}
+
+function show(text, isError = false) {
+  at("status").textContent = text;
+  at("status").classList.toggle("error", isError);
+}
+
+function setDocument(name, text) {
+  documentName = name;
+  documentText = text;
+  at("drop").classList.toggle("has-document", text !== "");
+  at("remove").hidden = text === "";
+  at("document-name").textContent =
+    text === "" ? "Drop a text file here, or" : `${name}, ${text.length.toLocaleString()} characters`;
+}
+
+async function readFile(file) {
+  if (!file) return;
+  if (file.size > MAX_FILE) {
+    show(`${file.name} is larger than ${size(MAX_FILE)}`, true);
+    return;
+  }
+  const text = await file.text();
+  if (text.includes("\0")) {
+    show(`${file.name} is no text file`, true);
+    return;
+  }
+  at("pasted").hidden = true;
+  setDocument(file.name, text);
+  show("");
+}
+
+function addTurn(role, text, attached) {
+  const turn = document.createElement("div");
+  turn.className = `turn ${role}`;
+  const body = document.createElement("div");
+  body.className = "text";
+  body.textContent = text;
+  if (attached) {
+    const note = document.createElement("div");
+    note.className = "attached";
+    note.textContent = attached;
+    turn.append(note);
+  }
+  turn.append(body);
+  at("chat").append(turn);
+  turn.scrollIntoView({ block: "end" });
+  return turn;
+}
+
+function addFigures(turn, text) {
+  const line = document.createElement("p");
+  line.className = "figures";
+  line.textContent = text;
+  turn.append(line);
+  line.scrollIntoView({ block: "end" });
+}
+
+function figures(usage) {
+  const s = usage.snapkv;
+  const parts = [];
+  if (s.n_kept < s.n_prompt) {
+    parts.push(
+      `kept ${s.n_kept.toLocaleString()} of ${s.n_prompt.toLocaleString()} tokens (${percent(s.n_kept / s.n_prompt)})`,
+      `KV cache ${size(s.bytes_kv)} instead of ${size(s.bytes_full)}`,
+      `${percent(s.coverage)} of the attention covered`,
+    );
+  } else {
+    parts.push(`${s.n_prompt.toLocaleString()} tokens, all kept`, `KV cache ${size(s.bytes_kv)}`);
+  }
+  parts.push(`first token after ${s.seconds_prefill.toFixed(1)} s`);
+  return parts.join(" · ");
+}
+
+// Yields the events of a stream: {comment} or {data}.
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      if (block.startsWith(":")) yield { comment: block.slice(1).trim() };
+      else if (block.startsWith("data: ")) yield { data: block.slice(6) };
+    }
+  }
+}
+
+async function failure(response) {
+  try {
+    return (await response.json()).error.message;
+  } catch {
+    return `the server answered with status ${response.status}`;
+  }
+}
+
+async function ask(question) {
+  const hasDocument = documentText !== "";
+  const content = hasDocument ? `${documentText}\n\n${question}` : question;
+  const attached = hasDocument ? documentName : "";
+  messages.push({ role: "user", content });
+  addTurn("user", question, attached);
+  const turn = addTurn("assistant", "");
+  const text = turn.querySelector(".text");
+  setDocument("", "");
+  at("pasted").value = "";
+  at("pasted").hidden = true;
+
+  running = new AbortController();
+  setBusy(true);
+  show("waiting for the model");
+  let usage = null;
+  let error = "";
+  try {
+    const response = await fetch("/v1/chat/completions", {
+      method: "POST",
+      headers: headers(),
+      signal: running.signal,
+      body: JSON.stringify({ messages, stream: true, stream_options: { include_usage: true } }),
+    });
+    if (!response.ok) {
+      if (response.status === 401) at("key-field").hidden = false;
+      throw new Error(await failure(response));
+    }
+    for await (const event of events(response)) {
+      if (event.comment) {
+        const progress = event.comment.match(/^prefill (\d+)\/(\d+)$/);
+        if (progress) showProgress(Number(progress[1]) / Number(progress[2]));
+        continue;
+      }
+      if (event.data === "[DONE]") break;
+      const chunk = JSON.parse(event.data);
+      if (chunk.error) throw new Error(chunk.error.message);
+      if (chunk.usage) usage = chunk.usage;
+      const piece = chunk.choices[0]?.delta?.content;
+      if (piece) {
+        showProgress(null);
+        show("");
+        text.append(document.createTextNode(piece));
+        at("chat").lastElementChild.scrollIntoView({ block: "end" });
+      }
+    }
+  } catch (e) {
+    error = e.name === "AbortError" ? "stopped" : e.message;
+  }
+  running = null;
+  setBusy(false);
+  showProgress(null);
+  if (text.textContent === "" && error !== "") {
+    // nothing was answered: the question can be sent again
+    messages.pop();
+    turn.previousElementSibling.remove();
+    turn.remove();
+    at("question").value = question;
+    if (hasDocument) setDocument(attached, content.slice(0, content.length - question.length - 2));
+  } else {
+    messages.push({ role: "assistant", content: text.textContent });
+    if (usage) addFigures(turn, figures(usage));
+  }
+  show(error, error !== "" && error !== "stopped");
+  at("question").focus();
+}
+
+function setBusy(busy) {
+  at("send").hidden = busy;
+  at("stop").hidden = !busy;
+  at("reset").disabled = busy;
+}
+
+function showProgress(share) {
+  at("progress").hidden = share === null;
+  at("progress").value = share ?? 0;
+  if (share !== null) show(`reading, ${percent(share)}`);
+}
+
+function reset() {
+  messages = [];
+  at("chat").replaceChildren();
+  setDocument("", "");
+  show("");
+  at("question").focus();
+}
+
+async function start() {
+  for (let waited = false; ; waited = true) {
+    const health = await fetch("/health").catch(() => null);
+    if (health?.ok) {
+      if (waited) show("");
+      break;
+    }
+    show("the model is loading");
+    await new Promise((resolve) => setTimeout(resolve, 500));
+  }
+  const response = await fetch("/v1/models", { headers: headers() });
+  if (response.status === 401) {
+    at("key-field").hidden = false;
+    // a person who already types goes on where they are
+    if (document.activeElement === document.body) at("key").focus();
+    return;
+  }
+  at("model").textContent = (await response.json()).data[0].id;
+}
+
+at("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const question = at("question").value.trim();
+  if (question === "" || running) return;
+  at("question").value = "";
+  if (!at("pasted").hidden && at("pasted").value.trim() !== "") {
+    setDocument("pasted text", at("pasted").value);
+  }
+  ask(question);
+});
+at("question").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    at("form").requestSubmit();
+  }
+});
+at("stop").addEventListener("click", () => running?.abort());
+at("reset").addEventListener("click", reset);
+at("remove").addEventListener("click", () => setDocument("", ""));
+at("key").addEventListener("change", start);
+at("file").addEventListener("change", (event) => {
+  readFile(event.target.files[0]);
+  event.target.value = "";
+});
+at("paste").addEventListener("click", () => {
+  at("pasted").hidden = !at("pasted").hidden;
+  if (!at("pasted").hidden) at("pasted").focus();
+});
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  at("drop").classList.add("over");
+});
+document.addEventListener("dragleave", () => at("drop").classList.remove("over"));
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  at("drop").classList.remove("over");
+  readFile(event.dataTransfer.files[0]);
+});
+start();

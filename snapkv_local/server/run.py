@@ -1,0 +1,123 @@
+"""From options to a running server."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from snapkv_local.server.app import ServerOptions, make_app
+from snapkv_local.server.engine import Engine
+from snapkv_local.server.worker import Worker
+
+if TYPE_CHECKING:
+    from snapkv_local.llama import Llama
+
+__all__ = ["Server", "ServerOptions"]
+
+_GRACE_SECONDS = 10
+
+
+class Server:
+    """Engine, queue and HTTP server.
+
+    Args:
+        load: makes the Llama; run on a thread of its own while the server already says "loading".
+        model: its name in answers.
+        max_tokens: of an answer, at most.
+        max_queue: requests that may wait.
+        options: what the HTTP server allows.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Llama],
+        model: str,
+        max_tokens: int | None,
+        max_queue: int,
+        options: ServerOptions,
+    ) -> None:
+        self.model = model
+        self.failure: BaseException | None = None
+        self.engine = Engine(load, model, max_tokens)
+        self.worker = Worker(max_queue, self.engine.load, self._fail)
+        app = make_app(self.engine, self.worker, options)
+        config = uvicorn.Config(
+            app,
+            log_level="info",
+            log_config=_LOG,
+            server_header=False,
+            proxy_headers=False,
+            lifespan="off",
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+        self.uvicorn = _Uvicorn(config, self.worker)
+
+    def run(self, listener: socket.socket) -> None:
+        """Serve until Ctrl-C, SIGTERM or a failed load.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C.
+            SnapKVError: from the load.
+        """
+        try:
+            with _sigterm_exits():
+                self.worker.start()
+                self.uvicorn.run(sockets=[listener])
+        finally:
+            self.worker.stop()
+            self.engine.close()
+        if self.failure is not None:
+            raise self.failure
+
+    def _fail(self, error: BaseException) -> None:
+        self.failure = error
+        self.uvicorn.should_exit = True
+
+
+class _Uvicorn(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
+        super().__init__(config)
+        self.worker = worker
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn waits for connections to end, so the jobs that keep them open end first."""
+        self.worker.end_jobs()
+        await super().shutdown(sockets)
+
+
+@contextlib.contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """uvicorn raises a signal again once it is down; SIGTERM is then success."""
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+_LOG = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(message)s"}},
+    "handlers": {
+        "stderr": {
+            "class": "logging.StreamHandler",
+            "stream": "ext://sys.stderr",
+            "formatter": "plain",
+        }
+    },
+    "loggers": {
+        name: {"handlers": ["stderr"], "level": "INFO", "propagate": False}
+        for name in ("uvicorn", "snapkv_local.server")
+    },
+}

@@ -1,0 +1,211 @@
+"""The bounded queue, and the one thread that owns the Llama."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from snapkv_local.server.errors import ApiError, from_exception, logger
+
+
+class Cancelled(Exception):
+    """Ends the work of a job whose client has gone."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a prefill is, in token passes through layer groups."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of the answer, in OpenAI's form."""
+
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The last event of a job that failed."""
+
+    error: ApiError
+
+
+@dataclass(frozen=True)
+class Done:
+    """The last event of a job that succeeded."""
+
+    usage: dict[str, Any]
+
+
+Event = Progress | Chunk | Failed | Done
+Work = Callable[["Job"], Iterator[Event]]
+
+
+class Job:
+    """One request, from the event loop that made it to the worker and back.
+
+    Args:
+        work: run by the worker's thread; yields events, the last one Done.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.events: asyncio.Queue[Event] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self.ended = False
+        self._cancelled: Exception | None = None
+
+    def emit(self, event: Event) -> None:
+        """Hand an event to the event loop; from any thread."""
+        self.ended = self.ended or isinstance(event, Failed | Done)
+        # the loop is closed once the server is down, and then nobody waits
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.events.put_nowait, event)
+
+    def cancel(self, reason: Exception | None = None) -> None:
+        """End the work at its next step, with this reason if a client is still there to get it."""
+        self._cancelled = reason or Cancelled()
+
+    def check(self) -> None:
+        """Called by the work at each step.
+
+        Raises:
+            Cancelled, ApiError: the job is to end.
+        """
+        if self._cancelled is not None:
+            raise self._cancelled
+
+    def run(self) -> None:
+        """Do the work; on the worker's thread."""
+        try:
+            self.check()
+            for event in self.work(self):
+                self.emit(event)
+                self.check()
+        except Cancelled:
+            pass
+        except Exception as e:
+            self.emit(Failed(from_exception(e)))
+
+
+class Worker:
+    """Runs jobs one after the other.
+
+    Args:
+        max_waiting: jobs that may wait while one runs.
+        load: run first, on the worker's thread. Until it returns, jobs wait.
+        on_failure: gets what load raises; from the worker's thread.
+    """
+
+    def __init__(
+        self,
+        max_waiting: int,
+        load: Callable[[], object],
+        on_failure: Callable[[BaseException], object],
+    ) -> None:
+        self.max_waiting = max_waiting
+        self.ready = False
+        self._load = load
+        self._on_failure = on_failure
+        self._waiting: deque[Job] = deque()
+        self._running: Job | None = None
+        self._stopping = False
+        self._changed = threading.Condition()
+        # a daemon, so that a native call that does not return cannot keep the process alive
+        self._thread = threading.Thread(target=self._run, name="snapkv-worker", daemon=True)
+
+    def start(self) -> None:
+        """Load, then take jobs."""
+        self._thread.start()
+
+    @property
+    def n_waiting(self) -> int:
+        """Jobs in the queue, the running one excluded."""
+        return len(self._waiting)
+
+    @property
+    def n_running(self) -> int:
+        """0 or 1."""
+        return int(self._running is not None)
+
+    def submit(self, job: Job) -> None:
+        """Queue a job.
+
+        Raises:
+            ApiError: 429 if the queue is full, 503 if the server is going down.
+        """
+        with self._changed:
+            if self._stopping:
+                raise _going_down()
+            # an idle worker takes the job at once, so that it does not count as waiting
+            if self.n_waiting + self.n_running >= self.max_waiting + 1:
+                raise ApiError(
+                    429,
+                    f"{self.n_waiting} requests are waiting, which is the limit; try again later",
+                    code="queue_full",
+                    headers={"Retry-After": "5"},
+                )
+            self._waiting.append(job)
+            self._changed.notify()
+
+    def cancel(self, job: Job) -> None:
+        """Take a job out of the queue, or end it at its next step."""
+        job.cancel()
+        with self._changed:
+            if job in self._waiting:
+                self._waiting.remove(job)
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """End all jobs, telling their clients, and wait for the thread.
+
+        Args:
+            timeout: seconds to wait for a step of the running job.
+        """
+        self.end_jobs()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def end_jobs(self) -> None:
+        """End all jobs and take no more."""
+        with self._changed:
+            self._stopping = True
+            for job in self._waiting:
+                job.emit(Failed(_going_down()))
+            self._waiting.clear()
+            if self._running is not None:
+                self._running.cancel(_going_down())
+            self._changed.notify()
+
+    def _run(self) -> None:
+        try:
+            self._load()
+        except BaseException as e:
+            self._on_failure(e)
+            return
+        self.ready = True
+        while True:
+            with self._changed:
+                while not self._waiting and not self._stopping:
+                    self._changed.wait()
+                if self._stopping:
+                    return
+                self._running = self._waiting.popleft()
+            try:
+                self._running.run()
+            except Exception:  # the next request is to be answered all the same
+                logger.exception("a job failed to report")
+            finally:
+                with self._changed:
+                    self._running = None
+
+
+def _going_down() -> ApiError:
+    return ApiError(503, "the server is shutting down", code="shutting_down")

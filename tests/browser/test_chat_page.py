@@ -1,0 +1,131 @@
+"""The chat page, as a person uses it."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from snapkv_local import models
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    command = [sys.executable, "-m", "snapkv_local", "serve", "demo", "--threads", "1"]
+    command += ["--port", "0", "--budget", "512", "--max-tokens", "40", "--api-key", "sesame"]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        ends = time.monotonic() + 60
+        while httpx.get(f"{url}/health", trust_env=False).status_code != 200:
+            assert time.monotonic() < ends
+            time.sleep(0.1)
+        yield url
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> Path:
+    """About 6,000 tokens."""
+    folder = Path(models.__file__).parent
+    text = (folder / "demo" / "station.txt").read_text(encoding="utf-8")
+    file = tmp_path / "station.txt"
+    file.write_text(f"{text}\n\n{text[:9000]}", encoding="utf-8")
+    return file
+
+
+def open_page(browser: Any, url: str, **options: Any) -> tuple[Any, list[str]]:
+    page = browser.new_page(**options)
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on(
+        "console",
+        # the browser itself logs every answer of status 401
+        lambda line: (
+            problems.append(line.text) if line.type == "error" and "401" not in line.text else None
+        ),
+    )
+    page.goto(url)
+    return page, problems
+
+
+def test_a_document_is_dropped_and_asked_about(
+    browser: Any, url: str, document: Path, tmp_path: Path
+) -> None:
+    page, problems = open_page(browser, url, viewport={"width": 1000, "height": 760})
+    page.fill("#key", "sesame")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("#model:not(:empty)")
+
+    page.set_input_files("#file", document)
+    page.wait_for_selector("#drop.has-document")
+    assert "station.txt" in page.inner_text("#document-name")
+    page.fill("#question", "What is this text about? <b>bold</b>")
+    page.click("#send")
+    page.wait_for_selector("#progress:visible", timeout=60_000)
+    page.screenshot(path=tmp_path / "reading.png")
+    page.wait_for_selector(".figures", timeout=120_000)
+
+    assert page.inner_text(".turn.assistant .text").strip()
+    assert page.query_selector(".turn b") is None
+    figures = page.inner_text(".figures")
+    assert "kept 512 of " in figures
+    n_prompt = int(figures.split(" of ")[1].split(" ")[0].replace(",", ""))
+    assert 4800 < n_prompt < 7000
+    assert "instead of" in figures
+    assert page.is_hidden("#progress")
+
+    page.screenshot(path=tmp_path / "light.png")
+    page.emulate_media(color_scheme="dark")
+    page.screenshot(path=tmp_path / "dark.png")
+    page.set_viewport_size({"width": 375, "height": 700})
+    page.screenshot(path=tmp_path / "phone.png")
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= 375, "the page is wider than a phone"
+
+    page.fill("#question", "And who works there?")
+    page.click("#send")
+    page.wait_for_selector(".figures >> nth=1", timeout=60_000)
+    assert problems == []
+    page.close()
+
+
+def test_stop_ends_a_prefill_and_keeps_the_question(browser: Any, url: str, document: Path) -> None:
+    page, problems = open_page(browser, url)
+    page.fill("#key", "sesame")
+    page.set_input_files("#file", document)
+    page.wait_for_selector("#drop.has-document")
+    page.fill("#question", "Stopped?")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#progress:visible", timeout=60_000)
+    page.click("#stop")
+    page.wait_for_selector("#send:visible")
+    assert page.input_value("#question") == "Stopped?"
+    assert "station.txt" in page.inner_text("#document-name")
+    assert page.inner_text("#status") == "stopped"
+    assert problems == []
+    page.close()
+
+
+def test_a_wrong_key_is_said(browser: Any, url: str) -> None:
+    page, _ = open_page(browser, url)
+    page.fill("#key", "wrong")
+    page.fill("#question", "Hello")
+    page.click("#send")
+    page.wait_for_selector("#status.error")
+    assert "API key" in page.inner_text("#status")
+    page.close()

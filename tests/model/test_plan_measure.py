@@ -1,0 +1,35 @@
+"""`plan --measure`: predictions beside a real prefill."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+ARGUMENTS = ("--ctx", "1k", "--budget", "128", "--room", "128", "--threads", "2")
+
+
+def measure(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """In a process of its own, so that its peak memory is its own."""
+    command = [sys.executable, "-m", "snapkv_local", "plan", "demo", "--measure", *ARGUMENTS]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("options", [(), ("--layer-group", "7", "--kv-type", "q8_0")])
+def test_predictions_hold(options: tuple[str, ...]) -> None:
+    result = measure("--json", *options)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    parts = {part["part"]: part for part in found["parts"]}
+    assert set(parts) == {
+        "weights", "kv", "staging", "hidden", "mask", "compute", "full KV, not taken",
+        "process", "peak of the process",
+    }  # fmt: skip
+    assert found["ok"] and not any(part["misses"] for part in parts.values())
+    assert found["predicted_layer_group"] == found["prefill"]["layer_group"]
+    # counted to the byte
+    for name in ("weights", "kv", "staging", "hidden", "mask", "full KV, not taken"):
+        assert parts[name]["predicted"] == parts[name]["measured"], name
+    # a model of what ggml's allocator does; the last chunk is not full here
+    assert parts["compute"]["predicted"] == pytest.approx(parts["compute"]["measured"], rel=0.06)
+    assert "prefill of 896 tokens" in result.stderr

@@ -1,0 +1,140 @@
+"""A server process with SmolLM2-135M-Instruct, as a person would start it."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from snapkv_local import models
+
+KEY = "a key of the tests"
+BUDGET = 512
+MAX_TOKENS = 48
+MAX_QUEUE = 24
+MAX_BODY = 1024 * 1024
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.model)
+
+
+class Process:
+    """A server in a process of its own; url once it listens."""
+
+    def __init__(self, *options: str, **environment: str) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "snapkv_local",
+            "serve",
+            "demo",
+            "--threads",
+            "1",  # two would wait for each other on a busy machine
+            *options,
+        ]
+        # a pipe that nobody reads would fill; closed when it is collected
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
+        self.process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            # a shell starts its background jobs deaf to Ctrl-C, and the tests may be in one
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
+
+    @property
+    def port(self) -> str:
+        return self.url.rsplit(":", 1)[1]
+
+    def wait_until_ready(self) -> "Process":
+        ends = time.monotonic() + 60
+        while time.monotonic() < ends:
+            try:
+                if httpx.get(f"{self.url}/health", trust_env=False).status_code == 200:
+                    return self
+            except httpx.TransportError:
+                assert self.process.poll() is None, self.errors()
+            time.sleep(0.05)
+        raise AssertionError("the server is not ready after 60 s")
+
+    def end(self, number: int) -> tuple[int, str]:
+        """Send a signal; the exit code, and what stderr had."""
+        self.process.send_signal(number)
+        self.process.wait(30)
+        return self.process.returncode, self.errors()
+
+    def errors(self) -> str:
+        """What stderr has so far."""
+        self.log.seek(0)
+        return self.log.read()
+
+
+@pytest.fixture(scope="session")
+def serve() -> Iterator[Callable[..., Process]]:
+    """Starts servers, which are killed at the end."""
+    started: list[Process] = []
+
+    def serve(*options: str, **environment: str) -> Process:
+        process = Process(*options, **environment)
+        started.append(process)
+        return process
+
+    yield serve
+    for each in started:
+        if each.process.poll() is None:
+            each.process.kill()
+            each.process.communicate()
+
+
+@pytest.fixture(scope="session")
+def server(serve: Callable[..., Process]) -> Process:
+    """With a key, a cap on tokens, a queue and a limit on bodies."""
+    process = serve(
+        *("--port", "0", "--api-key", KEY, "--budget", str(BUDGET)),
+        *("--max-tokens", str(MAX_TOKENS), "--max-queue", str(MAX_QUEUE)),
+        *("--max-body", str(MAX_BODY)),
+    )
+    return process.wait_until_ready()
+
+
+@pytest.fixture(scope="session")
+def http(server: Process) -> Iterator[httpx.Client]:
+    """With the key."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with httpx.Client(base_url=server.url, headers=headers, timeout=60, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def client(server: Process) -> openai.OpenAI:
+    """OpenAI's own client, which would otherwise try again when it fails."""
+    return openai.OpenAI(
+        base_url=f"{server.url}/v1",
+        api_key=KEY,
+        max_retries=0,
+        timeout=60,
+        http_client=httpx.Client(trust_env=False),
+    )
+
+
+@pytest.fixture(scope="session")
+def document() -> str:
+    """About 3,500 tokens."""
+    folder = Path(models.__file__).parent
+    return (folder / "demo" / "station.txt").read_text(encoding="utf-8")

@@ -1,0 +1,289 @@
+"""OpenAI's own client against the server."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+BUDGET, MAX_TOKENS = 512, 48
+MODEL = "SmolLM2-135M-Instruct.Q4_1"
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "maxLength": 12},
+                "unit": {"enum": ["C", "F"]},
+            },
+            "required": ["city", "unit"],
+        },
+    },
+}
+
+
+def ask(client: openai.OpenAI, content: str, **options: Any) -> Any:
+    messages: Any = [{"role": "user", "content": content}]
+    settings = {"model": MODEL, "max_tokens": 8, "temperature": 0.0, **options}
+    return client.chat.completions.create(messages=messages, **settings)
+
+
+def snapkv(usage: Any) -> dict[str, Any]:
+    return usage.model_extra["snapkv"]
+
+
+def test_the_model_is_listed(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == [MODEL]
+
+
+def test_a_chat_is_answered(client: openai.OpenAI) -> None:
+    answer = ask(client, "What is the capital of France?", max_tokens=20)
+    assert answer.choices[0].message.content
+    assert answer.usage.prompt_tokens + answer.usage.completion_tokens == answer.usage.total_tokens
+    assert snapkv(answer.usage)["n_kept"] == answer.usage.prompt_tokens
+
+
+def test_a_long_document_is_compressed_and_streamed(client: openai.OpenAI, document: str) -> None:
+    question = f"{document}\n\nWhat is this text about?"
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    *chunks, last = list(ask(client, question, **options))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks).strip()
+    assert chunks[-1].choices[0].finish_reason == "length"
+    assert last.choices == []
+    figures = snapkv(last.usage)
+    assert figures["n_prompt"] > 3000
+    assert figures["n_kept"] == BUDGET
+    assert figures["bytes_kv"] < figures["bytes_full"] / 2
+    assert 0 < figures["coverage"] <= 1
+    assert figures["layer_group"] >= 1
+    assert figures["compressed_now"]
+
+
+def test_a_stream_and_a_whole_answer_are_the_same(client: openai.OpenAI) -> None:
+    question = "Count to five."
+    whole = ask(client, question, seed=3, temperature=0.7)
+    stream = ask(client, question, seed=3, temperature=0.7, stream=True)
+    pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
+    assert "".join(pieces) == whole.choices[0].message.content
+
+
+def test_a_conversation_goes_on_from_its_prefix(client: openai.OpenAI, document: str) -> None:
+    messages: Any = [{"role": "user", "content": f"{document[:5000]}\n\nWhat is this about?"}]
+    options: Any = {"model": MODEL, "max_tokens": 8, "temperature": 0.0}
+    first = client.chat.completions.create(messages=messages, **options)
+    assert snapkv(first.usage)["compressed_now"]
+    messages += [
+        {"role": "assistant", "content": first.choices[0].message.content},
+        {"role": "user", "content": "And who works there?"},
+    ]
+    second = client.chat.completions.create(messages=messages, **options)
+    assert not snapkv(second.usage)["compressed_now"]
+    assert second.usage.prompt_tokens > first.usage.total_tokens
+    assert snapkv(second.usage)["seconds_prefill"] < snapkv(first.usage)["seconds_prefill"] / 2
+
+
+def test_text_is_completed_up_to_a_stop(client: openai.OpenAI) -> None:
+    options: Any = {"model": MODEL, "temperature": 0.0, "max_tokens": 16}
+    answer = client.completions.create(prompt="1, 2, 3, 4, 5,", stop=[" 9"], **options)
+    assert answer.choices[0].text == " 6, 7, 8,"
+    assert answer.choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "choice", [{"type": "function", "function": {"name": "get_weather"}}, "required"]
+)
+def test_a_function_that_must_be_called_is_called(
+    client: openai.OpenAI, choice: Any, stream: bool
+) -> None:
+    answer = ask(
+        client,
+        "What is the weather in Paris in C?",
+        tools=[WEATHER],
+        tool_choice=choice,
+        max_tokens=MAX_TOKENS,
+        stream=stream,
+    )
+    if stream:
+        chunks = list(answer)
+        calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+        finish_reason = chunks[-1].choices[0].finish_reason
+    else:
+        calls = answer.choices[0].message.tool_calls
+        finish_reason = answer.choices[0].finish_reason
+    assert finish_reason == "tool_calls"
+    assert [call.function.name for call in calls] == ["get_weather"]
+    arguments = json.loads(calls[0].function.arguments)
+    assert set(arguments) == {"city", "unit"}
+    assert arguments["unit"] in ("C", "F")
+
+
+def test_a_call_and_its_result_go_back_into_the_conversation(client: openai.OpenAI) -> None:
+    call = {"name": "get_weather", "arguments": '{"city": "Paris", "unit": "C"}'}
+    messages: Any = [
+        {"role": "user", "content": "What is the weather in Paris?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "call_1", "type": "function", "function": call}],
+        },
+        {"role": "tool", "tool_call_id": "call_1", "content": "21 C, sunny"},
+    ]
+    answer = client.chat.completions.create(
+        model=MODEL, messages=messages, tools=[WEATHER], max_tokens=8, temperature=0
+    )
+    assert answer.choices[0].message.content or answer.choices[0].message.tool_calls
+
+
+def test_an_answer_fits_its_schema(client: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"capital": {"type": "string", "maxLength": 10}},
+        "required": ["capital"],
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    answer = ask(client, "The capital of France?", response_format=form, max_tokens=MAX_TOKENS)
+    assert set(json.loads(answer.choices[0].message.content)) == {"capital"}
+
+
+def test_a_request_may_ask_for_a_smaller_budget(client: openai.OpenAI, document: str) -> None:
+    small = ask(client, document[:4000], extra_body={"snapkv": {"budget": 128}})
+    assert snapkv(small.usage)["n_kept"] == 128
+    with pytest.raises(openai.BadRequestError, match=r"need \d+ cells") as caught:
+        ask(client, document[:4000], extra_body={"snapkv": {"budget": 4096}})
+    assert caught.value.param == "snapkv"
+    usual = ask(client, document[:4000])
+    assert snapkv(usual.usage)["n_kept"] == BUDGET
+
+
+def test_answers_are_cut_at_the_servers_limit(client: openai.OpenAI) -> None:
+    answer = ask(client, "Repeat the word no.", max_tokens=10_000)
+    assert answer.usage.completion_tokens <= MAX_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"logprobs": True}, "--logprobs"),
+        ({"n": 2}, "n: "),
+        ({"logit_bias": {"5": 1}}, "logit_bias: "),
+        ({"temperature": 3}, "temperature: "),
+        ({"tool_choice": "required"}, "not in tools"),
+        (
+            {"response_format": {"type": "json_object", "schema": {"$ref": "https://x.y/z"}}},
+            "schema",
+        ),
+        ({"response_format": {"type": "json_object", "schema": {"type": "none"}}}, "schema"),
+        ({"extra_body": {"snapkv": {"window": 600}}}, "window"),
+        ({"extra_body": {"snapkv": {"kernel": 4}}}, "kernel"),
+        ({"extra_body": {"snapkv": {"room": 4}}}, "room"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(
+    client: openai.OpenAI, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=message):
+        ask(client, "Hello", **options)
+
+
+def test_images_and_files_are_refused(client: openai.OpenAI) -> None:
+    content: Any = [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]
+    with pytest.raises(openai.BadRequestError):
+        ask(client, content)
+
+
+def test_too_long_a_prompt_has_openais_code(client: openai.OpenAI, document: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, document * 3)
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_embeddings_are_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.InternalServerError, match="no embeddings") as caught:
+        client.embeddings.create(model=MODEL, input="text")
+    assert caught.value.status_code == 501
+
+
+def test_a_wrong_key_is_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.AuthenticationError) as caught:
+        ask(client.with_options(api_key="another"), "Hello")
+    assert caught.value.code == "invalid_api_key"
+
+
+def test_an_oversized_request_is_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.APIStatusError, match="longer than") as caught:
+        ask(client, "x" * 8_000_000)
+    assert caught.value.status_code == 413
+
+
+def test_parallel_requests_are_all_answered(client: openai.OpenAI) -> None:
+    questions = [f"What is {i} plus {i}?" for i in range(20)]
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda question: ask(client, question, max_tokens=4), questions))
+    assert all(answer.choices[0].message.content for answer in answers)
+
+
+def metric(http: httpx.Client, name: str) -> float:
+    lines = http.get("/metrics").text.splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_client_that_leaves_ends_its_prefill(
+    client: openai.OpenAI, http: httpx.Client, document: str
+) -> None:
+    cancelled = metric(http, "snapkv_cancelled_total")
+    with pytest.raises(openai.APITimeoutError):
+        # the prefill takes seconds
+        ask(client.with_options(timeout=0.7), "Cancelled. " + document * 2, max_tokens=2)
+    started = time.monotonic()
+    assert ask(client, "Hello").choices[0].message.content
+    assert time.monotonic() - started < 4
+    assert metric(http, "snapkv_cancelled_total") == cancelled + 1
+
+
+def test_a_stream_that_is_closed_ends_its_prefill(
+    client: openai.OpenAI, http: httpx.Client, document: str
+) -> None:
+    messages = [{"role": "user", "content": "Closed. " + document * 2}]
+    body = {"messages": messages, "stream": True, "max_tokens": 2}
+    with http.stream("POST", "/v1/chat/completions", json=body) as response:
+        first = next(response.iter_lines())
+    assert first.startswith(": prefill ")
+    wait_for(lambda: metric(http, "snapkv_running") == 0, 3)
+
+
+def test_a_closed_stream_ends_its_generation(client: openai.OpenAI, http: httpx.Client) -> None:
+    stream = ask(client, "Write a long story.", max_tokens=MAX_TOKENS, stream=True)
+    next(iter(stream))
+    stream.close()
+    wait_for(lambda: metric(http, "snapkv_running") == 0, 3)
+
+
+def test_a_client_that_leaves_is_taken_out_of_the_queue(
+    client: openai.OpenAI, http: httpx.Client, document: str
+) -> None:
+    def long() -> None:
+        ask(client, "Running. " + document[:8000], max_tokens=2)
+
+    running = threading.Thread(target=long)
+    running.start()
+    wait_for(lambda: metric(http, "snapkv_running") == 1)
+    with pytest.raises(openai.APITimeoutError):
+        ask(client.with_options(timeout=0.5), "Hello")
+    wait_for(lambda: metric(http, "snapkv_queue_length") == 0, 2)
+    running.join()

@@ -1,0 +1,50 @@
+"""The OpenAPI document: made-up requests find no failure of the server."""
+
+import contextlib
+from typing import Any
+
+import httpx
+import hypothesis
+import pytest
+import schemathesis
+
+PHASES = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
+
+
+@pytest.mark.parametrize(
+    "mode", [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
+)
+def test_made_up_requests_do_not_break_the_server(
+    server: Any, http: httpx.Client, mode: Any
+) -> None:
+    schema = schemathesis.openapi.from_dict(http.get("/openapi.json").json())
+    statuses: dict[str, set[int]] = {}
+
+    for result in schema.get_all_operations():
+        operation = result.ok()
+        statuses[operation.path] = set()
+
+        @hypothesis.settings(
+            max_examples=12,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            phases=PHASES,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+        @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+        def send(case: Any) -> None:
+            # short answers: most of the time would go into text that says nothing
+            if isinstance(case.body, dict) and isinstance(case.body.get("max_tokens", 1), int):
+                case.body["max_tokens"] = 1
+                case.body.pop("max_completion_tokens", None)
+            response = case.call(base_url=server.url, headers=dict(http.headers), timeout=60)
+            statuses[case.operation.path].add(response.status_code)
+            assert response.status_code < 500 or response.status_code == 501, response.text
+
+        with contextlib.suppress(hypothesis.errors.Unsatisfiable):  # nothing of it can be wrong
+            send()
+
+    assert 501 in statuses["/v1/embeddings"] or not mode.is_positive
+    assert 400 in statuses["/v1/chat/completions"] or mode.is_positive
+    assert http.get("/health").json() == {"status": "ok"}

@@ -1,0 +1,321 @@
+"""Plans: bytes by part against records of real runs, and what fits."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from snapkv_local import models
+from snapkv_local.bench.shapes import SHAPES
+from snapkv_local.cli import main
+from snapkv_local.config import SnapKVConfig
+from snapkv_local.errors import ConfigError, ModelFileError, UnsupportedModelError
+from snapkv_local.plan import devices, fit, memory
+from snapkv_local.plan.memory import CPU, Place, compressed, plain
+from snapkv_local.plan.model import read_model
+
+RESULTS = Path(__file__).parents[2] / "results"
+GPU = json.loads((RESULTS / "gpu-nvidia-h100-80gb-hbm3.json").read_text())
+LARGE = 64 << 20
+MIB, GIB = 1 << 20, 1 << 30
+PARTS = {
+    "kv": "bytes_compact",
+    "staging": "bytes_staging",
+    "hidden": "bytes_hidden",
+    "mask": "bytes_mask",
+    "compute": "bytes_compute",
+    "lent weights": "bytes_weights",
+}
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, ["plan", *map(str, arguments)])
+
+
+def estimate_of(run, model):
+    s = run["settings"]
+    place = Place(True, None if s["n_gpu_layers"] < 0 else s["n_gpu_layers"])
+    if s["config"] is None:
+        return plain(model, s["n_prompt"], s["room"], s["kv_type"], place)
+    stats = run["stats"]
+    return compressed(
+        model, s["n_prompt"], SnapKVConfig(**s["config"]), s["kv_type"], place,
+        group=stats["layer_group"], chunk=stats["chunk"], hidden_host=stats["bytes_hidden_host"] > 0,
+    )  # fmt: skip
+
+
+RUNS = [run for run in GPU["runs"] if run["settings"]["n_seq"] == 1]
+
+
+@pytest.mark.parametrize("run", RUNS, ids=[run["case"] for run in RUNS])
+def test_a_gpu_record_is_foreseen(run, write_metadata):
+    estimate = estimate_of(run, read_model(write_metadata(SHAPES[run["settings"]["model"]])))
+    for part, name in PARTS.items() if run["stats"] else ():
+        found = estimate.parts.get(part, memory.Part(0)).total
+        measured = run["stats"].get(name, 0)
+        # smaller parts are as exact: some of them are counted to the byte
+        assert found == pytest.approx(measured, rel=0.01, abs=1 << 16), part
+    assert estimate.peak == pytest.approx(run["peak_device"], rel=0.05)
+
+
+@pytest.mark.parametrize("run", [r for r in RUNS if r["stats"]], ids=lambda run: run["case"])
+def test_the_engines_choice_is_foreseen(run, write_metadata):
+    s, stats = run["settings"], run["stats"]
+    place = Place(True, None if s["n_gpu_layers"] < 0 else s["n_gpu_layers"])
+    model = read_model(write_metadata(SHAPES[s["model"]]))
+    free = s["leave_free"] or 81_559 * MIB
+    task = fit.Task(model, SnapKVConfig(**s["config"]), s["kv_type"], place, free)
+    found = task.auto(s["n_prompt"])
+    assert (found.layer_group, found.chunk) == (stats["layer_group"], stats["chunk"])
+    assert found.hidden_host == (stats["bytes_hidden_host"] > 0)
+
+
+def test_the_cpu_record_is_foreseen():
+    record = json.loads((RESULTS / "memory-smollm2-8k.json").read_text())
+    s = record["settings"]
+    model = read_model(models.demo_model())
+    config = SnapKVConfig(budget=s["budget"], room=s["room"])
+    for run in record["runs"]:
+        if run["stats"] is None:
+            found = plain(model, s["n_prompt"], s["room"], "f16")
+        else:
+            stats = run["stats"]
+            found = compressed(model, s["n_prompt"], config, "f16", group=stats["layer_group"])
+            for part in ("kv", "staging", "hidden", "mask", "compute"):
+                assert found.parts[part].main == pytest.approx(stats[PARTS[part]], rel=0.01), part
+        assert found.peak == pytest.approx(run["peak_rss"], rel=0.06)
+
+
+# what llama.cpp's log says for the demo model: "CPU compute buffer size"
+@pytest.mark.parametrize(
+    ("n_cells", "n_ubatch", "mib"),
+    [(8192, 512, 98.252), (32768, 128, 24.563), (65536, 512, 98.252)],
+)
+def test_the_compute_buffer_that_llama_cpp_reserves(n_cells, n_ubatch, mib):
+    model = read_model(models.demo_model())
+    found = memory.reserved_compute(model, n_cells, n_ubatch)
+    assert found == pytest.approx(mib * MIB, rel=0.001)
+
+
+def test_full_caches_by_type(write_metadata):
+    model = read_model(write_metadata(SHAPES["llama31-8b"]))
+    found = {t: plain(model, 130_048, 1024, t).parts["kv"].main for t in memory.KV_TYPES}
+    assert found == {"f16": 16 * GIB, "q8_0": 16 * GIB * 17 // 32, "q4_0": 16 * GIB * 9 // 32}
+
+
+def test_weights_by_place(write_metadata):
+    model = read_model(write_metadata(SHAPES["llama31-8b"]))
+    embedding, layer = 128_256 * 4096 * 18 // 32, model.bytes_layers[0]
+    assert model.bytes_input == embedding and not model.is_tied
+    assert memory._weights(model, CPU) == memory.Part(model.bytes_weights)
+    all_layers = memory._weights(model, Place(True))
+    assert all_layers.host == embedding
+    assert all_layers.total == model.bytes_weights
+    half = memory._weights(model, Place(True, 17))
+    assert half.host == embedding + 16 * layer
+    tied = read_model(write_metadata(SHAPES["llama32-1b"]))
+    found = memory._weights(tied, Place(True))
+    assert found.total == tied.bytes_weights + tied.bytes_input  # the GPU has a copy
+
+
+def test_a_sliding_window_keeps_its_size(write_metadata):
+    model = read_model(write_metadata(SHAPES["gemma3-4b"]))
+    assert [il for il, swa in enumerate(model.is_swa) if not swa] == [5, 11, 17, 23, 29]
+    row = memory.row_bytes(model, 0, "f16")
+    found = plain(model, 130_048, 1024, "f16").parts["kv"].main
+    assert found == row * (5 * 131_072 + 29 * 1536)
+
+
+def test_experts_count_as_many_as_are_used(write_metadata):
+    assert set(read_model(write_metadata(SHAPES["qwen3-30b-a3b"])).n_ff) == {8 * 768}
+
+
+def test_a_prompt_within_the_budget_takes_no_staging(write_metadata):
+    model = read_model(write_metadata(SHAPES["tiny"]))
+    found = compressed(model, 500, SnapKVConfig(budget=512), "f16", group=1)
+    assert set(found.parts) == {"weights", "kv", "compute", "process"}
+
+
+def test_stock_ops_take_more(write_metadata):
+    model = read_model(write_metadata(SHAPES["llama31-8b"]))
+    take = {
+        fused: compressed(
+            model, 130_048, SnapKVConfig(), "f16", Place(True, fused=fused), group=1
+        ).parts["compute"]
+        for fused in (True, False)
+    }
+    assert take[False].main > take[True].main
+
+
+@pytest.mark.parametrize("name", ["plain q8_0", "ours G=1", "ours auto"])
+@pytest.mark.parametrize("place", [CPU, Place(True)])
+def test_the_largest_prompt_is_the_largest(name, place, write_metadata):
+    model = read_model(write_metadata(SHAPES["llama31-8b"]))
+    task = fit.Task(model, SnapKVConfig(), "f16", place, 8 * GIB)
+    way = task.ways()[name]
+    n = fit.largest_prompt(task, way)
+    assert n > 0 and task.fits(way(n)) and not task.fits(way(n + 256))
+
+
+def test_changes_make_it_fit(write_metadata):
+    model = read_model(write_metadata(SHAPES["llama31-8b"]))
+    config = SnapKVConfig(layer_group=32, hidden="device")
+    task = fit.Task(model, config, "f16", Place(True), 8 * GIB)
+    assert not task.fits(task.auto(130_048))
+    found = {change.option: change.peak for change in fit.changes(task, 130_048)}
+    assert "--layer-group 1" in found
+    assert max(found.values()) <= 8 * GIB
+    tiny = replace(task, memory=GIB)
+    assert fit.largest_prompt(tiny, tiny.auto) == 0
+
+
+def test_split_models_are_summed(write_metadata, tmp_path):
+    whole = write_metadata(SHAPES["tiny"])
+    for i in (1, 2):
+        (tmp_path / f"m-0000{i}-of-00002.gguf").write_bytes(whole.read_bytes())
+    found = read_model(tmp_path / "m-00002-of-00002.gguf")
+    assert sum(found.bytes_layers) == 2 * sum(read_model(whole).bytes_layers)
+    (tmp_path / "m-00001-of-00002.gguf").unlink()
+    with pytest.raises(
+        ModelFileError, match=r"00001-of-00002\.gguf: does not exist; a split model"
+    ):
+        read_model(tmp_path / "m-00002-of-00002.gguf")
+
+
+def test_latent_attention_is_refused(write_metadata):
+    path = write_metadata(SHAPES["tiny"])
+    data = path.read_bytes().replace(b"llama.rope.freq_base", b"llama.ssm.state_size")
+    path.write_bytes(data)
+    with pytest.raises(UnsupportedModelError, match="is recurrent"):
+        read_model(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "n"),
+    [
+        ("8GiB", 8 * GIB),
+        ("8GB", 8 * 10**9),
+        ("8192MiB", 8 * GIB),
+        ("8g", 8 * GIB),
+        ("1.5 GiB", 3 * GIB // 2),
+    ],
+)
+def test_sizes(text, n):
+    assert devices.parse_size(text) == n
+
+
+@pytest.mark.parametrize("text", ["", "8", "0GiB", "GiB", "8QB", "8 ib", "-1GB"])
+def test_no_sizes(text):
+    if text == "8":
+        assert devices.parse_size(text) == 8
+        return
+    with pytest.raises(ConfigError, match="is no size; write 8GiB"):
+        devices.parse_size(text)
+
+
+def test_the_table_of_devices():
+    found = devices.known()
+    assert len(found) >= 30
+    assert len({device.name for device in found}) == len(found)
+    assert all(device.source and 0 < device.usable <= device.memory for device in found)
+    assert {device.kind for device in found} == {"cuda", "metal", "hip"}
+
+
+@pytest.mark.parametrize(
+    ("name", "is_named"),
+    [
+        ("RTX 4060", "NVIDIA GeForce RTX 4060"),
+        ("rtx 4060 laptop", "NVIDIA GeForce RTX 4060 Laptop"),
+        ("4090", "NVIDIA GeForce RTX 4090"),
+        ("H200", "NVIDIA H200"),
+        ("M1 Max 64 GB", "Apple M1 Max 64GB"),
+        ("7900 xtx", None),
+    ],
+)
+def test_devices_by_name(name, is_named):
+    found = devices.find(name)
+    assert found.name == (is_named or "AMD Radeon RX 7900 XTX")
+
+
+def test_what_a_device_leaves():
+    assert devices.find("M1 16GB").usable == pytest.approx(10_922.67 * MIB, rel=1e-4)
+    assert devices.find("M1 Max 64GB").usable == 49_152 * MIB
+    assert not devices.find("RX 7900 XTX").fused
+    assert not devices.find("T4").fused  # compute capability 7.5
+
+
+def test_an_unknown_device_names_the_nearest():
+    result = invoke("demo", "--device", "RTX 4061")
+    assert result.exit_code == 1
+    assert "is not in the table of devices; write one of: " in result.stderr
+    assert "NVIDIA GeForce RTX 4060" in result.stderr
+
+
+def test_json_of_a_file_without_weights(write_metadata):
+    result = invoke(
+        write_metadata(SHAPES["llama31-8b"]), "--ctx", "128k", "--memory", "8GiB", "--json"
+    )
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    ways = {way["name"]: way for way in found["ways"]}
+    assert [way["fits"] for way in ways.values()] == [False, False, False, True, True]
+    assert ways["ours auto"]["largest_prompt"] > ways["ours G=1"]["largest_prompt"] > 100_000
+    assert ways["plain q4_0"]["largest_prompt"] > ways["plain f16"]["largest_prompt"] > 0
+    assert found["warnings"] == []
+
+
+def test_a_file_with_a_hole_for_weights_passes_the_check_of_models(write_metadata):
+    path = write_metadata(SHAPES["llama31-8b"], whole=True)
+    models.check(path)
+    model = read_model(path)
+    assert model.shape.n_vocab == 128_256
+    assert model.bytes_weights == pytest.approx(4.52e9, rel=0.01)
+
+
+def test_what_does_not_fit_says_what_to_do(write_metadata):
+    path = write_metadata(SHAPES["llama31-8b"])
+    result = invoke(path, "--ctx", "128k", "--memory", "6GiB", "--hidden", "device")
+    assert result.exit_code == 0
+    assert "It does not fit" in result.stdout
+    assert "--hidden host" in result.stdout
+    assert "--ctx" in result.stdout
+    hopeless = invoke(path, "--ctx", "128k", "--memory", "1GiB", "--gpu-layers", "0")
+    assert "no setting changes that" in hopeless.stdout
+
+
+def test_a_context_beyond_the_training_is_warned_of():
+    result = invoke("demo", "--ctx", "128k", "--memory", "8GiB")
+    assert result.exit_code == 0
+    assert "trained for 8,192 tokens" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("--memory", "8GiB", "--device", "H100"), 2, "give one"),
+        (("--memory", "8GiB", "--measure"), 2, "leave out --memory"),
+        (("--memory", "much"), 1, "write 8GiB"),
+        (("--ctx", "512"), 1, "leaves no prompt"),
+    ],
+)
+def test_errors(arguments, code, says):
+    result = invoke("demo", *arguments)
+    assert (result.exit_code, says in result.stderr) == (code, True), result.stderr
+
+
+def test_it_needs_no_native_library(tmp_path):
+    code = (
+        "import sys; from snapkv_local.cli import main\n"
+        "try: main(['plan', 'demo', '--ctx', '8k', '--json'])\n"
+        "finally: print('llama_cpp' in sys.modules, 'numpy' in sys.modules, file=sys.stderr)"
+    )
+    environment = {"SNAPKV_LOCAL_LIB": str(tmp_path), "PATH": ""}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "False" in result.stderr.splitlines()[-1]
