@@ -184,7 +184,7 @@ class Llama(llama_cpp.Llama):
             if self.snapkv.n_kept(len(tokens)) < len(tokens):
                 self.prefill(tokens)
                 return
-        if not self._generating and not self._same_window(context, tokens):
+        elif not self._generating and not self._same_window(context, tokens):
             self.prefill([*self._input_ids.tolist(), *tokens])
             return
         n_free = self._n_free() if self._trim() else 0
