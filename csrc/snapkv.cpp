@@ -327,13 +327,15 @@ bool llama_snapkv_get_seq_info(const llama_context * ctx, llama_seq_id seq_id, l
         llama_snapkv_set_error("the caller's llama_snapkv_seq_info is of another version, or the sequence id is out of range");
         return false;
     }
-    llama_kv_cache & base = *memory_of(ctx).base;
+    const auto mem = memory_of(ctx);
+    llama_kv_cache & base = *mem.base;
     const auto & cells = base.get_cells(seq_id);
     const auto record = base.snapkv.get(seq_id);
 
     const size_t size = info->size;
     *info = {};
     info->size = size;
+    info->pos_swa = mem.iswa ? mem.iswa->get_swa()->seq_pos_min(seq_id) : 0;
     info->n_cells = cells.size();
     info->n_free = cells.size() - cells.get_used();
     if (record) {

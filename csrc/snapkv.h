@@ -95,6 +95,7 @@ struct llama_snapkv_seq_info {
     uint32_t n_prompt;   // tokens, 0 if not compacted
     uint32_t n_kept;     // rows for each KV head, 0 if not compacted
     llama_pos pos_exact;  // from here on a cell's position is the position of its token: removal may start here
+    llama_pos pos_swa;    // first position that sliding-window layers still hold, 0 without such layers, -1 if they hold none
     uint32_t n_cells;    // cells that the sequence may use
     uint32_t n_free;     // of these, free
 };

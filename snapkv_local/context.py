@@ -190,8 +190,7 @@ class SnapKVContext(_internals.LlamaContext):
         n_swa = llama_cpp.llama_model_n_swa(self.model.model)
         if n_swa == 0 or n_past == 0:
             return True
-        first = llama_cpp.llama_memory_seq_pos_min(llama_cpp.llama_get_memory(self.ctx), _SEQ_ID)
-        return bool(0 <= first <= max(0, n_past - n_swa))
+        return bool(0 <= self._info().pos_swa <= max(0, n_past - n_swa))
 
     def n_free(self) -> int:
         """Free cells of the KV cache."""

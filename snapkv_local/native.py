@@ -98,6 +98,7 @@ class llama_snapkv_seq_info(ctypes.Structure):
         ("n_prompt", ctypes.c_uint32),
         ("n_kept", ctypes.c_uint32),
         ("pos_exact", llama_cpp.llama_pos),
+        ("pos_swa", llama_cpp.llama_pos),
         ("n_cells", ctypes.c_uint32),
         ("n_free", ctypes.c_uint32),
     ]

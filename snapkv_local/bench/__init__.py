@@ -1,1 +1,1 @@
-"""Models of a real shape with random weights: speed and memory without a download."""
+"""Measures speed and memory; makes models of a real shape with random weights."""

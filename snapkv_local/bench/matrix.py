@@ -17,6 +17,8 @@ from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
 from snapkv_local.gguf_shape import shape_of
 
+MADE = "random weights"  # the end of the names that `bench make-model` gives
+
 
 @dataclass(frozen=True)
 class Model:
@@ -24,7 +26,8 @@ class Model:
 
     Attributes:
         path: of the GGUF file, of several the first.
-        name: of its file, without the type: what people call it, and metadata often do not.
+        name: of its file, without the type: what people call it, and metadata often do not. Of a
+            made model that in its metadata.
         weights: type of most matrices, such as "q4_0".
         n_bytes: of all its files.
         n_ctx_train: context length of the training, in tokens.
@@ -53,7 +56,8 @@ class Model:
         files = [path.with_name(name) for name in models.file_names(path.name)]
         return cls(
             path=path,
-            name=_name(path, weights),
+            # a made model is named after what it is made after, and says that it is made
+            name=shape.name if shape.name.endswith(MADE) else _name(path, weights),
             weights=weights,
             n_bytes=sum(file.stat().st_size for file in files),
             n_ctx_train=shape.n_ctx_train,

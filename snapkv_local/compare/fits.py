@@ -30,6 +30,7 @@ class Fit:
         along: by size in GiB: the longest prompt that fits by the straight line through the first
             and the last measured peak, in tokens; None where a line cannot say: with one length,
             a peak that does not grow, or one that adapts.
+        n_ctx_train: tokens that the model was trained for; None if it is not recorded.
         adapts: the peak is what was free to take and not what is needed: G = auto on a GPU.
     """
 
@@ -41,6 +42,7 @@ class Fit:
     fits: dict[int, int]
     along: dict[int, int | None]
     adapts: bool
+    n_ctx_train: int | None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -78,6 +80,7 @@ def fits(records: list[Record]) -> list[Fit]:
                         g: None if adapts else _along(points, g * GIB * USABLE) for g in columns
                     },
                     adapts=adapts,
+                    n_ctx_train=cases[0].n_ctx_train,
                 )
             )
     order = list(dict.fromkeys(fit.model for fit in found))

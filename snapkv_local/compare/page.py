@@ -8,7 +8,7 @@ from typing import Any
 
 from snapkv_local.compare import words
 from snapkv_local.compare.fits import fits, sizes
-from snapkv_local.compare.plots import DARK, LIGHT, MARKERS_SHOWN, Series, plots_of, series_of, svg
+from snapkv_local.compare.plots import DARK, LIGHT, plots_of, series_of, svg
 from snapkv_local.compare.reader import PARTS, Record, models
 from snapkv_local.errors import ConfigError
 
@@ -55,20 +55,11 @@ def _section(title: str, sides: list[Any]) -> dict[str, Any]:
     drawn = plots_of(series)
     return {
         "title": title,
-        "legend": [_legend(s) for s in series],
+        "legend": series,
+        "machines": [record.device for record, _ in sides],
         "plots": [svg(plot) for plot in drawn],
         "has_parts": any(plot.name == "parts" for plot in drawn),
         "tables": [
             (record, [(case, words.row(case, record)) for case in cases]) for record, cases in sides
         ],
-    }
-
-
-def _legend(series: Series) -> dict[str, Any]:
-    marks = list(MARKERS_SHOWN.values())
-    return {
-        "index": series.index,
-        "mark": marks[series.index],
-        "full": series.is_full,
-        "label": series.label,
     }

@@ -24,6 +24,7 @@ _MIB = 1024**2
 LIGHT = ("#0b5fb0", "#b34700", "#1a7a3c", "#7b3fb3", "#a3174f", "#6b6100", "#00717a", "#5a5f66")
 DARK = ("#6cb6ff", "#ffa657", "#56d364", "#d2a8ff", "#ff8fab", "#e3cf4a", "#4fd6de", "#b1bac4")
 MARKERS = "osD^vPX*"
+_MARKS, _HOLLOW_MARKS = "●■◆▲▼✚✖★", "○□◇△▽✛✕☆"  # characters that look like them
 
 # matplotlib knows no CSS: these colours stand for it, and svg() puts it in their place
 _INK, _GRID = "#010203", "#040506"
@@ -51,6 +52,11 @@ class Series:
         """Whether nothing was compressed: drawn dashed, with a hollow marker."""
         return self.cases[0].is_full
 
+    @property
+    def mark(self) -> str:
+        """A character that looks like its marker."""
+        return (_HOLLOW_MARKS if self.is_full else _MARKS)[self.index]
+
 
 @dataclass(frozen=True)
 class Plot:
@@ -72,9 +78,10 @@ def series_of(sides: list[tuple[Record, list[Case]]]) -> list[Series]:
     found: dict[tuple[str, bool], list[Case]] = {}
     for record, cases in sides:
         for case in cases:
-            label = f"{record.device}: {case.series}"
-            if sum(other.device == record.device for other, _ in sides) > 1:
-                label = f"{record.source}: {case.series}"
+            label = case.series
+            if len(sides) > 1:
+                alike = sum(other.device == record.device for other, _ in sides) > 1
+                label = f"{record.source if alike else record.device}: {label}"
             found.setdefault((label, record.on_gpu), []).append(case)
     return [
         Series(label, index % len(LIGHT), tuple(cases), on_gpu)
@@ -175,6 +182,7 @@ def _drawing(plot: Plot, colours: tuple[str, ...], ink: str, grid: str) -> Itera
         drawing = MatplotlibFigure(figsize=(4.6, 3.2), layout="constrained")
         axes = drawing.add_subplot()
         axes.set_title(plot.title, fontsize=9.5, loc="left")
+        axes.set_axisbelow(True)
         plot.draw(axes, colours)
         yield drawing
 
@@ -209,6 +217,7 @@ def _lines(
         axes.grid(True, linewidth=0.6)
         _token_ticks(axes, sorted({case.n_prompt for s in series for case in s.cases}))
         axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
 
     return draw
 
@@ -239,7 +248,7 @@ def _parts(
                     y, n_bytes / _MIB, left=left, color=colours[index], height=0.6, linewidth=0
                 )
                 left += n_bytes / _MIB
-            labels.append(MARKERS_SHOWN[MARKERS[s.index]])
+            labels.append(s.mark)
         axes.set_yticks(range(len(bars)))
         axes.set_yticklabels(labels)
         for tick, (s, _) in zip(axes.get_yticklabels(), bars, strict=True):
@@ -254,7 +263,3 @@ def _parts(
             axes.barh(0, 0, color=colour, label=label)
 
     return draw
-
-
-# characters for the axis of bars that look like the markers
-MARKERS_SHOWN: dict[str, Any] = dict(zip(MARKERS, "●■◆▲▼✚✖★", strict=True))

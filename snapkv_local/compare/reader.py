@@ -52,6 +52,7 @@ class Case:
         weights: type of its matrices.
         cache: "full cache", or how the prompt is compressed.
         details: other settings that are not the usual ones, "" if there are none.
+        n_ctx_train: context length of the model's training, in tokens; None if it is not recorded.
         n_prompt: tokens of each sequence's prompt.
         n_runs: processes.
         first_token: seconds from the prompt to the first token.
@@ -71,6 +72,7 @@ class Case:
     weights: str
     cache: str
     details: str
+    n_ctx_train: int | None
     n_prompt: int
     n_runs: int
     first_token: Figure | None
@@ -235,10 +237,11 @@ def _case(runs: list[dict[str, Any]], found: dict[str, Any], on_gpu: bool) -> Ca
     model = found.get("models", {}).get(f"{settings['model']}-{settings['weights']}", {})
     return Case(
         name=first["case"],
-        model=re.sub(r" shape, random weights$", "", model.get("name", settings["model"])),
+        model=model.get("name", settings["model"]),
         weights=settings["weights"],
         cache=_cache(settings["config"]),
         details=_details(settings, on_gpu),
+        n_ctx_train=model.get("n_ctx_train"),
         n_prompt=settings["n_prompt"],
         n_runs=len(runs),
         first_token=_figure(measured["seconds_first_token"]),
@@ -274,7 +277,9 @@ def _details(settings: dict[str, Any], on_gpu: bool) -> str:
     if settings["n_ubatch"] != 512:
         said.append(f"ubatch {settings['n_ubatch']}")
     if settings.get("n_threads"):
-        said.append(f"{settings['n_threads']} threads")
+        said.append(
+            "1 thread" if settings["n_threads"] == 1 else f"{settings['n_threads']} threads"
+        )
     if settings.get("leave_free") is not None:
         said.append(f"{settings['leave_free'] / 1024**3:.0f} GiB of device memory")
     return ", ".join(said)

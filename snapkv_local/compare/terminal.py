@@ -22,7 +22,7 @@ def cases_table(records: list[Record]) -> RenderableType:
         if len(sides) > 1:
             table.add_column("machine")
         for i, name in enumerate(words.HEAD):
-            table.add_column(name, justify="left" if i == 1 else "right")
+            table.add_column(name, justify="left" if i == 1 else "right", overflow="fold")
         for record, cases in sides:
             for i, case in enumerate(cases):
                 machine = [record.device if i == 0 else ""] if len(sides) > 1 else []

@@ -92,8 +92,8 @@ def _ratio(found: Figure, full: Figure | None) -> str:
 
 FITS_CAPTION = (
     f"The longest prompt whose measured peak is within {USABLE:.0%} of the memory; the rest is for "
-    "the system and others. ~ is along the straight line through the measured peaks, memory alone: "
-    "a model was trained for so many tokens. A number without ~ says nothing of longer prompts. "
+    "the system and others. ~ is along the straight line through the measured peaks, and * all that "
+    "the model was trained for. A number without ~ says nothing of longer prompts. "
     "- did not fit. G = auto on a GPU takes what is free: + and ? say that less memory may do."
 )
 
@@ -101,6 +101,8 @@ FITS_CAPTION = (
 def fit_cell(fit: Fit, gib: int) -> str:
     """Tokens of the longest prompt that fits so many GiB, in K of 1024."""
     along, measured = fit.along[gib], fit.fits[gib]
+    if along is not None and fit.n_ctx_train is not None and along >= fit.n_ctx_train:
+        return f"{fit.n_ctx_train / 1024:,.0f}K*"
     if along is not None:
         return f"~{along / 1024:,.0f}K" if along >= 1024 else "-"
     if not measured:
