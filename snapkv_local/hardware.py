@@ -51,6 +51,10 @@ def n_cores() -> int:
 
 def peak_rss() -> int:
     """Largest resident memory of this process so far, in bytes."""
+    # Linux hands ru_maxrss on to the children of a process, even through exec
+    for line in _lines(Path("/proc/self/status")):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
