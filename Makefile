@@ -19,7 +19,7 @@ NATIVE_ARGS := -DGGML_NATIVE=ON
 INSTALL := CMAKE_ARGS="$(NATIVE_ARGS) $(CMAKE_ARGS)" $(PIP) install --quiet --no-build-isolation --no-deps --editable .
 
 .PHONY: help build build.cuda build.metal demo test test.unit test.native test.model test.patches \
-        test.offswitch lint format patch.check patch.export patch.stats tables clean
+        test.offswitch lint format patch.check patch.export patch.stats tables docs clean
 
 help:
 	@echo "make demo            answer a question about a long document, compressed and with the full cache"
@@ -28,7 +28,8 @@ help:
 	@echo "make build           also build.cuda, build.metal; CMAKE_ARGS=... is passed on"
 	@echo "make lint format     ruff, mypy, clang-format"
 	@echo "make patch.check     also patch.stats; patch.export TREE=edited-llama.cpp-tree"
-	@echo "make tables          the tables in README.md, from results/"
+	@echo "make tables          the tables in README.md and docs/, from results/, and the CLI reference"
+	@echo "make docs            the documentation, in build/site"
 	@echo "make clean           all but the downloaded llama.cpp source"
 
 # environment
@@ -112,8 +113,12 @@ patch.check patch.stats: patch.%:
 patch.export:
 	$(PYTHON) scripts/patches.py export "$(or $(TREE),$(error name the edited tree: make patch.export TREE=build/py3-.../llama.cpp))"
 
-tables:
-	$(PYTHON) scripts/tables.py
+tables: $(VENV)/.tools
+	$(PY) scripts/tables.py
+	$(PY) scripts/cli_reference.py
+
+docs: $(VENV)/.tools
+	$(PY) -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""The tables in README.md, from the records in results/.
+"""The tables in README.md and docs/*.md, from the records in results/.
 
     scripts/tables.py           # rewrite them
     scripts/tables.py --check   # fail if they differ
@@ -19,6 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+DOCS = ROOT / "docs"
 RESULTS = ROOT / "results"
 
 MIB = 1024**2
@@ -36,6 +37,11 @@ def render(text: str, results: Path) -> str:
         KeyError: a table of an unknown name.
     """
     return _MARKED.sub(lambda m: f"{m[1]}{TABLES[m[2]](results)}\n<!-- end -->", text)
+
+
+def pages() -> list[Path]:
+    """The files that may have tables."""
+    return [README, *sorted(DOCS.glob("*.md"))]
 
 
 def jaccard(results: Path) -> str:
@@ -161,16 +167,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing, fail if they differ")
     check = parser.parse_args().check
-    old = README.read_text(encoding="utf-8")
-    new = render(old, RESULTS)
-    if new == old:
-        return 0
-    if check:
-        print(
-            "the tables in README.md are not those of results/: run `make tables`", file=sys.stderr
-        )
+    differ = {}
+    for page in pages():
+        old = page.read_text(encoding="utf-8")
+        new = render(old, RESULTS)
+        if new != old:
+            differ[page] = new
+    if differ and check:
+        names = ", ".join(str(page.relative_to(ROOT)) for page in differ)
+        print(f"not the tables of results/: {names}; run `make tables`", file=sys.stderr)
         return 1
-    README.write_text(new, encoding="utf-8")
+    for page, text in differ.items():
+        page.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -1,0 +1,197 @@
+"""The documentation builds, its command lines parse, and what is generated in it is up to date."""
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import tables
+from snapkv_local.cli import main
+
+ROOT = tables.ROOT
+PAGES = [*sorted(tables.DOCS.glob("*.md")), tables.README, *sorted(ROOT.glob("examples/**/*.md"))]
+
+# fenced, or indented by four spaces after an empty line
+CODE = re.compile(r"^( *)```\S*\n(.*?)^\1```|(?<=\n\n)((?: {4}.*\n|\n)+)", re.M | re.S)
+INLINE = re.compile(r"`(snapkv-local [^`]+)`")
+NEXT_COMMAND = re.compile(r"\s\|\s|&&|;")
+
+
+def command_lines(text):
+    """What follows `snapkv-local` in each line of code and in each code span, as arguments."""
+    found = INLINE.findall(CODE.sub("", text))
+    for match in CODE.finditer(text):
+        found += re.sub(r"\\\n\s*", " ", match[2] or match[3]).splitlines()
+    for line in found:
+        for part in NEXT_COMMAND.split(line):
+            words = shlex.split(part, comments=True) if "snapkv-local" in part else []
+            while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                del words[0]
+            if words and Path(words[0]).name == "snapkv-local":
+                yield [word for word in words[1:] if word != "..."]
+
+
+def check(arguments):
+    """Raises click.UsageError if a command or an option is not there, or a value is refused.
+
+    That files exist and that nothing is left out is not asked.
+    """
+    command, context = main, click.Context(main, **main.context_settings)
+    while isinstance(command, click.Group):
+        below = command.get_command(context, arguments[0]) if arguments else None
+        if below is None:
+            break
+        command, arguments = below, arguments[1:]
+        context = click.Context(command, parent=context)
+    if command is main:
+        if arguments and not arguments[0].startswith("-"):
+            raise click.UsageError(f"no command {arguments[0]!r}")
+        return
+    context.resilient_parsing = True
+    values, rest, _ = command.make_parser(context).parse_args(list(arguments))
+    if rest:
+        raise click.UsageError(f"too many arguments: {rest}")
+    context.resilient_parsing = False
+    for parameter in command.params:
+        if values.get(parameter.name) is not None and not isinstance(parameter.type, click.Path):
+            parameter.type_cast_value(context, values[parameter.name])
+
+
+SHOWN = [
+    pytest.param(arguments, id=f"{page.relative_to(ROOT)}: {' '.join(arguments)}")
+    for page in PAGES
+    for arguments in command_lines(page.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize("arguments", SHOWN)
+def test_command_line_in_the_docs(arguments):
+    check(arguments)
+
+
+def test_every_command_is_shown():
+    assert {arguments[0] for (arguments,) in (p.values for p in SHOWN) if arguments} >= set(
+        main.commands
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "snapkv-local reserve model.gguf",
+        "snapkv-local run model.gguf --bugdet 5",
+        "snapkv-local run model.gguf --budget",
+        "snapkv-local run model.gguf --ctx 128kb",
+        "snapkv-local run one.gguf two.gguf",
+        "snapkv-local bench make-model --shape llama9",
+        "cat x | SNAPKV_API_KEY=x .venv/bin/snapkv-local serve demo --prot 1  # a comment",
+        "true && snapkv-local plan model.gguf \\\n    --memroy 8GiB",
+    ],
+)
+@pytest.mark.parametrize(
+    "form",
+    ["```sh\n{}\n```\n", "text\n\n    {}\n\ntext\n", "- text:\n\n    ```sh\n    {}\n    ```\n"],
+)
+def test_wrong_command_lines_are_found(form, line):
+    (arguments,) = command_lines(form.format(line))
+    with pytest.raises(click.UsageError):
+        check(arguments)
+
+
+def test_command_lines_in_text_are_found():
+    assert list(command_lines("See `snapkv-local reserve`, not `snapkv_local`.")) == [["reserve"]]
+
+
+def test_cli_reference():
+    # in a process of its own: click keeps the first --help that it made for a command
+    command = [sys.executable, str(ROOT / "scripts" / "cli_reference.py"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "bench", "bench make-model"])
+def test_cli_reference_is_what_help_says(command):
+    code = "from snapkv_local.cli import main; main(prog_name='snapkv-local')"
+    result = subprocess.run(
+        [sys.executable, "-c", code, *command.split(), "--help"],
+        env={**os.environ, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shown = "\n".join(line.rstrip() for line in result.stdout.splitlines())
+    page = (tables.DOCS / "cli.md").read_text(encoding="utf-8")
+    assert f"## snapkv-local {command}\n\n```text\n{shown}\n```\n" in page
+
+
+def test_tables_in_the_docs():
+    for page in tables.pages():
+        text = page.read_text(encoding="utf-8")
+        assert text == tables.render(text, tables.RESULTS), f"{page.name}: run `make tables`"
+
+
+def test_installing_is_said_in_one_way():
+    """The pip lines of the first page are those of README."""
+    readme = tables.README.read_text(encoding="utf-8")
+    index = (tables.DOCS / "index.md").read_text(encoding="utf-8")
+    section = index.split("## Install")[1].split("## ")[0]
+    lines = re.findall(r"^(?:python3|pip) .*$", section, re.M)
+    assert len(lines) == 3
+    for line in lines:
+        assert f"    {line}\n" in readme, line
+
+
+def test_extras_in_the_docs_exist():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    extras = set(
+        re.findall(r"^(\w+) = \[", project.split("optional-dependencies]")[1].split("\n[")[0], re.M)
+    )
+    for page in PAGES:
+        for names in re.findall(
+            r"pip install \"?(?:\.|snapkv-local)\[([\w,]+)\]", page.read_text(encoding="utf-8")
+        ):
+            assert set(names.split(",")) <= extras, f"{page.name}: {names}"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    for package in ("mkdocs", "material", "mkdocstrings"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f'no {package}: pip install "snapkv-local[docs]"')
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(folder)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_site_has_every_page(site):
+    for page in tables.DOCS.glob("*.md"):
+        name = "index.html" if page.stem == "index" else f"{page.stem}/index.html"
+        assert (site / name).exists(), name
+
+
+def test_api_has_what_the_package_has(site):
+    import snapkv_local
+
+    html = (site / "api" / "index.html").read_text(encoding="utf-8")
+    names = {*snapkv_local.__all__} - {"SnapKVError", "__version__", "errors"}
+    kinds = [k for k in vars(snapkv_local.errors).values() if isinstance(k, type)]
+    expected = [f"snapkv_local.{n}" for n in names] + [
+        f"snapkv_local.errors.{k.__name__}" for k in kinds
+    ]
+    assert [name for name in expected if f'id="{name}"' not in html] == []
+
+
+def test_site_asks_no_other_server(site):
+    loads = re.compile(
+        r"<(?:script|img|iframe|source)[^>]*\ssrc=\"?(?:https?:)?//|<link[^>]*\shref=\"?(?:https?:)?//|@import|url\([\"']?(?:https?:)?//"
+    )
+    for file in (*site.rglob("*.html"), *site.rglob("*.css")):
+        assert not loads.search(file.read_text(encoding="utf-8")), file.relative_to(site)
