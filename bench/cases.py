@@ -169,16 +169,25 @@ CASES = (
         28,
         n_seq=2,
     ),
+    # auto would take all layers that the device's memory allows
     Case(
         "headline-7b-380k",
         "7B, 380,000 tokens, budget 1024",
         _7B,
         380_000,
-        {"budget": 1024},
-        320,
+        {**_G1, "budget": 1024, "hidden": "host"},
+        700,
         decode_repeats=3,
     ),
-    Case("headline-8b-512k", "8B, 512K", _8B, _tokens(512), _BUDGET, 450, decode_repeats=3),
+    Case(
+        "headline-8b-512k",
+        "8B, 512K",
+        _8B,
+        _tokens(512),
+        {**_G1, "hidden": "host"},
+        350,
+        decode_repeats=3,
+    ),
     # attention of the layers that stay behind runs on the processor: 8K first, 32K where time allows
     *(
         Case(
