@@ -32,7 +32,7 @@ llm = make(budget=64, room=64, layer_group=30)
 short = list(range(1000, 1100))
 llm.prefill(short)
 kept = llm.kept_positions()
-limit(120)
+limit(165)
 try:
     llm.prefill(short * 80)
 except OutOfMemoryError as e:
