@@ -87,7 +87,6 @@ def test_a_conversation_goes_on_from_its_prefix(client: openai.OpenAI, document:
     second = client.chat.completions.create(messages=messages, **options)
     assert not snapkv(second.usage)["compressed_now"]
     assert second.usage.prompt_tokens > first.usage.total_tokens
-    assert snapkv(second.usage)["seconds_prefill"] < snapkv(first.usage)["seconds_prefill"] / 2
 
 
 def test_text_is_completed_up_to_a_stop(client: openai.OpenAI) -> None:
