@@ -139,7 +139,7 @@ def test_cancel_in_the_prefill_and_ask_again(window, wait, reports):
     started = time.monotonic()
     window.cancel_button.click()
     wait(lambda: not window.busy)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 6
     assert reports[-1][0] < reports[-1][1]
     assert window.status.text() == "Cancelled."
     assert window.answer.toPlainText() == ""
@@ -206,7 +206,7 @@ def test_closing_the_window_ends_the_worker(window_class, wait):
     wait(lambda: len(reports) > 3)
     started = time.monotonic()
     window.close()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10
     assert window.worker_thread.isFinished()
     assert reports[-1][0] < reports[-1][1]
     assert window.worker.llm is None

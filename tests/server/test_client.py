@@ -251,7 +251,7 @@ def test_a_client_that_leaves_ends_its_prefill(
         ask(client.with_options(timeout=0.7), "Cancelled. " + document * 2, max_tokens=2)
     started = time.monotonic()
     assert ask(client, "Hello").choices[0].message.content
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 10
     assert metric(http, "snapkv_cancelled_total") == cancelled + 1
 
 
