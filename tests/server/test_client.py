@@ -76,7 +76,7 @@ def test_a_stream_and_a_whole_answer_are_the_same(client: openai.OpenAI) -> None
 
 
 def test_a_conversation_goes_on_from_its_prefix(client: openai.OpenAI, document: str) -> None:
-    messages: Any = [{"role": "user", "content": f"{document[:5000]}\n\nWhat is this about?"}]
+    messages: Any = [{"role": "user", "content": f"{document[:9000]}\n\nWhat is this about?"}]
     options: Any = {"model": MODEL, "max_tokens": 8, "temperature": 0.0}
     first = client.chat.completions.create(messages=messages, **options)
     assert snapkv(first.usage)["compressed_now"]
