@@ -44,7 +44,7 @@ bool llama_snapkv_compressor::can_fuse(const llama_snapkv_layer & layer) const {
         return false;
     }
     ggml_backend_dev_t dev = place.devs[layer.il];
-    ggml_context_ptr gctx(ggml_init({ 32 * ggml_tensor_overhead(), nullptr, true }));
+    llama_snapkv_gctx gctx(32 * ggml_tensor_overhead());
     const llama_snapkv_observation obs = observe(gctx.get(), layer);
     const bool fits = snapkv_op_fits(layer.head_dim, w, layer.n_head, layer.n_head_kv, obs.k->type, sk.params.kernel) &&
             llama_snapkv_supports(dev, llama_snapkv_graph_score_fused(gctx.get(), obs, sk.params, n_kept));

@@ -1,7 +1,5 @@
 #include "snapkv-hidden.h"
 
-#include "snapkv-alloc.h"
-
 #include "llama-impl.h"
 
 #include <algorithm>
@@ -34,7 +32,7 @@ void llama_snapkv_event::synchronize() const {
 
 void llama_snapkv_hidden_state::allocate(int64_t n_embd, int64_t n_prompt, int64_t n_tokens, ggml_backend_buffer_type_t buft, ggml_backend_dev_t device) {
     chunk = n_tokens;
-    ctx.reset(ggml_init({ (1 + N_SLOTS) * ggml_tensor_overhead(), nullptr, true }));
+    ctx = llama_snapkv_gctx((1 + N_SLOTS) * ggml_tensor_overhead());
 
     state = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd, n_prompt);
     ggml_set_name(state, "snapkv_hidden");

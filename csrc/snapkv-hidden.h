@@ -2,8 +2,7 @@
 // chunk on the device. Copies then run on a stream of their own, beside the computation.
 #pragma once
 
-#include "ggml-backend.h"
-#include "ggml-cpp.h"
+#include "snapkv-alloc.h"
 
 #include <cstdint>
 #include <memory>
@@ -56,7 +55,7 @@ private:
     void store(uint32_t i);
     int64_t n_tokens_of(uint32_t i) const;
 
-    ggml_context_ptr ctx;
+    llama_snapkv_gctx ctx;
     ggml_backend_buffer_ptr bufs[2];
     ggml_tensor * state = nullptr;
     ggml_tensor * slots[N_SLOTS] = {}; // null: graphs use the state itself

@@ -42,7 +42,7 @@ void llama_snapkv_inputs::upload(ggml_backend_buffer_type_t buft) {
     }
     buf = llama_snapkv_alloc_buffer(buft, data.size(), "input");
     // a tensor to write the buffer through
-    ggml_context_ptr ctx(ggml_init({ ggml_tensor_overhead(), nullptr, true }));
+    llama_snapkv_gctx ctx(ggml_tensor_overhead());
     ggml_tensor * all = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I8, (int64_t) data.size());
     ggml_backend_tensor_alloc(buf.get(), all, ggml_backend_buffer_get_base(buf.get()));
     ggml_backend_tensor_set(all, data.data(), 0, data.size());

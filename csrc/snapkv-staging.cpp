@@ -1,7 +1,6 @@
 #include "snapkv-staging.h"
 
 #include "snapkv-access.h"
-#include "snapkv-alloc.h"
 
 #include "llama-impl.h"
 
@@ -86,7 +85,7 @@ llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_
         st.bytes_kv += size;
     }
 
-    st.ctx.reset(ggml_init({ /*.mem_size =*/64 * ggml_tensor_overhead(), /*.mem_buffer =*/nullptr, /*.no_alloc =*/true }));
+    st.ctx = llama_snapkv_gctx(64 * ggml_tensor_overhead());
 
     auto allocate = [&](ggml_tensor * t, ggml_backend_buffer_type_t buft, const char * part) -> size_t {
         st.bufs.push_back(llama_snapkv_alloc_buffer(buft, ggml_backend_buft_get_alloc_size(buft, t), part));

@@ -1,14 +1,13 @@
 // What a layer-group prefill needs beside the context: the staging cache, the hidden state between groups, the mask.
 #pragma once
 
+#include "snapkv-alloc.h"
 #include "snapkv-context.h"
 #include "snapkv-hidden.h"
 #include "snapkv-place.h"
 
 #include "llama-kv-cache.h"
 #include "llama-model.h"
-
-#include "ggml-cpp.h"
 
 #include <memory>
 #include <vector>
@@ -42,7 +41,7 @@ std::vector<llama_snapkv_plan> llama_snapkv_make_plans(llama_context & ctx, cons
 struct llama_snapkv_staging {
     std::unique_ptr<llama_kv_cache> kv; // full KV of one group, all cached layers mapped to its slots
     llama_kv_cache * full = nullptr;    // the same, wherever the owner has put it
-    ggml_context_ptr ctx;
+    llama_snapkv_gctx ctx;
     std::vector<ggml_backend_buffer_ptr> bufs;
 
     llama_snapkv_hidden_state hidden; // not allocated if there is one group only

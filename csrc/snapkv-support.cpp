@@ -1,6 +1,7 @@
 #include "snapkv-support.h"
 
 #include "snapkv-access.h"
+#include "snapkv-alloc.h"
 #include "snapkv-graph.h"
 #include "snapkv-staging.h"
 
@@ -135,7 +136,7 @@ static std::string check_graph(llama_context & ctx, const llama_snapkv_memory & 
             }
         }
 
-        ggml_context_ptr gctx(ggml_init({ 256 * ggml_tensor_overhead() + ggml_graph_overhead_custom(res.get_max_nodes(), false), nullptr, true }));
+        llama_snapkv_gctx gctx(256 * ggml_tensor_overhead() + ggml_graph_overhead_custom(res.get_max_nodes(), false));
         llama_snapkv_cut_params cut;
         cut.il0 = groups.il0(ig);
         cut.il1 = groups.il1(ig);

@@ -1,7 +1,5 @@
 #include "snapkv-weights.h"
 
-#include "snapkv-alloc.h"
-
 #include "ggml-impl.h"
 
 #include <algorithm>
@@ -29,7 +27,7 @@ void llama_snapkv_lent_weights::lend(const ggml_cgraph * gf) {
         return;
     }
 
-    ctx.reset(ggml_init({ weights.size() * ggml_tensor_overhead(), nullptr, true }));
+    ctx = llama_snapkv_gctx(weights.size() * ggml_tensor_overhead());
     for (ggml_tensor * w : weights) {
         ggml_tensor * copy = ggml_dup_tensor(ctx.get(), w);
         ggml_set_name(copy, w->name);

@@ -2,8 +2,7 @@
 // that they cross the bus once for a prompt. Left to the scheduler they would cross it once for each ubatch.
 #pragma once
 
-#include "ggml-backend.h"
-#include "ggml-cpp.h"
+#include "snapkv-alloc.h"
 
 #include <cstdint>
 #include <unordered_map>
@@ -27,7 +26,7 @@ public:
 
 private:
     ggml_backend_dev_t device;
-    ggml_context_ptr ctx;
+    llama_snapkv_gctx ctx;
     ggml_backend_buffer_ptr buf;
     std::unordered_map<const ggml_tensor *, ggml_tensor *> copies;
     size_t bytes = 0; // largest loan
