@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from snapkv_local.hardware import peak_rss
 from snapkv_local.stats import PrefillStats
 from snapkv_local.units import size
+from snapkv_local.usage import Usage
 
 if TYPE_CHECKING:
     from snapkv_local.llama import Llama
@@ -25,11 +26,7 @@ class Answer:
         text: of the answer.
         finish_reason: "stop", or "length" where max_tokens, the context or the cache's cells ended
             it.
-        n_prompt: tokens of the conversation before the answer.
-        n_kept: rows kept of the prompt that was compressed; n_prompt if none was.
-        n_generated: tokens of the answer.
-        bytes_kv: KV cache: the compact one, or what the conversation takes of the full one.
-        bytes_kv_full: what the prompt takes of a full cache.
+        n_prompt, n_kept, n_generated, bytes_kv, bytes_kv_full: as in Usage.
         seconds_first_token: from the question to the first text.
         decode_tokens_per_second: after the first text; None for a shorter answer.
         peak_rss: largest resident memory of this process so far, in bytes.
@@ -116,26 +113,12 @@ def ask(
     ended = time.monotonic()
     first = first or (ended, llm.n_tokens)
     steps = llm.n_tokens - first[1]
-    stats = llm.last_prefill
-    bytes_kv = stats.bytes_compact if stats else bytes_of_sequence(llm)
     return Answer(
         text="".join(pieces),
         finish_reason=finish_reason,
-        n_prompt=llm.n_prompt,
-        n_kept=stats.n_kept if stats else llm.n_prompt,
-        # the last token is sampled and not evaluated
-        n_generated=llm.n_tokens - llm.n_prompt + 1,
-        bytes_kv=bytes_kv,
-        bytes_kv_full=stats.bytes_full_cache if stats else bytes_kv,
+        **asdict(Usage.of(llm)),
         seconds_first_token=first[0] - started,
         decode_tokens_per_second=steps / (ended - first[0]) if steps > 0 else None,
         peak_rss=peak_rss(),
-        prefill=stats,
+        prefill=llm.last_prefill,
     )
-
-
-def bytes_of_sequence(llm: Llama) -> int:
-    """Bytes that the conversation takes of the KV cache, by the size of its saved state."""
-    from llama_cpp import llama_cpp
-
-    return int(llama_cpp.llama_state_seq_get_size(llm.ctx, 0))

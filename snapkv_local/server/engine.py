@@ -18,6 +18,7 @@ from snapkv_local.server.schemas import (
     Tool,
 )
 from snapkv_local.server.worker import Chunk, Done, Event, Job, Progress
+from snapkv_local.usage import Usage
 
 if TYPE_CHECKING:
     from llama_cpp.llama_grammar import LlamaGrammar
@@ -178,26 +179,22 @@ class Engine:
             )
 
     def _usage(self, seconds_prefill: float, is_new: bool) -> dict[str, Any]:
-        llm, stats = self.llm, self.llm.last_prefill
-        # the last token is sampled and not evaluated
-        n_generated = llm.n_tokens - llm.n_prompt + 1
-        usage: dict[str, Any] = {
-            "prompt_tokens": llm.n_prompt,
-            "completion_tokens": n_generated,
-            "total_tokens": llm.n_prompt + n_generated,
+        used, stats = Usage.of(self.llm), self.llm.last_prefill
+        return {
+            "prompt_tokens": used.n_prompt,
+            "completion_tokens": used.n_generated,
+            "total_tokens": used.n_prompt + used.n_generated,
+            "snapkv": {
+                "n_prompt": used.n_prompt,
+                "n_kept": used.n_kept,
+                "bytes_kv": used.bytes_kv,
+                "bytes_full": used.bytes_kv_full,
+                "coverage": stats.coverage if stats else 1.0,
+                "seconds_prefill": seconds_prefill,
+                "layer_group": stats.layer_group if stats else 0,
+                "compressed_now": is_new and stats is not None,
+            },
         }
-        bytes_kv = stats.bytes_compact if stats else llm.bytes_of_sequence()
-        usage["snapkv"] = {
-            "n_prompt": llm.n_prompt,
-            "n_kept": stats.n_kept if stats else llm.n_prompt,
-            "bytes_kv": bytes_kv,
-            "bytes_full": stats.bytes_full_cache if stats else bytes_kv,
-            "coverage": stats.coverage if stats else 1.0,
-            "seconds_prefill": seconds_prefill,
-            "layer_group": stats.layer_group if stats else 0,
-            "compressed_now": is_new and stats is not None,
-        }
-        return usage
 
 
 def _checked(chunks: Iterator[dict[str, Any]], job: Job) -> Iterator[dict[str, Any]]:
