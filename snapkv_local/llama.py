@@ -184,10 +184,8 @@ class Llama(llama_cpp.Llama):
             if self.snapkv.n_kept(len(tokens)) < len(tokens):
                 self.prefill(tokens)
                 return
-        elif not self._generating and not self._same_window(context, tokens):
-            self.prefill([*self._input_ids.tolist(), *tokens])
-            return
-        n_free = self._n_free() if self._trim() else 0
+        goes_on = self._generating or self._same_window(context, tokens)
+        n_free = self._n_free() if goes_on and self._trim() else 0
         if len(tokens) > n_free:
             if not self._generating:
                 self.prefill([*self._input_ids.tolist(), *tokens])
@@ -302,7 +300,11 @@ class Llama(llama_cpp.Llama):
     def _same_window(self, context: SnapKVContext, tokens: list[int]) -> bool:
         """False if tokens replace a part of the window that has voted by another text."""
         start, end = self.n_tokens, context.n_compacted()
-        return start >= end or self.input_ids[start:end].tolist() == tokens[: end - start]
+        return (
+            start == 0
+            or start >= end
+            or self.input_ids[start:end].tolist() == tokens[: end - start]
+        )
 
     def _n_free(self) -> int:
         """Tokens that can still be evaluated: by cells, and by positions of the context."""
