@@ -63,7 +63,7 @@ class ModelWorker(QObject):
         The question comes last: what the cache keeps is chosen for the end of the prompt.
         """
         try:
-            # else it may go on from the rows that were kept for the question before
+            # else the same question, asked again, goes on from its last token
             self.llm.reset()
             message = {"role": "user", "content": f"{document}\n\n{question}"}
             for chunk in self.llm.create_chat_completion([message], temperature=0.0, stream=True):
