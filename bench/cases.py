@@ -10,13 +10,13 @@ import fnmatch
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from snapkv_local.bench.session import N_WARMUP, ROOM
+from snapkv_local.bench.session import N_WARMUP, ROOM, RunOptions
 
 GIB = 1024**3
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(RunOptions):
     """One process, or several alike.
 
     Attributes:
@@ -29,13 +29,6 @@ class Case:
         against: name of the case with the full cache to compare with.
         repeats: processes.
         weights: type of the matrices.
-        n_seq: sequences, decoded together.
-        n_batch: tokens in one llama_decode() of the prompt with the full cache.
-        n_ubatch: tokens in a ubatch.
-        kv_type: of the KV cache.
-        n_gpu_layers: -1 for all.
-        n_threads: on the CPU; 0 for all cores.
-        n_decode: tokens of each sequence in one timed run.
         decode_repeats: timed runs in one process.
         leave_free: bytes of device memory that another process leaves to it; None for all.
     """
@@ -49,13 +42,6 @@ class Case:
     against: str | None = None
     repeats: int = 1
     weights: str = "q4_0"
-    n_seq: int = 1
-    n_batch: int = 2048
-    n_ubatch: int = 512
-    kv_type: str = "f16"
-    n_gpu_layers: int = -1
-    n_threads: int = 0
-    n_decode: int = 64
     decode_repeats: int = 5
     leave_free: int | None = None
 

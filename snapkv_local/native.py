@@ -259,6 +259,11 @@ def llama_snapkv_coverage(ctx: Any, ic: int, head: int, /) -> float: ...
 def llama_snapkv_set_tap(ctx: Any, tap: Any, user_data: Any, /) -> None: ...
 
 
+def ggml_type(kv_type: str) -> int:
+    """ggml's number of a type of the KV cache, such as "q8_0"."""
+    return int(getattr(llama_cpp, f"GGML_TYPE_{kv_type.upper()}"))
+
+
 def make_params(config: SnapKVConfig, keep_scores: bool = False) -> llama_snapkv_params:
     """The native form of the settings."""
     return llama_snapkv_params(

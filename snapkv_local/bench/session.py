@@ -25,15 +25,11 @@ ROOM = 512  # cells for tokens after the prompt, of which the decode runs take f
 N_WARMUP = 8  # decoded before the clock starts
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is measured in one process.
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What cases of a benchmark vary beside model, prompt and compression.
 
     Attributes:
-        path: of the GGUF file.
-        n_prompt: tokens of each sequence's prompt.
-        config: of SnapKVConfig; None for the full cache.
-        room: cells for tokens after the prompt.
         n_seq: sequences, decoded together.
         n_batch: tokens in one llama_decode() of the prompt with the full cache.
         n_ubatch: tokens in a ubatch.
@@ -41,6 +37,26 @@ class Settings:
         n_gpu_layers: -1 for all.
         n_threads: on the CPU; 0 for all cores.
         n_decode: tokens of each sequence in one timed run.
+    """
+
+    n_seq: int = 1
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    kv_type: str = "f16"
+    n_gpu_layers: int = -1
+    n_threads: int = 0
+    n_decode: int = 64
+
+
+@dataclass(frozen=True)
+class Settings(RunOptions):
+    """What is measured in one process.
+
+    Attributes:
+        path: of the GGUF file.
+        n_prompt: tokens of each sequence's prompt.
+        config: of SnapKVConfig; None for the full cache.
+        room: cells for tokens after the prompt.
         decode_repeats: timed runs in one process.
         n_warmup: tokens decoded before the first timed run.
         seed: of the prompts' random tokens.
@@ -50,13 +66,6 @@ class Settings:
     n_prompt: int
     config: dict[str, Any] | None
     room: int = ROOM
-    n_seq: int = 1
-    n_batch: int = 2048
-    n_ubatch: int = 512
-    kv_type: str = "f16"
-    n_gpu_layers: int = -1
-    n_threads: int = 0
-    n_decode: int = 64
     decode_repeats: int = 1
     n_warmup: int = N_WARMUP
     seed: int = 1
@@ -126,7 +135,7 @@ class Session:
         params.n_seq_max = s.n_seq
         params.n_threads = params.n_threads_batch = s.n_threads or hardware.n_cores()
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        params.type_k = params.type_v = getattr(llama, f"GGML_TYPE_{s.kv_type.upper()}")
+        params.type_k = params.type_v = self.native.ggml_type(s.kv_type)
         params.swa_full = False
         params.no_perf = True
         if self.config is None:

@@ -11,13 +11,11 @@ from rich.console import Console
 
 from snapkv_local import models
 from snapkv_local.bench.shapes import SHAPES
-from snapkv_local.cli.options import GpuLayers, Size, SizeOrAuto, json_option
+from snapkv_local.cli.options import KV_TYPES, Size, SizeOrAuto, gpu_layers_option, json_option
 from snapkv_local.units import size
 
 if TYPE_CHECKING:
     from snapkv_local.bench.matrix import Case
-
-KV_TYPES = ("f16", "q8_0", "q4_0")
 
 
 class CommandWithSubcommands(click.Group):
@@ -86,7 +84,7 @@ class KvType(click.Choice[str]):
 )
 @click.option("--full", is_flag=True, help="Measure the full KV cache, too.")
 @click.option("--kv-type", "kv_types", type=List(KvType()), default="f16", show_default=True)
-@click.option("--gpu-layers", type=GpuLayers(), default="auto", show_default=True)
+@gpu_layers_option
 @click.option(
     "--layer-group",
     "layer_groups",

@@ -52,10 +52,25 @@ class GpuLayers(click.ParamType):  # type: ignore[type-arg]
 
 
 SIZE = Size()
+KV_TYPES = ("f16", "q8_0", "q4_0")
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout."
 )
+
+# of loading a model, with cli.run.load()
+ctx_option = click.option("--ctx", type=SIZE, help="Longest conversation.  [default: the model's]")
+kv_type_option = click.option(
+    "--kv-type", type=click.Choice(KV_TYPES), default="f16", show_default=True
+)
+gpu_layers_option = click.option(
+    "--gpu-layers", type=GpuLayers(), default="auto", show_default=True
+)
+threads_option = click.option("--threads", type=int, help="[default: all cores]")
+chat_format_option = click.option(
+    "--chat-format", help="For a model without a chat template, such as chatml."
+)
+full_option = click.option("--full", is_flag=True, help="Keep the full KV cache.")
 
 _CONFIG_OPTIONS = (
     click.option(
@@ -106,3 +121,18 @@ def take_config(options: dict[str, Any]) -> dict[str, Any]:
     """The settings that were given, taken out of a command's options."""
     given = {name: options.pop(name) for name in CONFIG_NAMES if name in options}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def take_settings(options: dict[str, Any]) -> dict[str, Any] | None:
+    """As take_config(); None with --full.
+
+    Raises:
+        click.UsageError: --full with a setting of compression.
+    """
+    settings = take_config(options)
+    if not options["full"]:
+        return settings
+    if settings:
+        name = next(iter(settings)).replace("_", "-")
+        raise click.UsageError(f"--full keeps everything: leave out --{name}")
+    return None

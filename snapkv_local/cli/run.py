@@ -12,7 +12,18 @@ import click
 
 from snapkv_local import hardware, models
 from snapkv_local.cli.answer import Answer, Message, ask
-from snapkv_local.cli.options import SIZE, GpuLayers, config_options, json_option, take_config
+from snapkv_local.cli.options import (
+    SIZE,
+    chat_format_option,
+    config_options,
+    ctx_option,
+    full_option,
+    gpu_layers_option,
+    json_option,
+    kv_type_option,
+    take_settings,
+    threads_option,
+)
 from snapkv_local.cli.progress import PrefillBar
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ModelFileError
@@ -24,7 +35,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", required=False)
 @click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
-@click.option("--ctx", type=SIZE, help="Longest conversation.  [default: the model's]")
+@ctx_option
 @click.option(
     "--file",
     "files",
@@ -34,15 +45,13 @@ if TYPE_CHECKING:
 )
 @click.option("--prompt", help="The question; without it stdin is read, or a chat opens.")
 @config_options
-@click.option(
-    "--kv-type", type=click.Choice(["f16", "q8_0", "q4_0"]), default="f16", show_default=True
-)
-@click.option("--gpu-layers", type=GpuLayers(), default="auto", show_default=True)
-@click.option("--threads", type=int, help="[default: all cores]")
+@kv_type_option
+@gpu_layers_option
+@threads_option
 @click.option("--max-tokens", type=SIZE, default=512, show_default=True, help="Of an answer.")
 @click.option("--temperature", type=float, default=0.0, show_default=True)
-@click.option("--chat-format", help="For a model without a chat template, such as chatml.")
-@click.option("--full", is_flag=True, help="Keep the full KV cache.")
+@chat_format_option
+@full_option
 @json_option
 def run(
     model: str | None,
@@ -63,10 +72,7 @@ def run(
     chats = prompt is None and sys.stdin.isatty() and Path("-") not in files
     if chats and as_json:
         raise click.UsageError("--json answers one question: give --prompt")
-    settings = take_config(options)
-    if options["full"] and settings:
-        name = next(iter(settings)).replace("_", "-")
-        raise click.UsageError(f"--full keeps everything: leave out --{name}")
+    settings = take_settings(options)
 
     path = models.resolve(model or model_option or "")
     if Path("-") in files and prompt is None:
@@ -77,7 +83,7 @@ def run(
     if prompt is not None and not prompt.strip():
         raise click.UsageError("the question is empty: give it with --prompt or on stdin")
 
-    llm = load(path, None if options["full"] else SnapKVConfig(**settings), options)
+    llm = load(path, None if settings is None else SnapKVConfig(**settings), options)
     messages: list[Message] = []
     for question in [prompt] if prompt is not None else questions():
         messages.append({"role": "user", "content": "\n\n".join([*documents, question])})
@@ -116,11 +122,9 @@ def load(path: Path, config: SnapKVConfig | None, options: dict[str, Any]) -> Ll
 
     import llama_cpp
 
-    types = {
-        "f16": llama_cpp.GGML_TYPE_F16,
-        "q8_0": llama_cpp.GGML_TYPE_Q8_0,
-        "q4_0": llama_cpp.GGML_TYPE_Q4_0,
-    }
+    from snapkv_local import native
+
+    kv_type = native.ggml_type(options["kv_type"])
     threads = options["threads"] or hardware.n_cores()
     gpu_layers = options["gpu_layers"]
     if gpu_layers == "auto":
@@ -132,8 +136,8 @@ def load(path: Path, config: SnapKVConfig | None, options: dict[str, Any]) -> Ll
         n_threads=threads,
         n_threads_batch=threads,
         n_gpu_layers=-1 if gpu_layers == "all" else gpu_layers,
-        type_k=types[options["kv_type"]],
-        type_v=types[options["kv_type"]],
+        type_k=kv_type,
+        type_v=kv_type,
         flash_attn=True,
         chat_format=options["chat_format"],
         logits_all=options.get("logits_all", False),

@@ -14,7 +14,18 @@ from typing import Any
 import click
 
 from snapkv_local import models
-from snapkv_local.cli.options import SIZE, GpuLayers, config_options, json_option, take_config
+from snapkv_local.cli.options import (
+    SIZE,
+    chat_format_option,
+    config_options,
+    ctx_option,
+    full_option,
+    gpu_layers_option,
+    json_option,
+    kv_type_option,
+    take_settings,
+    threads_option,
+)
 from snapkv_local.cli.run import load
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
@@ -48,15 +59,13 @@ class ByteSize(click.ParamType):  # type: ignore[type-arg]
     help="Keys, one a line.",
 )
 @click.option("--alias", help="The model's name in answers.  [default: its file's]")
-@click.option("--ctx", type=SIZE, help="Longest conversation.  [default: the model's]")
+@ctx_option
 @config_options
-@click.option(
-    "--kv-type", type=click.Choice(["f16", "q8_0", "q4_0"]), default="f16", show_default=True
-)
-@click.option("--gpu-layers", type=GpuLayers(), default="auto", show_default=True)
-@click.option("--threads", type=int, help="[default: all cores]")
-@click.option("--chat-format", help="For a model without a chat template, such as chatml.")
-@click.option("--full", is_flag=True, help="Keep the full KV cache.")
+@kv_type_option
+@gpu_layers_option
+@threads_option
+@chat_format_option
+@full_option
 @click.option("--max-tokens", type=SIZE, help="Of any answer.  [default: what the context allows]")
 @click.option(
     "--max-queue",
@@ -97,10 +106,7 @@ def serve(
     Requests are answered one after the other. The address is printed on stdout, the log goes to
     stderr. Ctrl-C ends what runs, and the server.
     """
-    settings = take_config(options)
-    if options["full"] and settings:
-        name = next(iter(settings)).replace("_", "-")
-        raise click.UsageError(f"--full keeps everything: leave out --{name}")
+    settings = take_settings(options)
     try:
         from snapkv_local.server.guard import LOOPBACK
         from snapkv_local.server.run import Server, ServerOptions
@@ -109,7 +115,7 @@ def serve(
             "serve", f"{e.name} is not installed", 'pip install "snapkv-local[server]"'
         ) from e
 
-    config = None if options["full"] else SnapKVConfig(**settings)
+    config = None if settings is None else SnapKVConfig(**settings)
     path = models.resolve(model)
     api_keys = read_keys(keys, api_key_file)
     if not hosts and host in LOOPBACK:
