@@ -12,7 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from snapkv_local import hardware, models
-from snapkv_local.cli.options import SIZE, GpuLayers, config_options, json_option, take_config
+from snapkv_local.cli.options import (
+    KV_TYPES,
+    SIZE,
+    config_options,
+    gpu_layers_option,
+    json_option,
+    take_config,
+)
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
 from snapkv_local.units import size
@@ -41,14 +48,14 @@ _LABELS = {
 @config_options
 @click.option(
     "--kv-type",
-    type=click.Choice(["f16", "q8_0", "q4_0"]),
+    type=click.Choice(KV_TYPES),
     default="f16",
     show_default=True,
     help="Of our cache; plain llama.cpp is shown with all.",
 )
 @click.option("--memory", help="Of a GPU, such as 8GiB; of the host with --gpu-layers 0.")
 @click.option("--device", help='One of a table, such as "RTX 4060".  [default: this machine]')
-@click.option("--gpu-layers", type=GpuLayers(), default="auto", show_default=True)
+@gpu_layers_option
 @click.option("--measure", is_flag=True, help="Run it here, and compare.")
 @click.option("--threads", type=int, help="For --measure.  [default: all cores]")
 @json_option
@@ -122,7 +129,7 @@ def take_device(devices: Any, memory: str | None, device: str | None, gpu_layers
 
 def take_place(device: Device, gpu_layers: Any, offloads: bool) -> Any:
     """Where layers are computed on a device."""
-    from snapkv_local.plan.memory import CPU, CUDA_CONTEXT, Place
+    from snapkv_local.plan.layers import CPU, CUDA_CONTEXT, Place
 
     if not device.is_gpu or gpu_layers == 0 or not offloads:
         return CPU

@@ -7,17 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from snapkv_local.config import SnapKVConfig
-from snapkv_local.plan.memory import (
-    KV_TYPES,
-    N_UBATCH,
-    Estimate,
-    KvType,
-    Place,
-    compressed,
-    engine_estimate,
-    max_group,
-    plain,
-)
+from snapkv_local.plan.layers import KV_TYPES, N_UBATCH, KvType, Place, max_group
+from snapkv_local.plan.memory import Estimate, compressed, engine_estimate, plain
 from snapkv_local.plan.model import PlannedModel
 
 MAX_PROMPT = 1 << 26  # tokens; the search ends here
@@ -53,20 +44,16 @@ class Task:
 
     def auto(self, n_prompt: int) -> Estimate:
         """The plan that the engine takes; the smallest if none fits."""
-        plans = list(self._plans())
-        estimates = (self._ours("ours auto", n_prompt, *plan) for plan in plans)
-        smallest = None
-        for plan, estimate in zip(plans, estimates, strict=True):
-            if smallest is None or estimate.peak < smallest.peak:
-                smallest = estimate
+        estimates = []
+        for plan in self._plans():
+            estimate = self._ours("ours auto", n_prompt, *plan)
             if not self.place.gpu:
-                return estimate
-            lasting = sum(estimate.parts[name].main for name in ("weights", "kv", "process"))
+                return estimate  # the engine has no other
             wanted = engine_estimate(self.model, n_prompt, self.config, self.kv_type, *plan)
-            if lasting + wanted <= self.memory and estimate.peak <= self.memory:
+            if estimate.lasting.main + wanted <= self.memory and self.fits(estimate):
                 return estimate
-        assert smallest is not None
-        return smallest
+            estimates.append(estimate)
+        return min(estimates, key=lambda estimate: estimate.peak)
 
     def ways(self) -> dict[str, Callable[[int], Estimate]]:
         """All ways of running that are compared; each takes a prompt's length."""

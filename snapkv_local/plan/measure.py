@@ -8,7 +8,8 @@ from typing import Any
 
 from snapkv_local import hardware
 from snapkv_local.plan.fit import Task
-from snapkv_local.plan.memory import N_UBATCH, Estimate, compressed, pad, row_bytes
+from snapkv_local.plan.layers import N_PAD, N_UBATCH, pad, row_bytes
+from snapkv_local.plan.memory import Estimate, compressed
 
 TOLERANCE = 0.05
 LARGE = 64 << 20  # bytes; smaller parts are shown, and may miss
@@ -105,11 +106,9 @@ def measure(
     import llama_cpp
     import numpy as np
 
-    kv_type = {
-        "f16": llama_cpp.GGML_TYPE_F16,
-        "q8_0": llama_cpp.GGML_TYPE_Q8_0,
-        "q4_0": llama_cpp.GGML_TYPE_Q4_0,
-    }[task.kv_type]
+    from snapkv_local import native
+
+    kv_type = native.ggml_type(task.kv_type)
     llm = Llama(
         str(task.model.path),
         snapkv=task.config,
@@ -170,7 +169,7 @@ def _full(task: Task, n_prompt: int) -> int:
     """bytes_full_cache: cells for the prompt, without room."""
     full = task.plain(task.kv_type, n_prompt).parts["kv"].total
     model = task.model
-    spare = pad(n_prompt + task.config.room, 256) - pad(n_prompt, 256)
+    spare = pad(n_prompt + task.config.room, N_PAD) - pad(n_prompt, N_PAD)
     return full - spare * sum(
         row_bytes(model, il, task.kv_type)
         for il in range(model.shape.n_layer)

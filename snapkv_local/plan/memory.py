@@ -8,103 +8,38 @@ The formulas are those of the code that allocates:
 - Staging, hidden state, queries and mask: snapkv-staging.cpp and snapkv-hidden.cpp.
 - Weights: the token embedding stays in host memory; the last N layers go to the GPU, and the output
   matrix with the first of them (llama-model.cpp). Lent weights: snapkv-weights.cpp.
-
-Compute buffers have no formula in any source: ggml's allocator overlays tensors by their lifetime.
-This model counts what is alive at the largest moment of a graph, in float32 elements for each token
-of a chunk (n):
-
-    feed-forward        F = 3 n_ff + 4 n_embd
-    attention           A = 2 n_embd + 3 n_q + 2 n_kv
-    plain, a layer      4 n max(F, A) + mask of 2 bytes [n, n_cells]
-    plain, the output   4 n (n_vocab + 2 n_embd): logits are reserved for a whole ubatch
-    ours                4 n max(F, A) + 4 m n_q min(G, n_layer - 1)
-
-where m is the length of the last chunk, in which the queries of the group's layers live until its
-end, or n if a full chunk has a part of the window. Our logits are those of one token. Without a GPU
-the rows of logits that nobody asks for are only reserved and take no memory, so they do not count.
-Beside a GPU, the embedded tokens (4 n n_embd) and llama.cpp's own mask are in host memory as well.
-It gives llama.cpp's figures for SmolLM2 at ubatches of 128 and 512 tokens and at contexts of 8K to
-64K to 0.1 %, and those of results/gpu-*.json for the 8B and 7B shapes (tests/unit/test_plan.py). It
-was derived from these same figures; other architectures were not measured. With a last chunk that is
-not full it was off by 5 % once.
+- Compute buffers: compute.py.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from snapkv_local.config import SnapKVConfig
+from snapkv_local.plan import compute
+from snapkv_local.plan.layers import (
+    CPU,
+    N_PAD,
+    N_PAD_CPU,
+    N_UBATCH,
+    KvType,
+    Part,
+    Place,
+    cached_layers,
+    lends,
+    pad,
+    row_bytes,
+)
 from snapkv_local.plan.model import PlannedModel, window
-
-KvType = Literal["f16", "q8_0", "q4_0"]
-
-# bytes and elements of a block
-KV_TYPES: dict[KvType, tuple[int, int]] = {"f16": (2, 1), "q8_0": (34, 32), "q4_0": (18, 32)}
-
-N_PAD = 256  # LLAMA_SNAPKV_N_KV_PAD, and n_ctx of llama.cpp
-N_PAD_CPU = 32
-N_UBATCH = 512
-
-# A process that uses CUDA takes this much of the device before its first tensor: context, kernels,
-# workspaces. results/gpu-nvidia-h100-80gb-hbm3.json, peak_device less all parts: 623 to 643 MB in the
-# 16 runs of one sequence, which the constant is taken from. For other GPUs the same is assumed.
-CUDA_CONTEXT = 630_000_000
 
 # Python, NumPy, the command line, libllama and its graphs, and the vocabulary, for which llama.cpp has
 # strings and maps: the peak RSS of `plan --measure` less all other parts, with the demo model on
 # Linux. Python versions and systems differ by some MB.
 PROCESS = 82_000_000
 PROCESS_PER_TOKEN = 280
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where layers are computed.
-
-    Attributes:
-        gpu: there is a GPU, beside the host's memory or sharing it.
-        n_gpu_layers: layers on it, as in llama.cpp, where the output counts as one more; None for
-            all.
-        fused: our fused ops run there; else the stock ops, which need more scratch memory.
-        context: bytes that the GPU's driver takes for a process. Not measured but on CUDA; with
-            HIP the same is assumed, and nothing with Metal.
-    """
-
-    gpu: bool
-    n_gpu_layers: int | None = None
-    fused: bool = True
-    context: int = CUDA_CONTEXT
-
-    def n_resident(self, n_layer: int) -> int:
-        """Layers whose weights are on the GPU."""
-        if not self.gpu:
-            return 0
-        if self.n_gpu_layers is None:
-            return n_layer
-        return min(max(self.n_gpu_layers - 1, 0), n_layer)
-
-
-CPU = Place(gpu=False)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One kind of memory.
-
-    Attributes:
-        main: bytes where the layers are computed: on the GPU, or in the host's memory without one.
-        host: bytes in host memory beside a GPU.
-    """
-
-    main: int
-    host: int = 0
-
-    @property
-    def total(self) -> int:
-        """Bytes in all."""
-        return self.main + self.host
 
 
 @dataclass(frozen=True)
@@ -133,22 +68,19 @@ class Estimate:
     decode: Part
 
     @property
+    def lasting(self) -> Part:
+        """What stays from the load to the end."""
+        return _sum(self.parts[name] for name in ("weights", "kv", "process"))
+
+    @property
     def peak(self) -> int:
         """Bytes at the highest moment, where the layers are computed."""
-        return max(
-            sum(part.main for part in self.parts.values()),
-            sum(self.parts[name].main for name in _LASTING if name in self.parts)
-            + self.decode.main,
-        )
+        return max(_sum(self.parts.values()).main, self.lasting.main + self.decode.main)
 
     @property
     def peak_host(self) -> int:
         """Bytes in host memory beside a GPU; 0 without one."""
-        return max(
-            sum(part.host for part in self.parts.values()),
-            sum(self.parts[name].host for name in _LASTING if name in self.parts)
-            + self.decode.host,
-        )
+        return max(_sum(self.parts.values()).host, self.lasting.host + self.decode.host)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -166,41 +98,9 @@ class Estimate:
         }
 
 
-_LASTING = ("weights", "kv", "process")
-
-
-def pad(n: int, to: int) -> int:
-    """The next multiple."""
-    return -(-n // to) * to
-
-
-def row_bytes(model: PlannedModel, il: int, kv_type: KvType) -> int:
-    """Bytes of a position's K and V in one layer, all heads."""
-    n_bytes, block = KV_TYPES[kv_type]
-    shape = model.shape
-    return shape.n_head_kv[il] * (shape.head_k + shape.head_v) * n_bytes // block
-
-
-def cached_layers(model: PlannedModel) -> list[int]:
-    """Layers that are compressed: those with KV heads and without a sliding window."""
-    return [
-        il
-        for il in range(model.shape.n_layer)
-        if not model.is_swa[il] and model.shape.n_head_kv[il] > 0
-    ]
-
-
-def lends(model: PlannedModel, place: Place) -> bool:
-    """Whether layers in host memory are computed on the GPU, with lent weights (snapkv-place.cpp)."""
-    n_layer = model.shape.n_layer
-    equal = len({row_bytes(model, il, "f16") for il in range(n_layer)}) == 1
-    return 0 < place.n_resident(n_layer) < n_layer and equal and not any(model.is_swa)
-
-
-def max_group(model: PlannedModel, place: Place) -> int:
-    """The largest G."""
-    n_resident = place.n_resident(model.shape.n_layer)
-    return n_resident if lends(model, place) else len(cached_layers(model))
+def _sum(parts: Iterable[Part]) -> Part:
+    found = list(parts)
+    return Part(sum(part.main for part in found), sum(part.host for part in found))
 
 
 def plain(
@@ -209,14 +109,14 @@ def plain(
     """llama.cpp with its full cache, for a prompt and room tokens after it."""
     n_cells = pad(n_prompt + room, N_PAD)
     n_ubatch = min(N_UBATCH, n_cells)
-    compute = _ordinary_compute(model, n_cells, n_ubatch, place)
+    ordinary = compute.ordinary(model, n_cells, n_ubatch, place)
     parts = {
         "weights": _weights(model, place),
         "kv": _kv(model, n_cells, n_cells, n_ubatch, kv_type, place),
-        "compute": compute,
+        "compute": ordinary,
         "process": _process(model, place),
     }
-    return Estimate(f"plain {kv_type}", n_prompt, kv_type, 0, n_ubatch, False, parts, compute)
+    return Estimate(f"plain {kv_type}", n_prompt, kv_type, 0, n_ubatch, False, parts, ordinary)
 
 
 def compressed(
@@ -247,7 +147,7 @@ def compressed(
     wanted = pad(config.n_kept(n_full) + config.room, N_PAD if place.gpu else N_PAD_CPU)
     n_cells = min(n_full, wanted)
     lent = lends(model, place)
-    ordinary = _ordinary_compute(model, n_cells, min(N_UBATCH, n_full), place)
+    ordinary = compute.ordinary(model, n_cells, min(N_UBATCH, n_full), place)
     parts = {
         "weights": _weights(model, place),
         "kv": _kv(model, n_cells, n_full, N_UBATCH, kv_type, place),
@@ -268,7 +168,7 @@ def compressed(
         "staging": Part(staging),
         "hidden": Part(slots + queries, state) if hidden_host else Part(state + queries),
         "mask": Part(mask),
-        "compute": _group_compute(model, n_prompt, config, n_q, group, chunk, place),
+        "compute": compute.of_group(model, n_prompt, config, n_q, group, chunk, place),
     }
     if lent:
         n_host = shape.n_layer - place.n_resident(shape.n_layer)
@@ -299,20 +199,9 @@ def engine_estimate(
         4 * (3 * model.n_ff[il] + 4 * shape.n_head[il] * shape.head_k + 4 * shape.n_embd)
         for il in layers
     )
-    votes = _votes(model, n_prompt, config, fused=config.ops == "fused")
+    votes = compute.votes(model, n_prompt, config, fused=config.ops == "fused")
     margin = 320 << 20
     return group * layer + hidden + chunk * (mask_row + compute_row) + votes + margin
-
-
-def _votes(model: PlannedModel, n_prompt: int, config: SnapKVConfig, fused: bool) -> int:
-    """Scratch of scoring a layer: fused, or of one head with stock ops."""
-    shape, n_max = model.shape, pad(n_prompt, N_PAD)
-    if fused:
-        return max(n_max * 2 * shape.n_head_kv[il] * 4 for il in cached_layers(model))
-    return max(
-        n_max * (shape.head_k + 3 * config.window * shape.n_head[il] // shape.n_head_kv[il]) * 4
-        for il in cached_layers(model)
-    )
 
 
 def _weights(model: PlannedModel, place: Place) -> Part:
@@ -335,60 +224,6 @@ def _kv(
     ]
     n_host = len(layers) - place.n_resident(len(layers)) if place.gpu else 0
     return Part(sum(layers[n_host:]), sum(layers[:n_host]))
-
-
-def _elements(model: PlannedModel) -> int:
-    """float32 elements of a token that are alive at the largest moment of a layer."""
-    shape = model.shape
-    return max(
-        max(
-            3 * model.n_ff[il] + 4 * shape.n_embd,
-            2 * shape.n_embd
-            + 3 * shape.n_head[il] * shape.head_k
-            + 2 * shape.n_head_kv[il] * shape.head_k,
-        )
-        for il in range(shape.n_layer)
-    )
-
-
-def reserved_compute(model: PlannedModel, n_cells: int, n_ubatch: int) -> int:
-    """Bytes of the compute buffer that llama.cpp reports where layers are computed."""
-    return _ordinary_compute(model, n_cells, n_ubatch, Place(gpu=True)).main
-
-
-def _ordinary_compute(model: PlannedModel, n_cells: int, n_ubatch: int, place: Place) -> Part:
-    n_embd = model.shape.n_embd
-    mask = 2 * n_ubatch * n_cells
-    if any(model.is_swa):
-        mask += 2 * n_ubatch * pad(min(n_cells, window(model.shape) + n_ubatch), N_PAD)
-    layer = 4 * n_ubatch * _elements(model) + mask
-    output = 4 * n_ubatch * (model.shape.n_vocab + 2 * n_embd)
-    if not place.gpu:
-        # memory that is reserved and never written takes none, and of the logits one row is written
-        return Part(layer)
-    host = mask + 4 * n_ubatch * n_embd
-    if place.n_resident(model.shape.n_layer) < model.shape.n_layer:
-        host = max(host, layer)
-    return Part(max(layer, output), host)
-
-
-def _group_compute(
-    model: PlannedModel,
-    n_prompt: int,
-    config: SnapKVConfig,
-    n_q: int,
-    group: int,
-    chunk: int,
-    place: Place,
-) -> Part:
-    n_first = min(chunk, n_prompt)
-    n_last = n_prompt % chunk or n_first
-    n_live = n_first if n_last < config.window else n_last
-    full = _elements(model)
-    queries = n_q * min(group, model.shape.n_layer - 1)
-    main = max(4 * n_first * full, 4 * n_live * (full + queries))
-    main = max(main, _votes(model, n_prompt, config, place.fused))
-    return Part(main, 4 * n_first * model.shape.n_embd if place.gpu else 0)
 
 
 def _process(model: PlannedModel, place: Place) -> Part:

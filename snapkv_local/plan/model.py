@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from gguf.constants import Keys
 
 from snapkv_local import models
 from snapkv_local.errors import ModelFileError, UnsupportedModelError
-from snapkv_local.gguf_header import GGUFHeader, read_header
+from snapkv_local.gguf_header import read_header
 from snapkv_local.gguf_shape import ModelShape, shape_of
 
 # Of each n layers, those that have a sliding window: all but the last, or (dense first) all but the
@@ -41,7 +41,6 @@ class PlannedModel:
         bytes_output: of the output matrix, the norm before it, and all else outside of layers. With
             tied weights the embedding again: a GPU has a copy of it.
         is_tied: the output matrix is the token embedding.
-        n_tensors: tensors.
     """
 
     path: Path
@@ -52,7 +51,6 @@ class PlannedModel:
     bytes_layers: tuple[int, ...]
     bytes_output: int
     is_tied: bool
-    n_tensors: int
 
     @property
     def bytes_weights(self) -> int:
@@ -109,14 +107,7 @@ def read_model(path: Path) -> PlannedModel:
         bytes_layers=tuple(layers),
         bytes_output=(output or embedding) + rest,
         is_tied=output == 0,
-        n_tensors=sum(len(header.tensors) for header in headers),
     )
-
-
-def metadata_only(header: GGUFHeader, path: Path) -> bool:
-    """Whether a file ends before its weights."""
-    size = path.stat().st_size
-    return any(tensor.offset + tensor.n_bytes > size for tensor in header.tensors)
 
 
 def _check_supported(metadata: dict[str, Any], arch: str, path: Path) -> None:
@@ -131,8 +122,6 @@ def _check_supported(metadata: dict[str, Any], arch: str, path: Path) -> None:
 
 
 def _with_vocab(shape: ModelShape, metadata: dict[str, Any]) -> ModelShape:
-    from dataclasses import replace
-
     return replace(shape, n_vocab=metadata.get(Keys.LLM.VOCAB_SIZE.format(arch=shape.arch), 0))
 
 

@@ -14,8 +14,9 @@ from snapkv_local.bench.shapes import SHAPES
 from snapkv_local.cli import main
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError, ModelFileError, UnsupportedModelError
-from snapkv_local.plan import devices, fit, memory
-from snapkv_local.plan.memory import CPU, Place, compressed, plain
+from snapkv_local.plan import compute, devices, fit, layers, memory
+from snapkv_local.plan.layers import CPU, Part, Place
+from snapkv_local.plan.memory import compressed, plain
 from snapkv_local.plan.model import read_model
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -55,7 +56,7 @@ RUNS = [run for run in GPU["runs"] if run["settings"]["n_seq"] == 1]
 def test_a_gpu_record_is_foreseen(run, write_metadata):
     estimate = estimate_of(run, read_model(write_metadata(SHAPES[run["settings"]["model"]])))
     for part, name in PARTS.items() if run["stats"] else ():
-        found = estimate.parts.get(part, memory.Part(0)).total
+        found = estimate.parts.get(part, Part(0)).total
         measured = run["stats"].get(name, 0)
         # smaller parts are as exact: some of them are counted to the byte
         assert found == pytest.approx(measured, rel=0.01, abs=1 << 16), part
@@ -97,13 +98,13 @@ def test_the_cpu_record_is_foreseen():
 )
 def test_the_compute_buffer_that_llama_cpp_reserves(n_cells, n_ubatch, mib):
     model = read_model(models.demo_model())
-    found = memory.reserved_compute(model, n_cells, n_ubatch)
+    found = compute.reserved(model, n_cells, n_ubatch)
     assert found == pytest.approx(mib * MIB, rel=0.001)
 
 
 def test_full_caches_by_type(write_metadata):
     model = read_model(write_metadata(SHAPES["llama31-8b"]))
-    found = {t: plain(model, 130_048, 1024, t).parts["kv"].main for t in memory.KV_TYPES}
+    found = {t: plain(model, 130_048, 1024, t).parts["kv"].main for t in layers.KV_TYPES}
     assert found == {"f16": 16 * GIB, "q8_0": 16 * GIB * 17 // 32, "q4_0": 16 * GIB * 9 // 32}
 
 
@@ -111,7 +112,7 @@ def test_weights_by_place(write_metadata):
     model = read_model(write_metadata(SHAPES["llama31-8b"]))
     embedding, layer = 128_256 * 4096 * 18 // 32, model.bytes_layers[0]
     assert model.bytes_input == embedding and not model.is_tied
-    assert memory._weights(model, CPU) == memory.Part(model.bytes_weights)
+    assert memory._weights(model, CPU) == Part(model.bytes_weights)
     all_layers = memory._weights(model, Place(True))
     assert all_layers.host == embedding
     assert all_layers.total == model.bytes_weights
@@ -125,7 +126,7 @@ def test_weights_by_place(write_metadata):
 def test_a_sliding_window_keeps_its_size(write_metadata):
     model = read_model(write_metadata(SHAPES["gemma3-4b"]))
     assert [il for il, swa in enumerate(model.is_swa) if not swa] == [5, 11, 17, 23, 29]
-    row = memory.row_bytes(model, 0, "f16")
+    row = layers.row_bytes(model, 0, "f16")
     found = plain(model, 130_048, 1024, "f16").parts["kv"].main
     assert found == row * (5 * 131_072 + 29 * 1536)
 

@@ -1,0 +1,104 @@
+"""Where layers are computed, and what they keep of a token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from snapkv_local.plan.model import PlannedModel
+
+KvType = Literal["f16", "q8_0", "q4_0"]
+
+# bytes and elements of a block
+KV_TYPES: dict[KvType, tuple[int, int]] = {"f16": (2, 1), "q8_0": (34, 32), "q4_0": (18, 32)}
+
+N_PAD = 256  # LLAMA_SNAPKV_N_KV_PAD, and n_ctx of llama.cpp
+N_PAD_CPU = 32
+N_UBATCH = 512
+
+# A process that uses CUDA takes this much of the device before its first tensor: context, kernels,
+# workspaces. results/gpu-nvidia-h100-80gb-hbm3.json, peak_device less all parts: 623 to 643 MB in the
+# 16 runs of one sequence, which the constant is taken from. For other GPUs the same is assumed.
+CUDA_CONTEXT = 630_000_000
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where layers are computed.
+
+    Attributes:
+        gpu: there is a GPU, beside the host's memory or sharing it.
+        n_gpu_layers: layers on it, as in llama.cpp, where the output counts as one more; None for
+            all.
+        fused: our fused ops run there; else the stock ops, which need more scratch memory.
+        context: bytes that the GPU's driver takes for a process. Not measured but on CUDA; with
+            HIP the same is assumed, and nothing with Metal.
+    """
+
+    gpu: bool
+    n_gpu_layers: int | None = None
+    fused: bool = True
+    context: int = CUDA_CONTEXT
+
+    def n_resident(self, n_layer: int) -> int:
+        """Layers whose weights are on the GPU."""
+        if not self.gpu:
+            return 0
+        if self.n_gpu_layers is None:
+            return n_layer
+        return min(max(self.n_gpu_layers - 1, 0), n_layer)
+
+
+CPU = Place(gpu=False)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One kind of memory.
+
+    Attributes:
+        main: bytes where the layers are computed: on the GPU, or in the host's memory without one.
+        host: bytes in host memory beside a GPU.
+    """
+
+    main: int
+    host: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return self.main + self.host
+
+
+def pad(n: int, to: int) -> int:
+    """The next multiple."""
+    return -(-n // to) * to
+
+
+def row_bytes(model: PlannedModel, il: int, kv_type: KvType) -> int:
+    """Bytes of a position's K and V in one layer, all heads."""
+    n_bytes, block = KV_TYPES[kv_type]
+    shape = model.shape
+    return shape.n_head_kv[il] * (shape.head_k + shape.head_v) * n_bytes // block
+
+
+def cached_layers(model: PlannedModel) -> list[int]:
+    """Layers that are compressed: those with KV heads and without a sliding window."""
+    return [
+        il
+        for il in range(model.shape.n_layer)
+        if not model.is_swa[il] and model.shape.n_head_kv[il] > 0
+    ]
+
+
+def lends(model: PlannedModel, place: Place) -> bool:
+    """Whether layers in host memory are computed on the GPU, with lent weights (snapkv-place.cpp)."""
+    n_layer = model.shape.n_layer
+    equal = len({row_bytes(model, il, "f16") for il in range(n_layer)}) == 1
+    return 0 < place.n_resident(n_layer) < n_layer and equal and not any(model.is_swa)
+
+
+def max_group(model: PlannedModel, place: Place) -> int:
+    """The largest G."""
+    n_resident = place.n_resident(model.shape.n_layer)
+    return n_resident if lends(model, place) else len(cached_layers(model))
