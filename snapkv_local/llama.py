@@ -147,7 +147,7 @@ class Llama(llama_cpp.Llama):
         prompt = np.asarray(tokens, dtype=np.int32)
         if len(prompt) == 0:
             raise PromptError("prompt", "is empty", "give at least one token")
-        if len(prompt) > self._n_ctx or len(prompt) > len(self.input_ids):
+        if len(prompt) > self._n_ctx:
             raise PromptError(
                 f"prompt of {len(prompt)} tokens",
                 f"is longer than the context of {self._n_ctx}",
@@ -221,6 +221,13 @@ class Llama(llama_cpp.Llama):
             raise self._no_room(f"{len(tokens)} tokens to score", n_free)
         rows = [row for chunk in self._decode(list(tokens), True) for row in chunk]
         return np.array(rows, dtype=np.float32).reshape(len(rows), self._n_vocab)
+
+    def n_ctx(self) -> int:
+        """Tokens that a conversation may have: n_ctx as it was asked for, or the model's.
+
+        llama.cpp rounds it up, while llama_cpp holds no token beyond it.
+        """
+        return min(super().n_ctx(), int(self.context_params.n_ctx))
 
     def set_snapkv(self, config: SnapKVConfig) -> None:
         """Compress later prompts in another way. What the context holds is dropped.
@@ -399,7 +406,9 @@ class Llama(llama_cpp.Llama):
         except ValueError as e:
             if "exceed context window" not in str(e) or isinstance(e, SnapKVError):
                 raise
-            raise PromptError("prompt", str(e), "raise n_ctx or shorten the prompt") from e
+            # it ends with llama.cpp's number, which is rounded up
+            says = f"{str(e).rpartition(' ')[0]} {self._n_ctx}"
+            raise PromptError("prompt", says, "raise n_ctx or shorten the prompt") from e
 
 
 def _check_arguments(kwargs: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ import llama_cpp
 import pytest
 
 from snapkv_local import Llama, SnapKVConfig
-from snapkv_local.errors import NoRoomError, UnsupportedModelError
+from snapkv_local.errors import NoRoomError, PromptError, UnsupportedModelError
 
 
 @pytest.fixture
@@ -72,3 +72,18 @@ def test_reset_and_a_short_prompt_after_a_long_one(llm, prompt, plain, greedy):
     llm.reset()
     assert greedy(llm, prompt[:60], 8) == greedy(plain, prompt[:60], 8)
     assert llm.last_prefill is None
+
+
+def test_a_context_that_llama_cpp_rounds_up_is_as_long_as_it_was_asked_for(
+    make, prompt, document, greedy
+):
+    llm = make(n_ctx=280)
+    assert (llm.n_ctx(), llama_cpp.llama_n_ctx(llm.ctx)) == (280, 512)
+    with pytest.raises(
+        PromptError, match="prompt of 281 tokens: is longer than the context of 280; raise n_ctx"
+    ):
+        llm.prefill(prompt[:281])
+    with pytest.raises(PromptError, match="exceed context window of 280; raise n_ctx"):
+        llm.create_completion(document[:2000])
+    # positions 275 to 279 are evaluated, and one more is sampled
+    assert len(greedy(llm, prompt[:275], 100)) == 6
