@@ -34,7 +34,11 @@ def table(record: dict[str, Any]) -> str:
     for name, check in record["checks"].items():
         if isinstance(check, dict):
             result = {True: "passed", False: "FAILED", None: "not run"}[check["passed"]]
-            extra = f", mean Jaccard {check['jaccard_mean']:.4f}" if "jaccard_mean" in check else ""
+            extra = "".join(
+                f", {part}: mean Jaccard {value['jaccard_mean']:.4f}"
+                for part, value in check.items()
+                if isinstance(value, dict) and "jaccard_mean" in value
+            )
             lines.append(f"check {name}: {result}{extra}")
     for failure in record["failures"]:
         last = failure["error"].strip().splitlines()[-1:]

@@ -1,8 +1,10 @@
 """The kept positions of one prompt, in a process of its own.
 
-    kept.py SETTINGS      # JSON; the positions go to the .npy file that they name
+    kept.py SETTINGS      # JSON; what was kept goes to the .npz file that they name
 
-Through the package's own Llama: the demo's text, or random tokens for a made model.
+Through the package's own Llama: the demo's text, or random tokens for a made model. In the file are
+`kept` and `expected`, [n_layer, n_head_kv, n_keep] each: the positions that the device has kept, and
+those that the reference keeps in float64 from the very queries and keys that the device has scored.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from snapkv_local import Llama, SnapKVConfig, hardware
+from snapkv_local import Llama, SnapKVConfig, hardware, native, reference
 from snapkv_local.bench.session import random_tokens
 
 
@@ -35,8 +37,20 @@ def kept(settings: dict[str, Any]) -> dict[str, Any]:
         tokens = llm.tokenize(text.read_bytes())[: settings["n_prompt"]]
     else:
         tokens = random_tokens(llm.n_vocab(), settings["n_prompt"], settings["seed"]).tolist()
+    n_keep = llm.snapkv.n_kept(len(tokens)) - llm.snapkv.window
+    expected: list[Any] = []
+
+    def tap(data: Any, _user_data: Any) -> None:
+        d = data.contents
+        q = np.ctypeslib.as_array(d.q, (d.n_head, d.window, d.head_dim))
+        k = np.ctypeslib.as_array(d.k, (d.n_head_kv, d.n_prompt, d.head_dim))
+        score = reference.scores(q, k, d.scale, kernel=llm.snapkv.kernel, softcap=d.softcap)
+        expected.append(reference.select(score, n_keep))
+
+    callback = native.llama_snapkv_tap_callback(tap)  # must outlive the prefill
+    native.llama_snapkv_set_tap(llm.ctx, callback, None)
     stats = llm.prefill(tokens)
-    np.save(settings["kept_file"], llm.kept_positions())
+    np.savez(settings["kept_file"], kept=llm.kept_positions(), expected=np.array(expected))
     return {"n_prompt": len(tokens), "stats": stats.to_dict()}
 
 

@@ -25,6 +25,12 @@ RESULTS = ROOT / "results"
 MIB = 1024**2
 GIB = 1024**3
 
+# of the check of kept sets
+_KEPT = {
+    "same_input": "against float64 with the same queries and keys",
+    "f32_weights": "against the CPU with the weights in f32",
+}
+
 _MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(\n?<!-- end -->)", re.DOTALL)
 
 Record = dict[str, Any]
@@ -136,10 +142,12 @@ def _device(record: Record) -> str:
         *_table(head, cells),
     ]
     kept = record["checks"].get("kept_sets", {})
-    if "jaccard_mean" in kept:
+    if "same_input" in kept:
+        means = {name: kept[name]["jaccard_mean"] for name in (*_KEPT, "quantized_weights")}
+        told = ", ".join(f"{text} {means[name]:.3f}" for name, text in _KEPT.items())
         lines.append(
-            f"\nKept positions on this device against the CPU: mean Jaccard "
-            f"{kept['jaccard_mean']:.3f} ({kept['model']}, {kept['prompt']})."
+            f"\nKept positions on this device, mean Jaccard ({kept['model']}, {kept['prompt']}): "
+            f"{told}; with the weights as they are {means['quantized_weights']:.3f}."
         )
     return "\n".join(lines)
 

@@ -200,6 +200,40 @@ template <int D> static __device__ __forceinline__ void load_tile(char * tile, c
     }
 }
 
+// The tiles of a block's keys on their way through shared memory, all but one of the stages ahead of their reader. All threads
+// of the block call in step.
+template <int D> struct tile_queue {
+    static constexpr int stages = tile_shape<D>::stages;
+
+    const score_args & a;
+    const char * k; // of the KV head
+    char * tiles;   // [stages][tile_shape<D>::bytes]
+    int start;      // first key
+    int n_tiles;
+
+    __device__ __forceinline__ void load(int t) const {
+        if (t < n_tiles) {
+            load_tile<D>(tiles + t % stages * tile_shape<D>::bytes, a, k, start + t * KT);
+        }
+        snapkv_cp_async_commit(); // an empty group as well: waiting counts them
+    }
+
+    __device__ __forceinline__ void begin() const {
+#pragma unroll
+        for (int s = 0; s < stages - 1; ++s) {
+            load(s);
+        }
+    }
+
+    // tile t, 0, 1, ... in turn. Also a barrier, after which nobody reads tile t - 1 any more
+    __device__ __forceinline__ const char * next(int t) const {
+        snapkv_cp_async_wait<stages - 2>();
+        __syncthreads();
+        load(t + stages - 1);
+        return tiles + t % stages * tile_shape<D>::bytes;
+    }
+};
+
 // rows row0 .. row0 + 16*M - 1 of a query head as left operands of the mma
 template <int D, int M> static __device__ __forceinline__ void load_q(uint32_t (&qf)[M][D / 16][4], const score_args & a, int head, int row0) {
     const int lane = threadIdx.x % 32;

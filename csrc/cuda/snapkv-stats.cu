@@ -29,7 +29,6 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<M>::
         snapkv_stats_kernel(score_args a, float2 * part) {
     extern __shared__ uint4 smem[];
     char * tiles = reinterpret_cast<char *>(smem);
-    constexpr int stages = tile_shape<D>::stages;
     constexpr int nt = warp_shape<M>::nt;
 
     const int lane = threadIdx.x % 32;
@@ -38,28 +37,16 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<M>::
     const int head = blockIdx.y * a.g + a.head0 + warp / a.warps_per_head;
     const int start = blockIdx.x * a.range;
     const int n_tiles = (min(a.n, start + a.range) - start + KT - 1) / KT;
-    const char * k = a.k + blockIdx.y * a.k_nb2;
+    const tile_queue<D> queue{ a, a.k + blockIdx.y * a.k_nb2, tiles, start, n_tiles };
 
-#pragma unroll
-    for (int s = 0; s < stages - 1; ++s) {
-        if (s < n_tiles) {
-            load_tile<D>(tiles + s * tile_shape<D>::bytes, a, k, start + s * KT);
-        }
-        snapkv_cp_async_commit();
-    }
+    queue.begin();
     uint32_t qf[M][D / 16][4];
     load_q<D, M>(qf, a, head, row0);
 
     row_stats rows[M * 2]; // rows lane/4 + 8*i
     for (int t = 0; t < n_tiles; ++t) {
-        snapkv_cp_async_wait<stages - 2>();
-        __syncthreads(); // tile t is there, and nobody reads tile t - 1 any more
-        if (t + stages - 1 < n_tiles) {
-            load_tile<D>(tiles + (t + stages - 1) % stages * tile_shape<D>::bytes, a, k, start + (t + stages - 1) * KT);
-        }
-        snapkv_cp_async_commit();
+        const char * tile = queue.next(t);
 
-        const char * tile = tiles + t % stages * tile_shape<D>::bytes;
 #pragma unroll 1
         for (int j = 0; j < KT; j += warp_shape<M>::keys) {
             acc_t<M> acc;

@@ -55,7 +55,6 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<M>::
         snapkv_votes_kernel(score_args a, votes_args v) {
     extern __shared__ uint4 smem[];
     char * tiles = reinterpret_cast<char *>(smem);
-    constexpr int stages = tile_shape<D>::stages;
     constexpr int nt = warp_shape<M>::nt;
 
     const int lane = threadIdx.x % 32;
@@ -68,24 +67,18 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<M>::
     const int out1 = min(a.n, out0 + a.range);
     const int start = out0 - half;
     const int n_tiles = (out1 - out0 + 2 * half + KT - 1) / KT;
-    const char * k = a.k + blockIdx.y * a.k_nb2;
+    const tile_queue<D> queue{ a, a.k + blockIdx.y * a.k_nb2, tiles, start, n_tiles };
     float * votes = v.votes + (int64_t) blockIdx.y * a.n;
     float * mass = v.mass + (int64_t) blockIdx.y * a.n;
 
     const int plane = n_warps * KT;
     const int part_size = v.reduce_max ? 2 * plane : plane;
-    float * part = reinterpret_cast<float *>(tiles + stages * tile_shape<D>::bytes); // [2][1 + reduce_max][n_warps][KT]
+    float * part = reinterpret_cast<float *>(tiles + tile_shape<D>::stages * tile_shape<D>::bytes); // [2][1 + reduce_max][n_warps][KT]
     float * ring = part + 2 * part_size;                                             // [n_rings][RING]
     // the mean of the heads commutes with AVG pooling, not with MAX
     const int n_rings = v.pool_max ? a.n_heads : 1;
 
-#pragma unroll
-    for (int s = 0; s < stages - 1; ++s) {
-        if (s < n_tiles) {
-            load_tile<D>(tiles + s * tile_shape<D>::bytes, a, k, start + s * KT);
-        }
-        snapkv_cp_async_commit();
-    }
+    queue.begin();
     uint32_t qf[M][D / 16][4];
     load_q<D, M>(qf, a, head, row0);
 
@@ -102,12 +95,7 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<M>::
     }
 
     for (int t = 0; t < n_tiles + 2; ++t) {
-        snapkv_cp_async_wait<stages - 2>();
-        __syncthreads(); // also between a step's writes and the next step's reads
-        if (t + stages - 1 < n_tiles) {
-            load_tile<D>(tiles + (t + stages - 1) % stages * tile_shape<D>::bytes, a, k, start + (t + stages - 1) * KT);
-        }
-        snapkv_cp_async_commit();
+        const char * tile = queue.next(t); // its barrier is also that between a step's writes and the next step's reads
 
         // sums over warps of tile t - 1
         if (t >= 1 && t <= n_tiles) {
@@ -167,7 +155,6 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<M>::
         if (t >= n_tiles) {
             continue;
         }
-        const char * tile = tiles + t % stages * tile_shape<D>::bytes;
         float * dst = part + t % 2 * part_size + warp * KT;
 #pragma unroll 1
         for (int j = 0; j < KT; j += warp_shape<M>::keys) {
