@@ -3,8 +3,6 @@
     pip install openai
     snapkv-local serve model.gguf --ctx 128k --budget 2048
     python examples/openai_client.py book.txt "Who finds the letter?"
-
-LangChain and others need nothing else: ChatOpenAI(base_url=..., api_key=..., model=...).
 """
 
 import os

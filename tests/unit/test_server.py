@@ -1,0 +1,219 @@
+"""What the server does with requests before and after a model: an engine that is made up answers."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra `server` is not installed")
+
+from fastapi.testclient import TestClient
+
+from snapkv_local.errors import NoRoomError, OutOfMemoryError, PromptError
+from snapkv_local.server.app import ServerOptions, make_app
+from snapkv_local.server.worker import Chunk, Done, Event, Job, Worker
+
+KEY = {"Authorization": "Bearer right"}
+BODY = {"messages": [{"role": "user", "content": "Hello"}]}
+FIGURES = {
+    "n_prompt": 3,
+    "n_kept": 3,
+    "bytes_kv": 8,
+    "bytes_full": 8,
+    "coverage": 1.0,
+    "seconds_prefill": 0.1,
+    "layer_group": 0,
+    "compressed_now": False,
+}
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "snapkv": FIGURES}
+
+
+class FakeEngine:
+    """Says "Good day", or raises; waits for `may_answer` first."""
+
+    model = "fake"
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+
+    def chat(self, _request: Any, _job: Job) -> Iterator[Event]:
+        assert self.may_answer.wait(30)
+        if self.error is not None:
+            raise self.error
+        for piece, reason in (("Good", None), (" day", "stop")):
+            choice = {"index": 0, "delta": {"content": piece}, "logprobs": None}
+            choices = [{**choice, "finish_reason": reason}]
+            yield Chunk({"id": "1", "created": 1, "model": "fake", "choices": choices})
+        yield Done(USAGE)
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def serve(engine: FakeEngine) -> Iterator[Callable[..., TestClient]]:
+    """Makes a client of a server with one place in its queue; errors are answers, as over a wire."""
+    workers: list[Worker] = []
+
+    def serve(**options: Any) -> TestClient:
+        worker = Worker(1, load=lambda: None, on_failure=lambda _: None)
+        worker.start()
+        workers.append(worker)
+        app = make_app(engine, worker, ServerOptions(**options))  # type: ignore[arg-type]
+        return TestClient(app, raise_server_exceptions=False)
+
+    yield serve
+    engine.may_answer.set()
+    for worker in workers:
+        worker.stop()
+
+
+def error_of(response: Any) -> dict[str, Any]:
+    """The error, whose fields are always the same four."""
+    assert response.headers["content-type"] == "application/json"
+    body = response.json()
+    assert list(body) == ["error"]
+    assert sorted(body["error"]) == ["code", "message", "param", "type"]
+    assert body["error"]["message"]
+    return body["error"]
+
+
+def test_an_answer_is_put_together_from_its_pieces(serve: Callable[..., TestClient]) -> None:
+    answer = serve().post("/v1/chat/completions", json=BODY)
+    assert answer.status_code == 200
+    assert answer.json()["choices"][0]["message"]["content"] == "Good day"
+    assert answer.json()["usage"] == USAGE
+
+
+def test_a_stream_ends_with_done(serve: Callable[..., TestClient]) -> None:
+    answer = serve().post("/v1/chat/completions", json={**BODY, "stream": True})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = [line for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert len(events) == 3
+    assert events[-1] == "data: [DONE]"
+
+
+@pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer wrong"}, {"x-api-key": "right"}])
+@pytest.mark.parametrize("path", ["/v1/models", "/metrics", "/openapi.json", "/no/such/path"])
+def test_without_the_key_nothing_is_told(
+    serve: Callable[..., TestClient], path: str, header: dict[str, str]
+) -> None:
+    response = serve(api_keys=("other", "right")).get(path, headers=header)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert error_of(response)["code"] == "invalid_api_key"
+
+
+def test_the_key_opens_and_health_needs_none(serve: Callable[..., TestClient]) -> None:
+    client = serve(api_keys=("other", "right"))
+    assert client.get("/v1/models", headers=KEY).json()["data"][0]["id"] == "fake"
+    assert client.get("/health").status_code == 200
+
+
+def test_a_body_at_the_limit_passes_and_one_beyond_does_not(
+    serve: Callable[..., TestClient],
+) -> None:
+    content = json.dumps(BODY).encode()
+    headers = {"Content-Type": "application/json"}
+    path = "/v1/chat/completions"
+    fits = serve(max_body=len(content)).post(path, content=content, headers=headers)
+    assert fits.status_code == 200
+    small = serve(max_body=len(content) - 1)
+    named = small.post(path, content=content, headers=headers)
+    # in pieces, whose sum no header tells
+    chunked = small.post(path, content=iter([content[:9], content[9:]]), headers=headers)
+    for refused in (named, chunked):
+        assert refused.status_code == 413
+        assert error_of(refused)["code"] == "request_too_large"
+
+
+def test_embeddings_are_refused(serve: Callable[..., TestClient]) -> None:
+    response = serve().post("/v1/embeddings", json={"input": "x", "model": "fake"})
+    assert response.status_code == 501
+    assert error_of(response)["code"] == "not_supported"
+    assert error_of(response)["type"] == "server_error"
+
+
+def test_a_full_queue_is_said_and_the_others_are_answered(
+    serve: Callable[..., TestClient], engine: FakeEngine
+) -> None:
+    client = serve()
+    engine.may_answer.clear()
+    with client, ThreadPoolExecutor(3) as threads:
+        # one runs, one waits, and the third finds no place; which one that is nobody knows
+        asked = [threads.submit(client.post, "/v1/chat/completions", json=BODY) for _ in range(3)]
+        refused = next(as_completed(asked, timeout=30)).result()
+        engine.may_answer.set()
+        answers = [a.result() for a in asked]
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 429]
+    assert refused.status_code == 429
+    assert refused.headers["retry-after"] == "5"
+    assert error_of(refused)["code"] == "queue_full"
+    assert error_of(refused)["type"] == "rate_limit_error"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (PromptError("prompt", "is too long", "shorten it"), 400, "context_length_exceeded"),
+        (NoRoomError("1 token", "no cells", "raise room"), 400, "no_room"),
+        (OutOfMemoryError("cache", "no memory", "lower ctx"), 503, "out_of_memory"),
+        (RuntimeError("a secret of the process"), 500, "internal_error"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_engine_raises_has_a_status_and_a_code(
+    serve: Callable[..., TestClient],
+    engine: FakeEngine,
+    error: Exception,
+    status: int,
+    code: str,
+    stream: bool,
+) -> None:
+    engine.error = error
+    response = serve().post("/v1/chat/completions", json={**BODY, "stream": stream})
+    assert response.status_code == status
+    assert error_of(response)["code"] == code
+    assert "secret" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "options", "status"),
+    [
+        ("GET", "/no/such/path", {}, 404),
+        ("GET", "/v1/../etc/passwd", {}, 404),
+        ("GET", "/v1/chat/completions", {}, 405),
+        ("POST", "/v1/chat/completions", {"content": b"{", "headers": "application/json"}, 400),
+        ("POST", "/v1/chat/completions", {"content": b"{}", "headers": "text/plain"}, 415),
+        ("POST", "/v1/chat/completions", {"content": b"{}", "headers": "application/json"}, 400),
+    ],
+)
+def test_wrong_requests_get_errors_in_openais_form(
+    serve: Callable[..., TestClient], method: str, path: str, options: Any, status: int
+) -> None:
+    if "headers" in options:
+        options = {**options, "headers": {"Content-Type": options["headers"]}}
+    response = serve().request(method, path, **options)
+    assert response.status_code == status
+    assert error_of(response)["type"] == "invalid_request_error"
+
+
+def test_a_field_at_fault_is_named(serve: Callable[..., TestClient]) -> None:
+    response = serve().post("/v1/chat/completions", json={**BODY, "temperature": "hot"})
+    assert response.status_code == 400
+    assert error_of(response)["param"] == "temperature"
+
+
+def test_a_server_by_another_name_is_refused(serve: Callable[..., TestClient]) -> None:
+    client = serve(hosts=frozenset({"localhost"}))
+    assert client.get("/health", headers={"Host": "localhost:80"}).status_code == 200
+    refused = client.get("/health", headers={"Host": "evil.example"})
+    assert refused.status_code == 403
+    assert error_of(refused)["code"] == "host_not_allowed"
