@@ -263,6 +263,11 @@ class SnapKVContext(_internals.LlamaContext):
 
         return self._by_head("coverage", read, np.float32, ctypes.c_float)[:, :, 0]
 
+    def layers(self) -> tuple[int, ...]:
+        """The model's numbers of the layers whose cache is compressed, [n_layer_cached]."""
+        n_layer = native.llama_snapkv_n_layer(self.ctx)
+        return tuple(native.llama_snapkv_layer_id(self.ctx, ic) for ic in range(n_layer))
+
     def _by_head(
         self, what: str, read: Callable[[int, int, Any, int], int], dtype: Any, c_type: Any
     ) -> npt.NDArray[Any]:

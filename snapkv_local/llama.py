@@ -156,6 +156,7 @@ class Llama(llama_cpp.Llama):
         self.n_tokens = 0
         self._requires_eval = True
         self.last_prefill = None
+        self.n_prompt = len(prompt)
         self.last_prefill = context.prefill(prompt, progress or self.prefill_progress)
         self.input_ids[: len(prompt)] = prompt
         if self._logits_all:
@@ -254,6 +255,13 @@ class Llama(llama_cpp.Llama):
         """
         return self._context("kept_positions").kept()
 
+    def cached_layers(self) -> tuple[int, ...]:
+        """The model's numbers of the layers whose cache is compressed, from 0: [n_layer_cached].
+
+        Layers with a sliding window or without attention are not among them.
+        """
+        return self._context("cached_layers").layers()
+
     def prefill_scores(self) -> npt.NDArray[np.float32]:
         """Pooled scores of the last prefill.
 
@@ -281,7 +289,7 @@ class Llama(llama_cpp.Llama):
     ) -> Generator[int, Any, None]:
         """As llama_cpp.Llama.generate(); ends early if the KV cache has no free cell left.
 
-        n_prompt is then the number of tokens given here.
+        n_prompt is then the number of tokens given here, as it is after prefill().
         """
         self.n_prompt = len(tokens)
         inner = super().generate(tokens, *args, **kwargs)

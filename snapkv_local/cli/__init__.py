@@ -14,6 +14,8 @@ from snapkv_local.cli.bench import bench
 from snapkv_local.cli.compare import compare
 from snapkv_local.cli.demo import demo
 from snapkv_local.cli.doctor import doctor
+from snapkv_local.cli.extract import extract
+from snapkv_local.cli.inspect import inspect
 from snapkv_local.cli.plan import plan
 from snapkv_local.cli.run import run
 from snapkv_local.cli.serve import serve
@@ -62,3 +64,5 @@ main.add_command(bench)
 main.add_command(compare)
 main.add_command(plan)
 main.add_command(serve)
+main.add_command(inspect)
+main.add_command(extract)

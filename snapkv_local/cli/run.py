@@ -17,6 +17,7 @@ from snapkv_local.cli.options import (
     chat_format_option,
     config_options,
     ctx_option,
+    files_option,
     full_option,
     gpu_layers_option,
     json_option,
@@ -36,13 +37,7 @@ if TYPE_CHECKING:
 @click.argument("model", required=False)
 @click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
 @ctx_option
-@click.option(
-    "--file",
-    "files",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
-    help="Text to put before the question; may be repeated, - for stdin.",
-)
+@files_option
 @click.option("--prompt", help="The question; without it stdin is read, or a chat opens.")
 @config_options
 @kv_type_option
@@ -115,8 +110,20 @@ def questions() -> Iterator[str]:
             yield question
 
 
-def load(path: Path, config: SnapKVConfig | None, options: dict[str, Any]) -> Llama:
-    """Load a model as the options of `run` ask for."""
+def load(
+    path: Path,
+    config: SnapKVConfig | None,
+    options: dict[str, Any],
+    *,
+    keep_scores: bool = False,
+    must_chat: bool = True,
+) -> Llama:
+    """Load a model as the options of `run` ask for.
+
+    Args:
+        keep_scores: as for Llama.
+        must_chat: refuse a model that can_chat() is false for.
+    """
     # only now: it loads the native library
     from snapkv_local.llama import Llama  # isort: skip
 
@@ -141,15 +148,21 @@ def load(path: Path, config: SnapKVConfig | None, options: dict[str, Any]) -> Ll
         flash_attn=True,
         chat_format=options["chat_format"],
         logits_all=options.get("logits_all", False),
+        keep_scores=keep_scores,
         verbose=False,
     )
-    if options["chat_format"] is None and "tokenizer.chat_template" not in llm.metadata:
+    if must_chat and not can_chat(llm, options):
         raise ModelFileError(
             str(path),
             "has no chat template, so it was not trained to answer questions",
             "use an instruct model, or name the format with --chat-format",
         )
     return llm
+
+
+def can_chat(llm: Llama, options: dict[str, Any]) -> bool:
+    """Whether the file or --chat-format says how a chat is written for the model."""
+    return options["chat_format"] is not None or "tokenizer.chat_template" in llm.metadata
 
 
 def answer_one(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from itertools import groupby
 from typing import Any
 
@@ -10,7 +9,7 @@ from snapkv_local.compare import words
 from snapkv_local.compare.fits import fits, sizes
 from snapkv_local.compare.plots import DARK, LIGHT, plots_of, series_of, svg
 from snapkv_local.compare.reader import PARTS, Record, models
-from snapkv_local.errors import ConfigError
+from snapkv_local.html import load_template
 
 
 def page(records: list[Record]) -> str:
@@ -19,19 +18,10 @@ def page(records: list[Record]) -> str:
     Raises:
         ConfigError: jinja2 or matplotlib is missing.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as e:
-        raise ConfigError(
-            "report", "the package jinja2 is not installed", 'pip install "snapkv-local[report]"'
-        ) from e
-    template = importlib.resources.files("snapkv_local.compare").joinpath("page.html.j2")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    template = load_template("snapkv_local.compare")
     found = fits(records)
     columns = sizes(records)
-    return environment.from_string(template.read_text(encoding="utf-8")).render(
+    return template.render(
         records=records,
         describe=words.describe,
         sections=[_section(title, sides) for title, sides in models(records)],

@@ -1,0 +1,94 @@
+"""`snapkv-local extract`: the passages that a query points at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from snapkv_local import models
+from snapkv_local.cli.options import (
+    chat_format_option,
+    ctx_option,
+    gpu_layers_option,
+    json_option,
+    kv_type_option,
+    threads_option,
+)
+from snapkv_local.cli.progress import PrefillBar
+from snapkv_local.cli.run import can_chat, load
+from snapkv_local.extract.passages import UNITS, cut
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    help="Text or source code; may be repeated, - for stdin.",
+)
+@click.option("--query", required=True, help="What to look for.")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many.")
+@click.option(
+    "--unit",
+    type=click.Choice(UNITS),
+    default="auto",
+    show_default=True,
+    help="What a passage is; auto: functions of source code, else sentences.",
+)
+@ctx_option
+@kv_type_option
+@gpu_layers_option
+@threads_option
+@chat_format_option
+@json_option
+def extract(
+    model: str,
+    files: tuple[Path, ...],
+    query: str,
+    top: int,
+    unit: Any,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Find the passages of documents that a query points at: sentences, or functions of code.
+
+    Nothing is generated: the model reads each document with the query, and its attention votes.
+    Offsets are in characters of the file. What is longer than the context is read in parts.
+    """
+    if not query.strip():
+        raise click.UsageError("the query is empty: say with --query what to look for")
+    # only now: it needs the packages that compute
+    from snapkv_local.extract.votes import CONFIG, Extractor
+
+    path = models.resolve(model)
+    texts = [read_exactly(file) for file in files]
+    passages = [cut(text, unit, file.name) for text, file in zip(texts, files, strict=True)]
+    llm = load(path, CONFIG, options, keep_scores=True, must_chat=False)
+    with PrefillBar(llm):
+        raw = not can_chat(llm, options)
+        found = Extractor(llm, texts, passages, raw).rank(query)[:top]
+    if as_json:
+        results = [{"file": str(files[passage.document]), **passage.to_dict()} for passage in found]
+        click.echo(json.dumps({"model": str(path), "query": query, "passages": results}))
+        return
+    for passage in found:
+        where = f"{files[passage.document]}:{passage.start}-{passage.end}"
+        click.echo(f"{click.style(where, bold=True)}  score {passage.score:.4f}")
+        click.echo("\n".join(f"    {line}" for line in passage.text.splitlines()) + "\n")
+    if not found:
+        click.echo("no passage: the files are empty", err=True)
+
+
+def read_exactly(file: Path) -> str:
+    """Text of a file, or of stdin for "-", each character as it is there, ends of lines included.
+
+    Bytes that are no UTF-8 are replaced.
+    """
+    with click.open_file(str(file), "rb") as stream:
+        return bytes(stream.read()).decode("utf-8", errors="replace")

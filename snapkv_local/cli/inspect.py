@@ -1,0 +1,92 @@
+"""`snapkv-local inspect`: which tokens of a prompt were kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from snapkv_local import models
+from snapkv_local.cli.options import (
+    chat_format_option,
+    config_options,
+    ctx_option,
+    files_option,
+    gpu_layers_option,
+    json_option,
+    kv_type_option,
+    take_config,
+    threads_option,
+)
+from snapkv_local.cli.progress import PrefillBar
+from snapkv_local.cli.run import can_chat, load, read_document
+from snapkv_local.config import SnapKVConfig
+
+
+@click.command()
+@click.argument("model")
+@ctx_option
+@files_option
+@click.option("--prompt", "question", required=True, help="The question.")
+@config_options
+@kv_type_option
+@gpu_layers_option
+@threads_option
+@chat_format_option
+@click.option("--layer", type=click.IntRange(0), help="Only this layer's heads, from 0.")
+@click.option(
+    "--spans", "n_spans", type=click.IntRange(0), default=20, show_default=True, help="To list."
+)
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a page with the text to this file. It needs no other file and no network.",
+)
+@json_option
+def inspect(
+    model: str,
+    files: tuple[Path, ...],
+    question: str,
+    layer: int | None,
+    n_spans: int,
+    html: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Show which tokens of a prompt are kept, and in how many layers and heads.
+
+    On a terminal the text is coloured by the share of heads that keep each token. In a pipe there
+    are figures and a list of what is kept most. Nothing is generated.
+    """
+    question = question.strip()
+    if not question:
+        raise click.UsageError("the question is empty: give it with --prompt")
+    config = SnapKVConfig(**take_config(options))
+    # only now: it needs the packages that compute
+    from snapkv_local import prompt as prompts
+    from snapkv_local.html import load_template
+    from snapkv_local.survey import kept, terminal
+    from snapkv_local.survey.page import page
+
+    if html is not None:
+        load_template("snapkv_local.survey")  # a missing package is found before the work
+    path = models.resolve(model)
+    document = "\n\n".join(read_document(file) for file in files)
+    llm = load(path, config, options, must_chat=False)
+    if layer is not None:
+        kept.row_of(layer, llm.cached_layers())  # so is a layer that is not there
+    prompt = prompts.build(llm, document, question, raw=not can_chat(llm, options))
+    with PrefillBar(llm):
+        survey = kept.take(llm, prompt)
+    if html is not None:
+        title = ", ".join(file.name for file in files) or "prompt"
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(page(survey, title, question, path.name, layer, n_spans), encoding="utf-8")
+        click.echo(f"Wrote {html}", err=True)
+    if as_json:
+        click.echo(json.dumps({"model": str(path), **survey.to_dict(layer)}))
+    else:
+        terminal.show(Console(), survey, layer, n_spans)

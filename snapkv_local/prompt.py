@@ -1,0 +1,148 @@
+"""A document and a question as a model's prompt, and where each token stands in the text."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from snapkv_local.errors import PromptError
+
+if TYPE_CHECKING:
+    from snapkv_local.llama import Llama
+
+SEPARATOR = "\n\n"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, with the text that its tokens spell.
+
+    Attributes:
+        tokens: [n_prompt].
+        text: of all tokens, those of the chat template included.
+        starts: int64 [n_prompt], where each token begins in text, in characters. A character of
+            several tokens belongs to the first.
+        document: begin and end of the document in text, in characters.
+        n_question: tokens from the question's first to the prompt's last.
+    """
+
+    tokens: list[int]
+    text: str
+    starts: npt.NDArray[np.int64]
+    document: tuple[int, int]
+    n_question: int
+
+    def ends(self) -> npt.NDArray[np.int64]:
+        """int64 [n_prompt], where each token ends in text, in characters."""
+        return np.append(self.starts[1:], len(self.text))
+
+
+def build(llm: Llama, document: str, question: str, raw: bool = False) -> Prompt:
+    """The prompt that asks a question about a document.
+
+    Args:
+        document: text; may be empty.
+        question: what follows it.
+        raw: "document, empty line, question" as it is. Otherwise in the model's chat template, as
+            create_chat_completion() has it.
+
+    Raises:
+        PromptError: the chat template or the tokenizer changes the text.
+    """
+    content = document + SEPARATOR + question if document else question
+    tokens = llm.tokenize(content.encode(), special=False) if raw else chat_tokens(llm, content)
+    spelt = pieces(llm, tokens)
+    data = b"".join(spelt)
+    # rfind: a template's own words come before
+    at = data.rfind(content.encode())
+    if at < 0:
+        raise PromptError(
+            "the document",
+            "is not spelt by its tokens: the chat template or the tokenizer changes it",
+            "take another model",
+        )
+    byte_starts = np.cumsum([0, *(len(piece) for piece in spelt)])[:-1]
+    n_characters = characters_before(data)
+    first = int(n_characters[at])
+    byte_question = at + len(content.encode()) - len(question.encode())
+    # a token that holds the question's first byte may begin before it
+    first_token = int(np.searchsorted(byte_starts, byte_question, side="right")) - 1
+    return Prompt(
+        tokens=tokens,
+        text=data.decode("utf-8", errors="replace"),
+        starts=n_characters[byte_starts],
+        document=(first, first + len(document)),
+        n_question=len(tokens) - first_token,
+    )
+
+
+def characters_before(data: bytes) -> npt.NDArray[np.int64]:
+    """int64 [len(data) + 1]: how many characters of UTF-8 begin before each byte."""
+    begins = (np.frombuffer(data, dtype=np.uint8) & 0xC0) != 0x80
+    return np.concatenate([[0], np.cumsum(begins)]).astype(np.int64)
+
+
+def pieces(llm: Llama, tokens: list[int]) -> list[bytes]:
+    """What each token spells, in bytes of UTF-8; of control tokens too."""
+    import llama_cpp
+
+    vocab = llama_cpp.llama_model_get_vocab(llm.model)
+    buffer = ctypes.create_string_buffer(256)
+
+    def spell(token: int) -> int:
+        special = True
+        n_bytes = len(buffer)
+        return int(llama_cpp.llama_token_to_piece(vocab, token, buffer, n_bytes, 0, special))
+
+    found = []
+    for token in tokens:
+        n = spell(token)
+        if n < 0:  # the size that it needs
+            buffer = ctypes.create_string_buffer(-n)
+            n = spell(token)
+        found.append(buffer.raw[:n])
+    return found
+
+
+def chat_tokens(llm: Llama, content: str) -> list[int]:
+    """A user's message in the chat template, up to where the answer begins.
+
+    Raises:
+        PromptError: the chat format asks for no completion.
+    """
+    import llama_cpp
+
+    try:
+        llama_cpp.Llama.create_chat_completion(
+            cast(Any, _Listener(llm)), messages=[{"role": "user", "content": content}]
+        )
+    except _Heard as heard:
+        return list(heard.tokens)
+    raise PromptError(
+        f"chat format {llm.chat_format}", "asks for no completion", "take another --chat-format"
+    )
+
+
+class _Heard(Exception):
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens = tokens
+
+
+class _Listener:
+    """A Llama in whose place llama_cpp answers a chat, to hear which tokens would be completed.
+
+    llama_cpp has no function for that: what applies a template also asks for the completion.
+    """
+
+    def __init__(self, llm: Llama) -> None:
+        self._llm = llm
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._llm, name)
+
+    def create_completion(self, *, prompt: list[int], **_: Any) -> Any:
+        raise _Heard(prompt)

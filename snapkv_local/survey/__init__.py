@@ -1,0 +1,1 @@
+"""What a prefill kept: of which tokens, in which layers and heads."""
