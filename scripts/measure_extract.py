@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,9 @@ from snapkv_local.bench import record as records
 from snapkv_local.extract.passages import cut
 from snapkv_local.extract.votes import CONFIG, NEUTRAL, Extractor
 from snapkv_local.hardware import n_cores
-from snapkv_local.llama import Llama
+
+if TYPE_CHECKING:
+    from snapkv_local.llama import Llama
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "results" / "extract-smollm2.json"
@@ -54,7 +56,7 @@ def words(text: str) -> list[str]:
 def rank(scores: npt.ArrayLike, i: int) -> float:
     """The rank of passage i, from 1; among equals the middle."""
     found = np.asarray(scores)
-    return 1 + float((found > found[i]).sum()) + ((found == found[i]).sum() - 1) / 2
+    return 1 + float((found > found[i]).sum()) + float((found == found[i]).sum() - 1) / 2
 
 
 def measure(llm: Llama, haystack: Haystack) -> Iterator[dict[str, Any]]:
@@ -114,6 +116,9 @@ def summary(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    # only now: it loads the native library
+    from snapkv_local.llama import Llama
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--set", choices=SETS, default="report")
     parser.add_argument("--out", type=Path, default=RECORD)

@@ -152,6 +152,32 @@ def _device(record: Record) -> str:
     return "\n".join(lines)
 
 
+def extract(results: Path) -> str:
+    record = _load(results / "extract-smollm2.json")
+    if record is None:
+        return "`extract` against BM25: not measured yet."
+    settings, machine = record["settings"], record["machine"]
+    passages = {case["passage"] for case in record["cases"]}
+    units = {"sentence": "sentences", "function": "functions", "all": "all"}
+    rows = []
+    for row in record["summary"]:
+        cells = [units[row["unit"]], row["questions"], str(row["n"])]
+        for found in (row["first"], row["among first 5"]):
+            low, high = (f"{100 * bound:+.0f}" for bound in found["interval_95"])
+            cells += [f"{found['extract']:.0%}", f"{found['bm25']:.0%}", f"{low} to {high}"]
+        rows.append(cells)
+    head = ["passages", "question in", "n"]
+    head += ["`extract` first", "BM25 first", "difference"]
+    head += ["`extract` in first 5", "BM25 in first 5", "difference"]
+    lines = [
+        f"{record['model']}, {len(passages)} planted passages; differences are 95 % intervals in "
+        f"percentage points ({machine['cpu']}, {machine['cores']} cores; Python "
+        f"{settings['python']}, whose library is a part of the texts; commit {record['commit'][:9]}).\n",
+        *_table(head, rows),
+    ]
+    return "\n".join(lines)
+
+
 def _load(file: Path) -> Record | None:
     found: Record | None = json.loads(file.read_text()) if file.exists() else None
     return found
@@ -168,7 +194,12 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [line(head), "|" + "---|" * len(head), *map(line, rows)]
 
 
-TABLES: dict[str, Callable[[Path], str]] = {"jaccard": jaccard, "cpu": cpu, "gpu": gpu}
+TABLES: dict[str, Callable[[Path], str]] = {
+    "jaccard": jaccard,
+    "cpu": cpu,
+    "gpu": gpu,
+    "extract": extract,
+}
 
 
 def main() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
 from pathlib import PurePath
 from typing import Literal, get_args
 
@@ -81,25 +80,16 @@ def cut(text: str, unit: Unit = "auto", name: str = "") -> list[Range]:
 
 def functions(text: str, suffix: str) -> list[Range]:
     """Functions and methods of source code in the language of a file's suffix."""
-    ways: list[Callable[[str], list[Range]]] = [indented_functions]
     if suffix in BRACES:
-        ways = [brace_functions]
-    elif suffix in PYTHON:
+        return brace_functions(text)
+    if suffix not in INDENTED:
         try:
             return python_functions(text)
         except (SyntaxError, ValueError):
-            pass  # of another version, or unfinished: by indentation
-    elif suffix not in INDENTED:
-        ways = [python_or_nothing, brace_functions, indented_functions]
-    return next((found for way in ways if (found := way(text))), [])
-
-
-def python_or_nothing(text: str) -> list[Range]:
-    """Functions of Python, none if the text is not Python."""
-    try:
-        return python_functions(text)
-    except (SyntaxError, ValueError):
-        return []
+            pass  # another language; or Python of another version or unfinished: by indentation
+    if suffix in PYTHON | INDENTED:
+        return indented_functions(text)
+    return brace_functions(text) or indented_functions(text)
 
 
 def python_functions(text: str) -> list[Range]:
@@ -122,11 +112,11 @@ def python_functions(text: str) -> list[Range]:
             elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 found.append(whole(node))
             else:
-                # definitions under if, try and with
+                # definitions under if, try, with and match
                 for field in ("body", "orelse", "finalbody"):
                     visit(getattr(node, field, []))
-                for handler in getattr(node, "handlers", []):
-                    visit(handler.body)
+                for part in (*getattr(node, "handlers", []), *getattr(node, "cases", [])):
+                    visit(part.body)
 
     def whole(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Range:
         first = min([node.lineno, *(d.lineno for d in node.decorator_list)])

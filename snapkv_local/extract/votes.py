@@ -51,8 +51,8 @@ class Passage:
     Attributes:
         document: number of the text that it is from, from 0.
         start, end: in that text, in characters: text[start:end] is the passage.
-        score: votes of the query for its tokens, less those of a neutral question; mean over the
-            tokens, where 1 is what the average token of the text gets. Higher is better, 0 is what
+        score: votes of the query for its tokens, less those of a neutral question, mean over the
+            tokens. 1 vote is what the average token of the text gets. Higher is better, 0 is what
             any question would give.
         text: what it says.
     """

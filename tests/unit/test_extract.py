@@ -75,6 +75,9 @@ try:
     pass
 except OSError:
     def four(): pass
+match os.name:
+    case "nt":
+        def five(): pass
 '''
 
 
@@ -83,6 +86,7 @@ def test_functions_of_python(end):
     found = passages(PYTHON.replace("\n", end), "auto", "a.py")
     assert [f.split("(")[0].split(end)[-1].strip() for f in found] == [
         "def one", "async def two", "y: int", "def three", "def three", "def four",
+        "def five",
     ]  # fmt: skip
     assert found[0].startswith("@decorated")
     assert found[0].endswith("return inner  # why")
