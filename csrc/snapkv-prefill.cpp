@@ -204,15 +204,15 @@ void prefill_run::allocate(const llama_snapkv_plan & p) {
     }
 
     // the largest graph of a group, before hours go into the ones before it
-    if (place.device) {
-        begin_group(0);
-        begin_chunk(0);
-        const uint32_t i = (uint32_t) ubatches.size() - 1;
-        access::n_kv(base_mctx()) = (uint32_t) GGML_PAD(n, LLAMA_SNAPKV_N_KV_PAD);
-        access::n_outputs(ctx) = 1;
-        runner.reserve([&](ggml_context * c) { return build_chunk(c, *flights[0].res, groups.count() - 1, i); });
-        runner.reserve([&](ggml_context * c) { return build_chunk(c, *flights[0].res, 0, 0); });
-    }
+    begin_group(0);
+    begin_chunk(0);
+    const uint32_t i = (uint32_t) ubatches.size() - 1;
+    access::n_kv(base_mctx()) = (uint32_t) GGML_PAD(n, LLAMA_SNAPKV_N_KV_PAD);
+    access::n_outputs(ctx) = 1;
+    runner.reserve([&](ggml_context * c) { return build_chunk(c, *flights[0].res, groups.count() - 1, i); });
+    // of full size, and next to the end: a view of the mask at the start has not so many columns
+    const uint32_t full = i > 0 ? i - 1 : 0;
+    runner.reserve([&](ggml_context * c) { return build_chunk(c, *flights[0].res, 0, full); });
 }
 
 void prefill_run::split_batch(const llama_token * tokens) {

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from snapkv_local import SnapKVConfig, reference
+from snapkv_local.bench.make_model import make_model
+from snapkv_local.bench.shapes import SHAPES
 from snapkv_local.errors import ConfigError, NativeError, PromptError
 
 N_LAYER, N_HEAD, N_HEAD_KV, HEAD_DIM = 30, 9, 3, 64
@@ -225,3 +227,21 @@ def test_a_window_larger_than_a_ubatch(make, prompt, tap):
     expected = reference.scores(seen[5]["q"], seen[5]["k"], seen[5]["scale"])
     assert seen[5]["q"].shape[1] == 150
     assert_same_up_to_ties(llm.kept_positions()[5], expected, 10)
+
+
+def test_a_prompt_of_very_many_chunks_starts(make, tmp_path):
+    """What is reserved for the longest graph must fit into the mask, however long that is."""
+    path = tmp_path / "tiny.gguf"
+    make_model(SHAPES["tiny"], "q8_0", path, name="Tiny")
+    n_prompt = 20_000  # chunks of 32 have a mask of 32 rows with 512 columns to spare
+    llm = make(SnapKVConfig(**BASE, chunk=32), str(path), n_ctx=n_prompt + 64)
+
+    class Enough(Exception):
+        pass
+
+    def progress(done, _total):
+        if done > 100:
+            raise Enough
+
+    with pytest.raises(Enough):
+        llm.prefill([1 + i % 50 for i in range(n_prompt)], progress)
