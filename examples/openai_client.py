@@ -1,8 +1,8 @@
 """Ask a server about a document with OpenAI's client.
 
-    pip install openai
-    snapkv-local serve model.gguf --ctx 128k --budget 2048
-    python examples/openai_client.py book.txt "Who finds the letter?"
+pip install openai
+snapkv-local serve model.gguf --ctx 128k --budget 2048
+python examples/openai_client.py book.txt "Who finds the letter?"
 """
 
 import os
