@@ -59,8 +59,9 @@ def test_a_gpu_record_is_foreseen(run, write_metadata):
         found = estimate.parts.get(part, Part(0)).total
         measured = run["stats"].get(name, 0)
         # smaller parts are as exact: some of them are counted to the byte
-        # compute buffers were fitted to prompts of up to 128K; at 380,000 tokens they are 4.8 % larger
-        rel = 0.05 if part == "compute" else 0.01
+        # but for compute buffers with a last chunk that is not full (plan/compute.py)
+        partial = part == "compute" and run["settings"]["n_prompt"] % run["stats"]["chunk"] != 0
+        rel = 0.05 if partial else 0.01
         assert found == pytest.approx(measured, rel=rel, abs=1 << 16), part
     assert estimate.peak == pytest.approx(run["peak_device"], rel=0.05)
 
