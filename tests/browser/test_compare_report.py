@@ -1,6 +1,7 @@
 """The page of `snapkv-local compare` in a browser: light, dark, and on a phone."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,24 +23,9 @@ def report(tmp_path_factory):
 
 
 @pytest.fixture
-def view(browser, report):
-    """Opens the page; every request that it makes, and what its console says, is in `noise`."""
-    contexts = []
-
-    def open_page(width, scheme):
-        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        contexts.append(context)
-        found = context.new_page()
-        noise = []
-        found.on("request", lambda request: noise.append(request.url))
-        found.on("console", lambda message: noise.append(message.text))
-        found.on("pageerror", lambda error: noise.append(str(error)))
-        found.goto(report.as_uri())
-        return found, noise
-
-    yield open_page
-    for context in contexts:
-        context.close()
+def view(view_file, report):
+    """The page in a window of a width and a colour scheme, with its noise."""
+    return partial(view_file, report)
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -1,5 +1,7 @@
 """The page of `snapkv-local inspect` in a browser: light, dark, on a phone, and what it answers."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -38,26 +40,9 @@ def heat_map(tmp_path_factory):
 
 
 @pytest.fixture
-def view(browser, heat_map):
-    """Opens the page; every request that it makes, and what its console says, is in `noise`."""
-    contexts = []
-
-    def open_page(width, scheme):
-        context = browser.new_context(
-            viewport={"width": width, "height": 800}, color_scheme=scheme, has_touch=width < 500
-        )
-        contexts.append(context)
-        found = context.new_page()
-        noise = []
-        found.on("request", lambda request: noise.append(request.url))
-        found.on("console", lambda message: noise.append(message.text))
-        found.on("pageerror", lambda error: noise.append(str(error)))
-        found.goto(heat_map.as_uri())
-        return found, noise
-
-    yield open_page
-    for context in contexts:
-        context.close()
+def view(view_file, heat_map):
+    """The page in a window of a width and a colour scheme, with its noise."""
+    return partial(view_file, heat_map)
 
 
 def alpha(found, i):
