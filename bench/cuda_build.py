@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NVCC = Path("/usr/local/cuda/bin/nvcc")  # where it is if it is not on the PATH
 
 _TAIL = 40  # lines of the log that an error shows
+
+_SHARED_CXX = "-Wl,--push-state,--no-as-needed -l:libstdc++.so.6 -Wl,--pop-state"
 
 
 def build(folder: Path, compute_capability: str, log: Path, timeout: float | None) -> Path:
@@ -42,6 +46,8 @@ def build(folder: Path, compute_capability: str, log: Path, timeout: float | Non
         "GGML_NATIVE": "ON",
         "SNAPKV_BUILD_TESTS": "ON",
     }
+    if links_cxx_statically():
+        options |= {f"CMAKE_{kind}_LINKER_FLAGS": _SHARED_CXX for kind in ("SHARED", "EXE")}
     configure = ["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja"]
     configure += [f"-D{name}={value}" for name, value in options.items()]
     compile_all = ["cmake", "--build", str(folder), "--parallel", str(os.cpu_count() or 1)]
@@ -59,6 +65,25 @@ def build(folder: Path, compute_capability: str, log: Path, timeout: float | Non
                 lines = log.read_text(errors="replace").splitlines()[-_TAIL:]
                 raise RuntimeError("\n".join(["the build failed", *lines]))
     return folder / "bin"
+
+
+def links_cxx_statically() -> bool:
+    """Whether the compiler puts a C++ library of its own into every library that it links.
+
+    Python's extensions bring the shared one. With both in a process, some symbols of one are bound to
+    the other, and the first std::regex, which a vocabulary has, ends it.
+    """
+    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder) / "probe.cpp", Path(folder) / "probe.so"
+        source.write_text("#include <iostream>\nvoid probe() { std::cout << 1; }\n")
+        command = [*compiler, "-shared", "-fPIC", "-o", str(library), str(source)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            return False  # the build will say what is wrong
+        needed = library.read_bytes()  # the names of the libraries that it needs are in there
+    return b"libstdc++.so" not in needed and b"libc++.so" not in needed
 
 
 def is_built(lib: Path) -> bool:
