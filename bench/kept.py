@@ -42,7 +42,7 @@ def kept(settings: dict[str, Any]) -> dict[str, Any]:
 
     def tap(data: Any, _user_data: Any) -> None:
         d = data.contents
-        q = np.ctypeslib.as_array(d.q, (d.n_head, d.window, d.head_dim))
+        q = np.ctypeslib.as_array(d.q, (d.n_head, d.n_queries, d.head_dim))
         k = np.ctypeslib.as_array(d.k, (d.n_head_kv, d.n_prompt, d.head_dim))
         score = reference.scores(q, k, d.scale, kernel=llm.snapkv.kernel, softcap=d.softcap)
         expected.append(reference.select(score, n_keep))

@@ -25,12 +25,18 @@ static const auto & cache_layer(const llama_kv_cache & kv, int32_t il) {
 ggml_tensor * llama_snapkv_compressor::queries(ggml_context * gctx, const llama_snapkv_layer & layer, int64_t row0, int64_t n_rows) const {
     ggml_tensor * t = staging.queries;
     const size_t row = layer.head_dim * sizeof(float);
-    return ggml_view_3d(gctx, t, layer.head_dim, n_rows, layer.n_head, row, w * row, layer.slot * t->nb[1] + row0 * row);
+    return ggml_view_3d(gctx, t, layer.head_dim, n_rows, layer.n_head, row, staging.n_queries * row, layer.slot * t->nb[1] + row0 * row);
 }
 
 ggml_tensor * llama_snapkv_compressor::keys(ggml_context * gctx, const llama_snapkv_layer & layer) const {
     ggml_tensor * k = cache_layer(*staging.full, layer.il).k;
     return ggml_view_3d(gctx, k, layer.head_dim, n, layer.n_head_kv, k->nb[1], ggml_row_size(k->type, layer.head_dim), 0);
+}
+
+ggml_tensor * llama_snapkv_compressor::values(ggml_context * gctx, const llama_snapkv_layer & layer) const {
+    ggml_tensor * v = cache_layer(*staging.full, layer.il).v;
+    const int64_t head_dim = v->ne[0] / layer.n_head_kv;
+    return ggml_view_3d(gctx, v, head_dim, n, layer.n_head_kv, v->nb[1], ggml_row_size(v->type, head_dim), 0);
 }
 
 bool llama_snapkv_compressor::use_fused(const llama_snapkv_layer & layer) const {
@@ -57,7 +63,7 @@ bool llama_snapkv_compressor::can_fuse(const llama_snapkv_layer & layer) const {
 
 llama_snapkv_observation llama_snapkv_compressor::observe(ggml_context * gctx, const llama_snapkv_layer & layer) const {
     llama_snapkv_observation obs;
-    obs.q = queries(gctx, layer, 0, w);
+    obs.q = queries(gctx, layer, staging.n_queries - w, w);
     obs.k = keys(gctx, layer);
     obs.sinks = layer.sinks;
     obs.scale = layer.scale;
@@ -91,12 +97,11 @@ llama_snapkv_compressor::ballot llama_snapkv_compressor::vote(ggml_context * gct
     return res;
 }
 
-ggml_tensor * llama_snapkv_compressor::tap_keys(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer) const {
-    ggml_tensor * k = keys(gctx, layer);
-    k = ggml_cont(gctx, k->type == GGML_TYPE_F32 ? k : ggml_cast(gctx, k, GGML_TYPE_F32));
-    ggml_set_output(k);
-    ggml_build_forward_expand(gf, k);
-    return k;
+ggml_tensor * llama_snapkv_compressor::in_f32(ggml_context * gctx, ggml_cgraph * gf, ggml_tensor * rows) const {
+    ggml_tensor * t = ggml_cont(gctx, rows->type == GGML_TYPE_F32 ? rows : ggml_cast(gctx, rows, GGML_TYPE_F32));
+    ggml_set_output(t);
+    ggml_build_forward_expand(gf, t);
+    return t;
 }
 
 double llama_snapkv_compressor::get_coverage() const {
@@ -119,7 +124,7 @@ void llama_snapkv_compressor::score(const std::vector<llama_snapkv_layer> & laye
     const int64_t t0 = ggml_time_us();
 
     std::vector<ballot> ballots;
-    std::vector<ggml_tensor *> taps;
+    std::vector<std::pair<ggml_tensor *, ggml_tensor *>> taps; // K and V
     auto build = [&](ggml_context * gctx) {
         ballots.clear();
         taps.clear();
@@ -128,7 +133,8 @@ void llama_snapkv_compressor::score(const std::vector<llama_snapkv_layer> & laye
         for (const auto & layer : layers) {
             ballots.push_back(vote(gctx, gf, layer, mask));
             if (sk.tap) {
-                taps.push_back(tap_keys(gctx, gf, layer));
+                ggml_tensor * k = in_f32(gctx, gf, keys(gctx, layer));
+                taps.emplace_back(k, in_f32(gctx, gf, values(gctx, layer)));
             }
         }
         return gf;
@@ -145,7 +151,7 @@ void llama_snapkv_compressor::score(const std::vector<llama_snapkv_layer> & laye
     sk.stats.seconds_score += (ggml_time_us() - t0) * 1e-6;
 
     for (size_t i = 0; i < taps.size(); ++i) {
-        tap(layers[i], taps[i]);
+        tap(layers[i], taps[i].first, taps[i].second, record.layers[record.layers.size() - taps.size() + i]);
     }
 }
 
@@ -183,24 +189,35 @@ std::vector<int32_t> llama_snapkv_compressor::count(const llama_snapkv_layer & l
     return ids;
 }
 
-void llama_snapkv_compressor::tap(const llama_snapkv_layer & layer, ggml_tensor * k) const {
-    std::vector<float> q_data(layer.head_dim * w * layer.n_head);
+void llama_snapkv_compressor::tap(const llama_snapkv_layer & layer, ggml_tensor * k, ggml_tensor * v, llama_snapkv_record::layer & kept) const {
+    std::vector<float> q_data(layer.head_dim * staging.n_queries * layer.n_head);
     std::vector<float> k_data(ggml_nelements(k));
+    std::vector<float> v_data(ggml_nelements(v));
     ggml_backend_tensor_get(staging.queries, q_data.data(), layer.slot * staging.queries->nb[1], q_data.size() * sizeof(float));
     ggml_backend_tensor_get(k, k_data.data(), 0, k_data.size() * sizeof(float));
+    ggml_backend_tensor_get(v, v_data.data(), 0, v_data.size() * sizeof(float));
     const llama_snapkv_tap_data data = {
         layer.ic,
         q_data.data(),
         k_data.data(),
+        v_data.data(),
         (uint32_t) layer.head_dim,
-        w,
+        (uint32_t) v->ne[0],
+        staging.n_queries,
         (uint32_t) layer.n_head,
         n,
         (uint32_t) layer.n_head_kv,
+        n_kept,
         layer.scale,
         layer.softcap,
+        kept.ids.data(),
+        sk.coverage[layer.ic].data(),
     };
     sk.tap(&data, sk.tap_data);
+    const std::string error = llama_snapkv_check_ids(kept.ids.data(), n_kept, (uint32_t) layer.n_head_kv, n - w);
+    if (!error.empty()) {
+        throw std::invalid_argument(format("layer %d: the positions chosen %s", layer.il, error.c_str()));
+    }
 }
 
 // src: the full cache, dst: the compact one, both [n_embd_gqa, n_cells]

@@ -37,7 +37,7 @@ public:
     // copies the rows that record names last into target, cells of the compact cache
     void evict(const std::vector<llama_snapkv_layer> & layers, const llama_snapkv_record & record, llama_kv_cache & base, const llama_kv_cache::slot_info & target);
 
-    // [head_dim, n_rows, n_head] rows of the saved queries of a layer
+    // [head_dim, n_rows, n_head] rows of the saved queries of a layer; row 0 is position n_prompt - n_queries
     ggml_tensor * queries(ggml_context * gctx, const llama_snapkv_layer & layer, int64_t row0, int64_t n_rows) const;
 
     // of all layers so far
@@ -57,9 +57,10 @@ private:
     llama_snapkv_observation observe(ggml_context * gctx, const llama_snapkv_layer & layer) const; // its mask is not set
     ggml_tensor * keys(ggml_context * gctx, const llama_snapkv_layer & layer) const;
     ballot vote(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, ggml_tensor *& mask) const;
-    ggml_tensor * tap_keys(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer) const;
+    ggml_tensor * values(ggml_context * gctx, const llama_snapkv_layer & layer) const;
+    ggml_tensor * in_f32(ggml_context * gctx, ggml_cgraph * gf, ggml_tensor * rows) const;
     std::vector<int32_t> count(const llama_snapkv_layer & layer, const ballot & ballot);
-    void tap(const llama_snapkv_layer & layer, ggml_tensor * k) const;
+    void tap(const llama_snapkv_layer & layer, ggml_tensor * k, ggml_tensor * v, llama_snapkv_record::layer & kept) const;
     void copy_rows(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, ggml_tensor * src, ggml_tensor * dst, ggml_tensor * ids, int64_t cell0) const;
 
     llama_context & ctx;

@@ -4,14 +4,17 @@
 #include "snapkv.h"
 
 #include "snapkv-guard.h"
+#include "snapkv-vault.h"
 
+#include "llama-kv-cache.h"
+
+#include <map>
 #include <string>
 #include <vector>
 
 // cells in use are rounded up to this, as llama_kv_cache::get_n_kv() does
 static constexpr uint32_t LLAMA_SNAPKV_N_KV_PAD = 256;
 
-class llama_kv_cache;
 class llama_kv_cache_iswa;
 
 struct llama_snapkv {
@@ -24,6 +27,8 @@ struct llama_snapkv {
 
     // of the last prefill, for each cached layer and KV head; empty if nothing was evicted
     std::vector<std::vector<float>> coverage;
+
+    std::map<llama_seq_id, llama_snapkv_vault> vaults;
 
     llama_snapkv_tap_callback tap = nullptr;
     void * tap_data = nullptr;
@@ -43,6 +48,12 @@ std::string llama_snapkv_check_params(const llama_snapkv_params & params);
 
 // rows kept for each KV head of a prompt, the window included; n_prompt if nothing is to be evicted
 uint32_t llama_snapkv_n_rows(const llama_snapkv_params & params, uint32_t n_prompt);
+
+// query rows that a prefill saves for each layer: the window's, and more for the vault
+uint32_t llama_snapkv_n_queries(const llama_snapkv_params & params, uint32_t n_prompt);
+
+// kept rows and window of a compacted sequence as contiguous cells of the compact cache: packed right before the prompt's end
+void llama_snapkv_place_cells(llama_kv_cache & base, llama_seq_id seq_id, const llama_kv_cache::slot_info & target, llama_snapkv_record_ptr record);
 
 // while it lives, caches made on this thread get n_cells cells; with all = false sliding-window caches keep theirs
 struct llama_snapkv_cells_scope {

@@ -52,13 +52,15 @@ private:
     void find_cells();
     void allocate(const llama_snapkv_plan & plan);
     void drop();
+    void open_vault(const llama_token * tokens);
+    void load_rows(uint32_t ig);
+    void save_rows();
     void begin_group(uint32_t ig);
     void begin_chunk(uint32_t i);
     void compute_chunk(uint32_t ig, uint32_t i);
     void land(flight & f);
     void land_all();
     void take_logits(const flight & f);
-    void place_cells();
 
     ggml_cgraph * build_chunk(ggml_context * gctx, llm_graph_result & res, uint32_t ig, uint32_t i);
     void save_queries(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, ggml_tensor * attn, uint32_t i) const;
@@ -77,6 +79,7 @@ private:
     const uint32_t w;       // window
     const uint32_t n_kept;  // prefix rows for each KV head
     const llama_snapkv_memory mem; // base: the compact cache
+    uint32_t n_past = 0;    // tokens at the prompt's start whose K and V come from the vault
 
     llama_snapkv_groups groups;
     llama_snapkv_place place;
@@ -86,6 +89,9 @@ private:
     llama_snapkv_inputs inputs;
     std::unique_ptr<llama_snapkv_lent_weights> weights; // null: all weights are where their layers are computed
     std::unique_ptr<llama_snapkv_compressor> compressor;
+
+    llama_snapkv_vault * vault = nullptr; // null: none is wanted
+    llama_snapkv_vault::segment added;    // what this prefill adds to it
 
     llama_batch_allocr balloc;
     std::vector<llama_ubatch> ubatches;
@@ -160,6 +166,9 @@ void prefill_run::prepare(const llama_token * tokens) {
     groups.n_layer = (int32_t) hparams.n_layer();
     groups.size = 1;
     place = llama_snapkv_make_place(ctx, mem, groups);
+    if (sk.params.vault) {
+        open_vault(tokens);
+    }
     if (place.lends) {
         weights = std::make_unique<llama_snapkv_lent_weights>(place.device);
     }
@@ -195,8 +204,75 @@ void prefill_run::prepare(const llama_token * tokens) {
     record->window = w;
 }
 
+// what can be taken from the vault, and room in it for the rest
+void prefill_run::open_vault(const llama_token * tokens) {
+    vault = &sk.vaults[seq_id];
+    if (vault->layers.empty()) {
+        const auto & hparams = ctx.get_model().hparams;
+        for (const auto & cached : access::layers(*mem.base)) {
+            llama_snapkv_vault_layer layer;
+            layer.type_k = cached.k->type;
+            layer.type_v = cached.v->type;
+            layer.row_k = cached.k->nb[1];
+            layer.row_v = cached.v->nb[1];
+            layer.head_dim_k = hparams.n_embd_head_k(cached.il);
+            layer.head_dim_v = hparams.n_embd_head_v(cached.il);
+            layer.n_head = hparams.n_head(cached.il);
+            layer.n_head_kv = hparams.n_head_kv(cached.il);
+            vault->layers.push_back(layer);
+        }
+    }
+    // the window's queries are computed. what sliding-window layers hold is not in the vault
+    n_past = mem.iswa ? 0 : std::min(vault->common_prefix(tokens, n), n - w);
+    vault->truncate(n_past);
+
+    const uint32_t query0 = n - llama_snapkv_n_queries(sk.params, n);
+    const size_t bytes = vault->bytes() + vault->bytes_of(n - n_past, n - std::max(query0, n_past));
+    if (sk.params.vault_limit > 0 && bytes > sk.params.vault_limit) {
+        throw std::invalid_argument(format("the vault needs %.1f MiB for a prompt of %u tokens and its limit is %.1f MiB: raise the limit, or turn the vault off",
+                bytes / 1048576.0, n, sk.params.vault_limit / 1048576.0));
+    }
+    ggml_backend_buffer_type_t pinned = place.device ? ggml_backend_dev_host_buffer_type(place.device) : nullptr;
+    added = vault->reserve(pinned ? pinned : ggml_backend_cpu_buffer_type(), n - n_past, query0);
+}
+
+static const auto & staged(const llama_snapkv_staging & staging, int32_t il) {
+    return access::layers(*staging.full)[access::map_layer_ids(*staging.full).at(il)];
+}
+
+// K and V of a group's layers for the tokens that are not computed
+void prefill_run::load_rows(uint32_t ig) {
+    for (uint32_t ic = ig * groups.size; n_past > 0 && ic < std::min<uint32_t>((ig + 1) * groups.size, groups.ils.size()); ++ic) {
+        const auto & to = staged(staging, groups.ils[ic]);
+        for (const bool is_v : { false, true }) {
+            ggml_tensor * t = is_v ? to.v : to.k;
+            vault->each(is_v, ic, 0, n_past, [&](const uint8_t * data, uint32_t pos, uint32_t n_rows) {
+                ggml_backend_tensor_set(t, data, pos * t->nb[1], n_rows * t->nb[1]);
+            });
+        }
+    }
+}
+
+// K, V and queries of a group's layers for those that were
+void prefill_run::save_rows() {
+    for (const auto & layer : layers) {
+        const auto & from = staged(staging, layer.il);
+        ggml_backend_tensor_get(from.k, added.k[layer.ic], n_past * from.k->nb[1], (n - n_past) * from.k->nb[1]);
+        ggml_backend_tensor_get(from.v, added.v[layer.ic], n_past * from.v->nb[1], (n - n_past) * from.v->nb[1]);
+
+        vault->layers[layer.ic].scale = layer.scale;
+        vault->layers[layer.ic].softcap = layer.softcap;
+        const int64_t n_rows = n - added.query0;
+        const size_t row = layer.head_dim * sizeof(float);
+        for (int64_t h = 0; h < layer.n_head; ++h) {
+            ggml_backend_tensor_get(staging.queries, added.q[layer.ic].data() + h * n_rows * layer.head_dim,
+                    layer.slot * staging.queries->nb[1] + ((h + 1) * staging.n_queries - n_rows) * row, n_rows * row);
+        }
+    }
+}
+
 void prefill_run::allocate(const llama_snapkv_plan & p) {
-    staging = llama_snapkv_make_staging(ctx, mem, sk.params, groups, place, p, n);
+    staging = llama_snapkv_make_staging(ctx, mem, sk.params, groups, place, p, n, n - n_past);
     compressor = std::make_unique<llama_snapkv_compressor>(ctx, sk, runner, place, staging, n, n_kept);
     if (mem.iswa) {
         std::swap(access::kv_base(*mem.iswa), staging.kv);
@@ -221,22 +297,23 @@ void prefill_run::split_batch(const llama_token * tokens) {
     const auto & model = ctx.get_model();
     const auto & cp = ctx.get_cparams();
 
-    llama_batch_ext batch(n, model.hparams.n_embd_inp(), model.hparams.n_embd_inp_enc(), cp.kv_unified ? LLAMA_MAX_SEQ : (llama_seq_id) cp.n_seq_max,
+    const uint32_t n_new = n - n_past;
+    llama_batch_ext batch(n_new, model.hparams.n_embd_inp(), model.hparams.n_embd_inp_enc(), cp.kv_unified ? LLAMA_MAX_SEQ : (llama_seq_id) cp.n_seq_max,
             nullptr, model.vocab.n_tokens(), model.hparams.n_pos_per_embd());
-    batch.tokens.resize(n);
-    for (uint32_t i = 0; i < n; ++i) {
+    batch.tokens.resize(n_new);
+    for (uint32_t i = 0; i < n_new; ++i) {
         auto & t = batch.tokens[i];
-        t.id = tokens[i];
-        t.output = i + 1 == n;
+        t.id = tokens[n_past + i];
+        t.output = i + 1 == n_new;
         t.seq_ids = { seq_id };
-        t.pos = { (llama_pos) i, 0, 0, 0 };
+        t.pos = { (llama_pos) (n_past + i), 0, 0, 0 };
     }
     if (!balloc.init(batch, model.vocab, false)) {
         throw std::invalid_argument("a token id is outside of the vocabulary, or the sequence id is not below n_seq_max");
     }
 
     balloc.split_reset();
-    uint32_t p = 0;
+    uint32_t p = n_past;
     while (p < n) {
         // as llama_kv_cache::init_batch() chooses
         ubatches.push_back(mem.base->get_n_stream() == 1 ? balloc.split_simple(plan.chunk) : balloc.split_equal(plan.chunk, true, 0));
@@ -298,6 +375,7 @@ void prefill_run::begin_group(uint32_t ig) {
         llama_snapkv_gctx gctx = runner.make_context();
         weights->lend(build_chunk(gctx.get(), *flights[0].res, ig, 0));
     }
+    load_rows(ig);
     if (ig == 1 && place.device) {
         inputs.upload(place.buft(0));
     }
@@ -326,14 +404,15 @@ void prefill_run::begin_chunk(uint32_t i) {
 
 // the window's queries of this chunk, for the scores
 void prefill_run::save_queries(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, ggml_tensor * attn, uint32_t i) const {
-    const int64_t p0 = std::max<int64_t>(starts[i], n - w);
+    const int64_t first = (int64_t) n - staging.n_queries;
+    const int64_t p0 = std::max<int64_t>(starts[i], first);
     const int64_t n_rows = (int64_t) starts[i] + ubatches[i].n_tokens - p0;
     if (n_rows <= 0) {
         return;
     }
     ggml_tensor * q = attn->src[0];
     ggml_tensor * from = ggml_view_3d(gctx, q, q->ne[0], n_rows, q->ne[2], q->nb[1], q->nb[2], (p0 - starts[i]) * q->nb[1]);
-    ggml_build_forward_expand(gf, ggml_cpy(gctx, from, compressor->queries(gctx, layer, p0 - (n - w), n_rows)));
+    ggml_build_forward_expand(gf, ggml_cpy(gctx, from, compressor->queries(gctx, layer, p0 - first, n_rows)));
 }
 
 ggml_cgraph * prefill_run::build_chunk(ggml_context * gctx, llm_graph_result & res, uint32_t ig, uint32_t i) {
@@ -346,10 +425,10 @@ ggml_cgraph * prefill_run::build_chunk(ggml_context * gctx, llm_graph_result & r
     cut.il0 = groups.il0(ig);
     cut.il1 = groups.il1(ig);
     if (ig > 0) {
-        cut.hidden_in = staging.hidden.view(gctx, i, starts[i], ubatches[i].n_tokens);
+        cut.hidden_in = staging.hidden.view(gctx, i, starts[i] - n_past, ubatches[i].n_tokens);
     }
     if (!is_last_group(ig)) {
-        cut.hidden_out = staging.hidden.view(gctx, i, starts[i], ubatches[i].n_tokens);
+        cut.hidden_out = staging.hidden.view(gctx, i, starts[i] - n_past, ubatches[i].n_tokens);
     }
     cut.store_only = is_last_group(ig) && !is_last(i);
 
@@ -456,22 +535,9 @@ void prefill_run::take_logits(const flight & f) {
     ggml_backend_tensor_get(f.res->t_logits, access::logits(ctx).data, 0, ctx.get_model().vocab.n_tokens() * sizeof(float));
 }
 
-// the kept rows as cells of the compact cache: packed right before the window
-void prefill_run::place_cells() {
-    auto & cells = access::v_cells(*mem.base)[target.strm[0]];
-    const uint32_t n_rows = n_kept + w;
-    for (uint32_t i = 0; i < n_rows; ++i) {
-        const uint32_t idx = target.idxs[0][i];
-        cells.pos_set(idx, (llama_pos) (n - n_rows + i));
-        cells.seq_add(idx, seq_id);
-    }
-    access::v_heads(*mem.base)[target.strm[0]] = target.idxs[0].back() + 1;
-    mem.base->snapkv.set(seq_id, record);
-}
-
 bool prefill_run::report() {
     t_last_report_us = ggml_time_us();
-    if (!stop && progress && !progress(done, (uint64_t) n * groups.count(), user_data)) {
+    if (!stop && progress && !progress(done, (uint64_t) (n - n_past) * groups.count(), user_data)) {
         stop = true;
     }
     return !stop;
@@ -509,11 +575,19 @@ void prefill_run::run(const llama_token * tokens) {
             compute_chunk(ig, i);
         }
         land_all();
+        if (vault) {
+            save_rows();
+        }
         compressor->score(layers, *record);
         compressor->evict(layers, *record, *mem.base, target);
     }
 
-    place_cells();
+    llama_snapkv_place_cells(*mem.base, seq_id, target, record);
+    if (vault) {
+        vault->append(std::move(added), tokens + n_past);
+        stats.bytes_vault = vault->bytes();
+    }
+    stats.n_reused = n_past;
     stats.n_kept = n_kept + w;
     stats.bytes_compute = runner.get_bytes();
     stats.bytes_weights = weights ? weights->get_bytes() : 0;

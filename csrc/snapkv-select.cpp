@@ -26,6 +26,21 @@ std::vector<int32_t> llama_snapkv_select(const std::vector<float> & scores, uint
     return ids;
 }
 
+std::string llama_snapkv_check_ids(const int32_t * ids, uint32_t n_kept, uint32_t n_head_kv, uint32_t n_prefix) {
+    for (uint32_t h = 0; h < n_head_kv; ++h) {
+        int64_t last = -1;
+        for (uint32_t i = 0; i < n_kept; ++i) {
+            const int64_t id = ids[(size_t) h * n_kept + i];
+            if (id <= last || id >= n_prefix) {
+                return "of KV head " + std::to_string(h) + " have " + std::to_string(id) + " at index " + std::to_string(i) +
+                        ": they must ascend, and be below " + std::to_string(n_prefix);
+            }
+            last = id;
+        }
+    }
+    return "";
+}
+
 double llama_snapkv_coverage_of(const std::vector<float> & mass, const std::vector<int32_t> & kept, uint32_t w) {
     double total = 0.0;
     for (const float m : mass) {

@@ -75,7 +75,7 @@ static void fill_mask(ggml_tensor * mask, int64_t n_max) {
 }
 
 llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params,
-        const llama_snapkv_groups & groups, const llama_snapkv_place & place, const llama_snapkv_plan & plan, uint32_t n_prompt) {
+        const llama_snapkv_groups & groups, const llama_snapkv_place & place, const llama_snapkv_plan & plan, uint32_t n_prompt, uint32_t n_new) {
     llama_snapkv_staging st;
     st.n_max = GGML_PAD(n_prompt, LLAMA_SNAPKV_N_KV_PAD);
 
@@ -100,13 +100,14 @@ llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_
             ggml_backend_buffer_type_t pinned = ggml_backend_dev_host_buffer_type(place.devs[0]);
             buft = pinned ? pinned : ggml_backend_cpu_buffer_type();
         }
-        st.hidden.allocate(ctx.get_model().hparams.n_embd, n_prompt, plan.chunk, buft, place.device);
+        st.hidden.allocate(ctx.get_model().hparams.n_embd, n_new, plan.chunk, buft, place.device);
     }
 
     const auto & hparams = ctx.get_model().hparams;
+    st.n_queries = llama_snapkv_n_queries(params, n_prompt);
     int64_t q_size = 0;
     for (const int32_t il : groups.ils) {
-        q_size = std::max(q_size, (int64_t) hparams.n_embd_head_k(il) * hparams.n_head(il) * params.window);
+        q_size = std::max(q_size, (int64_t) hparams.n_embd_head_k(il) * hparams.n_head(il) * st.n_queries);
     }
     st.queries = ggml_new_tensor_2d(st.ctx.get(), GGML_TYPE_F32, q_size, groups.size);
     ggml_set_name(st.queries, "snapkv_queries");

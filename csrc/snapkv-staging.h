@@ -45,7 +45,8 @@ struct llama_snapkv_staging {
     std::vector<ggml_backend_buffer_ptr> bufs;
 
     llama_snapkv_hidden_state hidden; // not allocated if there is one group only
-    ggml_tensor * queries = nullptr; // F32 [head_dim*window*n_head at most, G]: the window's queries of the group's layers
+    ggml_tensor * queries = nullptr; // F32 [head_dim*n_queries*n_head at most, G]: queries of the last tokens, of the group's layers
+    uint32_t n_queries = 0;
 
     // F16 [n_max + pad, rows], mask[j, i] = j - n_max <= i ? 0 : -inf: the causal mask of rows at position p0 is its view
     // at column n_max - p0. for each cached layer the one on the layer's own device
@@ -58,9 +59,10 @@ struct llama_snapkv_staging {
     size_t bytes_kv = 0, bytes_mask = 0, bytes_queries = 0;
 };
 
-// throws std::runtime_error or std::bad_alloc with nothing left behind
+// n_new: tokens of the prompt that are computed; the others come from the vault. throws std::runtime_error or std::bad_alloc
+// with nothing left behind
 llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params,
-        const llama_snapkv_groups & groups, const llama_snapkv_place & place, const llama_snapkv_plan & plan, uint32_t n_prompt);
+        const llama_snapkv_groups & groups, const llama_snapkv_place & place, const llama_snapkv_plan & plan, uint32_t n_prompt, uint32_t n_new);
 
 // bytes of K and V rows for n cells, of all cached layers
 size_t llama_snapkv_full_bytes(const llama_kv_cache & base, uint32_t n_cells);

@@ -47,6 +47,9 @@ llama_snapkv_params llama_snapkv_default_params(void) {
     params.chunk = 0;
     params.ops = LLAMA_SNAPKV_OPS_AUTO;
     params.keep_scores = false;
+    params.vault = false;
+    params.vault_limit = 0;
+    params.queries = 0;
     return params;
 }
 
@@ -83,6 +86,10 @@ uint32_t llama_snapkv_n_rows(const llama_snapkv_params & params, uint32_t n_prom
     return std::min(std::max(n_kept, params.sinks) + params.window, n_prompt);
 }
 
+uint32_t llama_snapkv_n_queries(const llama_snapkv_params & params, uint32_t n_prompt) {
+    return std::min(std::max(params.window, params.vault ? params.queries : 0), n_prompt);
+}
+
 //
 // cells
 //
@@ -113,6 +120,17 @@ static uint32_t cells_needed(const llama_model & model, const llama_snapkv_param
     const bool cpu_only = model.devices.empty();
     const uint64_t rows = llama_snapkv_n_rows(params, n_ctx_seq);
     return (uint32_t) GGML_PAD((rows + params.room) * n_seqs_per_stream, cpu_only ? 32 : LLAMA_SNAPKV_N_KV_PAD);
+}
+
+void llama_snapkv_place_cells(llama_kv_cache & base, llama_seq_id seq_id, const llama_kv_cache::slot_info & target, llama_snapkv_record_ptr record) {
+    auto & cells = access::v_cells(base)[target.strm[0]];
+    const auto & idxs = target.idxs[0];
+    for (size_t i = 0; i < idxs.size(); ++i) {
+        cells.pos_set(idxs[i], (llama_pos) (record->n_prompt - idxs.size() + i));
+        cells.seq_add(idxs[i], seq_id);
+    }
+    access::v_heads(base)[target.strm[0]] = idxs.back() + 1;
+    base.snapkv.set(seq_id, std::move(record));
 }
 
 //
@@ -286,7 +304,8 @@ int32_t llama_snapkv_prefill(llama_context * ctx, llama_seq_id seq_id, const lla
         }
     }
 
-    const bool evicts = llama_snapkv_n_rows(sk->params, n_tokens) < n_tokens;
+    // the vault gets its rows from the staging cache
+    const bool evicts = llama_snapkv_n_rows(sk->params, n_tokens) < n_tokens || (sk->params.vault && n_tokens > sk->params.window);
     const int32_t rc = evicts ? llama_snapkv_prefill_groups(*ctx, *sk, seq_id, tokens, n_tokens, progress, user_data) : prefill_ordinary(*ctx, *sk, seq_id, tokens, n_tokens, progress, user_data);
 
     sk->stats.seconds_prefill = (ggml_time_us() - t0) * 1e-6;

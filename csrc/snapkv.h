@@ -62,6 +62,9 @@ struct llama_snapkv_params {
     uint32_t chunk;       // tokens of the prompt that are computed at once; 0: n_ubatch, less where a GPU's memory is short
     enum llama_snapkv_ops ops;
     bool keep_scores; // keep the pooled scores for llama_snapkv_scores()
+    bool vault;       // keep K and V of all prompt tokens in host memory, see llama_snapkv_keep()
+    uint64_t vault_limit; // bytes that the vault of a sequence may take; 0: no limit
+    uint32_t queries; // of so many last prompt tokens the vault keeps the queries, too; 0: of the window's
 };
 
 // bytes and seconds of the last llama_snapkv_prefill()
@@ -70,6 +73,7 @@ struct llama_snapkv_stats {
 
     uint32_t n_prompt;         // tokens
     uint32_t n_kept;           // rows for each KV head, the window included; n_prompt if nothing was evicted
+    uint32_t n_reused;         // tokens at the prompt's start that came from the vault
     uint32_t layer_group;      // G used; 0: ordinary path
     uint32_t chunk;            // tokens per ubatch
     uint64_t bytes_compact;    // KV cache of the context, all sequences
@@ -78,6 +82,7 @@ struct llama_snapkv_stats {
     uint64_t bytes_hidden_host; // of these, in host memory beside a GPU
     uint64_t bytes_weights;    // weights lent to the device, of layers that are in host memory
     uint64_t bytes_mask;       // persistent attention mask
+    uint64_t bytes_vault;      // K and V of all prompt tokens in host memory, and queries
     uint64_t bytes_compute;    // largest compute buffer during prefill
     uint64_t bytes_full_cache; // KV cache that the prompt would take without eviction
     double seconds_prefill;  // all of it, scoring and eviction included
@@ -104,14 +109,19 @@ struct llama_snapkv_seq_info {
 // return false to abort
 typedef bool (*llama_snapkv_progress_callback)(uint64_t done, uint64_t total, void * user_data);
 
-// what the scorer of one cached layer sees; for tests and tools. called before eviction
+// what the scorer of one cached layer sees; for policies, tests and tools. called before eviction
 struct llama_snapkv_tap_data {
     uint32_t ic;
-    const float * q;      // [head_dim, window, n_head], after RoPE
+    const float * q;      // [head_dim, n_queries, n_head], of the last n_queries positions, after RoPE
     const float * k;      // [head_dim, n_prompt, n_head_kv], as the cache holds it
-    uint32_t head_dim, window, n_head, n_prompt, n_head_kv;
+    const float * v;      // [head_dim_v, n_prompt, n_head_kv]
+    uint32_t head_dim, head_dim_v, n_queries, n_head, n_prompt, n_head_kv;
+    uint32_t n_kept;
     float scale;
     float softcap; // 0: none
+    int32_t * ids;    // [n_kept, n_head_kv]: the prompt positions that will be kept before the window. may be overwritten by
+                      // others: ascending for each head, distinct, below n_prompt - window
+    float * coverage; // [n_head_kv]: share of the window's attention mass on these and the window. to be overwritten with them
 };
 typedef void (*llama_snapkv_tap_callback)(const struct llama_snapkv_tap_data * data, void * user_data);
 
@@ -165,6 +175,38 @@ LLAMA_API uint32_t llama_snapkv_scores(const struct llama_context * ctx, uint32_
 // share of the window's attention mass that lies on the kept rows of a KV head, after the last prefill. negative if that has
 // evicted nothing
 LLAMA_API float llama_snapkv_coverage(const struct llama_context * ctx, uint32_t ic, uint32_t head);
+
+// the vault: with params.vault a prefill keeps K and V of all prompt tokens. a later prompt of the sequence that begins with the
+// same tokens is evaluated from where it parts from them, and the rows to keep are chosen anew
+
+// what the vault holds of a cached layer
+struct llama_snapkv_vault_info {
+    size_t size; // sizeof(struct llama_snapkv_vault_info), set by the caller
+
+    uint32_t n_tokens;
+    uint32_t n_queries; // of the last positions
+    uint32_t n_head, n_head_kv;
+    uint32_t head_dim, head_dim_v;
+    uint64_t row_bytes; // of K and V of a token, as the cache holds them
+    float scale;
+    float softcap; // 0: none
+};
+
+// false if the sequence has no vault
+LLAMA_API bool llama_snapkv_get_vault_info(const struct llama_context * ctx, llama_seq_id seq_id, uint32_t ic, struct llama_snapkv_vault_info * info);
+
+// all of a layer in f32, each may be NULL: q [head_dim, n_queries, n_head], k [head_dim, n_tokens, n_head_kv],
+// v [head_dim_v, n_tokens, n_head_kv]. false if the sequence has no vault
+LLAMA_API bool llama_snapkv_vault_read(const struct llama_context * ctx, llama_seq_id seq_id, uint32_t ic, float * q, float * k, float * v);
+
+// fill the compact cache anew from the vault: n_kept prefix rows for each KV head, and the window. what followed the prompt is
+// removed. ids: [n_kept, n_head_kv] for one cached layer after the other: prompt positions, ascending for each head, distinct,
+// below n_prompt - window; NULL keeps the whole prompt, whatever n_kept says. 0 on success, 1: not so many cells, negative: error. the
+// cache is unchanged after a failure
+LLAMA_API int32_t llama_snapkv_keep(struct llama_context * ctx, llama_seq_id seq_id, uint32_t n_kept, const int32_t * ids);
+
+// free the vault of a sequence
+LLAMA_API void llama_snapkv_vault_clear(struct llama_context * ctx, llama_seq_id seq_id);
 
 LLAMA_API void llama_snapkv_set_tap(struct llama_context * ctx, llama_snapkv_tap_callback tap, void * user_data);
 

@@ -12,6 +12,7 @@ from snapkv_local.errors import ConfigError
 DEFAULT_BUDGET = 2048
 
 _UINT32_MAX = 2**32 - 1
+_UINT64_MAX = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class SnapKVConfig:
             GPU's memory is short.
         ops: what scores and evicts: "fused" ops of our own (CPU, CUDA, Metal), "stock" ops of ggml,
             or "auto": fused where the layer's device has them.
+        vault: "ram" keeps K and V of all prompt tokens in host memory, off the device. A later
+            question about the same document then chooses its own rows, after one pass over the
+            vault instead of a prefill. "off" keeps nothing.
+        vault_limit: bytes that the vault may take; None for no limit. A prompt that needs more is
+            refused.
         policy: "snapkv", the paper's form.
 
     Raises:
@@ -59,6 +65,8 @@ class SnapKVConfig:
     hidden: Literal["auto", "device", "host"] = "auto"
     chunk: int | Literal["auto"] = "auto"
     ops: Literal["auto", "fused", "stock"] = "auto"
+    vault: Literal["off", "ram"] = "off"
+    vault_limit: int | None = None
     policy: str = "snapkv"
 
     def __post_init__(self) -> None:
@@ -97,19 +105,22 @@ class SnapKVConfig:
         if self.chunk != "auto":
             self._take_int("chunk", 1)
         _check_choice("ops", self.ops, ("auto", "fused", "stock"))
+        _check_choice("vault", self.vault, ("off", "ram"))
+        if self.vault_limit is not None:
+            self._take_int("vault_limit", 1, most=_UINT64_MAX)
         policies.get(self.policy).check(self)
 
-    def _take_int(self, name: str, minimum: int) -> None:
+    def _take_int(self, name: str, minimum: int, most: int = _UINT32_MAX) -> None:
         value = getattr(self, name)
         try:
             # an int of its own: ctypes takes no NumPy integer
             number = minimum - 1 if isinstance(value, bool) else operator.index(value)
         except TypeError:
             number = minimum - 1
-        if not minimum <= number <= _UINT32_MAX:
+        if not minimum <= number <= most:
             raise ConfigError(
                 f"{name}={value!r}",
-                f"is no whole number from {minimum} to {_UINT32_MAX}",
+                f"is no whole number from {minimum} to {most}",
                 "give one",
             )
         object.__setattr__(self, name, number)

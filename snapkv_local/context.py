@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
@@ -21,6 +21,7 @@ from llama_cpp import _internals, llama_cpp
 
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError, NoRoomError
+from snapkv_local.policies.view import LayerView
 from snapkv_local.stats import PrefillStats
 
 Progress = Callable[[int, int], object]
@@ -34,6 +35,7 @@ class ContextOptions:
 
     config: SnapKVConfig
     keep_scores: bool
+    n_queries: int = 0
 
 
 _options: ContextVar[ContextOptions | None] = ContextVar("snapkv_local_options", default=None)
@@ -94,7 +96,7 @@ class SnapKVContext(_internals.LlamaContext):
 
         options = _options.get()
         assert options is not None, "made within compact_contexts() only"
-        native_params = native.make_params(options.config, options.keep_scores)
+        native_params = native.make_params(options.config, options.keep_scores, options.n_queries)
         native.check_supported(model.path_model, model.model, params, native_params)
         ctx = native.llama_snapkv_init_from_model(model.model, params, native_params)
         if ctx is None:
@@ -166,13 +168,14 @@ class SnapKVContext(_internals.LlamaContext):
             **{field.name: getattr(stats, field.name) for field in fields(PrefillStats)}
         )
 
-    def set_config(self, config: SnapKVConfig, keep_scores: bool) -> None:
+    def set_config(self, options: ContextOptions) -> None:
         """Change what the next prefill does.
 
         Raises:
             ConfigError: the settings need more cells than the context has, or do not fit its model.
         """
-        if not native.llama_snapkv_set_params(self.ctx, native.make_params(config, keep_scores)):
+        params = native.make_params(options.config, options.keep_scores, options.n_queries)
+        if not native.llama_snapkv_set_params(self.ctx, params):
             raise ConfigError(
                 "the new settings",
                 native.llama_snapkv_last_error().decode(),
@@ -263,6 +266,71 @@ class SnapKVContext(_internals.LlamaContext):
 
         return self._by_head("coverage", read, np.float32, ctypes.c_float)[:, :, 0]
 
+    def layer_views(self) -> list[LayerView]:
+        """What the vault holds of each cached layer.
+
+        Raises:
+            ConfigError: there is no vault, or nothing in it.
+        """
+        views = []
+        n_layer = native.llama_snapkv_n_layer(self.ctx)
+        for ic in range(n_layer):
+            info = native.llama_snapkv_vault_info(
+                size=ctypes.sizeof(native.llama_snapkv_vault_info)
+            )
+            if not native.llama_snapkv_get_vault_info(self.ctx, _SEQ_ID, ic, ctypes.byref(info)):
+                raise _no_vault()
+            q = np.empty((info.n_head, info.n_queries, info.head_dim), np.float32)
+            k = np.empty((info.n_head_kv, info.n_tokens, info.head_dim), np.float32)
+            v = np.empty((info.n_head_kv, info.n_tokens, info.head_dim_v), np.float32)
+            out = [array.ctypes.data_as(ctypes.POINTER(ctypes.c_float)) for array in (q, k, v)]
+            if not native.llama_snapkv_vault_read(self.ctx, _SEQ_ID, ic, *out):
+                native.fail("llama_snapkv_vault_read")
+            views.append(LayerView(ic, n_layer, q, k, v, info.scale, info.softcap))
+        return views
+
+    def keep(self, ids: Sequence[npt.NDArray[np.int32]] | None) -> None:
+        """Fill the compact cache anew from the vault; what followed the prompt is removed.
+
+        Args:
+            ids: for each cached layer [n_head_kv, n_kept]; None keeps the whole prompt.
+
+        Raises:
+            ConfigError: no vault, or the positions are not ascending prefix positions, or differ in
+                number between layers.
+            NoRoomError: more rows than cells.
+        """
+        n_kept = 0
+        flat = None
+        if ids is not None:
+            sizes = {layer.shape[1] for layer in ids}
+            heads = [
+                native.llama_snapkv_n_head_kv(self.ctx, ic)
+                for ic in range(native.llama_snapkv_n_layer(self.ctx))
+            ]
+            if len(sizes) != 1 or [layer.shape[0] for layer in ids] != heads:
+                raise ConfigError(
+                    "positions to keep",
+                    f"have shapes {[layer.shape for layer in ids]}",
+                    f"give one array [n_head_kv, n_kept] for each of {len(heads)} cached layers, "
+                    "with one n_kept for all",
+                )
+            n_kept = sizes.pop()
+            flat = np.concatenate([np.ascontiguousarray(layer, np.int32).ravel() for layer in ids])
+        pointer = None if flat is None else flat.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        rc = native.llama_snapkv_keep(self.ctx, _SEQ_ID, n_kept, pointer)
+        if rc == native.RC_NO_ROOM:
+            raise NoRoomError(
+                f"{n_kept or 'all'} rows", "are more than the cells", "raise the budget"
+            )
+        if rc != 0:
+            reason = native.llama_snapkv_last_error().decode()
+            raise ConfigError("positions to keep", reason, 'prefill first, with vault="ram"')
+
+    def clear_vault(self) -> None:
+        """Free the vault."""
+        native.llama_snapkv_vault_clear(self.ctx, _SEQ_ID)
+
     def layers(self) -> tuple[int, ...]:
         """The model's numbers of the layers whose cache is compressed, [n_layer_cached]."""
         n_layer = native.llama_snapkv_n_layer(self.ctx)
@@ -287,6 +355,14 @@ class SnapKVContext(_internals.LlamaContext):
                 "read them head by head (snapkv.h)",
             )
         return np.array(layers, dtype)
+
+
+def _no_vault() -> ConfigError:
+    return ConfigError(
+        "the vault",
+        native.llama_snapkv_last_error().decode(),
+        'pass SnapKVConfig(vault="ram") and prefill',
+    )
 
 
 def _new_context(cls: type[_internals.LlamaContext], *_args: Any, **_kwargs: Any) -> Any:

@@ -18,6 +18,7 @@ import llama_cpp
 from snapkv_local import hub, models
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError, NoRoomError, PromptError, SnapKVError
+from snapkv_local.policies.view import LayerView
 from snapkv_local.stats import PrefillStats
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class Llama(llama_cpp.Llama):
     A conversation that goes on is evaluated from where it was, as long as the new tokens fit the
     free cells; else all of it is prefilled again. So is a prompt that parts from the compressed one
     before its end, such as another question about the same document: the rows were kept for the
-    first one. Generation that runs out of cells ends with
+    first one. With SnapKVConfig(vault="ram") such a prefill takes what it has in common with the
+    last prompt from the vault, and each turn chooses rows anew. Generation that runs out of cells ends with
     finish_reason "length". A prompt that is given again goes on from its last token, which then
     attends to the compact cache as every later token does, and no longer to the whole prompt: the
     answer may differ from the first one. reset() makes sure that it is evaluated anew.
@@ -46,6 +48,8 @@ class Llama(llama_cpp.Llama):
         snapkv: how to compress; None for the full cache.
         keep_scores: keep the pooled scores of each prefill for prefill_scores(); they take 4 bytes
             for each prompt token, KV head and layer.
+        keep_queries: of so many last prompt tokens the vault keeps the queries, for layer_views();
+            the observation window's are always there.
         prefill_progress: called with (done, total) while a prompt is evaluated. What it raises ends
             the prefill.
         kwargs: all other arguments of llama_cpp.Llama. snapkv turns flash_attn on, and swa_full off
@@ -65,6 +69,7 @@ class Llama(llama_cpp.Llama):
         *,
         snapkv: SnapKVConfig | None = None,
         keep_scores: bool = False,
+        keep_queries: int = 0,
         prefill_progress: Progress | None = None,
         **kwargs: Any,
     ) -> None:
@@ -72,6 +77,7 @@ class Llama(llama_cpp.Llama):
         self._stack = contextlib.ExitStack()
         self.snapkv = snapkv
         self.keep_scores = keep_scores
+        self.keep_queries = keep_queries
         self.prefill_progress = prefill_progress
         self.last_prefill: PrefillStats | None = None
         self.n_prompt = 0
@@ -87,7 +93,7 @@ class Llama(llama_cpp.Llama):
                 "keep_scores=True", "there are no scores without snapkv", "pass snapkv"
             )
         models.check(Path(model_path))
-        options = None if snapkv is None else ContextOptions(snapkv, keep_scores)
+        options = None if snapkv is None else ContextOptions(snapkv, keep_scores, keep_queries)
         with compact_contexts(options):
             super().__init__(model_path, **kwargs)
 
@@ -169,7 +175,8 @@ class Llama(llama_cpp.Llama):
         """Evaluate tokens from the current position.
 
         A prompt at position 0 that is to be compressed goes to prefill(), and so does the whole
-        conversation if the tokens do not fit the free cells.
+        conversation if the tokens do not fit the free cells. With a vault, every turn of more than
+        one token does, so that it chooses its own rows; only what is new is evaluated.
 
         Raises:
             NoRoomError: within generate(), after its first token.
@@ -185,6 +192,9 @@ class Llama(llama_cpp.Llama):
             if self.snapkv.n_kept(len(tokens)) < len(tokens):
                 self.prefill(tokens)
                 return
+        if self.snapkv.vault != "off" and not self._generating and len(tokens) > 1:
+            self.prefill([*self._input_ids.tolist(), *tokens])
+            return
         goes_on = self._generating or self._same_window(context, tokens)
         n_free = self._n_free() if goes_on and self._trim() else 0
         if len(tokens) > n_free:
@@ -236,7 +246,8 @@ class Llama(llama_cpp.Llama):
         Raises:
             ConfigError: made without snapkv, or the settings need more cells than the cache has.
         """
-        self._context("set_snapkv").set_config(config, self.keep_scores)
+        options = ContextOptions(config, self.keep_scores, self.keep_queries)
+        self._context("set_snapkv").set_config(options)
         self.snapkv = config
         self.reset()  # type: ignore[no-untyped-call]
 
@@ -284,6 +295,33 @@ class Llama(llama_cpp.Llama):
         """
         return self._context("coverage").coverage()
 
+    def layer_views(self) -> list[LayerView]:
+        """Queries, keys and values of each cached layer, from the vault, as policies see them.
+
+        Raises:
+            ConfigError: made without a vault, or nothing was prefilled.
+        """
+        return self._context("layer_views").layer_views()
+
+    def keep(self, ids: Sequence[npt.NDArray[np.int32]] | None) -> None:
+        """Choose other rows of the last prompt, from the vault. What followed the prompt is removed.
+
+        Args:
+            ids: for each cached layer int32 [n_head_kv, n_kept]: prompt positions before the window,
+                ascending for each head. The window's rows stay. None keeps the whole prompt, if the
+                cache has cells for it.
+
+        Raises:
+            ConfigError: made without a vault, or ids do not fit the prompt.
+            NoRoomError: more rows than the cache has cells.
+        """
+        self._context("keep").keep(ids)
+        self.n_tokens = self.n_prompt
+
+    def clear_vault(self) -> None:
+        """Free the vault; the conversation goes on."""
+        self._context("clear_vault").clear_vault()
+
     def generate(
         self, tokens: Sequence[int], *args: Any, **kwargs: Any
     ) -> Generator[int, Any, None]:
@@ -300,6 +338,7 @@ class Llama(llama_cpp.Llama):
             **super().__getstate__(),  # type: ignore[no-untyped-call]
             "snapkv": self.snapkv,
             "keep_scores": self.keep_scores,
+            "keep_queries": self.keep_queries,
             "prefill_progress": self.prefill_progress,
         }
 

@@ -63,6 +63,9 @@ class llama_snapkv_params(ctypes.Structure):
         ("chunk", ctypes.c_uint32),
         ("ops", ctypes.c_int),
         ("keep_scores", ctypes.c_bool),
+        ("vault", ctypes.c_bool),
+        ("vault_limit", ctypes.c_uint64),
+        ("queries", ctypes.c_uint32),
     ]
 
 
@@ -72,6 +75,7 @@ class llama_snapkv_stats(ctypes.Structure):
         ("size", ctypes.c_size_t),
         ("n_prompt", ctypes.c_uint32),
         ("n_kept", ctypes.c_uint32),
+        ("n_reused", ctypes.c_uint32),
         ("layer_group", ctypes.c_uint32),
         ("chunk", ctypes.c_uint32),
         ("bytes_compact", ctypes.c_uint64),
@@ -80,6 +84,7 @@ class llama_snapkv_stats(ctypes.Structure):
         ("bytes_hidden_host", ctypes.c_uint64),
         ("bytes_weights", ctypes.c_uint64),
         ("bytes_mask", ctypes.c_uint64),
+        ("bytes_vault", ctypes.c_uint64),
         ("bytes_compute", ctypes.c_uint64),
         ("bytes_full_cache", ctypes.c_uint64),
         ("seconds_prefill", ctypes.c_double),
@@ -124,11 +129,32 @@ class llama_snapkv_tap_data(ctypes.Structure):
         ("ic", _u32),
         ("q", _f32_p),
         ("k", _f32_p),
+        ("v", _f32_p),
         ("head_dim", _u32),
-        ("window", _u32),
+        ("head_dim_v", _u32),
+        ("n_queries", _u32),
         ("n_head", _u32),
         ("n_prompt", _u32),
         ("n_head_kv", _u32),
+        ("n_kept", _u32),
+        ("scale", ctypes.c_float),
+        ("softcap", ctypes.c_float),
+        ("ids", _i32_p),
+        ("coverage", _f32_p),
+    ]
+
+
+# struct llama_snapkv_vault_info
+class llama_snapkv_vault_info(ctypes.Structure):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("n_tokens", _u32),
+        ("n_queries", _u32),
+        ("n_head", _u32),
+        ("n_head_kv", _u32),
+        ("head_dim", _u32),
+        ("head_dim_v", _u32),
+        ("row_bytes", ctypes.c_uint64),
         ("scale", ctypes.c_float),
         ("softcap", ctypes.c_float),
     ]
@@ -253,6 +279,35 @@ def llama_snapkv_scores(ctx: Any, ic: int, head: int, scores: Any, n: int, /) ->
 def llama_snapkv_coverage(ctx: Any, ic: int, head: int, /) -> float: ...
 
 
+# LLAMA_API bool llama_snapkv_get_vault_info(const struct llama_context * ctx, llama_seq_id seq_id,
+#     uint32_t ic, struct llama_snapkv_vault_info * info);
+@_function(
+    "llama_snapkv_get_vault_info",
+    [_ctx_p, _seq_id, _u32, ctypes.POINTER(llama_snapkv_vault_info)],
+    ctypes.c_bool,
+)
+def llama_snapkv_get_vault_info(ctx: Any, seq_id: int, ic: int, info: Any, /) -> bool: ...
+
+
+# LLAMA_API bool llama_snapkv_vault_read(const struct llama_context * ctx, llama_seq_id seq_id,
+#     uint32_t ic, float * q, float * k, float * v);
+@_function(
+    "llama_snapkv_vault_read", [_ctx_p, _seq_id, _u32, _f32_p, _f32_p, _f32_p], ctypes.c_bool
+)
+def llama_snapkv_vault_read(ctx: Any, seq_id: int, ic: int, q: Any, k: Any, v: Any, /) -> bool: ...
+
+
+# LLAMA_API int32_t llama_snapkv_keep(struct llama_context * ctx, llama_seq_id seq_id,
+#     uint32_t n_kept, const int32_t * ids);
+@_function("llama_snapkv_keep", [_ctx_p, _seq_id, _u32, _i32_p], ctypes.c_int32)
+def llama_snapkv_keep(ctx: Any, seq_id: int, n_kept: int, ids: Any, /) -> int: ...
+
+
+# LLAMA_API void llama_snapkv_vault_clear(struct llama_context * ctx, llama_seq_id seq_id);
+@_function("llama_snapkv_vault_clear", [_ctx_p, _seq_id], None)
+def llama_snapkv_vault_clear(ctx: Any, seq_id: int, /) -> None: ...
+
+
 # LLAMA_API void llama_snapkv_set_tap(struct llama_context * ctx, llama_snapkv_tap_callback tap,
 #     void * user_data);
 @_function("llama_snapkv_set_tap", [_ctx_p, llama_snapkv_tap_callback, ctypes.c_void_p], None)
@@ -264,7 +319,9 @@ def ggml_type(kv_type: str) -> int:
     return int(getattr(llama_cpp, f"GGML_TYPE_{kv_type.upper()}"))
 
 
-def make_params(config: SnapKVConfig, keep_scores: bool = False) -> llama_snapkv_params:
+def make_params(
+    config: SnapKVConfig, keep_scores: bool = False, n_queries: int = 0
+) -> llama_snapkv_params:
     """The native form of the settings."""
     return llama_snapkv_params(
         size=ctypes.sizeof(llama_snapkv_params),
@@ -281,6 +338,9 @@ def make_params(config: SnapKVConfig, keep_scores: bool = False) -> llama_snapkv
         chunk=0 if config.chunk == "auto" else config.chunk,
         ops=OPS[config.ops],
         keep_scores=keep_scores,
+        vault=config.vault != "off",
+        vault_limit=config.vault_limit or 0,
+        queries=n_queries,
     )
 
 

@@ -12,6 +12,7 @@ class PrefillStats:
     Attributes:
         n_prompt: tokens of the prompt.
         n_kept: rows kept for each KV head, the window included; n_prompt if nothing was evicted.
+        n_reused: tokens at the prompt's start whose K and V came from the vault.
         layer_group: G, the cached layers whose full KV was live at once; 0 if nothing was evicted.
         chunk: tokens in a ubatch.
         bytes_compact: KV cache of the context, that of sliding-window layers included.
@@ -20,6 +21,7 @@ class PrefillStats:
         bytes_hidden_host: of these, in host memory beside a GPU.
         bytes_weights: weights lent to the GPU, of layers that are in host memory (partial offload).
         bytes_mask: persistent attention mask.
+        bytes_vault: K and V of all prompt tokens in host memory, and queries; 0 without a vault.
         bytes_compute: largest compute buffer during the prefill.
         bytes_full_cache: KV cache that the prompt would take without eviction.
         seconds_prefill: all of it, scoring and eviction included.
@@ -33,6 +35,7 @@ class PrefillStats:
 
     n_prompt: int
     n_kept: int
+    n_reused: int
     layer_group: int
     chunk: int
     bytes_compact: int
@@ -41,6 +44,7 @@ class PrefillStats:
     bytes_hidden_host: int
     bytes_weights: int
     bytes_mask: int
+    bytes_vault: int
     bytes_compute: int
     bytes_full_cache: int
     seconds_prefill: float

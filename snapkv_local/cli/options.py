@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from snapkv_local.config import SnapKVConfig
+from snapkv_local.errors import ConfigError
+from snapkv_local.units import parse_size
 
 _UNITS = {"": 1, "k": 1024, "m": 1024**2}
 
@@ -26,6 +28,19 @@ class Size(click.ParamType):  # type: ignore[type-arg]
         if match is None or int(match[1]) == 0:
             self.fail(f"{value!r} {self.refusal}", param, ctx)
         return int(match[1]) * _UNITS[match[2]]
+
+
+# generic from click 8.4 on, and not subscriptable before
+class ByteSize(click.ParamType):  # type: ignore[type-arg]
+    """A number of bytes, as units.parse_size() reads it."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return value if isinstance(value, int) else parse_size(str(value))
+        except ConfigError as e:
+            self.fail(str(e), param, ctx)
 
 
 class SizeOrAuto(Size):
@@ -113,6 +128,14 @@ _CONFIG_OPTIONS = (
         "--ops",
         type=click.Choice(["auto", "fused", "stock"]),
         help="What scores and evicts: our ops, or ggml's.  [default: auto]",
+    ),
+    click.option(
+        "--vault",
+        type=click.Choice(["off", "ram"]),
+        help="Keep the prompt's full KV in host memory, for later questions.  [default: off]",
+    ),
+    click.option(
+        "--vault-limit", type=ByteSize(), help="Most that the vault may take, such as 8GiB."
     ),
 )
 

@@ -22,7 +22,7 @@ from snapkv_local.cli.options import (
 )
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
-from snapkv_local.units import size
+from snapkv_local.units import parse_size, size
 
 if TYPE_CHECKING:
     from snapkv_local.plan.devices import Device
@@ -121,7 +121,7 @@ def take_device(devices: Any, memory: str | None, device: str | None, gpu_layers
     if memory is None:
         here: Device = devices.this_machine()
         return here
-    n_bytes = devices.parse_size(memory)
+    n_bytes = parse_size(memory)
     kind = "cpu" if gpu_layers == 0 else "cuda"
     given: Device = devices.Device(memory, kind, n_bytes, n_bytes, True, "--memory")
     return given

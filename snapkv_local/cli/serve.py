@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import click
 from snapkv_local import models
 from snapkv_local.cli.options import (
     SIZE,
+    ByteSize,
     chat_format_option,
     config_options,
     ctx_option,
@@ -29,21 +29,6 @@ from snapkv_local.cli.options import (
 from snapkv_local.cli.run import load
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
-
-_UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
-
-
-# generic from click 8.4 on, and not subscriptable before
-class ByteSize(click.ParamType):  # type: ignore[type-arg]
-    """A number of bytes: 65536, 64KiB, 64MiB."""
-
-    name = "bytes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        match = re.fullmatch(r"(\d+)(KiB|MiB|GiB|)", str(value).strip())
-        if match is None or int(match[1]) == 0:
-            self.fail(f"{value!r} is no number of bytes; write 65536 or 64MiB", param, ctx)
-        return int(match[1]) * _UNITS[match[2]]
 
 
 @click.command()

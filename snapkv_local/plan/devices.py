@@ -14,12 +14,6 @@ from typing import Any
 from snapkv_local import hardware
 from snapkv_local.errors import ConfigError
 
-_UNITS = {
-    "": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4,
-    "kib": 1024, "mib": 1024**2, "gib": 1024**3, "tib": 1024**4,
-    "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4,
-}  # fmt: skip
-
 # Metal lets a GPU use this much of the memory that it shares with the processor:
 # recommendedMaxWorkingSetSize in logs is 10922.67 MiB of 16 GiB (abetlen/llama-cpp-python#687),
 # 21845.34 of 32 (ollama/ollama#434), 49152 of 64 (ggml-org/llama.cpp#1870), 73728 of 96 (#3213)
@@ -56,21 +50,6 @@ class Device:
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, for JSON."""
         return asdict(self)
-
-
-def parse_size(text: str) -> int:
-    """Bytes of 8GiB, 8GB (of 1000^3 bytes), 8192MiB or 8G (of 1024^3 bytes).
-
-    Raises:
-        ConfigError: it is no size.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?(?:i?b)?)", text.strip().lower())
-    unit = match[2] if match else None
-    if unit in ("b", "ib"):
-        unit = "" if unit == "b" else None
-    if match is None or unit not in _UNITS or float(match[1]) == 0:
-        raise ConfigError(f"memory {text!r}", "is no size", "write 8GiB, 8GB or 8192MiB")
-    return int(float(match[1]) * _UNITS[unit])
 
 
 def known() -> list[Device]:

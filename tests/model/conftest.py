@@ -115,7 +115,7 @@ def tap() -> Iterator[Callable[[Llama, list[int]], list[dict[str, Any]]]]:
 
         def callback(data: Any, _user_data: Any) -> None:
             d = data.contents
-            q = np.ctypeslib.as_array(d.q, (d.n_head, d.window, d.head_dim)).copy()
+            q = np.ctypeslib.as_array(d.q, (d.n_head, d.n_queries, d.head_dim)).copy()
             k = np.ctypeslib.as_array(d.k, (d.n_head_kv, d.n_prompt, d.head_dim)).copy()
             seen.append({"ic": d.ic, "q": q, "k": k, "scale": d.scale, "softcap": d.softcap})
 

@@ -62,6 +62,8 @@ def test_every_option_reaches_its_setting(loaded):
         "hidden": ("host", "host"),
         "chunk": ("2k", 2048),
         "ops": ("stock", "stock"),
+        "vault": ("ram", "ram"),
+        "vault_limit": ("2GiB", 2**31),
     }
     assert set(CONFIG_NAMES) == {*settings, "ratio", "policy"}
     arguments = [

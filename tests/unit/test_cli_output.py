@@ -20,6 +20,7 @@ from snapkv_local.cli.progress import PrefillBar
 STATS = PrefillStats(
     n_prompt=8000,
     n_kept=512,
+    n_reused=0,
     layer_group=1,
     chunk=512,
     bytes_compact=30 * 2**20,
@@ -28,6 +29,7 @@ STATS = PrefillStats(
     bytes_hidden_host=0,
     bytes_weights=0,
     bytes_mask=9 * 2**20,
+    bytes_vault=0,
     bytes_compute=50 * 2**20,
     bytes_full_cache=180 * 2**20,
     seconds_prefill=40.0,

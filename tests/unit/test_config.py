@@ -24,6 +24,8 @@ def test_defaults_are_the_papers_with_a_budget_of_2048():
         "hidden": "auto",
         "chunk": "auto",
         "ops": "auto",
+        "vault": "off",
+        "vault_limit": None,
         "policy": "snapkv",
     }
 

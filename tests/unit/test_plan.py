@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from snapkv_local import models
+from snapkv_local import models, units
 from snapkv_local.bench.shapes import SHAPES
 from snapkv_local.cli import main
 from snapkv_local.config import SnapKVConfig
@@ -209,16 +209,16 @@ def test_latent_attention_is_refused(write_metadata):
     ],
 )
 def test_sizes(text, n):
-    assert devices.parse_size(text) == n
+    assert units.parse_size(text) == n
 
 
 @pytest.mark.parametrize("text", ["", "8", "0GiB", "GiB", "8QB", "8 ib", "-1GB"])
 def test_no_sizes(text):
     if text == "8":
-        assert devices.parse_size(text) == 8
+        assert units.parse_size(text) == 8
         return
-    with pytest.raises(ConfigError, match="is no size; write 8GiB"):
-        devices.parse_size(text)
+    with pytest.raises(ConfigError, match="is no size in bytes; write 8GiB"):
+        units.parse_size(text)
 
 
 def test_the_table_of_devices():

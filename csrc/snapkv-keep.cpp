@@ -1,0 +1,225 @@
+// The compact cache, filled anew from the vault.
+#include "snapkv.h"
+
+#include "snapkv-access.h"
+#include "snapkv-context.h"
+#include "snapkv-select.h"
+
+#include "llama-impl.h"
+
+#include <cstring>
+#include <stdexcept>
+
+using access = llama_snapkv_access;
+
+namespace {
+
+struct no_cells : std::exception {};
+
+const llama_snapkv_vault * vault_of(const llama_context * ctx, llama_seq_id seq_id) {
+    if (!llama_snapkv_enabled(ctx)) {
+        llama_snapkv_set_error("the context was not made by llama_snapkv_init_from_model()");
+        return nullptr;
+    }
+    const auto & vaults = access::snapkv(*ctx)->vaults;
+    const auto it = vaults.find(seq_id);
+    if (it == vaults.end() || it->second.n_tokens() == 0) {
+        llama_snapkv_set_error(format("sequence %d has no vault: set it in the parameters, and prefill", seq_id));
+        return nullptr;
+    }
+    return &it->second;
+}
+
+// rows of a layer as the compact cache holds them: for each head its own, then the window
+std::vector<uint8_t> gather(const llama_snapkv_vault & vault, bool is_v, uint32_t ic, uint32_t n_kept, uint32_t window, const int32_t * ids) {
+    const auto & layer = vault.layers[ic];
+    const size_t row = is_v ? layer.row_v : layer.row_k;
+    const size_t head = row / layer.n_head_kv;
+    const uint32_t n = vault.n_tokens();
+    std::vector<uint8_t> rows((n_kept + window) * row);
+
+    if (!ids) {
+        vault.each(is_v, ic, 0, n, [&](const uint8_t * data, uint32_t pos, uint32_t n_rows) { memcpy(rows.data() + pos * row, data, n_rows * row); });
+        return rows;
+    }
+    for (int64_t h = 0; h < layer.n_head_kv; ++h) {
+        for (uint32_t i = 0; i < n_kept; ++i) {
+            memcpy(rows.data() + i * row + h * head, vault.row(is_v, ic, ids[h * n_kept + i]) + h * head, head);
+        }
+    }
+    vault.each(is_v, ic, n - window, n, [&](const uint8_t * data, uint32_t pos, uint32_t n_rows) {
+        memcpy(rows.data() + (n_kept + pos - (n - window)) * row, data, n_rows * row);
+    });
+    return rows;
+}
+
+void keep(llama_context & ctx, const llama_snapkv_vault & vault, llama_seq_id seq_id, uint32_t n_kept, const int32_t * ids) {
+    const auto mem = llama_snapkv_memory_of(ctx);
+    llama_kv_cache & base = *mem.base;
+    const uint32_t n = vault.n_tokens();
+
+    const auto old = base.snapkv.get(seq_id);
+    if (!old || old->n_prompt != n) {
+        throw std::invalid_argument(format("sequence %d does not hold the vault's %u tokens: prefill them again", seq_id, n));
+    }
+    const uint32_t window = old->window;
+    n_kept = ids ? n_kept : n - window;
+
+    auto record = std::make_shared<llama_snapkv_record>();
+    record->n_prompt = n;
+    record->window = window;
+    const int32_t * from = ids;
+    for (const auto & layer : old->layers) {
+        const size_t size = (size_t) n_kept * layer.n_head_kv;
+        record->layers.push_back({ layer.il, layer.n_head_kv, n_kept, {} });
+        auto & to = record->layers.back().ids;
+        to.resize(size);
+        if (ids) {
+            const std::string error = llama_snapkv_check_ids(from, n_kept, layer.n_head_kv, n - window);
+            if (!error.empty()) {
+                throw std::invalid_argument(format("layer %d: the positions to keep %s", layer.il, error.c_str()));
+            }
+            std::copy_n(from, size, to.begin());
+            from += size;
+        } else {
+            for (size_t i = 0; i < size; ++i) {
+                to[i] = (int32_t) (i % n_kept);
+            }
+        }
+    }
+
+    // the cells: those of the sequence are free for its new rows
+    const uint32_t n_rows = n_kept + window;
+    const auto & cells_before = base.get_cells(seq_id);
+    uint32_t own = 0;
+    for (uint32_t i = 0; i < cells_before.size(); ++i) {
+        own += !cells_before.is_empty(i) && cells_before.seq_has(i, seq_id);
+    }
+    if (n_rows > cells_before.size() - cells_before.get_used() + own) {
+        throw no_cells();
+    }
+    if (mem.iswa && !mem.iswa->get_swa()->seq_rm(seq_id, (llama_pos) n, -1)) {
+        throw std::invalid_argument("the cache of the sliding-window layers cannot go back to the prompt's end");
+    }
+    base.seq_rm(seq_id, -1, -1);
+
+    llama_batch_allocr allocr(ctx.get_model().hparams.n_pos_per_embd());
+    llama_ubatch rows = allocr.ubatch_reserve(n_rows, 1);
+    rows.seq_id_unq[0] = seq_id;
+    for (uint32_t i = 0; i < n_rows; ++i) {
+        rows.n_seq_id[i] = 1;
+        rows.seq_id[i] = rows.seq_id_unq;
+    }
+    const auto target = base.find_slot(rows, true);
+    if (target.empty()) {
+        throw std::runtime_error("the free cells do not lie side by side: remove other sequences, and prefill again");
+    }
+
+    const int32_t * of_layer = ids;
+    for (uint32_t ic = 0; ic < vault.layers.size(); ++ic) {
+        const auto & to = access::layers(base)[access::map_layer_ids(base).at(old->layers[ic].il)];
+        for (const bool is_v : { false, true }) {
+            const auto data = gather(vault, is_v, ic, n_kept, window, of_layer);
+            ggml_tensor * t = (is_v ? to.v_stream : to.k_stream)[target.strm[0]];
+            ggml_backend_tensor_set(t, data.data(), target.head() * t->nb[1], data.size());
+        }
+        of_layer = of_layer ? of_layer + (size_t) n_kept * vault.layers[ic].n_head_kv : nullptr;
+    }
+    llama_snapkv_place_cells(base, seq_id, target, record);
+}
+
+} // namespace
+
+int32_t llama_snapkv_keep(llama_context * ctx, llama_seq_id seq_id, uint32_t n_kept, const int32_t * ids) {
+    const auto * vault = vault_of(ctx, seq_id);
+    if (!vault) {
+        return -1;
+    }
+    ctx->synchronize();
+    try {
+        keep(*ctx, *vault, seq_id, n_kept, ids);
+        return 0;
+    } catch (const no_cells &) {
+        llama_snapkv_set_error(format("the rows to keep and the window are more than the cells of the context: keep less, or make the budget larger"));
+        return 1;
+    } catch (const std::invalid_argument & e) {
+        llama_snapkv_set_error(e.what());
+        return -1;
+    } catch (const std::exception & e) {
+        ctx->get_memory()->seq_rm(seq_id, -1, -1);
+        llama_snapkv_set_error(e.what());
+        return -2;
+    }
+}
+
+bool llama_snapkv_get_vault_info(const llama_context * ctx, llama_seq_id seq_id, uint32_t ic, llama_snapkv_vault_info * info) {
+    const auto * vault = vault_of(ctx, seq_id);
+    if (!vault) {
+        return false;
+    }
+    if (info->size != sizeof(*info) || ic >= vault->layers.size()) {
+        llama_snapkv_set_error("the caller's llama_snapkv_vault_info is of another version, or there is no such cached layer");
+        return false;
+    }
+    const auto & layer = vault->layers[ic];
+    *info = {};
+    info->size = sizeof(*info);
+    info->n_tokens = vault->n_tokens();
+    info->n_queries = vault->n_queries();
+    info->n_head = (uint32_t) layer.n_head;
+    info->n_head_kv = (uint32_t) layer.n_head_kv;
+    info->head_dim = (uint32_t) layer.head_dim_k;
+    info->head_dim_v = (uint32_t) layer.head_dim_v;
+    info->row_bytes = layer.row_k + layer.row_v;
+    info->scale = layer.scale;
+    info->softcap = layer.softcap;
+    return true;
+}
+
+static void to_f32(ggml_type type, const uint8_t * from, float * to, int64_t n) {
+    if (type == GGML_TYPE_F32) {
+        memcpy(to, from, n * sizeof(float));
+    } else {
+        ggml_get_type_traits(type)->to_float(from, to, n);
+    }
+}
+
+bool llama_snapkv_vault_read(const llama_context * ctx, llama_seq_id seq_id, uint32_t ic, float * q, float * k, float * v) {
+    const auto * vault = vault_of(ctx, seq_id);
+    if (!vault) {
+        return false;
+    }
+    if (ic >= vault->layers.size()) {
+        llama_snapkv_set_error("no such cached layer");
+        return false;
+    }
+    const auto & layer = vault->layers[ic];
+    const uint32_t n = vault->n_tokens();
+    if (q) {
+        vault->read_queries(ic, q);
+    }
+    for (const bool is_v : { false, true }) {
+        float * out = is_v ? v : k;
+        if (!out) {
+            continue;
+        }
+        const ggml_type type = is_v ? layer.type_v : layer.type_k;
+        const int64_t head_dim = is_v ? layer.head_dim_v : layer.head_dim_k;
+        const size_t row = is_v ? layer.row_v : layer.row_k;
+        const size_t head = row / layer.n_head_kv;
+        vault->each(is_v, ic, 0, n, [&](const uint8_t * data, uint32_t pos, uint32_t n_rows) {
+            for (uint32_t i = 0; i < n_rows; ++i) {
+                for (int64_t h = 0; h < layer.n_head_kv; ++h) {
+                    to_f32(type, data + i * row + h * head, out + (h * n + pos + i) * head_dim, head_dim);
+                }
+            }
+        });
+    }
+    return true;
+}
+
+void llama_snapkv_vault_clear(llama_context * ctx, llama_seq_id seq_id) {
+    if (llama_snapkv_enabled(ctx)) {
+        access::snapkv(*ctx)->vaults.erase(seq_id);
+    }
+}

@@ -1,0 +1,223 @@
+"""The vault: K and V of the whole prompt in host memory, from which rows are chosen anew."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from snapkv_local import Llama, SnapKVConfig, reference
+from snapkv_local.errors import ConfigError, NativeError, NoRoomError
+
+WINDOW = 16
+VAULT = SnapKVConfig(budget=96, window=WINDOW, room=64, vault="ram")
+
+
+@pytest.fixture(scope="module")
+def vaulted(make: Callable[..., Llama]) -> Llama:
+    """Cells for a compact cache only."""
+    return make(VAULT, keep_queries=40)
+
+
+@pytest.fixture(scope="module")
+def roomy(make: Callable[..., Llama]) -> Llama:
+    """Cells for the whole prompt."""
+    return make(replace(VAULT, budget=512))
+
+
+@pytest.fixture(autouse=True)
+def empty(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test starts with an empty vault."""
+    yield
+    for name in ("vaulted", "roomy"):
+        if name in request.fixturenames:
+            llm = request.getfixturevalue(name)
+            llm.clear_vault()
+
+
+@pytest.fixture(scope="module")
+def answer(llm: Llama) -> list[int]:
+    return llm.tokenize(b" the cook is chosen by the crew", add_bos=False)
+
+
+def shares(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> float:
+    """Mean Jaccard index of kept sets, [n_layer, n_head_kv, n_kept] each."""
+    pairs = zip(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]), strict=True)
+    return float(np.mean([len(np.intersect1d(x, y)) / len(np.union1d(x, y)) for x, y in pairs]))
+
+
+def test_views_are_what_the_engine_scored(vaulted: Llama, prompt: list[int]) -> None:
+    stats = vaulted.prefill(prompt)
+    views = vaulted.layer_views()
+
+    kept = vaulted.kept_positions()
+    assert len(views) == len(kept)
+    for view, ids in zip(views, kept, strict=True):
+        assert view.q.shape[1] == 40
+        scores = reference.scores(view.q[:, -WINDOW:], view.k, view.scale)
+        expected = reference.select(scores, ids.shape[1])
+        assert shares(expected[None], ids[None]) > 0.99
+    n_float = sum(view.q.size for view in views)
+    assert stats.bytes_vault == stats.bytes_full_cache // 512 * 300 + 4 * n_float
+
+
+def test_the_engines_own_rows_give_its_logits(
+    vaulted: Llama, llm: Llama, prompt: list[int], answer: list[int]
+) -> None:
+    llm.prefill(prompt)
+    expected, kept = llm.score(answer), llm.kept_positions()
+    vaulted.prefill(prompt)
+    m = len(prompt) - WINDOW
+    others = np.arange(m - kept.shape[2], m, dtype=np.int32)
+    vaulted.keep([np.tile(others, (kept.shape[1], 1))] * len(kept))
+    assert not np.array_equal(vaulted.score(answer), expected)
+
+    vaulted.keep(list(kept))
+
+    np.testing.assert_array_equal(vaulted.kept_positions(), kept)
+    np.testing.assert_array_equal(vaulted.score(answer), expected)
+
+
+def test_all_rows_give_the_full_caches_logits(
+    roomy: Llama, plain: Llama, prompt: list[int], answer: list[int]
+) -> None:
+    plain.reset()
+    plain.eval(prompt)
+    expected = plain.score(answer)
+
+    roomy.prefill(prompt)
+    np.testing.assert_array_equal(roomy.score(answer), expected)
+    few = np.arange(8, dtype=np.int32)
+    roomy.keep([np.tile(few, (3, 1))] * 30)
+    roomy.keep(None)
+    np.testing.assert_array_equal(roomy.score(answer), expected)
+
+
+@pytest.mark.parametrize("kv_type", [8, 2], ids=["q8_0", "q4_0"])
+def test_rows_of_quantized_caches_come_back_as_they_are(
+    make: Callable[..., Llama], prompt: list[int], answer: list[int], kv_type: int
+) -> None:
+    llm = make(VAULT, type_k=kv_type, type_v=kv_type)
+    llm.prefill(prompt)
+    expected, kept = llm.score(answer), llm.kept_positions()
+
+    llm.keep(list(kept[:, :, :8]))
+    llm.keep(list(kept))
+
+    np.testing.assert_array_equal(llm.score(answer), expected)
+
+
+def test_a_second_question_computes_only_itself(
+    vaulted: Llama, llm: Llama, prompt: list[int], answer: list[int]
+) -> None:
+    # 256 tokens in common: two ubatches, so that both prefills compute in the same chunks
+    other = [*prompt[:256], *answer * 6]
+    llm.prefill(other)
+    expected, kept = llm.score(answer), llm.kept_positions()
+    vaulted.prefill(prompt)
+
+    stats = vaulted.prefill(other)
+
+    assert stats.n_reused == 256
+    np.testing.assert_array_equal(vaulted.kept_positions(), kept)
+    np.testing.assert_array_equal(vaulted.score(answer), expected)
+
+
+def test_other_chunks_choose_nearly_the_same_rows(
+    vaulted: Llama, llm: Llama, prompt: list[int]
+) -> None:
+    other = [*prompt[:200], *prompt[40:120]]
+    llm.prefill(other)
+    vaulted.prefill(prompt)
+
+    assert vaulted.prefill(other).n_reused == 200
+
+    assert shares(vaulted.kept_positions(), llm.kept_positions()) > 0.97
+
+
+def test_the_window_is_computed_even_if_all_is_in_the_vault(
+    vaulted: Llama, prompt: list[int]
+) -> None:
+    vaulted.prefill(prompt)
+    kept = vaulted.kept_positions()
+    assert vaulted.prefill(prompt).n_reused == len(prompt) - WINDOW
+    assert shares(vaulted.kept_positions(), kept) > 0.97
+
+
+def test_each_turn_of_a_conversation_chooses_anew(
+    vaulted: Llama, prompt: list[int], answer: list[int]
+) -> None:
+    vaulted.reset()
+    vaulted.eval(prompt)
+    first = vaulted.kept_positions()
+    vaulted.eval([answer[0]])  # a token that was generated
+    assert vaulted.n_prompt == len(prompt)
+
+    vaulted.eval(answer)
+
+    assert vaulted.last_prefill is not None
+    n = len(prompt) + 1 + len(answer)
+    assert vaulted.n_tokens == vaulted.last_prefill.n_prompt == n
+    assert vaulted.last_prefill.n_reused == n - WINDOW
+    assert not np.array_equal(first, vaulted.kept_positions())
+
+
+def test_an_aborted_prefill_leaves_the_common_prefix(vaulted: Llama, prompt: list[int]) -> None:
+    def stop(done: int, total: int) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    vaulted.prefill(prompt)
+    other = [*prompt[:250], *prompt[:40]]
+    with pytest.raises(KeyboardInterrupt):
+        vaulted.prefill(other, progress=stop)
+
+    with pytest.raises(ConfigError, match="prefill them again"):
+        vaulted.keep(None)
+    assert vaulted.prefill(other).n_reused == 250
+
+
+def test_what_is_refused(vaulted: Llama, roomy: Llama, llm: Llama, prompt: list[int]) -> None:
+    with pytest.raises(ConfigError, match="no vault"):
+        vaulted.keep(None)
+    with pytest.raises(ConfigError, match='vault="ram"'):
+        llm.layer_views()
+    vaulted.prefill(prompt)
+    with pytest.raises(NoRoomError, match="budget"):
+        vaulted.keep(None)
+    m = len(prompt) - WINDOW
+    for row in ([0, 1, 1], [2, 1, 3], [0, 1, m], [-1, 1, 2]):
+        with pytest.raises(ConfigError, match="must ascend"):
+            vaulted.keep([np.array([row] * 3, np.int32)] * 30)
+    with pytest.raises(ConfigError, match="30 cached layers"):
+        vaulted.keep([np.zeros((3, 1), np.int32)])
+    vaulted.score(prompt[:4])  # after all that the sequence is as it was
+
+
+def test_the_limit_is_kept(make: Callable[..., Llama], prompt: list[int]) -> None:
+    llm = make(replace(VAULT, vault_limit=2**20))
+    with pytest.raises(NativeError, match="raise the limit"):
+        llm.prefill(prompt)
+    with pytest.raises(ConfigError, match="vault_limit"):
+        SnapKVConfig(vault_limit=0)
+
+
+def test_no_memory_for_the_vault(python: Callable[..., object]) -> None:
+    code = """
+import os
+from snapkv_local import Llama, SnapKVConfig, errors
+llm = Llama(os.environ["MODEL"], n_ctx=512, verbose=False,
+            snapkv=SnapKVConfig(budget=96, window=16, room=64, vault="ram"))
+tokens = list(range(1000, 1300))
+os.environ["SNAPKV_TEST_FAIL_ALLOC"] = "vault"
+try:
+    llm.prefill(tokens)
+except errors.OutOfMemoryError as e:
+    print(e)
+del os.environ["SNAPKV_TEST_FAIL_ALLOC"]
+print(llm.prefill(tokens).n_kept)
+"""
+    result = python(code)
+    assert "vault" in result.stdout, result
+    assert result.stdout.endswith("96\n")
