@@ -4,6 +4,7 @@
 #include "llama-io.h"
 #include "llama-kv-cache.h"
 
+#include <algorithm>
 #include <stdexcept>
 
 // set in the number of streams (at most LLAMA_MAX_SEQ) when records follow
@@ -72,6 +73,39 @@ void llama_snapkv_guard::keep(llama_seq_id seq_id) {
     const auto record = get(seq_id);
     records.clear();
     set(seq_id, record);
+}
+
+uint32_t llama_snapkv_record::max_kept() const {
+    uint32_t res = 0;
+    for (const auto & layer : layers) {
+        res = std::max(res, layer.n_kept);
+    }
+    return res;
+}
+
+uint32_t llama_snapkv_guard::skip(int32_t il) const {
+    for (const auto & [_, record] : records) {
+        const uint32_t max_kept = record->max_kept();
+        for (const auto & layer : record->layers) {
+            if (layer.il == il) {
+                return max_kept - layer.n_kept;
+            }
+        }
+    }
+    return 0;
+}
+
+ggml_tensor * llama_snapkv_rows(ggml_context * ctx, ggml_tensor * cached, int64_t head_dim, int64_t n_head_kv, uint32_t skip, uint32_t n_kv) {
+    return ggml_view_3d(ctx, cached, head_dim, n_head_kv, n_kv - skip, ggml_row_size(cached->type, head_dim), cached->nb[1], skip * cached->nb[1]);
+}
+
+void llama_snapkv_fit_mask(ggml_context * ctx, ggml_tensor * attn) {
+    ggml_tensor * mask = attn->src[3];
+    const int64_t n_kv = attn->src[1]->ne[1];
+    if (mask && mask->ne[0] > n_kv) {
+        // the constructor of the node asks for a contiguous mask, the backends do not
+        attn->src[3] = ggml_view_4d(ctx, mask, n_kv, mask->ne[1], mask->ne[2], mask->ne[3], mask->nb[1], mask->nb[2], mask->nb[3], (mask->ne[0] - n_kv) * mask->nb[0]);
+    }
 }
 
 llama_snapkv_record_ptr llama_snapkv_guard::get(llama_seq_id seq_id) const {

@@ -28,7 +28,11 @@ struct llama_snapkv_record {
 
     uint32_t n_prompt = 0;
     uint32_t window = 0;
+    // a layer that keeps fewer rows than another begins in a later cell, and all end in the same one. only caches of one
+    // sequence have such layers, and there the first cell is 0
     std::vector<layer> layers;
+
+    uint32_t max_kept() const;
 
     // from here on a cell's position is its token's
     llama_pos pos_exact() const { return (llama_pos) n_prompt - (llama_pos) window; }
@@ -64,12 +68,21 @@ public:
     // llama_kv_cache::state_read_sinfo, when the cells are in place
     void state_restore(llama_seq_id seq_id, const llama_snapkv_records & read);
 
+    // llama_kv_cache::get_k and get_v: first cells that a layer has no rows in
+    uint32_t skip(int32_t il) const;
+
     llama_snapkv_record_ptr get(llama_seq_id seq_id) const;
     void set(llama_seq_id seq_id, llama_snapkv_record_ptr record);
 
 private:
     llama_snapkv_records records;
 };
+
+// [head_dim, n_head_kv, n_kv - skip]: cells skip, skip + 1, ... of cached rows [n_embd_gqa, n_cells]
+struct ggml_tensor * llama_snapkv_rows(struct ggml_context * ctx, struct ggml_tensor * cached, int64_t head_dim, int64_t n_head_kv, uint32_t skip, uint32_t n_kv);
+
+// llm_graph_context::build_attn_mha: if the attention has fewer keys than mask columns, its mask becomes the last columns
+void llama_snapkv_fit_mask(struct ggml_context * ctx, struct ggml_tensor * attn);
 
 // llama_kv_cache's constructor: the cells to allocate for a cache that upstream would give kv_size. differs from
 // kv_size only while this thread is in llama_snapkv_init_from_model() or llama_snapkv_supported()

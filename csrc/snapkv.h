@@ -199,11 +199,11 @@ LLAMA_API bool llama_snapkv_get_vault_info(const struct llama_context * ctx, lla
 // v [head_dim_v, n_tokens, n_head_kv]. false if the sequence has no vault
 LLAMA_API bool llama_snapkv_vault_read(const struct llama_context * ctx, llama_seq_id seq_id, uint32_t ic, float * q, float * k, float * v);
 
-// fill the compact cache anew from the vault: n_kept prefix rows for each KV head, and the window. what followed the prompt is
-// removed. ids: [n_kept, n_head_kv] for one cached layer after the other: prompt positions, ascending for each head, distinct,
-// below n_prompt - window; NULL keeps the whole prompt, whatever n_kept says. 0 on success, 1: not so many cells, negative: error. the
-// cache is unchanged after a failure
-LLAMA_API int32_t llama_snapkv_keep(struct llama_context * ctx, llama_seq_id seq_id, uint32_t n_kept, const int32_t * ids);
+// fill the compact cache anew from the vault: for each KV head of cached layer ic n_kept[ic] prefix rows, and the window. what
+// followed the prompt is removed. ids: [n_kept[ic], n_head_kv] for one cached layer after the other: prompt positions, ascending
+// for each head, distinct, below n_prompt - window; NULL keeps the whole prompt, whatever n_kept says. layers may differ in
+// n_kept in contexts of one sequence. 0 on success, 1: not so many cells, negative: error. -1 and 1 leave the cache as it was
+LLAMA_API int32_t llama_snapkv_keep(struct llama_context * ctx, llama_seq_id seq_id, const uint32_t * n_kept, const int32_t * ids);
 
 // free the vault of a sequence
 LLAMA_API void llama_snapkv_vault_clear(struct llama_context * ctx, llama_seq_id seq_id);

@@ -283,7 +283,7 @@ class SnapKVContext(_internals.LlamaContext):
             q = np.empty((info.n_head, info.n_queries, info.head_dim), np.float32)
             k = np.empty((info.n_head_kv, info.n_tokens, info.head_dim), np.float32)
             v = np.empty((info.n_head_kv, info.n_tokens, info.head_dim_v), np.float32)
-            out = [array.ctypes.data_as(ctypes.POINTER(ctypes.c_float)) for array in (q, k, v)]
+            out = [_pointer(array, ctypes.c_float) for array in (q, k, v)]
             if not native.llama_snapkv_vault_read(self.ctx, _SEQ_ID, ic, *out):
                 native.fail("llama_snapkv_vault_read")
             views.append(LayerView(ic, n_layer, q, k, v, info.scale, info.softcap))
@@ -300,28 +300,26 @@ class SnapKVContext(_internals.LlamaContext):
                 number between layers.
             NoRoomError: more rows than cells.
         """
-        n_kept = 0
-        flat = None
+        n_kept = rows = None
         if ids is not None:
-            sizes = {layer.shape[1] for layer in ids}
             heads = [
                 native.llama_snapkv_n_head_kv(self.ctx, ic)
                 for ic in range(native.llama_snapkv_n_layer(self.ctx))
             ]
-            if len(sizes) != 1 or [layer.shape[0] for layer in ids] != heads:
+            if [layer.shape[:1] for layer in ids] != [(n,) for n in heads]:
                 raise ConfigError(
                     "positions to keep",
                     f"have shapes {[layer.shape for layer in ids]}",
-                    f"give one array [n_head_kv, n_kept] for each of {len(heads)} cached layers, "
-                    "with one n_kept for all",
+                    f"give one array [n_head_kv, n_kept] for each of {len(heads)} cached layers",
                 )
-            n_kept = sizes.pop()
-            flat = np.concatenate([np.ascontiguousarray(layer, np.int32).ravel() for layer in ids])
-        pointer = None if flat is None else flat.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        rc = native.llama_snapkv_keep(self.ctx, _SEQ_ID, n_kept, pointer)
+            n_kept = np.array([layer.shape[1] for layer in ids], np.uint32)
+            rows = np.concatenate([np.ascontiguousarray(layer, np.int32).ravel() for layer in ids])
+        rc = native.llama_snapkv_keep(
+            self.ctx, _SEQ_ID, _pointer(n_kept, ctypes.c_uint32), _pointer(rows, ctypes.c_int32)
+        )
         if rc == native.RC_NO_ROOM:
             raise NoRoomError(
-                f"{n_kept or 'all'} rows", "are more than the cells", "raise the budget"
+                "the rows to keep", "are more than the cells", "keep less or raise the budget"
             )
         if rc != 0:
             reason = native.llama_snapkv_last_error().decode()
@@ -345,7 +343,7 @@ class SnapKVContext(_internals.LlamaContext):
             rows = []
             for head in range(native.llama_snapkv_n_head_kv(self.ctx, ic)):
                 row = np.empty(read(ic, head, None, 0), dtype)
-                read(ic, head, row.ctypes.data_as(ctypes.POINTER(c_type)), len(row))
+                read(ic, head, _pointer(row, c_type), len(row))
                 rows.append(row)
             layers.append(rows)
         if len({(len(rows), len(row)) for rows in layers for row in rows}) != 1:
@@ -355,6 +353,10 @@ class SnapKVContext(_internals.LlamaContext):
                 "read them head by head (snapkv.h)",
             )
         return np.array(layers, dtype)
+
+
+def _pointer(array: npt.NDArray[Any] | None, c_type: Any) -> Any:
+    return None if array is None else array.ctypes.data_as(ctypes.POINTER(c_type))
 
 
 def _no_vault() -> ConfigError:

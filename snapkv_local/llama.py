@@ -308,8 +308,8 @@ class Llama(llama_cpp.Llama):
 
         Args:
             ids: for each cached layer int32 [n_head_kv, n_kept]: prompt positions before the window,
-                ascending for each head. The window's rows stay. None keeps the whole prompt, if the
-                cache has cells for it.
+                ascending for each head. Layers may differ in n_kept. The window's rows stay. None
+                keeps the whole prompt, if the cache has cells for it.
 
         Raises:
             ConfigError: made without a vault, or ids do not fit the prompt.

@@ -298,9 +298,11 @@ def llama_snapkv_vault_read(ctx: Any, seq_id: int, ic: int, q: Any, k: Any, v: A
 
 
 # LLAMA_API int32_t llama_snapkv_keep(struct llama_context * ctx, llama_seq_id seq_id,
-#     uint32_t n_kept, const int32_t * ids);
-@_function("llama_snapkv_keep", [_ctx_p, _seq_id, _u32, _i32_p], ctypes.c_int32)
-def llama_snapkv_keep(ctx: Any, seq_id: int, n_kept: int, ids: Any, /) -> int: ...
+#     const uint32_t * n_kept, const int32_t * ids);
+@_function(
+    "llama_snapkv_keep", [_ctx_p, _seq_id, ctypes.POINTER(ctypes.c_uint32), _i32_p], ctypes.c_int32
+)
+def llama_snapkv_keep(ctx: Any, seq_id: int, n_kept: Any, ids: Any, /) -> int: ...
 
 
 # LLAMA_API void llama_snapkv_vault_clear(struct llama_context * ctx, llama_seq_id seq_id);

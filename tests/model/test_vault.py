@@ -221,3 +221,49 @@ print(llm.prefill(tokens).n_kept)
     result = python(code)
     assert "vault" in result.stdout, result
     assert result.stdout.endswith("96\n")
+
+
+def test_layers_may_keep_different_numbers_of_rows(
+    roomy: Llama, prompt: list[int], answer: list[int]
+) -> None:
+    roomy.prefill(prompt)
+    m = len(prompt) - WINDOW
+    views = roomy.layer_views()
+    ids = [reference.select(reference.scores(v.q, v.k, v.scale), 60, sinks=1) for v in views]
+    roomy.keep(ids)
+    expected = roomy.score(answer)
+
+    # only the last layer gets a row more, one that nothing attends to: all others begin a cell later
+    last = views[-1]
+    unseen = reference.attention(last.q, last.k, last.scale).sum(axis=1).reshape(3, 3, -1)
+    extra = [
+        np.union1d(row, [min(set(range(m)) - set(row), key=lambda j, h=h: unseen[h, :, j].sum())])
+        for h, row in enumerate(ids[-1])
+    ]
+    roomy.keep(None)  # other rows in all cells
+    roomy.keep([*ids[:-1], np.array(extra, np.int32)])
+    assert np.abs(roomy.score(answer) - expected).mean() < 0.03
+    with pytest.raises(ConfigError, match="differ in number"):
+        roomy.kept_positions()
+
+    # one layer that has lost one row is farther off: the bound above can fail
+    roomy.keep([np.delete(ids[0], 5, axis=1), *ids[1:]])
+    assert np.abs(roomy.score(answer) - expected).mean() > 0.06
+
+
+def test_saved_states_hold_layers_of_different_rows(
+    roomy: Llama, prompt: list[int], answer: list[int]
+) -> None:
+    roomy.prefill(prompt)
+    ids = [
+        np.tile(np.arange(40 + ic, dtype=np.int32), (3, 1))
+        for ic in range(len(roomy.layer_views()))
+    ]
+    roomy.keep(ids)
+    state = roomy.save_state()
+    expected = roomy.score(answer)
+
+    roomy.prefill(prompt[:200])
+    roomy.load_state(state)
+
+    np.testing.assert_array_equal(roomy.score(answer), expected)
