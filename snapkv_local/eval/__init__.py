@@ -1,0 +1,1 @@
+"""What compression costs in quality: cases, policies applied after one prefill, scores."""

@@ -1,0 +1,49 @@
+"""What an evaluation needs of a model and of a policy. Llama is an Engine, policies.Policy a Chooser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from snapkv_local.policies.view import LayerView, PromptView
+
+Ids = Sequence[npt.NDArray[np.int32]]
+
+
+class Engine(Protocol):
+    """A model with cells for the whole prompt and a vault."""
+
+    def prefill(self, tokens: Sequence[int], /) -> Any:
+        """Evaluate a prompt; all its rows stay."""
+
+    def layer_views(self) -> list[LayerView]:
+        """Queries, keys and values of each cached layer."""
+
+    def keep(self, ids: Ids | None, /) -> None:
+        """Only these rows of the prompt and its window, or all; what followed it is removed."""
+
+    def score(self, tokens: Sequence[int], /) -> npt.NDArray[np.float32]:
+        """Logits after each token, [n, n_vocab], from the end of the prompt."""
+
+    def close(self) -> None:
+        """Free the model."""
+
+
+class Chooser(Protocol):
+    """A policy."""
+
+    @property
+    def spec(self) -> str:
+        """Its canonical text."""
+
+    def n_observed(self, prompt: PromptView, /) -> int:
+        """Query rows at the prompt's end that it needs."""
+
+    def rows(self, n_rows: int, layers: Sequence[LayerView], prompt: PromptView, /) -> list[int]:
+        """Prefix rows of each layer; at most n_rows in the mean."""
+
+    def select(self, layer: LayerView, prompt: PromptView, n_rows: int, /) -> npt.NDArray[np.int32]:
+        """[n_head_kv, n_rows], ascending, below n_prompt - window."""

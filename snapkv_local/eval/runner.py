@@ -1,0 +1,189 @@
+"""Runs cases: one prefill for each prompt and type of cache, then all cells from the same rows."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from snapkv_local.eval.case import Case
+from snapkv_local.eval.cell import FULL, REFERENCE, Cell, kv_bytes
+from snapkv_local.eval.engine import Chooser, Engine, Ids
+from snapkv_local.eval.record import Record
+from snapkv_local.eval.scores import Logits, Seen, measure
+from snapkv_local.eval.settings import Settings
+from snapkv_local.plan.layers import KvType
+from snapkv_local.plan.model import PlannedModel
+
+# called with the type of cache and a case, when the case is done in it
+Done = Callable[[KvType, Case], object]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a model must be loaded with.
+
+    Attributes:
+        n_ctx: tokens of the longest case, answer included.
+        n_cells: of the longest prompt.
+        room: most tokens after a prompt.
+        n_observed: query rows that some policy looks at.
+    """
+
+    n_ctx: int
+    n_cells: int
+    room: int
+    n_observed: int
+
+    @classmethod
+    def of(cls, settings: Settings, cases: Sequence[Case], policies: Sequence[Chooser]) -> Needs:
+        """Of all cases.
+
+        Raises:
+            ConfigError: a policy cannot work on a case, such as one that needs a question.
+        """
+        views = [settings.view(case) for case in cases]
+        observed = [policy.n_observed(view) for policy in policies for view in views]
+        return cls(
+            n_ctx=max(len(case.prompt) + case.n_after for case in cases),
+            n_cells=max(len(case.prompt) for case in cases),
+            room=max(case.n_after for case in cases),
+            n_observed=max(observed, default=0),
+        )
+
+
+@dataclass
+class Evaluation:
+    """Cases and cells to go through.
+
+    Attributes:
+        settings: which cells there are.
+        cases: to run, those of a document together.
+        policies: by their texts.
+        model: what a row takes follows from it.
+        open_engine: loads the model with a type of cache.
+        record: gets the scores.
+    """
+
+    settings: Settings
+    cases: Sequence[Case]
+    policies: Mapping[str, Chooser]
+    model: PlannedModel
+    open_engine: Callable[[KvType], Engine]
+    record: Record
+    _references: _References = field(init=False, repr=False)
+
+    def steps(self) -> list[tuple[KvType, Case]]:
+        """What is left to do, in order. The reference comes first, as all others need it."""
+        cells = self.settings.cells()
+        kv_types = dict.fromkeys(cell.kv_type for cell in cells)
+        found = []
+        for kv_type in kv_types:
+            needed = cells if kv_type == REFERENCE.kv_type else _of(cells, kv_type)
+            found += [(kv_type, c) for c in self.cases if self.record.missing(c, needed)]
+        return found
+
+    def run(self, done: Done) -> None:
+        """Do what is left; the record is written after each case."""
+        with tempfile.TemporaryDirectory(prefix="snapkv-eval-") as folder:
+            self._references = _References(Path(folder))
+            for kv_type, steps in groupby(self.steps(), key=lambda step: step[0]):
+                with closing(self.open_engine(kv_type)) as engine:
+                    cases = (case for _, case in steps)
+                    for _, group in groupby(cases, key=lambda case: case.prompt):
+                        self._run(engine, kv_type, list(group), done)
+
+    def _run(self, engine: Engine, kv_type: KvType, group: list[Case], done: Done) -> None:
+        """Cases of one prompt."""
+        cells = _of(self.settings.cells(), kv_type)
+        with self._timed("prefill"):
+            engine.prefill(list(group[0].prompt))
+        wanted = [c for c in cells if any(self.record.missing(case, [c]) for case in group)]
+        kept = self._choose(engine, kv_type, group[0], wanted)
+        for i, case in enumerate(group):
+            if i > 0:
+                engine.keep(None)
+            seen = self._score(engine, case, is_full=True)
+            if kv_type == REFERENCE.kv_type:
+                full = seen
+                if any(cell.kv_type != kv_type for cell in self.settings.cells()):
+                    self._references.put(case, seen)
+            else:
+                full = self._references.get(case)
+            for cell in self.record.missing(case, cells):
+                ids, n_bytes = kept[cell]
+                if not cell.is_full:
+                    with self._timed("keep"):
+                        engine.keep(ids)
+                    seen = self._score(engine, case)
+                with self._timed("measure"):
+                    self.record.add(case, cell, n_bytes, measure(seen, full))
+            self.record.save()
+            done(kv_type, case)
+
+    def _choose(
+        self, engine: Engine, kv_type: KvType, case: Case, cells: Sequence[Cell]
+    ) -> dict[Cell, tuple[Ids | None, int]]:
+        """For each cell the rows that it keeps, and their bytes."""
+        view = self.settings.view(case)
+        n_prompt, window = view.n_prompt, view.window
+        n_prefix = n_prompt - window
+        found: dict[Cell, tuple[Ids | None, int]] = {}
+        layers = None
+        for cell in cells:
+            n_rows = cell.budget - window
+            if cell.policy == FULL or n_rows >= n_prefix:
+                found[cell] = None, kv_bytes(self.model, kv_type, n_prompt, None)
+                continue
+            if layers is None:
+                with self._timed("views"):
+                    layers = engine.layer_views()
+            policy = self.policies[cell.policy]
+            with self._timed("select"):
+                rows = policy.rows(n_rows, layers, view)
+                ids = [policy.select(layer, view, n) for layer, n in zip(layers, rows, strict=True)]
+            held = [n + window for n in rows]
+            found[cell] = ids, kv_bytes(self.model, kv_type, n_prompt, held)
+        return found
+
+    def _score(self, engine: Engine, case: Case, is_full: bool = False) -> Seen:
+        n_gold = len(case.gold)
+        with self._timed("score"):
+            # the last gold token is predicted, and not fed
+            logits: Logits = engine.score([*case.after, *case.gold[:-1]])[-n_gold:]
+        with self._timed("measure"):
+            return Seen.of(logits, case.gold, is_full)
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.record.spent(what, time.monotonic() - started)
+
+
+class _References:
+    """What the full f16 cache saw, on disk: with large vocabularies it is gigabytes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, case: Case, seen: Seen) -> None:
+        """Keep it until the end of the run."""
+        np.save(self._path(case), seen.log_p)
+
+    def get(self, case: Case) -> Seen:
+        """What was kept."""
+        return Seen.of(np.load(self._path(case)), case.gold, is_full=True)
+
+    def _path(self, case: Case) -> Path:
+        return self.folder / f"{case.digest()}.npy"
+
+
+def _of(cells: Sequence[Cell], kv_type: KvType) -> list[Cell]:
+    return [cell for cell in cells if cell.kv_type == kv_type]

@@ -1,0 +1,95 @@
+"""What an evaluation is asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from snapkv_local.errors import ConfigError
+from snapkv_local.eval.case import Case
+from snapkv_local.eval.cell import REFERENCE, Cell, cells_of
+from snapkv_local.eval.tasks import Task, Wanted
+from snapkv_local.plan.layers import KvType
+from snapkv_local.policies.view import PromptView
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides the scores, beside the model.
+
+    Attributes:
+        tasks: that make the cases.
+        wanted: how many cases, how long.
+        policies: their canonical texts.
+        budgets: rows for each KV head, the window included.
+        kv_types: of the caches; the full cache in f16 is the reference, whether named or not.
+        window: rows at the prompt's end that always stay.
+        protect_system: what stands before the user's text always stays, too.
+    """
+
+    tasks: tuple[Task, ...]
+    wanted: Wanted
+    policies: tuple[str, ...]
+    budgets: tuple[int, ...]
+    kv_types: tuple[KvType, ...] = ("f16",)
+    window: int = 32
+    protect_system: bool = False
+
+    def cells(self) -> list[Cell]:
+        """All of them, the reference first."""
+        found = [REFERENCE]
+        for kv_type in self.kv_types:
+            found += cells_of(self.policies, self.budgets, kv_type)
+        return list(dict.fromkeys(found))
+
+    def view(self, case: Case) -> PromptView:
+        """What policies see of a case's prompt."""
+        protected = (case.system,) if self.protect_system and case.system[1] > 0 else ()
+        return PromptView(
+            n_prompt=len(case.prompt),
+            window=self.window,
+            protected=protected,
+            question=case.question,
+            sentences=case.sentences,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, and to tell whether a record is of the same settings."""
+        return {
+            "tasks": {task.name: task.settings() for task in self.tasks},
+            "lengths": list(self.wanted.lengths),
+            "documents": self.wanted.n_documents,
+            "questions": self.wanted.n_questions,
+            "seed": self.wanted.seed,
+            "split": self.wanted.split,
+            "policies": list(self.policies),
+            "budgets": list(self.budgets),
+            "kv_types": list(self.kv_types),
+            "window": self.window,
+            "protect_system": self.protect_system,
+        }
+
+
+def check_cases(cases: Sequence[Case], settings: Settings, n_ctx_train: int) -> None:
+    """Refuse cases that the model or the window cannot take.
+
+    Raises:
+        ConfigError: a prompt is longer than the model's context, or not longer than the window.
+    """
+    if not cases:
+        raise ConfigError("the tasks", "make no cases", "give more --cases")
+    for case in cases:
+        n = len(case.prompt) + case.n_after
+        if n > n_ctx_train:
+            raise ConfigError(
+                f"case {case.id} of {n:,} tokens, answer included",
+                f"is longer than the model's context of {n_ctx_train:,}",
+                "give shorter --lengths or shorter documents",
+            )
+        if len(case.prompt) <= settings.window + 1:
+            raise ConfigError(
+                f"case {case.id} of {len(case.prompt)} tokens",
+                f"has nothing to compress before the window of {settings.window}",
+                "give longer prompts or a smaller --window",
+            )

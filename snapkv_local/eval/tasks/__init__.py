@@ -1,0 +1,37 @@
+"""Tasks by name. One file for each kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from snapkv_local.errors import ConfigError
+from snapkv_local.eval.tasks import continuation, count, files, keys, needle, trace
+from snapkv_local.eval.tasks.task import Task, Wanted
+
+__all__ = ["DEFAULT", "TASKS", "Task", "Wanted", "get"]
+
+_MADE: tuple[Task, ...] = (
+    *needle.TASKS,
+    *keys.TASKS,
+    *trace.TASKS,
+    *count.TASKS,
+    *continuation.TASKS,
+)
+TASKS: dict[str, Task] = {task.name: task for task in _MADE}
+
+DEFAULT = ("needle", "needles", "question-after", "continue", "code")
+
+
+def get(name: str) -> Task:
+    """The task of that name, or of a file: jsonl:FILE, longbench:FILE.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    kind, _, file = name.partition(":")
+    if kind in files.KINDS and file:
+        return files.KINDS[kind](Path(file).expanduser())
+    if name not in TASKS:
+        known = [*TASKS, *(f"{kind}:FILE" for kind in files.KINDS)]
+        raise ConfigError(f"task {name!r}", "no such task", f"choose from {', '.join(known)}")
+    return TASKS[name]
