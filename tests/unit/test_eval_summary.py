@@ -1,12 +1,14 @@
 """Scores, means, intervals over documents, differences; and how they are shown."""
 
 import io
+import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from snapkv_local.eval import show, terminal
+from snapkv_local.eval import page, plot, show, terminal
 from snapkv_local.eval.scores import SCORES, Seen, measure
 from snapkv_local.eval.summary import summarize
 
@@ -165,14 +167,19 @@ def test_a_difference_counts_where_its_interval_leaves_out_0(name, interval, say
     assert show.verdict(name, interval) == says
 
 
-def test_tables():
+@pytest.fixture(scope="module")
+def summary():
+    """Two tasks; the policy `new` is better by 0.25 in each case."""
     rng = np.random.default_rng(3)
     cases = [
         case(f"{task}{i}", task=task, full=0.0, snapkv=v, new=v - 0.25)
         for task in ("a", "b")
         for i, v in enumerate(rng.uniform(0.3, 0.9, 6))
     ]
-    summary = summarize({"cells": CELLS, "cases": dict(enumerate(cases))}, "snapkv")
+    return summarize({"cells": CELLS, "cases": dict(enumerate(cases))}, "snapkv")
+
+
+def test_tables(summary):
     out = io.StringIO()
     Console(file=out, width=100).print(terminal.tables(summary, "snapkv"))
     shown = out.getvalue()
@@ -181,3 +188,54 @@ def test_tables():
     assert "-0.250" in shown and "a 100" in shown and "full cache" in shown
     lines = [line for line in shown.splitlines() if "1000 B" in line]
     assert len(lines) == 1 and lines[0].split()[:4] == ["1000", "B", "full", "cache"]
+
+
+def test_plots_have_a_point_for_each_row(summary):
+    rows = show.groups(summary)["all tasks"]
+    series = plot.series_of(rows)
+    assert [one.label for one in series] == ["full cache f16", "snapkv f16", "new f16"]
+    for name in SCORES:
+        root = ElementTree.fromstring(plot.svg(series, name))
+        titles = [title.text for title in root.iter("title")]
+        assert len(titles) == len(rows)
+        assert any(title.startswith("new f16, 64 rows, 200 B: ") for title in titles)
+
+
+def test_higher_scores_are_drawn_higher(summary):
+    series = plot.series_of(show.groups(summary)["all tasks"])
+    for name in ("exact", "kl"):
+        root = ElementTree.fromstring(plot.svg(series, name))
+        heights = [float(circle.get("cy")) for circle in root.iter("circle")]
+        full, snapkv, new = heights
+        assert full > new > snapkv  # SVG counts from the top, and these scores are 0, low, high
+
+
+def test_many_policies_are_told_apart():
+    rows = [{"policy": f"p{i}", "kv_type": "f16", "bytes": 1, "budget": 1} for i in range(15)]
+    looks = {(one.colour, one.mark) for one in plot.series_of(rows)}
+    assert len(looks) == 15 and all(colour in range(1, 8) for colour, _ in looks)
+
+
+def test_page(summary):
+    text = page.page(
+        {
+            "model": {"name": "<b>x</b>", "path": "x.gguf", "type": "q8_0"},
+            "device": {"name": "a CPU"},
+            "date": "2026-01-01",
+            "version": "1",
+            "commit": "abcdef",
+            "against": "snapkv",
+            "settings": {
+                "tasks": {"a": {}, "b": {}}, "split": "test", "seed": 0, "window": 32,
+                "protect_system": True,
+            },
+            "summary": summary,
+        }
+    )  # fmt: skip
+    assert "<b>x</b>" not in text and "&lt;b&gt;x" in text
+    assert re.findall(r"<h2>(.*?)</h2>", text) == ["all tasks", "By task", "a 100", "b 100"]
+    assert text.count("<figure>") == 2 * 3
+    assert "prefers-color-scheme: dark" in text
+    assert not re.search(r"(src|href)=|url\(|@import|https?://", text)
+    assert '<span class="better">-0.250</span>' in text
+    assert "the system prompt, too" in text

@@ -1,0 +1,106 @@
+"""From a model and settings to an evaluation that can run. What can be refused is refused here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+from snapkv_local import hardware
+from snapkv_local.bench import record as records
+from snapkv_local.bench.matrix import Model
+from snapkv_local.bench.runner import Machine
+from snapkv_local.config import SnapKVConfig
+from snapkv_local.eval.cell import check_budgets
+from snapkv_local.eval.engine import Chooser, Engine
+from snapkv_local.eval.record import Record
+from snapkv_local.eval.runner import Evaluation, Needs
+from snapkv_local.eval.settings import Settings, check_cases
+from snapkv_local.eval.tokens import open_tokens
+from snapkv_local.plan.layers import KvType
+from snapkv_local.plan.model import read_model
+
+
+def prepare(
+    path: Path,
+    settings: Settings,
+    policies: Sequence[Chooser],
+    *,
+    out: Path | None = None,
+    gpu_layers: int | str = "auto",
+    threads: int | None = None,
+    chat_format: str | None = None,
+    note: str | None = None,
+) -> Evaluation:
+    """Make the cases and open the record; the model's weights are not read yet.
+
+    Args:
+        path: of the model.
+        settings: what to do.
+        policies: those that the settings name.
+        out: file of the record, which is gone on with if it is there.
+        gpu_layers: layers on GPUs, "all", or "auto": all if there is a GPU.
+        threads: None for all cores.
+        chat_format: for a model without a chat template.
+        note: for the record.
+
+    Raises:
+        ConfigError, PromptError: a budget, a length, a file or a record that cannot be.
+    """
+    check_budgets(settings.budgets, settings.window)
+    found, planned = Model.read(path), read_model(path)
+    tokens = open_tokens(path, chat_format)
+    cases = [case for task in settings.tasks for case in task.cases(tokens, settings.wanted)]
+    tokens.llm.close()
+    check_cases(cases, settings, found.n_ctx_train)
+    needs = Needs.of(settings, cases, policies)
+
+    machine = Machine.describe()
+    n_gpu_layers = machine.n_gpu_layers(gpu_layers)
+    stamp = {
+        "date": date.today().isoformat(),
+        "version": version("snapkv-local"),
+        "commit": records.package_commit(),
+        "machine": records.machine(),
+        "device": machine.device(n_gpu_layers),
+        "build": machine.build,
+        **({"note": note} if note else {}),
+        "model": found.to_dict(),
+    }
+    return Evaluation(
+        settings=settings,
+        cases=cases,
+        policies={policy.spec: policy for policy in policies},
+        model=planned,
+        open_engine=_opener(path, needs, settings.window, n_gpu_layers, threads),
+        record=Record.open(out, stamp, settings, cases),
+    )
+
+
+def _opener(
+    path: Path, needs: Needs, window: int, n_gpu_layers: int, threads: int | None
+) -> Callable[[KvType], Engine]:
+    def open_engine(kv_type: KvType) -> Engine:
+        # only now: they load the native library
+        from snapkv_local.llama import Llama  # isort: skip
+
+        from snapkv_local import native
+
+        n_threads = threads or hardware.n_cores()
+        # cells for the whole prompt: the full cache is one of those that are measured
+        config = SnapKVConfig(budget=needs.n_cells, window=window, room=needs.room, vault="ram")
+        return Llama(
+            str(path),
+            snapkv=config,
+            keep_queries=needs.n_observed,
+            n_ctx=needs.n_ctx,
+            n_threads=n_threads,
+            n_threads_batch=n_threads,
+            n_gpu_layers=n_gpu_layers,
+            type_k=native.ggml_type(kv_type),
+            type_v=native.ggml_type(kv_type),
+            verbose=False,
+        )
+
+    return open_engine
