@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from snapkv_local.errors import ConfigError
 from snapkv_local.plan.layers import KvType, cached_layers, row_bytes
 from snapkv_local.plan.model import PlannedModel
 from snapkv_local.plan.model import window as sliding_window
@@ -57,21 +56,6 @@ def cells_of(policies: Sequence[str], budgets: Sequence[int], kv_type: KvType) -
     """All cells of one type of cache, the full one first."""
     chosen = [Cell(policy, budget, kv_type) for policy in policies for budget in budgets]
     return [Cell(FULL, 0, kv_type), *chosen]
-
-
-def check_budgets(budgets: Sequence[int], window: int) -> None:
-    """Refuse budgets that leave no row to choose.
-
-    Raises:
-        ConfigError: one does.
-    """
-    low = [budget for budget in budgets if budget <= window]
-    if low:
-        raise ConfigError(
-            f"budget {low[0]}",
-            f"leaves no row to choose: the window of {window} rows always stays",
-            "give larger --budgets or a smaller --window",
-        )
 
 
 def kv_bytes(

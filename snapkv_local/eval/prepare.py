@@ -12,7 +12,6 @@ from snapkv_local.bench import record as records
 from snapkv_local.bench.matrix import Model
 from snapkv_local.bench.runner import Machine
 from snapkv_local.config import SnapKVConfig
-from snapkv_local.eval.cell import check_budgets
 from snapkv_local.eval.engine import Chooser, Engine
 from snapkv_local.eval.record import Record
 from snapkv_local.eval.runner import Evaluation, Needs
@@ -46,9 +45,8 @@ def prepare(
         note: for the record.
 
     Raises:
-        ConfigError, PromptError: a budget, a length, a file or a record that cannot be.
+        ConfigError, PromptError: a length, a file or a record that cannot be.
     """
-    check_budgets(settings.budgets, settings.window)
     found, planned = Model.read(path), read_model(path)
     tokens = open_tokens(path, chat_format)
     cases = [case for task in settings.tasks for case in task.cases(tokens, settings.wanted)]

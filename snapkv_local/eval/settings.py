@@ -26,6 +26,9 @@ class Settings:
         kv_types: of the caches; the full cache in f16 is the reference, whether named or not.
         window: rows at the prompt's end that always stay.
         protect_system: what stands before the user's text always stays, too.
+
+    Raises:
+        ConfigError: a budget leaves no row to choose.
     """
 
     tasks: tuple[Task, ...]
@@ -35,6 +38,15 @@ class Settings:
     kv_types: tuple[KvType, ...] = ("f16",)
     window: int = 32
     protect_system: bool = False
+
+    def __post_init__(self) -> None:
+        low = [budget for budget in self.budgets if budget <= self.window]
+        if low:
+            raise ConfigError(
+                f"budget {low[0]}",
+                f"leaves no row to choose: the window of {self.window} rows always stays",
+                "give larger --budgets or a smaller --window",
+            )
 
     def cells(self) -> list[Cell]:
         """All of them, the reference first."""

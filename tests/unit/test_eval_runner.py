@@ -8,7 +8,7 @@ import pytest
 
 from snapkv_local.errors import ConfigError
 from snapkv_local.eval.case import Case
-from snapkv_local.eval.cell import Cell, check_budgets, kv_bytes
+from snapkv_local.eval.cell import Cell, kv_bytes
 from snapkv_local.eval.record import Record
 from snapkv_local.eval.runner import Evaluation, Needs
 from snapkv_local.eval.settings import Settings, check_cases
@@ -348,9 +348,9 @@ def test_what_policies_see():
 
 
 def test_budgets_within_the_window():
-    check_budgets((33, 64), 32)
+    replace(SETTINGS, budgets=(33, 64))
     with pytest.raises(ConfigError, match=r"budget 32: .*window of 32.*; give larger --budgets"):
-        check_budgets((64, 32), 32)
+        replace(SETTINGS, budgets=(64, 32))
 
 
 def test_prompts_that_do_not_fit():
@@ -359,7 +359,7 @@ def test_prompts_that_do_not_fit():
     with pytest.raises(ConfigError, match=r"t/100/0/0 of 126 tokens.*context of 125"):
         check_cases(cases, SETTINGS, 125)
     with pytest.raises(ConfigError, match="nothing to compress"):
-        check_cases(cases, replace(SETTINGS, window=99), 1000)
+        check_cases(cases, replace(SETTINGS, window=99, budgets=(512,)), 1000)
     with pytest.raises(ConfigError, match="give more --cases"):
         check_cases([], SETTINGS, 1000)
 
