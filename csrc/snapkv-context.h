@@ -52,6 +52,10 @@ uint32_t llama_snapkv_n_rows(const llama_snapkv_params & params, uint32_t n_prom
 // query rows that a prefill saves for each layer: the window's, and more for the vault
 uint32_t llama_snapkv_n_queries(const llama_snapkv_params & params, uint32_t n_prompt);
 
+// side by side, for a sequence: free cells, or given ones. empty if there are none
+llama_kv_cache::slot_info llama_snapkv_free_cells(llama_kv_cache & base, llama_seq_id seq_id, uint32_t n_cells);
+llama_kv_cache::slot_info llama_snapkv_cells_at(const llama_kv_cache & base, llama_seq_id seq_id, uint32_t cell0, uint32_t n_cells);
+
 // kept rows and window of a compacted sequence as contiguous cells of the compact cache: packed right before the prompt's end
 void llama_snapkv_place_cells(llama_kv_cache & base, llama_seq_id seq_id, const llama_kv_cache::slot_info & target, llama_snapkv_record_ptr record);
 

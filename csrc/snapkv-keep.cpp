@@ -107,14 +107,7 @@ void keep(llama_context & ctx, const llama_snapkv_vault & vault, llama_seq_id se
     }
     base.seq_rm(seq_id, -1, -1);
 
-    llama_batch_allocr allocr(ctx.get_model().hparams.n_pos_per_embd());
-    llama_ubatch rows = allocr.ubatch_reserve(n_rows, 1);
-    rows.seq_id_unq[0] = seq_id;
-    for (uint32_t i = 0; i < n_rows; ++i) {
-        rows.n_seq_id[i] = 1;
-        rows.seq_id[i] = rows.seq_id_unq;
-    }
-    const auto target = base.find_slot(rows, true);
+    const auto target = llama_snapkv_free_cells(base, seq_id, n_rows);
     if (target.empty()) {
         throw std::runtime_error("the free cells do not lie side by side: remove other sequences, and prefill again");
     }

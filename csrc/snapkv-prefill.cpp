@@ -33,10 +33,10 @@ struct no_room : std::exception {};
 // one prefill; its destructor leaves the context as an ordinary one, whatever happened
 class prefill_run {
 public:
-    prefill_run(llama_context & ctx, llama_snapkv & sk, llama_seq_id seq_id, uint32_t n_tokens, llama_snapkv_progress_callback progress, void * user_data);
+    prefill_run(llama_context & ctx, llama_snapkv & sk, const llama_snapkv_prompt & prompt);
     ~prefill_run();
 
-    void run(const llama_token * tokens);
+    void run();
 
 private:
     // the graph of a chunk, from its start until the device has ended it
@@ -47,14 +47,15 @@ private:
         uint32_t n_tokens = 0; // 0: not in flight
     };
 
-    void prepare(const llama_token * tokens);
-    void split_batch(const llama_token * tokens);
+    void prepare();
+    void split_batch();
     void find_cells();
     void allocate(const llama_snapkv_plan & plan);
     void drop();
-    void open_vault(const llama_token * tokens);
+    void open_vault();
     void load_rows(uint32_t ig);
     void save_rows();
+    void rows_to_positions();
     void begin_group(uint32_t ig);
     void begin_chunk(uint32_t i);
     void compute_chunk(uint32_t ig, uint32_t i);
@@ -74,12 +75,14 @@ private:
 
     llama_context & ctx;
     llama_snapkv & sk;
+    const llama_snapkv_prompt & prompt;
     const llama_seq_id seq_id;
-    const uint32_t n;       // prompt tokens
+    const uint32_t n;       // rows: cells that go before the tokens, and tokens
+    const llama_pos shift;  // position of a computed token - its row
     const uint32_t w;       // window
     const uint32_t n_kept;  // prefix rows for each KV head
     const llama_snapkv_memory mem; // base: the compact cache
-    uint32_t n_past = 0;    // tokens at the prompt's start whose K and V come from the vault
+    uint32_t n_past;        // first rows, whose K and V come from cells or from the vault
 
     llama_snapkv_groups groups;
     llama_snapkv_place place;
@@ -108,9 +111,8 @@ private:
 
     std::vector<llama_snapkv_layer> layers; // of the current group
     std::shared_ptr<llama_snapkv_record> record;
+    const llama_snapkv_record_ptr before; // of the cells that go before, null if each one's position is its token's
 
-    llama_snapkv_progress_callback progress;
-    void * user_data;
     uint64_t done = 0;
     int64_t t_last_report_us = 0;
     bool stop = false;
@@ -121,10 +123,10 @@ private:
     bool finished = false;
 };
 
-prefill_run::prefill_run(llama_context & ctx, llama_snapkv & sk, llama_seq_id seq_id, uint32_t n_tokens, llama_snapkv_progress_callback progress, void * user_data) :
-    ctx(ctx), sk(sk), seq_id(seq_id), n(n_tokens), w(sk.params.window), n_kept(llama_snapkv_n_rows(sk.params, n_tokens) - sk.params.window),
-    mem(llama_snapkv_memory_of(ctx)), runner(ctx), balloc(ctx.get_model().hparams.n_pos_per_embd()),
-    progress(progress), user_data(user_data),
+prefill_run::prefill_run(llama_context & ctx, llama_snapkv & sk, const llama_snapkv_prompt & prompt) :
+    ctx(ctx), sk(sk), prompt(prompt), seq_id(prompt.seq_id), n(prompt.n_cells + prompt.n_tokens), shift(prompt.pos0 - (llama_pos) prompt.n_cells), w(sk.params.window),
+    n_kept(prompt.n_rows - sk.params.window), mem(llama_snapkv_memory_of(ctx)), n_past(prompt.n_cells), runner(ctx), balloc(ctx.get_model().hparams.n_pos_per_embd()),
+    before(mem.base->snapkv.get(seq_id)),
     saved_abort(access::abort_callback(ctx)), saved_abort_data(access::abort_callback_data(ctx)) {
 }
 
@@ -150,7 +152,7 @@ void prefill_run::drop() {
     staging = {};
 }
 
-void prefill_run::prepare(const llama_token * tokens) {
+void prefill_run::prepare() {
     ctx.set_abort_callback(on_abort_poll, this);
 
     if (mem.iswa && sk.params.chunk > ctx.n_ubatch()) {
@@ -166,8 +168,8 @@ void prefill_run::prepare(const llama_token * tokens) {
     groups.n_layer = (int32_t) hparams.n_layer();
     groups.size = 1;
     place = llama_snapkv_make_place(ctx, mem, groups);
-    if (sk.params.vault) {
-        open_vault(tokens);
+    if (sk.params.vault && prompt.n_cells == 0) {
+        open_vault();
     }
     if (place.lends) {
         weights = std::make_unique<llama_snapkv_lent_weights>(place.device);
@@ -185,7 +187,7 @@ void prefill_run::prepare(const llama_token * tokens) {
         plan = plans[i];
         groups.size = plan.group;
         if (i == 0 || plan.chunk != plans[i - 1].chunk) {
-            split_batch(tokens);
+            split_batch();
             find_cells();
         }
         try {
@@ -200,12 +202,12 @@ void prefill_run::prepare(const llama_token * tokens) {
     }
 
     record = std::make_shared<llama_snapkv_record>();
-    record->n_prompt = n;
+    record->n_prompt = (uint32_t) (n + shift);
     record->window = w;
 }
 
 // what can be taken from the vault, and room in it for the rest
-void prefill_run::open_vault(const llama_token * tokens) {
+void prefill_run::open_vault() {
     vault = &sk.vaults[seq_id];
     if (vault->layers.empty()) {
         const auto & hparams = ctx.get_model().hparams;
@@ -223,7 +225,7 @@ void prefill_run::open_vault(const llama_token * tokens) {
         }
     }
     // the window's queries are computed. what sliding-window layers hold is not in the vault
-    n_past = mem.iswa ? 0 : std::min(vault->common_prefix(tokens, n), n - w);
+    n_past = mem.iswa ? 0 : std::min(vault->common_prefix(prompt.tokens, n), n - w);
     vault->truncate(n_past);
 
     const uint32_t query0 = n - llama_snapkv_n_queries(sk.params, n);
@@ -240,12 +242,20 @@ static const auto & staged(const llama_snapkv_staging & staging, int32_t il) {
     return access::layers(*staging.full)[access::map_layer_ids(*staging.full).at(il)];
 }
 
-// K and V of a group's layers for the tokens that are not computed
+// K and V of a group's layers for the rows that are not computed
 void prefill_run::load_rows(uint32_t ig) {
     for (uint32_t ic = ig * groups.size; n_past > 0 && ic < std::min<uint32_t>((ig + 1) * groups.size, groups.ils.size()); ++ic) {
         const auto & to = staged(staging, groups.ils[ic]);
+        const auto & own = access::layers(*mem.base)[ic];
         for (const bool is_v : { false, true }) {
             ggml_tensor * t = is_v ? to.v : to.k;
+            if (prompt.n_cells > 0) {
+                ggml_tensor * from = (is_v ? own.v_stream : own.k_stream)[target.strm[0]];
+                std::vector<uint8_t> rows(n_past * t->nb[1]);
+                ggml_backend_tensor_get(from, rows.data(), prompt.cell0 * from->nb[1], rows.size());
+                ggml_backend_tensor_set(t, rows.data(), 0, rows.size());
+                continue;
+            }
             vault->each(is_v, ic, 0, n_past, [&](const uint8_t * data, uint32_t pos, uint32_t n_rows) {
                 ggml_backend_tensor_set(t, data, pos * t->nb[1], n_rows * t->nb[1]);
             });
@@ -291,7 +301,7 @@ void prefill_run::allocate(const llama_snapkv_plan & p) {
     runner.reserve([&](ggml_context * c) { return build_chunk(c, *flights[0].res, 0, full); });
 }
 
-void prefill_run::split_batch(const llama_token * tokens) {
+void prefill_run::split_batch() {
     ubatches.clear();
     starts.clear();
     const auto & model = ctx.get_model();
@@ -303,10 +313,10 @@ void prefill_run::split_batch(const llama_token * tokens) {
     batch.tokens.resize(n_new);
     for (uint32_t i = 0; i < n_new; ++i) {
         auto & t = batch.tokens[i];
-        t.id = tokens[n_past + i];
+        t.id = prompt.tokens[n_past - prompt.n_cells + i];
         t.output = i + 1 == n_new;
         t.seq_ids = { seq_id };
-        t.pos = { (llama_pos) (n_past + i), 0, 0, 0 };
+        t.pos = { (llama_pos) (n_past + i) + shift, 0, 0, 0 };
     }
     if (!balloc.init(batch, model.vocab, false)) {
         throw std::invalid_argument("a token id is outside of the vocabulary, or the sequence id is not below n_seq_max");
@@ -325,7 +335,7 @@ void prefill_run::split_batch(const llama_token * tokens) {
 
 void prefill_run::find_cells() {
     sinfos_base.clear();
-    // a prompt position is its own cell in the staging cache
+    // a row is its own cell in the staging cache
     for (size_t i = 0; i < ubatches.size(); ++i) {
         llama_kv_cache::slot_info sinfo = { 0, 0, {}, {} };
         sinfo.resize(1);
@@ -338,20 +348,15 @@ void prefill_run::find_cells() {
 
     // the same cells for every group, since all layers of the sliding-window cache share them
     if (mem.iswa) {
+        mem.iswa->get_swa()->seq_rm(seq_id, prompt.pos0, -1);
         sinfos_swa = mem.iswa->get_swa()->prepare(ubatches);
         if (sinfos_swa.empty()) {
             throw no_room();
         }
     }
 
-    llama_batch_allocr allocr(ctx.get_model().hparams.n_pos_per_embd());
-    llama_ubatch rows = allocr.ubatch_reserve(n_kept + w, 1);
-    rows.seq_id_unq[0] = seq_id;
-    for (uint32_t i = 0; i < rows.n_tokens; ++i) {
-        rows.n_seq_id[i] = 1;
-        rows.seq_id[i] = rows.seq_id_unq;
-    }
-    target = mem.base->find_slot(rows, true);
+    // cells that go before are used again: their rows are in the staging cache before they are overwritten
+    target = prompt.n_cells > 0 ? llama_snapkv_cells_at(*mem.base, seq_id, prompt.cell0, n_kept + w) : llama_snapkv_free_cells(*mem.base, seq_id, n_kept + w);
     if (target.empty()) {
         throw no_room();
     }
@@ -361,7 +366,7 @@ void prefill_run::begin_group(uint32_t ig) {
     mctx.reset();
     layers.clear();
     if (mem.iswa) {
-        mem.iswa->get_swa()->seq_rm(seq_id, -1, -1);
+        mem.iswa->get_swa()->seq_rm(seq_id, prompt.pos0, -1);
         mctx = std::make_unique<llama_kv_cache_iswa_context>(mem.iswa, sinfos_base, sinfos_swa, ubatches);
     } else {
         mctx = std::make_unique<llama_kv_cache_context>(staging.full, sinfos_base, ubatches);
@@ -535,9 +540,22 @@ void prefill_run::take_logits(const flight & f) {
     ggml_backend_tensor_get(f.res->t_logits, access::logits(ctx).data, 0, ctx.get_model().vocab.n_tokens() * sizeof(float));
 }
 
+// the record names positions of tokens, the scores have chosen rows
+void prefill_run::rows_to_positions() {
+    for (size_t ic = 0; ic < record->layers.size(); ++ic) {
+        auto & layer = record->layers[ic];
+        const uint32_t n_old = before ? before->layers[ic].n_kept : 0; // rows of the kept prefix
+        for (size_t i = 0; i < layer.ids.size(); ++i) {
+            const uint32_t row = (uint32_t) layer.ids[i];
+            const size_t head = i / layer.n_kept;
+            layer.ids[i] = row < n_old ? before->layers[ic].ids[head * n_old + row] : (int32_t) row + shift;
+        }
+    }
+}
+
 bool prefill_run::report() {
     t_last_report_us = ggml_time_us();
-    if (!stop && progress && !progress(done, (uint64_t) (n - n_past) * groups.count(), user_data)) {
+    if (!stop && prompt.progress && !prompt.progress(done, (uint64_t) (n - n_past) * groups.count(), prompt.user_data)) {
         stop = true;
     }
     return !stop;
@@ -555,8 +573,8 @@ bool prefill_run::on_abort_poll(void * data) {
     return run.stop;
 }
 
-void prefill_run::run(const llama_token * tokens) {
-    prepare(tokens);
+void prefill_run::run() {
+    prepare();
 
     auto & stats = sk.stats;
     stats.layer_group = groups.size;
@@ -581,10 +599,14 @@ void prefill_run::run(const llama_token * tokens) {
         compressor->score(layers, *record);
         compressor->evict(layers, *record, *mem.base, target);
     }
+    if (prompt.n_cells > 0) {
+        rows_to_positions();
+        mem.base->seq_rm(seq_id, -1, -1);
+    }
 
     llama_snapkv_place_cells(*mem.base, seq_id, target, record);
     if (vault) {
-        vault->append(std::move(added), tokens + n_past);
+        vault->append(std::move(added), prompt.tokens + n_past);
         stats.bytes_vault = vault->bytes();
     }
     stats.n_reused = n_past;
@@ -602,12 +624,10 @@ void prefill_run::run(const llama_token * tokens) {
 
 } // namespace
 
-static int32_t run_prefill(
-        llama_context & ctx, llama_snapkv & sk, llama_seq_id seq_id, const llama_token * tokens, uint32_t n_tokens,
-        llama_snapkv_progress_callback progress, void * user_data) {
+static int32_t run_prefill(llama_context & ctx, llama_snapkv & sk, const llama_snapkv_prompt & prompt) {
     try {
-        prefill_run run(ctx, sk, seq_id, n_tokens, progress, user_data);
-        run.run(tokens);
+        prefill_run run(ctx, sk, prompt);
+        run.run();
         return 0;
     } catch (const aborted &) {
         llama_snapkv_set_error("the prefill was aborted");
@@ -616,7 +636,7 @@ static int32_t run_prefill(
         llama_snapkv_set_error(e.status == GGML_STATUS_ABORTED ? "the prefill was aborted" : e.what());
         return e.status == GGML_STATUS_ABORTED ? 2 : -2;
     } catch (const no_room &) {
-        llama_snapkv_set_error(format("no free cells for the kept rows of sequence %d: remove other sequences first", seq_id));
+        llama_snapkv_set_error(format("no free cells for the kept rows of sequence %d: remove other sequences first", prompt.seq_id));
         return 1;
     } catch (const std::invalid_argument & e) {
         llama_snapkv_set_error(e.what());
@@ -630,14 +650,12 @@ static int32_t run_prefill(
     }
 }
 
-int32_t llama_snapkv_prefill_groups(
-        llama_context & ctx, llama_snapkv & sk, llama_seq_id seq_id, const llama_token * tokens, uint32_t n_tokens,
-        llama_snapkv_progress_callback progress, void * user_data) {
-    const int32_t rc = run_prefill(ctx, sk, seq_id, tokens, n_tokens, progress, user_data);
+int32_t llama_snapkv_prefill_groups(llama_context & ctx, llama_snapkv & sk, const llama_snapkv_prompt & prompt) {
+    const int32_t rc = run_prefill(ctx, sk, prompt);
     try {
         llama_snapkv_reserve(ctx); // where this fails, decode() would throw out of the C API
     } catch (const std::exception & e) {
-        ctx.get_memory()->seq_rm(seq_id, -1, -1);
+        ctx.get_memory()->seq_rm(prompt.seq_id, -1, -1);
         llama_snapkv_set_error(format("out of memory after the prefill: %s", e.what()));
         return -2;
     }

@@ -122,6 +122,30 @@ static uint32_t cells_needed(const llama_model & model, const llama_snapkv_param
     return (uint32_t) GGML_PAD((rows + params.room) * n_seqs_per_stream, cpu_only ? 32 : LLAMA_SNAPKV_N_KV_PAD);
 }
 
+llama_kv_cache::slot_info llama_snapkv_free_cells(llama_kv_cache & base, llama_seq_id seq_id, uint32_t n_cells) {
+    llama_batch_allocr allocr(1);
+    llama_ubatch rows = allocr.ubatch_reserve(n_cells, 1);
+    rows.seq_id_unq[0] = seq_id;
+    for (uint32_t i = 0; i < n_cells; ++i) {
+        rows.n_seq_id[i] = 1;
+        rows.seq_id[i] = rows.seq_id_unq;
+    }
+    return base.find_slot(rows, true);
+}
+
+llama_kv_cache::slot_info llama_snapkv_cells_at(const llama_kv_cache & base, llama_seq_id seq_id, uint32_t cell0, uint32_t n_cells) {
+    const uint32_t stream = base.get_stream(seq_id);
+    llama_kv_cache::slot_info res = { stream, stream, {}, {} };
+    if (cell0 + n_cells <= base.get_size()) {
+        res.resize(1);
+        res.strm[0] = stream;
+        for (uint32_t i = 0; i < n_cells; ++i) {
+            res.idxs[0].push_back(cell0 + i);
+        }
+    }
+    return res;
+}
+
 void llama_snapkv_place_cells(llama_kv_cache & base, llama_seq_id seq_id, const llama_kv_cache::slot_info & target, llama_snapkv_record_ptr record) {
     auto & cells = access::v_cells(base)[target.strm[0]];
     const auto & idxs = target.idxs[0];
@@ -260,60 +284,157 @@ static int32_t prefill_ordinary(llama_context & ctx, llama_snapkv & sk, llama_se
     return 0;
 }
 
+static std::string check_tokens(const llama_context & ctx, llama_seq_id seq_id, const llama_token * tokens, uint32_t n_tokens, uint32_t pos0) {
+    if (!tokens || n_tokens == 0) {
+        return "the prompt is empty";
+    }
+    if ((uint64_t) pos0 + n_tokens > ctx.n_ctx_seq()) {
+        return format("the prompt has %u tokens and the context %u: make it larger (n_ctx) or the prompt shorter", pos0 + n_tokens, ctx.n_ctx_seq());
+    }
+    if (seq_id < 0 || (uint32_t) seq_id >= ctx.n_seq_max()) {
+        return format("sequence id %d is not in [0, %u)", seq_id, ctx.n_seq_max());
+    }
+    return "";
+}
+
+// what was counted for the last prefill is forgotten
+static void begin_stats(llama_context & ctx, llama_snapkv & sk, uint32_t n_prompt) {
+    const auto mem = llama_snapkv_memory_of(ctx);
+    sk.has_stats = false;
+    sk.scores.clear();
+    sk.coverage.clear();
+    sk.stats = {};
+    sk.stats.size = sizeof(sk.stats);
+    sk.stats.n_prompt = n_prompt;
+    sk.stats.chunk = ctx.n_ubatch();
+    for (const auto & [_, size] : ctx.get_memory()->memory_breakdown()) {
+        sk.stats.bytes_compact += size;
+    }
+    sk.stats.bytes_full_cache = llama_snapkv_full_bytes(*mem.base, GGML_PAD(n_prompt, LLAMA_SNAPKV_N_KV_PAD));
+    if (mem.iswa) {
+        for (const auto & [_, size] : mem.iswa->get_swa()->memory_breakdown()) {
+            sk.stats.bytes_full_cache += size;
+        }
+    }
+}
+
+static int32_t run_groups(llama_context & ctx, llama_snapkv & sk, const llama_snapkv_prompt & prompt) {
+    const int64_t t0 = ggml_time_us();
+    const int32_t rc = llama_snapkv_prefill_groups(ctx, sk, prompt);
+    if (rc == 0 && !ctx.get_cparams().no_perf) {
+        access::n_p_eval(ctx) += (int32_t) prompt.n_tokens;
+        access::t_p_eval_us(ctx) += ggml_time_us() - t0;
+    }
+    return rc;
+}
+
 int32_t llama_snapkv_prefill(llama_context * ctx, llama_seq_id seq_id, const llama_token * tokens, uint32_t n_tokens,
         llama_snapkv_progress_callback progress, void * user_data) {
     llama_snapkv * sk = snapkv_of(ctx);
     if (!sk) {
         return -1;
     }
+    last_error = check_tokens(*ctx, seq_id, tokens, n_tokens, 0);
+    if (!last_error.empty()) {
+        llama_snapkv_set_error(last_error);
+        return -1;
+    }
+    const int64_t t0 = ggml_time_us();
+
+    ctx->synchronize();
+    ctx->memory_update(false); // copies and shifts that wait, before their cells go
+    ctx->get_memory()->seq_rm(seq_id, -1, -1);
+    begin_stats(*ctx, *sk, n_tokens);
+
+    llama_snapkv_prompt prompt;
+    prompt.seq_id = seq_id;
+    prompt.tokens = tokens;
+    prompt.n_tokens = n_tokens;
+    prompt.n_rows = llama_snapkv_n_rows(sk->params, n_tokens);
+    prompt.progress = progress;
+    prompt.user_data = user_data;
+
+    // the vault gets its rows from the staging cache
+    const bool evicts = prompt.n_rows < n_tokens || (sk->params.vault && n_tokens > sk->params.window);
+    const int32_t rc = evicts ? run_groups(*ctx, *sk, prompt) : prefill_ordinary(*ctx, *sk, seq_id, tokens, n_tokens, progress, user_data);
+
+    sk->stats.seconds_prefill = (ggml_time_us() - t0) * 1e-6;
+    sk->has_stats = rc == 0;
+    return rc;
+}
+
+// cells of a sequence before a position, if they lie side by side and in the order of their positions; else none
+static std::pair<uint32_t, uint32_t> cells_before(const llama_kv_cache & base, llama_seq_id seq_id, llama_pos pos) {
+    const auto & cells = base.get_cells(seq_id);
+    uint32_t first = 0;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < cells.size(); ++i) {
+        if (cells.is_empty(i) || !cells.seq_has(i, seq_id) || cells.pos_get(i) >= pos) {
+            continue;
+        }
+        first = n == 0 ? i : first;
+        if (i != first + n || (n > 0 && cells.pos_get(i) != cells.pos_get(i - 1) + 1)) {
+            return { 0, 0 };
+        }
+        ++n;
+    }
+    return { first, n };
+}
+
+int32_t llama_snapkv_extend(llama_context * ctx, llama_seq_id seq_id, llama_pos pos0, const llama_token * tokens, uint32_t n_tokens,
+        llama_snapkv_progress_callback progress, void * user_data) {
+    llama_snapkv * sk = snapkv_of(ctx);
+    if (!sk) {
+        return -1;
+    }
+    last_error = pos0 < 0 ? "the position is negative" : check_tokens(*ctx, seq_id, tokens, n_tokens, (uint32_t) pos0);
+    if (!last_error.empty()) {
+        llama_snapkv_set_error(last_error);
+        return -1;
+    }
+    const int64_t t0 = ggml_time_us();
+    ctx->synchronize();
+    ctx->memory_update(false);
+
+    const auto mem = memory_of(ctx);
+    const auto record = mem.base->snapkv.get(seq_id);
+    const uint32_t window = sk->params.window;
+    const auto [cell0, n_cells] = cells_before(*mem.base, seq_id, pos0);
+    const llama_pos end = mem.base->seq_pos_max(seq_id) + 1;
     std::string error;
-    if (!tokens || n_tokens == 0) {
-        error = "the prompt is empty";
-    } else if (n_tokens > ctx->n_ctx_seq()) {
-        error = format("the prompt has %u tokens and the context %u: make it larger (n_ctx) or the prompt shorter", n_tokens, ctx->n_ctx_seq());
-    } else if (seq_id < 0 || (uint32_t) seq_id >= ctx->n_seq_max()) {
-        error = format("sequence id %d is not in [0, %u)", seq_id, ctx->n_seq_max());
+    if (n_tokens < window) {
+        error = format("%u tokens are fewer than the window's %u: begin at an earlier position", n_tokens, window);
+    } else if (n_cells == 0 || pos0 > end) {
+        error = format("sequence %d has no tokens side by side up to position %d: prefill it", seq_id, pos0);
+    } else if (record && pos0 < record->pos_exact()) {
+        error = format("position %d lies in the compacted prompt: begin at %d or later", pos0, record->pos_exact());
+    } else if (record && std::any_of(record->layers.begin(), record->layers.end(), [&](const auto & l) { return l.n_kept != record->layers[0].n_kept; })) {
+        error = "layers keep different numbers of rows: prefill the sequence";
+    } else if (mem.iswa && mem.iswa->get_swa()->seq_pos_min(seq_id) > std::max<llama_pos>(0, pos0 - (llama_pos) ctx->get_model().hparams.n_swa)) {
+        error = format("the cache of the sliding-window layers does not reach back from position %d: prefill the sequence", pos0);
     }
     if (!error.empty()) {
         llama_snapkv_set_error(error);
         return -1;
     }
 
-    last_error.clear();
-    const int64_t t0 = ggml_time_us();
-    const auto mem = memory_of(ctx);
+    llama_snapkv_prompt prompt;
+    prompt.seq_id = seq_id;
+    prompt.tokens = tokens;
+    prompt.n_tokens = n_tokens;
+    prompt.pos0 = pos0;
+    prompt.cell0 = cell0;
+    prompt.n_cells = n_cells;
+    // a ratio is of a prompt; what it left is the budget from then on
+    const bool as_before = sk->params.budget == 0 && record;
+    prompt.n_rows = as_before ? std::min(record->layers[0].n_kept + record->window, n_cells + n_tokens) : llama_snapkv_n_rows(sk->params, n_cells + n_tokens);
+    prompt.progress = progress;
+    prompt.user_data = user_data;
 
-    ctx->synchronize();
-    ctx->memory_update(false); // copies and shifts that wait, before their cells go
-    ctx->get_memory()->seq_rm(seq_id, -1, -1);
-
-    sk->has_stats = false;
-    sk->scores.clear();
-    sk->coverage.clear();
-    sk->stats = {};
-    sk->stats.size = sizeof(sk->stats);
-    sk->stats.n_prompt = n_tokens;
-    sk->stats.chunk = ctx->n_ubatch();
-    for (const auto & [_, size] : ctx->get_memory()->memory_breakdown()) {
-        sk->stats.bytes_compact += size;
-    }
-    sk->stats.bytes_full_cache = llama_snapkv_full_bytes(*mem.base, GGML_PAD(n_tokens, LLAMA_SNAPKV_N_KV_PAD));
-    if (mem.iswa) {
-        for (const auto & [_, size] : mem.iswa->get_swa()->memory_breakdown()) {
-            sk->stats.bytes_full_cache += size;
-        }
-    }
-
-    // the vault gets its rows from the staging cache
-    const bool evicts = llama_snapkv_n_rows(sk->params, n_tokens) < n_tokens || (sk->params.vault && n_tokens > sk->params.window);
-    const int32_t rc = evicts ? llama_snapkv_prefill_groups(*ctx, *sk, seq_id, tokens, n_tokens, progress, user_data) : prefill_ordinary(*ctx, *sk, seq_id, tokens, n_tokens, progress, user_data);
-
+    begin_stats(*ctx, *sk, (uint32_t) pos0 + n_tokens);
+    const int32_t rc = run_groups(*ctx, *sk, prompt);
     sk->stats.seconds_prefill = (ggml_time_us() - t0) * 1e-6;
     sk->has_stats = rc == 0;
-    if (evicts && rc == 0 && !ctx->get_cparams().no_perf) {
-        access::n_p_eval(*ctx) += (int32_t) n_tokens;
-        access::t_p_eval_us(*ctx) += ggml_time_us() - t0;
-    }
     return rc;
 }
 

@@ -156,6 +156,19 @@ LLAMA_API int32_t llama_snapkv_prefill(
         llama_snapkv_progress_callback progress,
         void * user_data);
 
+// evaluate tokens from position pos0 of a sequence on, in the place of what it has there, and evict down to the budget: all rows
+// before, whether kept from the prompt or of later tokens, compete for it with the new ones. so a conversation goes on beyond the
+// cells of the context. at least as many tokens as the window has: to make room without new ones, give the last ones again. pos0
+// is at or after pos_exact (llama_snapkv_seq_info). a negative code other than -1, or 2: the sequence is empty
+LLAMA_API int32_t llama_snapkv_extend(
+        struct llama_context * ctx,
+        llama_seq_id seq_id,
+        llama_pos pos0,
+        const llama_token * tokens,
+        uint32_t n_tokens,
+        llama_snapkv_progress_callback progress,
+        void * user_data);
+
 // change what the next prefill does; cells are not changed, so a budget that needs more is an error. false on error
 LLAMA_API bool llama_snapkv_set_params(struct llama_context * ctx, struct llama_snapkv_params params);
 

@@ -32,8 +32,8 @@ class SnapKVConfig:
             to keep what any one query needs (arXiv 2510.13334).
         sinks: first positions of the prompt that always stay. The paper has none, hence 0; later
             work (arXiv 2309.17453) finds that about 4 help at small budgets.
-        room: cells for tokens after the prompt. When they are used up, generation ends with
-            "length".
+        room: cells for tokens after the prompt. When they are used up, the last tokens vote anew and
+            rows are evicted down to the budget.
         layer_group: G, cached layers whose full KV is live at once during the prefill: 1 takes the
             least memory; "auto" takes the
             most that a GPU's free memory allows, and 1 on the CPU, where more saves no time.

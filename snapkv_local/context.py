@@ -126,6 +126,43 @@ class SnapKVContext(_internals.LlamaContext):
             NoRoomError, OutOfMemoryError, NativeError: the sequence is then empty and the context
                 usable.
         """
+        rc = self._evaluate(native.llama_snapkv_prefill, (), tokens, progress)
+        if rc != 0:
+            native.fail("llama_snapkv_prefill")
+        return self._stats()
+
+    def extend(
+        self, pos0: int, tokens: npt.NDArray[np.int32], progress: Progress | None = None
+    ) -> PrefillStats | None:
+        """Evaluate tokens from a position on, and evict all rows down to the budget.
+
+        Args:
+            pos0: of the first token; what the sequence has there and later is replaced.
+            tokens: [n], at least as many as the window has.
+            progress: as in prefill().
+
+        Returns:
+            None if the engine cannot go on from there: the sequence is unchanged, and the whole
+            conversation has to be prefilled.
+
+        Raises:
+            NoRoomError, OutOfMemoryError, NativeError: the sequence is then empty.
+        """
+        rc = self._evaluate(native.llama_snapkv_extend, (pos0,), tokens, progress)
+        if rc == native.RC_REFUSED:
+            return None
+        if rc != 0:
+            native.fail("llama_snapkv_extend")
+        return self._stats()
+
+    def _evaluate(
+        self,
+        function: Callable[..., int],
+        where: tuple[int, ...],
+        tokens: npt.NDArray[np.int32],
+        progress: Progress | None,
+    ) -> int:
+        """Call a native function that evaluates tokens; its return code if it is none of those."""
         raised: list[BaseException] = []
 
         # called even without a progress function: Python sees Ctrl-C only while it runs
@@ -139,10 +176,11 @@ class SnapKVContext(_internals.LlamaContext):
             return not noted
 
         with deferred_interrupt() as noted:
-            rc = native.llama_snapkv_prefill(
+            rc = function(
                 self.ctx,
                 _SEQ_ID,
-                tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+                *where,
+                _pointer(tokens, ctypes.c_int32),
                 len(tokens),
                 native.llama_snapkv_progress_callback(report),
                 None,
@@ -156,9 +194,7 @@ class SnapKVContext(_internals.LlamaContext):
             raise NoRoomError(
                 f"prompt of {len(tokens)} tokens", "finds no free cells", "raise the budget or room"
             )
-        if rc != 0:
-            native.fail("llama_snapkv_prefill")
-        return self._stats()
+        return rc
 
     def _stats(self) -> PrefillStats:
         stats = native.llama_snapkv_stats(size=ctypes.sizeof(native.llama_snapkv_stats))

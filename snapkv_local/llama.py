@@ -34,14 +34,16 @@ class Llama(llama_cpp.Llama):
     usual. Everything else is inherited: completions, chat, grammars, streaming, tool calls, saved
     states.
 
-    A conversation that goes on is evaluated from where it was, as long as the new tokens fit the
-    free cells; else all of it is prefilled again. So is a prompt that parts from the compressed one
-    before its end, such as another question about the same document: the rows were kept for the
-    first one. With SnapKVConfig(vault="ram") such a prefill takes what it has in common with the
-    last prompt from the vault, and each turn chooses rows anew. Generation that runs out of cells ends with
-    finish_reason "length". A prompt that is given again goes on from its last token, which then
-    attends to the compact cache as every later token does, and no longer to the whole prompt: the
-    answer may differ from the first one. reset() makes sure that it is evaluated anew.
+    A conversation that goes on is evaluated from where it was. When its cells run out, in a turn or
+    while tokens are generated, the last tokens vote anew, all rows compete, and those beyond the
+    budget go. last_prefill then has the figures of the turn, and evictions those of each time
+    during the answer. A prompt that parts from the compressed one before its end, such as another
+    question about the same document, is prefilled again: the rows were kept for the first one. With
+    SnapKVConfig(vault="ram") such a prefill takes what it has in common with the last prompt from
+    the vault, and each turn chooses rows anew. A prompt that is given again goes on from its last
+    token, which then attends to the compact cache as every later token does, and no longer to the
+    whole prompt: the answer may differ from the first one. reset() makes sure that it is evaluated
+    anew.
 
     Args:
         model_path: GGUF file.
@@ -80,6 +82,7 @@ class Llama(llama_cpp.Llama):
         self.keep_queries = keep_queries
         self.prefill_progress = prefill_progress
         self.last_prefill: PrefillStats | None = None
+        self.evictions: list[PrefillStats] = []
         self.n_prompt = 0
         self._generating = False
         self._cut_short: tuple[list[int], list[int]] | None = None
@@ -163,6 +166,7 @@ class Llama(llama_cpp.Llama):
         self._requires_eval = True
         self.last_prefill = None
         self.n_prompt = len(prompt)
+        self.evictions = []
         self.last_prefill = context.prefill(prompt, progress or self.prefill_progress)
         self.input_ids[: len(prompt)] = prompt
         if self._logits_all:
@@ -174,9 +178,11 @@ class Llama(llama_cpp.Llama):
     def eval(self, tokens: Sequence[int]) -> None:
         """Evaluate tokens from the current position.
 
-        A prompt at position 0 that is to be compressed goes to prefill(), and so does the whole
-        conversation if the tokens do not fit the free cells. With a vault, every turn of more than
-        one token does, so that it chooses its own rows; only what is new is evaluated.
+        A prompt at position 0 that is to be compressed goes to prefill(). Where the tokens do not
+        fit the free cells, rows are evicted again: the new tokens vote, and all rows compete, those
+        kept from the prompt and those of later tokens. With a vault,
+        every turn of more than one token does, so that it chooses its own rows; only what is new is
+        evaluated.
 
         Raises:
             NoRoomError: within generate(), after its first token.
@@ -189,6 +195,7 @@ class Llama(llama_cpp.Llama):
         tokens = list(tokens)
         if self.n_tokens == 0:
             self.last_prefill = None
+            self.evictions = []
             if self.snapkv.n_kept(len(tokens)) < len(tokens):
                 self.prefill(tokens)
                 return
@@ -196,12 +203,18 @@ class Llama(llama_cpp.Llama):
             self.prefill([*self._input_ids.tolist(), *tokens])
             return
         goes_on = self._generating or self._same_window(context, tokens)
-        n_free = self._n_free() if goes_on and self._trim() else 0
+        goes_on = goes_on and self._trim()
+        n_free = self._n_free() if goes_on else 0
         if len(tokens) > n_free:
             if not self._generating:
-                self.prefill([*self._input_ids.tolist(), *tokens])
+                if goes_on and (stats := self._extend(tokens, self.prefill_progress)):
+                    self.last_prefill, self.evictions = stats, []
+                else:
+                    self.prefill([*self._input_ids.tolist(), *tokens])
                 return
-            if self.draft_model is None or n_free == 0:
+            self._make_room()
+            n_free = self._n_free()
+            if n_free == 0 or (len(tokens) > n_free and self.draft_model is None):
                 raise self._no_room(f"{len(tokens)} tokens at position {self.n_tokens}", n_free)
             tokens = tokens[:n_free]  # the rest are drafts: guesses that need not be checked
         start, report = self.n_tokens, None if self._generating else self.prefill_progress
@@ -325,7 +338,7 @@ class Llama(llama_cpp.Llama):
     def generate(
         self, tokens: Sequence[int], *args: Any, **kwargs: Any
     ) -> Generator[int, Any, None]:
-        """As llama_cpp.Llama.generate(); ends early if the KV cache has no free cell left.
+        """As llama_cpp.Llama.generate(); ends early where no eviction can free a cell.
 
         n_prompt is then the number of tokens given here, as it is after prefill().
         """
@@ -370,6 +383,39 @@ class Llama(llama_cpp.Llama):
         if isinstance(self._ctx, SnapKVContext):
             return self._ctx.trim(self.n_tokens)
         return bool(self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1))
+
+    def _extend(self, tokens: list[int], progress: Progress | None = None) -> PrefillStats | None:
+        """Evaluate tokens and evict down to the budget; None if the engine cannot go on here."""
+        assert self.snapkv is not None
+        n_back = max(0, self.snapkv.window - len(tokens))
+        start, end = self.n_tokens - n_back, self.n_tokens + len(tokens)
+        if start <= 0 or end > self._n_ctx:
+            return None
+        given = np.array([*self._input_ids[start:].tolist(), *tokens], np.int32)
+        n_tokens = self.n_tokens
+        self.n_tokens, self._requires_eval = 0, True  # where it fails, the context is empty
+        stats = self._context("eval").extend(start, given, progress)
+        self.n_tokens, self._requires_eval = n_tokens, False
+        if stats is None:
+            return None
+        self.input_ids[start:end] = given
+        if self._logits_all:
+            self._store_logits(end - 1, 1)
+        self.n_tokens = end
+        return stats
+
+    def _make_room(self) -> None:
+        """Evict again while tokens are generated: the last ones vote."""
+        assert self.snapkv is not None
+        if self.n_tokens >= self._n_ctx:
+            return
+        if self.snapkv.vault == "off":
+            if stats := self._extend([]):
+                self.evictions.append(stats)
+            return
+        n_prompt, last, evictions = self.n_prompt, self.last_prefill, [*self.evictions]
+        stats = self.prefill(self._input_ids.tolist())
+        self.n_prompt, self.last_prefill, self.evictions = n_prompt, last, [*evictions, stats]
 
     def _no_room(self, what: str, n_free: int) -> NoRoomError:
         if n_free == self._n_ctx - self.n_tokens:

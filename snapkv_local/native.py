@@ -39,6 +39,7 @@ def _function(name: str, argtypes: list[Any], restype: Any) -> Any:
 
 RC_NO_ROOM = 1
 RC_ABORTED = 2
+RC_REFUSED = -1
 
 POOLS = {"avg": 0, "max": 1}
 REDUCES = {"sum": 0, "max": 1}
@@ -220,6 +221,27 @@ def llama_snapkv_enabled(ctx: Any, /) -> bool: ...
 )
 def llama_snapkv_prefill(
     ctx: Any, seq_id: int, tokens: Any, n_tokens: int, progress: Any, user_data: Any, /
+) -> int: ...
+
+
+# LLAMA_API int32_t llama_snapkv_extend(struct llama_context * ctx, llama_seq_id seq_id,
+#     llama_pos pos0, const llama_token * tokens, uint32_t n_tokens,
+#     llama_snapkv_progress_callback progress, void * user_data);
+@_function(
+    "llama_snapkv_extend",
+    [
+        _ctx_p,
+        _seq_id,
+        llama_cpp.llama_pos,
+        _i32_p,
+        _u32,
+        llama_snapkv_progress_callback,
+        ctypes.c_void_p,
+    ],
+    ctypes.c_int32,
+)
+def llama_snapkv_extend(
+    ctx: Any, seq_id: int, pos0: int, tokens: Any, n_tokens: int, progress: Any, user_data: Any, /
 ) -> int: ...
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
-from snapkv_local import SnapKVConfig
+from snapkv_local import SnapKVConfig, native, reference
 from snapkv_local.errors import NoRoomError
 
 QUESTION = "In which room does the cooling pump stand?"
@@ -72,21 +72,93 @@ def test_a_tool_is_called(make, messages):
     assert llm.last_prefill.n_kept == 96
 
 
-def test_generation_ends_when_the_cells_are_used_up(llm, prompt, greedy):
+def test_generation_goes_on_beyond_the_cells(llm, prompt, greedy):
     expected = greedy(llm, prompt, 64)
     llm.reset()
     answer = llm.create_completion(prompt, max_tokens=200, temperature=0.0)
     choice = answer["choices"][0]
-    n_generated = answer["usage"]["completion_tokens"]
-    assert choice["finish_reason"] == "length"
-    # room for 64: as many are evaluated, and one more is sampled
-    assert n_generated == 65
+    assert choice["finish_reason"] == "length"  # max_tokens
+    assert answer["usage"]["completion_tokens"] == 200
     assert choice["text"].startswith(llm.detokenize(expected, prev_tokens=prompt).decode())
-    assert llm.n_tokens == 300 + 64
+    # room for 64, and each time as many are free again
+    assert [stats.n_prompt for stats in llm.evictions] == [364, 428, 492]
+    assert {stats.n_kept for stats in llm.evictions} == {96}
+    assert llm.last_prefill.n_prompt == len(prompt) == llm.n_prompt
     # the state is intact: the last token can be taken back and evaluated again
-    last = int(llm.input_ids[363])
-    llm.n_tokens = 363
+    last = int(llm.input_ids[llm.n_tokens - 1])
+    llm.n_tokens -= 1
     assert llm.score([last]).shape == (1, llm.n_vocab())
+
+
+def test_generation_ends_with_the_context(make, prompt):
+    llm = make(n_ctx=512)
+    answer = llm.create_completion(prompt, max_tokens=400, temperature=0.0)
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["total_tokens"] == 512
+
+
+def test_rows_of_the_prompt_and_of_the_answer_compete(make, prompt):
+    llm = make(SnapKVConfig(budget=96, window=16, room=64, sinks=4))
+    for _ in zip(range(200), llm.generate(prompt, temp=0.0), strict=False):
+        pass
+    assert len(llm.evictions) == 3
+    kept, end = llm.kept_positions(), llm.evictions[-1].n_prompt
+    assert (kept[:, :, :4] == np.arange(4)).all()
+    assert (np.diff(kept, axis=2) > 0).all()
+    assert kept.max() < end - 16
+    assert (kept < 300).any()
+    assert (kept >= 300).any()
+
+
+def test_what_is_evicted_again_is_what_the_rows_scores_say(make, prompt):
+    """Against the reference, from the rows that were there: keys in the cache, positions in ids."""
+    llm = make(SnapKVConfig(budget=96, window=16, room=64))
+    llm.prefill(prompt)
+    llm.score(prompt[:64])
+    before = llm.kept_positions()
+    seen = []
+
+    def tap(data, _user_data):
+        d = data.contents
+        q = np.ctypeslib.as_array(d.q, (d.n_head, d.n_queries, d.head_dim)).copy()
+        k = np.ctypeslib.as_array(d.k, (d.n_head_kv, d.n_prompt, d.head_dim)).copy()
+        seen.append((q, k, d.scale))
+
+    callback = native.llama_snapkv_tap_callback(tap)
+    native.llama_snapkv_set_tap(llm.ctx, callback, None)
+    assert llm._extend([]).n_kept == 96
+
+    n_rows = 96 + 64
+    for (q, k, scale), old, new in zip(seen, before, llm.kept_positions(), strict=True):
+        assert k.shape[1] == n_rows
+        rows = reference.select(reference.scores(q, k, scale), 80)
+        # rows 80.. are the old window and what was generated after it
+        later = np.tile(np.arange(300 - 16, 300 + 64), (len(old), 1))
+        positions = np.concatenate([old, later], axis=1)
+        expected = np.take_along_axis(positions, rows.astype(int), axis=1)
+        assert (
+            np.mean([len(np.intersect1d(a, b)) / 80 for a, b in zip(expected, new, strict=True)])
+            > 0.98
+        )
+
+
+def test_a_sequence_that_was_not_compressed_is_when_its_cells_run_out(make, plain, prompt):
+    llm = make()
+    llm.eval(prompt[:90])  # within the budget
+    assert llm.last_prefill is None
+    llm.eval(prompt[90:])
+    assert llm.last_prefill.n_prompt == 300
+    assert llm.last_prefill.n_kept == 96
+    # all rows were there, so the last token has seen the whole prompt
+    plain.reset()
+    plain.eval(prompt)
+    logits = [
+        np.ctypeslib.as_array(x._ctx.get_logits(), (x.n_vocab(),)).copy() for x in (llm, plain)
+    ]
+    assert np.abs(logits[0] - logits[1]).max() < 1.5  # other chunks
+    llm.reset()
+    llm.prefill(prompt)
+    assert llm.sample(temp=0.0) == plain.sample(temp=0.0)
 
 
 def test_a_stream_that_ends_early_has_all_its_text(llm, prompt):
@@ -112,14 +184,19 @@ def test_a_conversation_goes_on_where_it_was(llm, prompt, greedy):
     assert llm.input_ids[: 307 + len(more)].tolist() == prompt + answer[:7] + more
 
 
-def test_a_conversation_that_does_not_fit_is_prefilled_again(llm, prompt, greedy):
+@pytest.mark.parametrize("n_new", [70, 150, 400])
+def test_a_turn_that_does_not_fit_evicts_again(llm, prompt, greedy, n_new):
     answer = greedy(llm, prompt, 8)
-    longer = prompt + answer[:7] + prompt[:100]
-    (token,) = go_on(llm, longer, 1)
+    longer = prompt + answer[:7] + prompt[100:250] + prompt[:250]
+    longer = longer[: 307 + n_new]
+    before = llm.kept_positions()
+    go_on(llm, longer, 1)
     assert llm.last_prefill.n_prompt == len(longer)
-    llm.reset()
-    llm.prefill(longer)
-    assert llm.sample(temp=0.0) == token
+    assert llm.last_prefill.n_kept == 96
+    kept = llm.kept_positions()
+    old = kept[(kept < 300 - 16)]
+    assert set(old) <= set(before.ravel())  # what the prompt has lost does not come back
+    assert (kept >= 307).any()
 
 
 def test_a_prompt_that_parts_within_the_compacted_rows_is_evaluated_anew(llm, prompt, greedy):
