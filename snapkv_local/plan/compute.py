@@ -4,20 +4,27 @@ They have no formula in any source: ggml's allocator overlays tensors by their l
 This model counts what is alive at the largest moment of a graph, in float32 elements for each token
 of a chunk (n):
 
-    feed-forward        F = 3 n_ff + 4 n_embd
-    attention           A = 2 n_embd + 3 n_q + 2 n_kv
-    plain, a layer      4 n max(F, A) + mask of 2 bytes [n, n_cells]
-    plain, the output   4 n (n_vocab + 2 n_embd): logits are reserved for a whole ubatch
-    ours                4 n max(F, A) + 4 m n_q min(G, n_layer - 1)
+    feed-forward        F = 3 n_ff + 2 n_embd + n_q, of which n_q is where attention's result was: a hole
+                            that nothing larger fits into
+    attention           A = n_embd + 3 n_q + 2 n_kv
+    input               4 n n_embd: llama.cpp's place for a prompt of embeddings, empty with tokens
+    plain, a layer      4 n max(F, A) + input + mask of 2 bytes [n, n_cells]
+    plain, the output   4 n (n_vocab + n_embd) + input: logits are reserved for a whole ubatch
+    ours                4 n max(F, A) + input; in one group of all layers there is no hole if n_q is at
+                            most n_embd
+    ours, last chunk    4 m max(F, A) + 4 m n_q min(G, n_layer - 1) + input
+    ours, scoring       8 n_prompt n_head_kv of votes and mass, and the softmax's statistics
 
 where m is the length of the last chunk, in which the queries of the group's layers live until its
 end, or n if a full chunk has a part of the window. Our logits are those of one token. Without a GPU
 the rows of logits that nobody asks for are only reserved and take no memory, so they do not count.
-Beside a GPU, the embedded tokens (4 n n_embd) and llama.cpp's own mask are in host memory as well.
-It gives llama.cpp's figures for SmolLM2 at ubatches of 128 and 512 tokens and at contexts of 8K to
-64K to 0.1 %, and those of results/gpu-*.json for the 8B and 7B shapes (tests/unit/test_plan.py). It
-was derived from these same figures; other architectures were not measured. With a last chunk that is
-not full it was off by 5 % once.
+Beside a GPU the input, the embedded tokens (4 n n_embd) and llama.cpp's own mask are in host memory.
+
+It was derived from graphs of made models on the CPU, of several n_ff, n_embd, n_q and n_kv, and gives
+their compute buffers and those in results/ but for 23 KB of tokens, positions and cells, with a last
+chunk that is full and with ones that are not (tests/unit/test_plan.py). A is an upper bound for models
+whose n_ff is below n_embd; none of those that were measured on a GPU comes near it. That is for f16:
+with quantized KV llama.cpp rotates queries and keys, which mostly fills the hole.
 """
 
 from __future__ import annotations
@@ -28,7 +35,7 @@ from snapkv_local.plan.model import PlannedModel, window
 
 
 def votes(model: PlannedModel, n_prompt: int, config: SnapKVConfig, fused: bool) -> int:
-    """Scratch of scoring a layer: fused, or of one head with stock ops."""
+    """Scratch of scoring a layer, by which the engine plans: fused, or of one head with stock ops."""
     shape, n_max = model.shape, pad(n_prompt, N_PAD)
     if fused:
         return max(n_max * 2 * shape.n_head_kv[il] * 4 for il in cached_layers(model))
@@ -38,23 +45,38 @@ def votes(model: PlannedModel, n_prompt: int, config: SnapKVConfig, fused: bool)
     )
 
 
-def _elements(model: PlannedModel) -> int:
-    """float32 elements of a token that are alive at the largest moment of a layer."""
+def _scoring(model: PlannedModel, n_prompt: int, config: SnapKVConfig, fused: bool) -> int:
+    """Of the graph that scores a layer."""
+    if not fused:
+        return votes(model, n_prompt, config, fused)
     shape = model.shape
+    planes = 1 + min(-(-n_prompt // 1024), 128)  # snapkv_op_n_splits()
     return max(
-        max(
-            3 * model.n_ff[il] + 4 * shape.n_embd,
-            2 * shape.n_embd
-            + 3 * shape.n_head[il] * shape.head_k
-            + 2 * shape.n_head_kv[il] * shape.head_k,
-        )
-        for il in range(shape.n_layer)
+        n_prompt * 2 * shape.n_head_kv[il] * 4 + 2 * config.window * shape.n_head[il] * planes * 4
+        for il in cached_layers(model)
     )
 
 
+def _elements(model: PlannedModel, whole: bool = False) -> int:
+    """float32 elements of a token that are alive at the largest moment of a layer, but for the input.
+
+    Args:
+        whole: the layers of the model are one group, and the last chunk is another graph.
+    """
+    shape = model.shape
+    found = []
+    for il in range(shape.n_layer):
+        n_q, n_kv = shape.n_head[il] * shape.head_k, shape.n_head_kv[il] * shape.head_k
+        hole = 0 if whole and n_q <= shape.n_embd else n_q
+        found.append(3 * model.n_ff[il] + 2 * shape.n_embd + hole)
+        found.append(shape.n_embd + 3 * n_q + 2 * n_kv)
+    return max(found)
+
+
 def reserved(model: PlannedModel, n_cells: int, n_ubatch: int) -> int:
-    """Bytes of the compute buffer that llama.cpp reports where layers are computed."""
-    return ordinary(model, n_cells, n_ubatch, Place(gpu=True)).main
+    """Bytes of the compute buffer that llama.cpp reports without a GPU."""
+    inputs = 4 * n_ubatch * model.shape.n_embd
+    return ordinary(model, n_cells, n_ubatch, Place(gpu=True)).main + inputs
 
 
 def ordinary(model: PlannedModel, n_cells: int, n_ubatch: int, place: Place) -> Part:
@@ -63,14 +85,15 @@ def ordinary(model: PlannedModel, n_cells: int, n_ubatch: int, place: Place) -> 
     mask = 2 * n_ubatch * n_cells
     if any(model.is_swa):
         mask += 2 * n_ubatch * pad(min(n_cells, window(model.shape) + n_ubatch), N_PAD)
+    inputs = 4 * n_ubatch * n_embd
     layer = 4 * n_ubatch * _elements(model) + mask
-    output = 4 * n_ubatch * (model.shape.n_vocab + 2 * n_embd)
+    output = 4 * n_ubatch * (model.shape.n_vocab + n_embd)
     if not place.gpu:
         # memory that is reserved and never written takes none, and of the logits one row is written
-        return Part(layer)
-    host = mask + 4 * n_ubatch * n_embd
+        return Part(layer + inputs)
+    host = mask + 2 * inputs
     if place.n_resident(model.shape.n_layer) < model.shape.n_layer:
-        host = max(host, layer)
+        host = max(host, layer + inputs)
     return Part(max(layer, output), host)
 
 
@@ -87,8 +110,12 @@ def of_group(
     n_first = min(chunk, n_prompt)
     n_last = n_prompt % chunk or n_first
     n_live = n_first if n_last < config.window else n_last
-    full = _elements(model)
     queries = n_q * min(group, model.shape.n_layer - 1)
-    main = max(4 * n_first * full, 4 * n_live * (full + queries))
-    main = max(main, votes(model, n_prompt, config, place.fused))
-    return Part(main, 4 * n_first * model.shape.n_embd if place.gpu else 0)
+    inputs = 0 if place.gpu else model.shape.n_embd
+    whole = group >= len(cached_layers(model))
+    main = max(
+        4 * n_first * (_elements(model, whole) + inputs),
+        4 * n_live * (_elements(model) + inputs + queries),
+        _scoring(model, n_prompt, config, place.fused),
+    )
+    return Part(main, 2 * 4 * n_first * model.shape.n_embd if place.gpu else 0)

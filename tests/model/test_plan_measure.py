@@ -15,8 +15,16 @@ def measure(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("options", [(), ("--layer-group", "7", "--kv-type", "q8_0")])
-def test_predictions_hold(options: tuple[str, ...]) -> None:
+# quantized KV: the model of compute buffers is one of f16
+@pytest.mark.parametrize(
+    ("options", "rel"),
+    [
+        ((), 0.005),
+        (("--layer-group", "7"), 0.005),
+        (("--layer-group", "7", "--kv-type", "q8_0"), 0.06),
+    ],
+)
+def test_predictions_hold(options: tuple[str, ...], rel: float) -> None:
     result = measure("--json", *options)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
@@ -30,6 +38,6 @@ def test_predictions_hold(options: tuple[str, ...]) -> None:
     # counted to the byte
     for name in ("weights", "kv", "staging", "hidden", "mask", "full KV, not taken"):
         assert parts[name]["predicted"] == parts[name]["measured"], name
-    # a model of what ggml's allocator does; the last chunk is not full here
-    assert parts["compute"]["predicted"] == pytest.approx(parts["compute"]["measured"], rel=0.06)
+    # a model of what ggml's allocator does, but for small inputs
+    assert parts["compute"]["predicted"] == pytest.approx(parts["compute"]["measured"], rel=rel)
     assert "prefill of 896 tokens" in result.stderr
