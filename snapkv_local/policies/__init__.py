@@ -1,21 +1,34 @@
-"""Eviction policies by name. One file each: how many rows it keeps, which settings it accepts.
+"""Eviction policies by name: which prefix rows of each layer stay.
 
-The scores that it ranks by are computed in the native engine (csrc/); reference.py has them in
-NumPy.
+Each is NumPy code that chooses rows from queries, keys and values of a layer (view.py). The native
+engine (csrc/) has snapkv itself; reference.py has it in float64.
 """
 
 from __future__ import annotations
 
+from typing import cast
+
 from snapkv_local.errors import ConfigError
-from snapkv_local.policies import snapkv
+from snapkv_local.policies import options
 from snapkv_local.policies.policy import Policy
+from snapkv_local.policies.random import Random
+from snapkv_local.policies.snapkv import SnapKV
+from snapkv_local.policies.streaming import Streaming
+from snapkv_local.policies.view import LayerView, PromptView
 
-__all__ = ["POLICIES", "Policy", "get"]
+__all__ = ["POLICIES", "LayerView", "Policy", "PromptView", "get", "parse"]
 
-POLICIES: dict[str, Policy] = {policy.name: policy for policy in (snapkv.POLICY,)}
+POLICIES: dict[str, type[Policy]] = {
+    policy.name: policy
+    for policy in (
+        SnapKV,
+        Streaming,
+        Random,
+    )
+}
 
 
-def get(name: str) -> Policy:
+def get(name: str) -> type[Policy]:
     """The policy of that name.
 
     Raises:
@@ -23,6 +36,15 @@ def get(name: str) -> Policy:
     """
     if name not in POLICIES:
         raise ConfigError(
-            f"policy={name!r}", "no such policy", f"choose one of {', '.join(sorted(POLICIES))}"
+            f"policy={name!r}", "no such policy", f"choose one of {', '.join(POLICIES)}"
         )
     return POLICIES[name]
+
+
+def parse(text: str) -> Policy:
+    """The policy that a text names, such as `snapkv:kernel=13+pool=max`; options.py has the rules.
+
+    Raises:
+        ConfigError: no such policy, option or value.
+    """
+    return cast(Policy, options.parse(text, POLICIES))

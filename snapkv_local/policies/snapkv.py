@@ -1,59 +1,71 @@
-"""The paper's SnapKV: each KV head keeps the prefix rows that the prompt's last tokens attend to.
-
-Li et al., "SnapKV: LLM Knows What You are Looking for Before Generation", arXiv 2404.14469,
-section 4.
-"""
+"""The paper's SnapKV: each KV head keeps the prefix rows that the prompt's last tokens attend to."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import ClassVar
 
-import numpy as np
+from snapkv_local.policies.budget import native_ratio
+from snapkv_local.policies.options import option
+from snapkv_local.policies.ranked import Ranked
+from snapkv_local.policies.rows import Scores, n_prefix
+from snapkv_local.policies.scoring import Floats, Pool, Reduce, group_mean, pool, votes
+from snapkv_local.policies.view import LayerView, PromptView
 
-from snapkv_local.errors import ConfigError
-from snapkv_local.policies.policy import Policy
-
-if TYPE_CHECKING:
-    from snapkv_local.config import SnapKVConfig
-
-
-def check(config: SnapKVConfig) -> None:
-    """Raise ConfigError if the budget leaves no row to select."""
-    protected = config.window + config.sinks
-    if config.budget is not None and config.budget <= protected:
-        raise ConfigError(
-            f"budget={config.budget}",
-            f"leaves no row to select: window={config.window} and sinks={config.sinks} "
-            f"take {protected} already",
-            "raise the budget or lower the window",
-        )
+__all__ = ["SnapKV", "native_ratio"]
 
 
-def n_kept(config: SnapKVConfig, n_prompt: int) -> int:
-    """Rows kept for each KV head, the window included.
+@dataclass(frozen=True)
+class Voting(Ranked):
+    """Query rows vote for prefix positions; votes are pooled, then averaged over a KV head's group.
 
-    The budget counts the window in (section 4.2); the ratio p is of the prefix alone,
-    floor(p * (n - w)) (listing 1).
+    Attributes:
+        kernel: pooling kernel over positions, odd; 1 turns pooling off.
+        pool: "avg", or "max".
+        reduce: how the query rows vote together: "sum", or "max" to keep what any one query needs
+            (DefensiveKV, arXiv 2510.13334).
     """
-    n_prefix = n_prompt - config.window
-    if n_prefix <= 0:
-        return n_prompt
-    if config.budget is not None:
-        return min(config.budget, n_prompt)
-    assert config.ratio is not None, "SnapKVConfig sets one of the two"
-    n_selected = math.floor(native_ratio(config.ratio) * n_prefix)
-    return min(max(n_selected, config.sinks) + config.window, n_prompt)
+
+    kernel: int = option(5, least=1, odd=True)
+    pool: Pool = "avg"
+    reduce: Reduce = "sum"
+
+    def voters(self, prompt: PromptView) -> tuple[int, int]:
+        """[begin, end) of the query rows that vote."""
+        return max(0, prompt.n_prompt - prompt.window), prompt.n_prompt
+
+    def votes(self, layer: LayerView, prompt: PromptView) -> Floats:
+        """Votes before pooling: [n_head, n_prefix], not negative."""
+        return votes(layer, *self.voters(prompt), n_prefix(prompt), self.reduce)
+
+    def n_observed(self, prompt: PromptView) -> int:
+        """From the first row that votes."""
+        return prompt.n_prompt - self.voters(prompt)[0]
+
+    def score(self, layer: LayerView, prompt: PromptView) -> Scores:
+        """Pooled votes, mean over the query heads of a KV head."""
+        pooled = pool(self.votes(layer, prompt), self.kernel, self.pool)
+        return group_mean(pooled, layer.k.shape[0])
 
 
-def native_ratio(ratio: float) -> float:
-    """The least float32 that is not below the ratio, which the native engine calculates with.
+@dataclass(frozen=True)
+class SnapKV(Voting):
+    """The rows that the prompt's last tokens attend to.
 
-    The nearest one would do to 0.7 of 500 rows what it does to the number itself: 349.
+    Li et al., "SnapKV: LLM Knows What You are Looking for Before Generation", arXiv 2404.14469,
+    section 4. With equal settings it keeps what the native engine keeps, but for rounding.
+
+    Attributes:
+        window: how many of the last rows vote; None for those that stay as the prompt's window.
     """
-    nearest = np.float32(ratio)
-    # compared as float: NumPy would round the ratio to float32 first
-    return float(nearest if float(nearest) >= ratio else np.nextafter(nearest, np.float32(2)))
 
+    name: ClassVar[str] = "snapkv"
+    source: ClassVar[str] = "arXiv 2404.14469, section 4"
+    native: ClassVar[bool] = True
 
-POLICY = Policy(name="snapkv", source="arXiv 2404.14469, section 4", check=check, n_kept=n_kept)
+    window: int | None = option(None, least=1)
+
+    def voters(self, prompt: PromptView) -> tuple[int, int]:
+        """The last rows; all, of a shorter prompt."""
+        window = prompt.window if self.window is None else self.window
+        return max(0, prompt.n_prompt - window), prompt.n_prompt

@@ -59,7 +59,7 @@ def test_defaults_are_the_papers_with_a_budget_of_2048():
         ({"chunk": 0}, "chunk=0: is no whole number from 1"),
         ({"chunk": "all"}, "chunk='all': is no whole number"),
         ({"ops": "cuda"}, "ops='cuda': is not known; choose one of auto, fused, stock"),
-        ({"policy": "h2o"}, "policy='h2o': no such policy; choose one of snapkv"),
+        ({"policy": "best"}, "policy='best': no such policy; choose one of snapkv"),
     ],
 )
 def test_refuses(settings, message):

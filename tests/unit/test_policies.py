@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 from snapkv_local import SnapKVConfig, policies
+from snapkv_local.errors import ConfigError
 from snapkv_local.policies.snapkv import native_ratio
+
+# files of the folder that are no policies
+HELPERS = {"__init__", "budget", "options", "policy", "ranked", "rows", "scoring", "view"}
 
 SHAPES = [1, 31, 32, 33, 64, 65, 500, 131072]
 SETTINGS = [
@@ -22,11 +26,11 @@ SETTINGS = [
 
 @pytest.mark.parametrize(
     ("policy", "settings", "n_prompt"),
-    list(itertools.product(policies.POLICIES, SETTINGS, SHAPES)),
+    list(itertools.product(policies.POLICIES.values(), SETTINGS, SHAPES)),
 )
 def test_keeps_the_window_and_never_more_than_the_prompt(policy, settings, n_prompt):
-    config = SnapKVConfig(**settings, policy=policy)
-    n_kept = config.n_kept(n_prompt)
+    config = SnapKVConfig(**settings)
+    n_kept = policy.n_kept(config, n_prompt)
     assert min(n_prompt, config.window + config.sinks) <= n_kept <= n_prompt
     if config.budget is not None:
         assert n_kept <= config.budget or n_prompt <= config.window
@@ -35,13 +39,26 @@ def test_keeps_the_window_and_never_more_than_the_prompt(policy, settings, n_pro
 @pytest.mark.parametrize("policy", policies.POLICIES.values(), ids=lambda policy: policy.name)
 def test_is_registered_under_its_name_and_names_its_source(policy):
     assert policies.get(policy.name) is policy
-    assert re.match(r"arXiv \d{4}\.\d{5}, section \d", policy.source)
+    assert policy().name == policy.name
+    assert re.match(r"arXiv \d{4}\.\d{5}(, section \d|$)|none: ", policy.source)
 
 
-def test_each_file_of_the_folder_is_registered():
+def test_each_policy_is_registered_and_in_a_file_of_its_name():
     folder = Path(policies.__file__).parent
-    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "policy"}
-    assert files == set(policies.POLICIES)
+    files = {path.stem for path in folder.glob("*.py")}
+    assert set(policies.POLICIES) <= files
+    assert files - set(policies.POLICIES) == HELPERS
+    for name, policy in policies.POLICIES.items():
+        assert policy.__module__ == f"snapkv_local.policies.{name}"
+
+
+@pytest.mark.parametrize("name", policies.POLICIES)
+def test_settings_take_only_what_the_engine_has(name):
+    if policies.get(name).native:
+        assert SnapKVConfig(policy=name).policy == name
+    else:
+        with pytest.raises(ConfigError, match=f"policy='{name}': is not in the native engine"):
+            SnapKVConfig(policy=name)
 
 
 @pytest.mark.parametrize(

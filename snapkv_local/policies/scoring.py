@@ -1,0 +1,144 @@
+"""What scores are made of: attention of some query rows, votes, pooling, the mean over a group.
+
+Sizes: n prompt tokens, m prefix tokens, d head size, g query heads of a KV head. All in float32, with
+matrix products in BLAS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from snapkv_local.errors import ConfigError
+from snapkv_local.policies.rows import Scores
+from snapkv_local.policies.view import LayerView
+
+Floats = npt.NDArray[np.float32]
+Pool = Literal["avg", "max"]
+Reduce = Literal["sum", "max"]
+
+# of the attention matrix, elements: 4 MiB
+_BLOCK = 2**20
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some query rows of one KV head's group, over the keys that the last of them sees.
+
+    Attributes:
+        head_kv: KV head.
+        begin: position of the first row.
+        e: [g, rows, n_seen], the softmax before its division. Overwritten by the next block.
+        norm: [g, rows], what e is to be multiplied by.
+    """
+
+    head_kv: int
+    begin: int
+    e: Floats
+    norm: Floats
+
+
+def attention(layer: LayerView, begin: int, end: int) -> Iterator[Block]:
+    """Attention of the query rows at [begin, end) over all positions that each of them sees.
+
+    Raises:
+        ConfigError: the layer does not have these rows.
+    """
+    n_head, n_observed, d = layer.q.shape
+    n_head_kv, n, _ = layer.k.shape
+    group = n_head // n_head_kv
+    first = n - n_observed
+    if not first <= begin < end <= n:
+        raise ConfigError(
+            f"queries at [{begin}, {end})",
+            f"the layer has those of the last {n_observed} of {n} positions",
+            f"observe the last {n - max(0, begin)} or more: Llama(keep_queries=...)",
+        )
+    q = layer.q[:, begin - first : end - first] * np.float32(layer.scale)
+    step = min(end - begin, max(1, _BLOCK // (group * end)))
+    space = np.empty(group * step * end, dtype=np.float32)
+    later = np.triu(np.ones((step, step), dtype=bool), k=1)
+    for head_kv in range(n_head_kv):
+        heads = q[head_kv * group : (head_kv + 1) * group]
+        for at in range(begin, end, step):
+            stop = min(at + step, end)
+            size = stop - at
+            rows = heads[:, at - begin : stop - begin].reshape(group * size, d)
+            flat = space[: group * size * stop].reshape(group * size, stop)
+            np.matmul(rows, layer.k[head_kv, :stop].T, out=flat)
+            if layer.softcap > 0:
+                flat /= np.float32(layer.softcap)
+                np.tanh(flat, out=flat)
+                flat *= np.float32(layer.softcap)
+            e = flat.reshape(group, size, stop)
+            e[:, :, at:][:, later[:size, :size]] = -np.inf
+            flat -= flat.max(axis=1, keepdims=True)
+            np.exp(flat, out=flat)
+            yield Block(head_kv, at, e, 1 / e.sum(axis=2))
+
+
+def votes(layer: LayerView, begin: int, end: int, n_prefix: int, reduce: Reduce) -> Floats:
+    """What the query rows at [begin, end) give to each prefix position, together.
+
+    Returns:
+        [n_head, m].
+    """
+    n_head_kv = layer.k.shape[0]
+    group = layer.q.shape[0] // n_head_kv
+    found = np.zeros((n_head_kv, group, n_prefix), dtype=np.float32)
+    for block in attention(layer, begin, end):
+        add_votes(found[block.head_kv], block.e[:, :, :n_prefix], block.norm, reduce)
+    return found.reshape(-1, n_prefix)
+
+
+def add_votes(found: Floats, e: Floats, norm: Floats, reduce: Reduce) -> None:
+    """Add a block's votes to those of a KV head.
+
+    Args:
+        found: [g, m], changed.
+        e: [g, rows, up to m]; overwritten with reduce="max".
+        norm: [g, rows], factors of e.
+    """
+    seen = found[:, : e.shape[2]]
+    if reduce == "sum":
+        seen += np.matmul(norm[:, None, :], e)[:, 0]
+    else:
+        e *= norm[:, :, None]
+        np.maximum(seen, e.max(axis=1), out=seen)
+
+
+def pool(votes: Floats, kernel: int, kind: Pool) -> Floats:
+    """Cluster votes over positions, as reference.pool().
+
+    By shifted additions: a running sum would round equal votes to different scores.
+
+    Args:
+        votes: [..., m], not negative.
+        kernel: odd number of positions.
+
+    Returns:
+        [..., m].
+    """
+    m, half = votes.shape[-1], kernel // 2
+    if kernel == 1:
+        return votes
+    padded = np.zeros((*votes.shape[:-1], m + 2 * half), dtype=np.float32)
+    padded[..., half : half + m] = votes
+    pooled = padded[..., :m].copy()
+    combine = np.maximum if kind == "max" else np.add
+    for shift in range(1, kernel):
+        combine(pooled, padded[..., shift : shift + m], out=pooled)
+    if kind == "avg":
+        pooled /= np.float32(kernel)
+    return pooled
+
+
+def group_mean(votes: Floats, n_head_kv: int) -> Scores:
+    """Mean over the query heads that share a KV head: [n_head, m] -> [n_head_kv, m]."""
+    n_head, m = votes.shape
+    mean: Scores = votes.reshape(n_head_kv, n_head // n_head_kv, m).mean(axis=1)
+    return mean
