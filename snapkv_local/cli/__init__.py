@@ -14,6 +14,7 @@ from snapkv_local.cli.bench import bench
 from snapkv_local.cli.compare import compare
 from snapkv_local.cli.demo import demo
 from snapkv_local.cli.doctor import doctor
+from snapkv_local.cli.eval import evaluate
 from snapkv_local.cli.extract import extract
 from snapkv_local.cli.inspect import inspect
 from snapkv_local.cli.plan import plan
@@ -62,6 +63,7 @@ main.add_command(doctor)
 main.add_command(demo)
 main.add_command(bench)
 main.add_command(compare)
+main.add_command(evaluate)
 main.add_command(plan)
 main.add_command(serve)
 main.add_command(inspect)

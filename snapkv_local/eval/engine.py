@@ -42,6 +42,9 @@ class Chooser(Protocol):
     def n_observed(self, prompt: PromptView, /) -> int:
         """Query rows at the prompt's end that it needs."""
 
+    def always(self, prompt: PromptView, /) -> npt.NDArray[np.int64]:
+        """Prefix positions that stay whatever else does."""
+
     def rows(self, n_rows: int, layers: Sequence[LayerView], prompt: PromptView, /) -> list[int]:
         """Prefix rows of each layer; at most n_rows in the mean."""
 

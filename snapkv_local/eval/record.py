@@ -114,7 +114,7 @@ class Record:
     def spent(self, what: str, seconds: float) -> None:
         """Seconds, by what they were spent on."""
         known = self.data["seconds"]
-        known[what] = round(known.get(what, 0.0) + seconds, 3)
+        known[what] = round(known.get(what, 0.0) + seconds, 6)
 
     def save(self) -> None:
         """Write the file, if there is one."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from snapkv_local.errors import ConfigError
 from snapkv_local.eval.case import Case
 from snapkv_local.eval.cell import FULL, REFERENCE, Cell, kv_bytes
 from snapkv_local.eval.engine import Chooser, Engine, Ids
@@ -46,10 +47,15 @@ class Needs:
         """Of all cases.
 
         Raises:
-            ConfigError: a policy cannot work on a case, such as one that needs a question.
+            ConfigError: a policy cannot work on a case, such as one that needs a question, or a
+                budget does not hold what a policy always keeps.
         """
-        views = [settings.view(case) for case in cases]
-        observed = [policy.n_observed(view) for policy in policies for view in views]
+        observed = []
+        for case in cases:
+            view = settings.view(case)
+            for policy in policies:
+                observed.append(policy.n_observed(view))
+                _check_budgets(settings, case, policy.spec, len(policy.always(view)))
         return cls(
             n_ctx=max(len(case.prompt) + case.n_after for case in cases),
             n_cells=max(len(case.prompt) for case in cases),
@@ -145,7 +151,7 @@ class Evaluation:
                 with self._timed("views"):
                     layers = engine.layer_views()
             policy = self.policies[cell.policy]
-            with self._timed("select"):
+            with self._timed(f"select {cell.policy}"):
                 rows = policy.rows(n_rows, layers, view)
                 ids = [policy.select(layer, view, n) for layer, n in zip(layers, rows, strict=True)]
             held = [n + window for n in rows]
@@ -183,6 +189,20 @@ class _References:
 
     def _path(self, case: Case) -> Path:
         return self.folder / f"{case.digest()}.npy"
+
+
+def _check_budgets(settings: Settings, case: Case, policy: str, n_always: int) -> None:
+    """Refuse a budget that does not hold the rows that always stay."""
+    least = n_always + settings.window
+    # a budget of all rows chooses none
+    low = [b for b in settings.budgets if b < min(least, len(case.prompt))]
+    if low:
+        raise ConfigError(
+            f"budget {low[0]}",
+            f"does not hold what {policy} always keeps of case {case.id}: {n_always} rows, and the "
+            f"window of {settings.window}",
+            f"give --budgets from {least} on, or protect less",
+        )
 
 
 def _of(cells: Sequence[Cell], kv_type: KvType) -> list[Cell]:

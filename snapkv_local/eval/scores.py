@@ -73,7 +73,7 @@ def _nll(seen: Seen, full: Seen) -> float:
 def _kl(seen: Seen, full: Seen) -> float:
     """Mean KL(full cache || cell) over the gold positions, in nats."""
     assert full.p is not None, "Seen.of(..., is_full=True)"
-    return float(np.einsum("iv,iv->", full.p, full.log_p - seen.log_p) / len(full.p))
+    return float(np.vdot(full.p, full.log_p - seen.log_p)) / len(full.p)
 
 
 def _top1(seen: Seen, full: Seen) -> float:

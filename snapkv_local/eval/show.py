@@ -21,13 +21,13 @@ def mean(name: str, interval: Interval) -> str:
 
 
 def between(name: str, interval: Interval) -> str:
-    """Its interval, 71-92 or 0.25-0.38; "" if there is none."""
+    """Its interval, 71..92 or 0.25..0.38; "" if there is none."""
     _, low, high = interval
     if low is None or high is None:
         return ""
     if SCORES[name].is_share:
-        return f"{100 * low:.0f}-{100 * high:.0f}"
-    return f"{low:.2f}-{high:.2f}"
+        return f"{100 * low:.0f}..{100 * high:.0f}"
+    return f"{low:.2f}..{high:.2f}"
 
 
 def difference(name: str, interval: Interval) -> str:
@@ -39,13 +39,13 @@ def difference(name: str, interval: Interval) -> str:
 
 
 def difference_between(name: str, interval: Interval) -> str:
-    """Its interval, -2 to +9 or -0.20 to -0.05; "" if there is none."""
+    """Its interval, -2..+9 or -0.20..-0.05; "" if there is none."""
     _, low, high = interval
     if low is None or high is None:
         return ""
     if SCORES[name].is_share:
-        return f"{100 * low:+.0f} to {100 * high:+.0f}"
-    return f"{low:+.2f} to {high:+.2f}"
+        return f"{100 * low:+.0f}..{100 * high:+.0f}"
+    return f"{low:+.2f}..{high:+.2f}"
 
 
 def verdict(name: str, interval: Interval) -> str:

@@ -10,16 +10,16 @@ from rich.table import Table
 from rich.text import Text
 
 from snapkv_local.eval import show
-from snapkv_local.eval.scores import SCORES
 from snapkv_local.units import size
 
 Row = dict[str, Any]
 
-SHOWN = ("exact", "kl", "top1")
+SHOWN = ("exact", "kl")
 COMPARED = ("exact", "kl")
 CAPTION = (
-    "KV: bytes kept of the prompt, mean. exact: all answer tokens are the most likely ones. KL to the "
-    "full f16 cache in nats, lower is better. Second lines: 95 % intervals over documents."
+    "KV: bytes kept of the prompt, mean. exact: all answer tokens are the most likely ones. KL to the full "
+    "f16 cache, in nats; lower is better. Δ: from {against} at the same rows and type, in percentage points "
+    "where it is of shares. Second lines: 95 % intervals over documents."
 )
 _STYLES = {"better": "green", "worse": "red", "": ""}
 
@@ -29,10 +29,10 @@ def tables(summary: list[Row], against: str) -> RenderableType:
     shown: list[RenderableType] = []
     groups = show.groups(summary)
     for name, rows in list(groups.items())[:1]:
-        shown += [_title(name, rows), _main(rows, against)]
+        shown += [_title(name, rows), _main(rows)]
     if len(groups) > 1:
         shown += [Text("By task: exact, and KL to full", style="bold"), _by_task(groups)]
-    return Group(*shown, Text(CAPTION, style="dim"))
+    return Group(*shown, Text(CAPTION.format(against=against), style="dim"))
 
 
 def _title(name: str, rows: list[Row]) -> Text:
@@ -41,15 +41,15 @@ def _title(name: str, rows: list[Row]) -> Text:
     return Text(f"{name}: {n_cases} cases, {n_documents} documents", style="bold")
 
 
-def _main(rows: list[Row], against: str) -> Table:
+def _main(rows: list[Row]) -> Table:
     compared = [name for name in COMPARED if any(row["against"] for row in rows)]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("KV", "cache", "rows", "type"):
-        table.add_column(name, justify="left" if name in ("cache", "type") else "right")
-    for name in SHOWN:
-        table.add_column(SCORES[name].label, justify="right")
-    for name in compared:
-        table.add_column(f"{SCORES[name].label}\nvs {against}", justify="right")
+    table.add_column("KV", justify="right", no_wrap=True)
+    table.add_column("cache", min_width=10, overflow="fold")
+    table.add_column("rows", justify="right", no_wrap=True)
+    table.add_column("type", no_wrap=True)
+    for name in (*SHOWN, *(f"Δ {name}" for name in compared)):
+        table.add_column(name.replace("kl", "KL"), justify="right", no_wrap=True)
     for row in rows:
         scores = row["scores"]
         cells: list[Text | str] = [

@@ -89,6 +89,9 @@ class Recent:
     def n_observed(self, prompt):
         return prompt.window
 
+    def always(self, prompt):
+        return np.arange(sum(end - begin for begin, end in prompt.protected))
+
     def rows(self, n_rows, layers, prompt):
         return [n_rows] * len(layers)
 
@@ -337,6 +340,15 @@ def test_a_policy_that_cannot_work_on_a_case_is_refused_before_the_model_is_load
 
     with pytest.raises(ConfigError, match="has no question"):
         Needs.of(SETTINGS, make_cases(), [NeedsQuestion()])
+
+
+def test_budgets_that_do_not_hold_what_always_stays():
+    cases = [replace(case, system=(0, 9)) for case in make_cases()]
+    settings = replace(SETTINGS, protect_system=True)
+    says = r"budget 40: .*recent always keeps.* 9 rows.*; give --budgets from 41 on"
+    with pytest.raises(ConfigError, match=says):
+        Needs.of(settings, cases, list(POLICIES.values()))
+    Needs.of(replace(settings, budgets=(41,)), cases, list(POLICIES.values()))
 
 
 def test_what_policies_see():

@@ -142,11 +142,11 @@ def test_groups_and_order():
 
 def test_numbers():
     assert show.mean("exact", [0.834, 0.7, 0.9]) == "83%"
-    assert show.between("exact", [0.834, 0.7, 0.9]) == "70-90"
+    assert show.between("exact", [0.834, 0.7, 0.9]) == "70..90"
     assert show.mean("kl", [0.3104, 0.25, 0.38]) == "0.310"
-    assert show.between("kl", [0.31, 0.25, 0.38]) == "0.25-0.38"
+    assert show.between("kl", [0.31, 0.25, 0.38]) == "0.25..0.38"
     assert show.difference("exact", [0.04, -0.02, 0.09]) == "+4"
-    assert show.difference_between("exact", [0.04, -0.02, 0.09]) == "-2 to +9"
+    assert show.difference_between("exact", [0.04, -0.02, 0.09]) == "-2..+9"
     assert show.difference("kl", [None, None, None]) == "-"
     assert show.between("kl", [0.3, None, None]) == ""
 
@@ -181,11 +181,12 @@ def summary():
 
 def test_tables(summary):
     out = io.StringIO()
-    Console(file=out, width=100).print(terminal.tables(summary, "snapkv"))
+    Console(file=out, width=80).print(terminal.tables(summary, "snapkv"))
     shown = out.getvalue()
     assert "all tasks: 12 cases, 12 documents" in shown
-    assert "KL to full" in shown and "vs snapkv" in shown
-    assert "-0.250" in shown and "a 100" in shown and "full cache" in shown
+    assert "Δ: from snapkv" in shown
+    assert "-0.250" in shown and "-0.25..-0.25" in shown
+    assert "a 100" in shown and "b 100" in shown and "…" not in shown
     lines = [line for line in shown.splitlines() if "1000 B" in line]
     assert len(lines) == 1 and lines[0].split()[:4] == ["1000", "B", "full", "cache"]
 

@@ -8,7 +8,7 @@ from snapkv_local.errors import ConfigError
 from snapkv_local.eval.tasks import continuation, count, files, keys, needle, trace
 from snapkv_local.eval.tasks.task import Task, Wanted
 
-__all__ = ["DEFAULT", "TASKS", "Task", "Wanted", "get"]
+__all__ = ["TASKS", "Task", "Wanted", "get"]
 
 _MADE: tuple[Task, ...] = (
     *needle.TASKS,
@@ -18,8 +18,6 @@ _MADE: tuple[Task, ...] = (
     *continuation.TASKS,
 )
 TASKS: dict[str, Task] = {task.name: task for task in _MADE}
-
-DEFAULT = ("needle", "needles", "question-after", "continue", "code")
 
 
 def get(name: str) -> Task:

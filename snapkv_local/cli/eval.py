@@ -1,0 +1,226 @@
+"""`snapkv-local eval`: what compression costs in quality."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from snapkv_local import models, policies
+from snapkv_local.cli.bench import KvType, List
+from snapkv_local.cli.options import (
+    Size,
+    chat_format_option,
+    gpu_layers_option,
+    threads_option,
+)
+
+if TYPE_CHECKING:
+    from snapkv_local.eval.runner import Evaluation
+
+_TASKS = "needle,needles,question-after,continue,code"
+
+
+@click.command("eval")
+@click.argument("model")
+@click.option(
+    "--tasks",
+    type=List(click.STRING),
+    default=_TASKS,
+    show_default=True,
+    help="Also question-first, keys, trace, count, jsonl:FILE, longbench:FILE.",
+)
+@click.option(
+    "--policies",
+    type=List(click.STRING),
+    default="snapkv,streaming,random",
+    show_default=True,
+    help="Each NAME or NAME:OPTION=VALUE+...",
+)
+@click.option(
+    "--budgets",
+    type=List(Size()),
+    default="64,128,256,512",
+    show_default=True,
+    help="Rows kept for each KV head, the window included.",
+)
+@click.option(
+    "--lengths",
+    type=List(Size()),
+    default="2k",
+    show_default=True,
+    help="Of the prompts that tasks make, in tokens.",
+)
+@click.option(
+    "--cases",
+    "n_documents",
+    type=click.IntRange(1),
+    help="Documents of each task and length.  [default: 8; all of a file]",
+)
+@click.option(
+    "--questions",
+    "n_questions",
+    type=click.IntRange(1, 8),
+    default=3,
+    show_default=True,
+    help="About each document that a task makes.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--split",
+    type=click.Choice(["tune", "test"]),
+    default="test",
+    show_default=True,
+    help="Choose settings by tune, report test: they share no text.",
+)
+@click.option("--kv-types", type=List(KvType()), default="f16", show_default=True)
+@click.option(
+    "--window",
+    type=Size(),
+    default=32,
+    show_default=True,
+    help="Rows at the prompt's end that always stay.",
+)
+@click.option("--protect-system", is_flag=True, help="The system prompt always stays.")
+@click.option(
+    "--against", help="Policy that others are compared with.  [default: the first of --policies]"
+)
+@gpu_layers_option
+@threads_option
+@chat_format_option
+@click.option("--note", help="What a reader of the record should know.")
+@click.option(
+    "--json",
+    "out",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    is_flag=False,
+    flag_value=Path("-"),
+    help="Write the record to this file, or go on with it; without a file, to stdout.",
+)
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a page with plots to this file. It needs no other file and no network.",
+)
+def evaluate(
+    model: str,
+    out: Path | None,
+    html: Path | None,
+    against: str | None,
+    note: str | None,
+    **options: Any,
+) -> None:
+    """Measure what compression costs in quality, on MODEL.
+
+    Each prompt is evaluated once; then every policy and budget, and the full cache, answer from the
+    same rows. Only tokens whose logits come from the compressed cache are scored. With several types
+    of cache, the full f16 cache is the reference for all.
+
+    A record that is there is gone on with. After Ctrl-C, what is done is in it.
+    """
+    # only now: NumPy and gguf take a moment, which no other command needs
+    from snapkv_local.eval import tasks, terminal
+    from snapkv_local.eval.prepare import prepare
+    from snapkv_local.eval.settings import Settings
+    from snapkv_local.eval.summary import summarize
+
+    if html is not None:
+        from snapkv_local.html import load_template
+
+        load_template("snapkv_local.eval")  # a missing package is found before the work
+    to_stdout = out == Path("-")
+    chosen = {p.spec: p for p in (policies.parse(text) for text in options["policies"])}
+    baseline = _baseline(against, list(chosen))
+    settings = Settings(
+        tasks=tuple(tasks.get(name) for name in options["tasks"]),
+        wanted=tasks.Wanted(
+            lengths=options["lengths"],
+            n_documents=options["n_documents"],
+            n_questions=options["n_questions"],
+            seed=options["seed"],
+            split=options["split"],
+        ),
+        policies=tuple(chosen),
+        budgets=options["budgets"],
+        kv_types=options["kv_types"],
+        window=options["window"],
+        protect_system=options["protect_system"],
+    )
+    evaluation = prepare(
+        models.resolve(model),
+        settings,
+        list(chosen.values()),
+        out=None if to_stdout else out,
+        gpu_layers=options["gpu_layers"],
+        threads=options["threads"],
+        chat_format=options["chat_format"],
+        note=note,
+    )
+    record = evaluation.record
+    try:
+        with Bar(evaluation) as bar:
+            evaluation.run(bar.done)
+    except KeyboardInterrupt:
+        if record.path is not None:
+            click.echo(f"The same command goes on from what {record.path} has", err=True)
+        raise
+    finally:
+        record.data["against"] = baseline
+        record.data["summary"] = summarize(record.data, baseline)
+        record.save()
+    if html is not None:
+        from snapkv_local.eval.page import page
+
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(page(record.data), encoding="utf-8")
+        click.echo(f"Wrote {html}", err=True)
+    if to_stdout:
+        click.echo(json.dumps(record.data))
+    else:
+        Console().print(terminal.tables(record.data["summary"], baseline))
+
+
+def _baseline(against: str | None, specs: list[str]) -> str:
+    """The policy that others are compared with."""
+    if against is None:
+        return specs[0]
+    spec: str = policies.parse(against).spec
+    if spec not in specs:
+        raise click.UsageError(f"--against {against} is not measured: add it to --policies")
+    return spec
+
+
+class Bar:
+    """A progress bar on stderr; silent if that is no terminal."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        n_steps = len(evaluation.steps())
+        n_done = len(evaluation.record.data["cases"])
+        console = Console(stderr=True)
+        if n_done:
+            console.print(f"Going on with a record of {n_done} cases", highlight=False)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.task = self.progress.add_task("loading the model", total=n_steps)
+
+    def __enter__(self) -> Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def done(self, kv_type: str, case: Any) -> None:
+        """A case is done with a type of cache."""
+        self.progress.update(self.task, advance=1, description=f"{case.id}, {kv_type}")
