@@ -18,7 +18,11 @@ Array = npt.NDArray[np.float64]
 
 
 def attention(
-    q: npt.NDArray[Any], k: npt.NDArray[Any], scale: float, softcap: float = 0.0
+    q: npt.NDArray[Any],
+    k: npt.NDArray[Any],
+    scale: float,
+    softcap: float = 0.0,
+    end: int | None = None,
 ) -> Array:
     """Attention of the window's queries over the whole prompt.
 
@@ -28,20 +32,22 @@ def attention(
         k: [n_head_kv, n, d], all keys; query head h reads KV head h // (n_head / n_head_kv).
         scale: factor on the dot products.
         softcap: c > 0 turns a logit x into c * tanh(x / c), as Gemma 2 does; 0 for none.
+        end: position after the last query, if that is not n.
 
     Returns:
-        [n_head, w, n], rows sum to 1. Row r stands at position n - w + r and sees no later
+        [n_head, w, n], rows sum to 1. Row r stands at position end - w + r and sees no later
         position.
     """
     n_head, w, _ = q.shape
     n_head_kv, n, _ = k.shape
-    if w > n or n_head % n_head_kv != 0:
+    end = n if end is None else end
+    if not w <= end <= n or n_head % n_head_kv != 0:
         raise ValueError(f"q of shape {q.shape} does not fit k of shape {k.shape}")
     k_of_head = np.repeat(k.astype(np.float64), n_head // n_head_kv, axis=0)
     logits = np.einsum("hrd,hjd->hrj", q.astype(np.float64), k_of_head) * scale
     if softcap > 0:
         logits = softcap * np.tanh(logits / softcap)
-    position = np.arange(n - w, n)[:, None]
+    position = np.arange(end - w, end)[:, None]
     logits = np.where(np.arange(n)[None, :] <= position, logits, -np.inf)
     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True), dtype=np.float64)
@@ -86,13 +92,43 @@ def scores(
     Returns:
         [n_head_kv, m].
     """
-    n_head, w, _ = q.shape
-    n_head_kv, n, _ = k.shape
+    w, (n_head_kv, n, _) = q.shape[1], k.shape
     # the softmax has run over prefix and window; only then is the window left out
     prefix = attention(q, k, scale, softcap)[:, :, : n - w]
     votes = prefix.max(axis=1) if reduce == "max" else prefix.sum(axis=1)
-    pooled = pool(votes, kernel, kind).reshape(n_head_kv, n_head // n_head_kv, n - w)
-    return np.asarray(pooled.mean(axis=1), dtype=np.float64)
+    return group_mean(pool(votes, kernel, kind), n_head_kv)
+
+
+def group_mean(votes: Array, n_head_kv: int) -> Array:
+    """Mean over the query heads that share a KV head: [n_head, m] -> [n_head_kv, m]."""
+    n_head, m = votes.shape
+    grouped = votes.reshape(n_head_kv, n_head // n_head_kv, m)
+    return np.asarray(grouped.mean(axis=1), dtype=np.float64)
+
+
+def output_change(weights: Array, v: npt.NDArray[Any]) -> Array:
+    """How far an attention output moves if a position is left out and the others scaled up to 1.
+
+    Goel et al., "CAOTE", arXiv 2504.14051, section 3, without its closed form.
+
+    Args:
+        weights: [n_head, w, n], of attention().
+        v: [n_head_kv, n, d_v].
+
+    Returns:
+        [n_head, w, n], Euclidean distances.
+    """
+    n_head, w, n = weights.shape
+    v_of_head = np.repeat(v.astype(np.float64), n_head // v.shape[0], axis=0)
+    moved = np.zeros((n_head, w, n))
+    for h in range(n_head):
+        output = weights[h] @ v_of_head[h]
+        for j in range(n):
+            rest = weights[h].copy()
+            rest[:, j] = 0
+            rest /= np.maximum(rest.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+            moved[h, :, j] = np.linalg.norm(output - rest @ v_of_head[h], axis=1)
+    return moved
 
 
 def select(score: npt.NDArray[Any], n_keep: int, sinks: int = 0) -> npt.NDArray[np.int32]:

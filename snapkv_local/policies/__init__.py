@@ -10,11 +10,18 @@ from typing import cast
 
 from snapkv_local.errors import ConfigError
 from snapkv_local.policies import options
+from snapkv_local.policies.adaptive import Adaptive
+from snapkv_local.policies.h2o import H2O
 from snapkv_local.policies.policy import Policy
+from snapkv_local.policies.pyramid import Pyramid
+from snapkv_local.policies.question import Question
 from snapkv_local.policies.random import Random
+from snapkv_local.policies.sentence import Sentence
 from snapkv_local.policies.snapkv import SnapKV
 from snapkv_local.policies.streaming import Streaming
+from snapkv_local.policies.value import Value
 from snapkv_local.policies.view import LayerView, PromptView
+from snapkv_local.policies.windows import Windows
 
 __all__ = ["POLICIES", "LayerView", "Policy", "PromptView", "get", "parse"]
 
@@ -24,6 +31,13 @@ POLICIES: dict[str, type[Policy]] = {
         SnapKV,
         Streaming,
         Random,
+        H2O,
+        Value,
+        Question,
+        Windows,
+        Pyramid,
+        Adaptive,
+        Sentence,
     )
 }
 

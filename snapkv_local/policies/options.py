@@ -78,6 +78,12 @@ def parse(text: str, policies: Mapping[str, type[Any]]) -> Any:
         ConfigError: no such policy, option or value.
     """
     name, colon, rest = text.strip().partition(":")
+    if "+" in name:
+        raise ConfigError(
+            f"policy={text!r}",
+            "has an option without a colon before",
+            "write name:key=value+key=value, an outer policy's options before of=",
+        )
     if name not in policies:
         raise ConfigError(
             f"policy={text!r}", "no such policy", f"choose one of {', '.join(policies)}"
@@ -139,7 +145,7 @@ def _wanted(kind: type[Any], field: dataclasses.Field[Any]) -> str:
     if get_origin(hint) is Literal:
         return f"one of {', '.join(get_args(hint))}"
     if not field.metadata:
-        return f"a policy of the kind {hint.__name__}"
+        return "a policy that scores rows, such as snapkv"
     kinds = get_args(hint) or (hint,)
     least, most = field.metadata["least"], field.metadata["most"]
     number = "a number" if float in kinds else "a whole number"

@@ -11,7 +11,17 @@ from snapkv_local.errors import ConfigError
 from snapkv_local.policies.snapkv import native_ratio
 
 # files of the folder that are no policies
-HELPERS = {"__init__", "budget", "options", "policy", "ranked", "rows", "scoring", "view"}
+HELPERS = {
+    "__init__",
+    "budget",
+    "layered",
+    "options",
+    "policy",
+    "ranked",
+    "rows",
+    "scoring",
+    "view",
+}
 
 SHAPES = [1, 31, 32, 33, 64, 65, 500, 131072]
 SETTINGS = [

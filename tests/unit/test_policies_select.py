@@ -1,0 +1,470 @@
+"""Which rows each policy keeps, against plain float64."""
+
+import dataclasses
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import pytest
+
+from snapkv_local import policies, reference
+from snapkv_local.errors import ConfigError
+from snapkv_local.policies import LayerView, PromptView, scoring
+from snapkv_local.policies.snapkv import SnapKV
+
+WINDOW = 9
+QUESTION = (101, 115)
+
+
+@dataclass(frozen=True)
+class Shape:
+    n: int = 131
+    n_head_kv: int = 2
+    group: int = 3
+    d: int = 16
+    d_v: int = 11
+    softcap: float = 0.0
+
+
+SHAPES = [
+    Shape(),
+    Shape(group=1, n_head_kv=3),
+    Shape(softcap=2.5),
+    Shape(n=WINDOW + 1),
+    Shape(n=WINDOW + 2, group=2),
+]
+
+
+def make_layer(shape: Shape = Shape(), n_observed: int | None = None, index: int = 0) -> LayerView:
+    """A layer whose heads look at different things; queries of all positions if not told."""
+    rng = np.random.default_rng([shape.n, shape.n_head_kv, shape.group, index])
+
+    def random(heads: int, rows: int, size: int) -> np.ndarray:
+        return rng.normal(size=(heads, rows, size)).astype(np.float32)
+
+    q = random(shape.n_head_kv * shape.group, shape.n, shape.d)
+    k, v = (random(shape.n_head_kv, shape.n, size) for size in (shape.d, shape.d_v))
+    v *= rng.lognormal(size=(shape.n_head_kv, shape.n, 1)).astype(np.float32)
+    first = 0 if n_observed is None else shape.n - n_observed
+    return LayerView(index, 4, q[:, first:], k, v, 0.4, shape.softcap)
+
+
+def prompt_of(shape: Shape, **settings: object) -> PromptView:
+    question = QUESTION if shape.n > QUESTION[1] else (2, 5)
+    settings = {"question": question, "sentences": tuple(range(3, shape.n, 7)), **settings}
+    return PromptView(shape.n, WINDOW, **settings)  # type: ignore[arg-type]
+
+
+def weights_of(layer: LayerView, begin: int, end: int) -> np.ndarray:
+    """Attention of the rows at [begin, end): [n_head, end - begin, n]."""
+    first = layer.k.shape[1] - layer.q.shape[1]
+    q = layer.q[:, begin - first : end - first]
+    return reference.attention(q, layer.k, layer.scale, layer.softcap, end)
+
+
+def reduced(weights: np.ndarray, m: int, reduce: str) -> np.ndarray:
+    prefix = weights[:, :, :m]
+    return prefix.max(axis=1) if reduce == "max" else prefix.sum(axis=1)
+
+
+def pooled(votes: np.ndarray, layer: LayerView, kernel: int, kind: str) -> np.ndarray:
+    return reference.group_mean(reference.pool(votes, kernel, kind), len(layer.k))
+
+
+# by name: (layer, prompt, policy) -> scores of the prefix [n_head_kv, m], in float64
+
+
+def snapkv(layer, prompt, policy):
+    n, m = prompt.n_prompt, prompt.n_prompt - prompt.window
+    w = min(policy.window or prompt.window, n)
+    votes = reduced(weights_of(layer, n - w, n), m, policy.reduce)
+    return pooled(votes, layer, policy.kernel, policy.pool)
+
+
+def question(layer, prompt, policy):
+    m = prompt.n_prompt - prompt.window
+    votes = reduced(weights_of(layer, *prompt.question), m, policy.reduce)
+    return pooled(votes, layer, policy.kernel, policy.pool)
+
+
+def windows(layer, prompt, policy):
+    n, m = prompt.n_prompt, prompt.n_prompt - prompt.window
+    w = min(policy.last or prompt.window, n)
+    both = []
+    for weights in (weights_of(layer, *prompt.question), weights_of(layer, n - w, n)):
+        votes = reduced(weights, m, policy.reduce)
+        both.append(votes / weights.shape[1] if policy.reduce == "sum" else votes)
+    first, second = policy.weight * both[0], (1 - policy.weight) * both[1]
+    votes = first + second if policy.reduce == "sum" else np.maximum(first, second)
+    return pooled(votes, layer, policy.kernel, policy.pool)
+
+
+def value(layer, prompt, policy):
+    n, m = prompt.n_prompt, prompt.n_prompt - prompt.window
+    w = min(policy.window or prompt.window, n)
+    weights = weights_of(layer, n - w, n)
+    if policy.kind == "norm":
+        weights = weights * np.repeat(np.abs(layer.v).sum(axis=2), len(layer.q) // len(layer.k), 0)[
+            :, None
+        ].astype(np.float64)
+    else:
+        weights = reference.output_change(weights, layer.v)
+    return pooled(reduced(weights, m, policy.reduce), layer, policy.kernel, policy.pool)
+
+
+def h2o(layer, prompt, policy):
+    n, m = prompt.n_prompt, prompt.n_prompt - prompt.window
+    return reference.group_mean(weights_of(layer, 0, n)[:, :, :m].sum(axis=1), len(layer.k))
+
+
+ORACLES = {
+    "snapkv": snapkv,
+    "question": question,
+    "windows": windows,
+    "value": value,
+    "h2o": h2o,
+}
+SPECS = [
+    "snapkv",
+    "snapkv:kernel=1",
+    "snapkv:kernel=13+pool=max+reduce=max",
+    "snapkv:kernel=3+window=5",
+    "snapkv:kernel=3+window=40+reduce=max",
+    "question:kernel=3",
+    "question:kernel=1+reduce=max",
+    "windows",
+    "windows:reduce=max+weight=0.8+last=4",
+    "value",
+    "value:kind=caote",
+    "value:kind=caote+reduce=max+kernel=1",
+    "value:reduce=max+pool=max+window=3",
+    "h2o:recent=0.0",
+]
+
+
+@pytest.mark.parametrize(("spec", "shape"), list(product(SPECS, SHAPES)))
+def test_keeps_what_float64_keeps(spec, shape):
+    policy, layer, prompt = policies.parse(spec), make_layer(shape), prompt_of(shape)
+    expected = ORACLES[policy.name](layer, prompt, policy)
+    found = policy.scores(layer, prompt)
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-9)
+    for n_rows in {0, 1, (shape.n - WINDOW) // 3, shape.n - WINDOW - 1, shape.n - WINDOW}:
+        kept = policy.select(layer, prompt, n_rows)
+        np.testing.assert_array_equal(kept, reference.select(expected, n_rows))
+
+
+def test_snapkv_is_the_reference():
+    # reference.scores() is what the native engine is tested with
+    layer, prompt = make_layer(n_observed=WINDOW), prompt_of(Shape())
+    for kernel, pool, reduce in product((1, 5), ("avg", "max"), ("sum", "max")):
+        expected = reference.scores(
+            layer.q, layer.k, layer.scale, kernel=kernel, kind=pool, reduce=reduce
+        )
+        policy = SnapKV(kernel=kernel, pool=pool, reduce=reduce, sinks=3)
+        kept = policy.select(layer, prompt, 40)
+        np.testing.assert_array_equal(kept, reference.select(expected, 40, sinks=3))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_data_tell_right_from_wrong(spec, monkeypatch):
+    # with a known error the scores are far from those that the test above compares with
+    policy, layer, prompt = policies.parse(spec), make_layer(), prompt_of(Shape())
+    oracle = ORACLES[policy.name]
+    right = oracle(layer, prompt, policy)
+
+    def is_far(scores):
+        return (np.abs(scores - right) > 1e-2 * right).sum() > 5
+
+    interleaved = np.arange(6).reshape(3, 2).T.ravel()  # query head h reads KV head h % n_head_kv
+    assert is_far(oracle(dataclasses.replace(layer, q=layer.q[interleaved]), prompt, policy))
+
+    attention = reference.attention
+
+    def without_mask(q, k, scale, softcap, end):
+        rows = [attention(q[:, i : i + 1], k, scale, softcap) for i in range(q.shape[1])]
+        return np.concatenate(rows, axis=1)
+
+    monkeypatch.setattr(reference, "attention", without_mask)
+    assert is_far(oracle(layer, prompt, policy))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_blocks_of_any_size_give_the_same(spec, monkeypatch):
+    policy, layer = policies.parse(spec), make_layer()
+    whole = policy.scores(layer, prompt_of(Shape()))
+    monkeypatch.setattr(scoring, "_BLOCK", 1100)  # two or three rows
+    np.testing.assert_allclose(policy.scores(layer, prompt_of(Shape())), whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_more_queries_than_needed_change_nothing(spec):
+    policy, prompt = policies.parse(spec), prompt_of(Shape())
+    needed = make_layer(n_observed=policy.n_observed(prompt))
+    np.testing.assert_array_equal(
+        policy.select(needed, prompt, 30), policy.select(make_layer(), prompt_of(Shape()), 30)
+    )
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if "h2o" not in spec])
+def test_too_few_queries_are_refused(spec):
+    policy, prompt = policies.parse(spec), prompt_of(Shape())
+    layer = make_layer(n_observed=policy.n_observed(prompt) - 1)
+    with pytest.raises(ConfigError, match="observe the last"):
+        policy.select(layer, prompt, 30)
+
+
+def test_equal_scores_keep_the_lower_position():
+    layer = make_layer()
+    layer = dataclasses.replace(layer, k=np.zeros_like(layer.k))
+    kept = policies.parse("snapkv:kernel=1").select(layer, prompt_of(Shape()), 5)
+    assert kept.tolist() == [[0, 1, 2, 3, 4]] * 2
+    # the average counts zeros beyond the ends, so that the borders come last
+    kept = policies.parse("snapkv:kernel=5").select(layer, prompt_of(Shape()), 5)
+    assert kept.tolist() == [[2, 3, 4, 5, 6]] * 2
+
+
+def test_scores_that_are_no_numbers_rank_last():
+    scores = np.array([[1.0, np.nan, np.inf, 2.0, -np.inf]], dtype=np.float32)
+    for n_rows, kept in ((2, [2, 3]), (3, [0, 2, 3]), (4, [0, 1, 2, 3])):
+        assert policies.rows.best(scores, n_rows).tolist() == [kept]
+    assert policies.rows.best(scores, 2, [4]).tolist() == [[2, 4]]
+
+
+def test_a_row_with_all_the_attention_moves_the_output_by_itself():
+    # 1 - A is 0 in float32; what would be left is the mean of the others
+    n = 20
+    k = np.zeros((1, n, 4), dtype=np.float32)
+    k[0, 3, 0] = 60
+    q = np.zeros((1, 2, 4), dtype=np.float32)
+    q[..., 0] = 1
+    v = np.random.default_rng(0).normal(size=(1, n, 3)).astype(np.float32)
+    layer = LayerView(0, 1, q, k, v, 1.0, 0.0)
+    policy = policies.parse("value:kind=caote+kernel=1")
+    scores = policy.scores(layer, PromptView(n, 2))
+    expected = reference.output_change(reference.attention(q, k, 1.0), v).sum(axis=1)[:, : n - 2]
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-9)
+    assert scores.argmax() == 3
+
+
+# policies that look at nothing
+
+
+def test_streaming_keeps_the_first_and_the_last():
+    layer, prompt = make_layer(n_observed=1), PromptView(131, WINDOW)
+    kept = policies.parse("streaming").select(layer, prompt, 7)
+    assert kept.tolist() == [[0, 1, 2, 3, 119, 120, 121]] * 2
+    kept = policies.parse("streaming:sinks=0").select(layer, prompt, 2)
+    assert kept.tolist() == [[120, 121]] * 2
+
+
+def test_random_is_the_same_for_the_same_seed_layer_and_head_only():
+    def kept(spec="random", index=0, n=131):
+        layer = make_layer(Shape(n=n), n_observed=1, index=index)
+        return policies.parse(spec).select(layer, PromptView(n, WINDOW), 30).tolist()
+
+    assert kept() == kept()
+    others = [kept("random:seed=1"), kept(index=1), kept(n=132)]
+    drawn = [head for found in (kept(), *others) for head in found]
+    assert len({tuple(head) for head in drawn}) == 8
+
+
+def test_random_draws_from_all_of_the_prefix():
+    layer = make_layer(Shape(n=1009, n_head_kv=8), n_observed=1)
+    kept = policies.parse("random").select(layer, PromptView(1009, WINDOW), 250)
+    assert kept.min() < 20
+    assert kept.max() > 980
+    assert 450 < kept.mean() < 550
+
+
+def test_a_larger_random_budget_keeps_what_a_smaller_one_does():
+    layer, prompt = make_layer(n_observed=1), PromptView(131, WINDOW)
+    small, large = (policies.parse("random").select(layer, prompt, n) for n in (20, 50))
+    assert all(set(a) <= set(b) for a, b in zip(small.tolist(), large.tolist(), strict=True))
+
+
+# h2o
+
+
+def test_h2o_keeps_half_for_recent_rows_the_window_included():
+    layer, prompt = make_layer(), prompt_of(Shape())
+    n_rows = 41  # of 50 rows 25 are recent, and 9 of these the window
+    kept = policies.parse("h2o").select(layer, prompt, n_rows)
+    assert (kept[:, -16:] == np.arange(106, 122)).all()
+    heavy = h2o(layer, prompt, None)[:, :106]
+    np.testing.assert_array_equal(kept[:, :-16], reference.select(heavy, n_rows - 16))
+
+
+# sentences
+
+
+def whole_chunks(scores, starts, m, by, n_rows):
+    """The best chunks, one after the other, and of the last one the best rows."""
+    chunks = [list(range(a, b)) for a, b in zip(starts, [*starts[1:], m], strict=True)]
+    worth = [getattr(np, by)(scores[chunk]) for chunk in chunks]
+    kept: list[int] = []
+    for i in sorted(range(len(chunks)), key=lambda i: (-worth[i], i)):
+        best = sorted(chunks[i], key=lambda j: (-scores[j], j))
+        kept += best[: n_rows - len(kept)]
+    return sorted(kept)
+
+
+@pytest.mark.parametrize(
+    ("by", "heads", "sentences"),
+    list(product(("mean", "max"), ("each", "all"), (None, (0, 5, 6, 30, 77, 125), (11, 60)))),
+)
+def test_sentences_stay_whole(by, heads, sentences):
+    layer, prompt = make_layer(), prompt_of(Shape(), sentences=sentences)
+    m = prompt.n_prompt - WINDOW
+    scores = snapkv(layer, prompt, SnapKV(kernel=3))
+    if heads == "all":
+        scores = np.repeat(scores.mean(axis=0)[None], 2, axis=0)
+    starts = {None: list(range(0, m, 10)), (11, 60): [0, 11, 60]}.get(sentences, [0, 5, 6, 30, 77])
+    policy = policies.parse(f"sentence:block=10+by={by}+heads={heads}+of=snapkv:kernel=3")
+    for n_rows in (1, 13, 60, m):
+        kept = policy.select(layer, prompt, n_rows)
+        expected = [whole_chunks(head, starts, m, by, n_rows) for head in scores]
+        np.testing.assert_array_equal(kept, expected)
+
+
+# protection
+
+
+ALL = [*SPECS, "h2o", "streaming", "random", "pyramid", "adaptive", "sentence"]
+SINKS = [
+    *(f"{name}:sinks=3" for name in ("snapkv", "question", "windows", "value", "h2o", "random")),
+    "streaming:sinks=3",
+    "sentence:sinks=3",
+    "sentence:of=snapkv:sinks=3",
+    "pyramid:of=snapkv:sinks=3",
+    "adaptive:of=value:sinks=3",
+]
+
+
+@pytest.mark.parametrize("spec", SINKS)
+def test_sinks_and_protected_spans_always_stay(spec):
+    policy, layer = policies.parse(spec), make_layer()
+    # a span may reach into the window, whose rows stay anyway
+    prompt = prompt_of(Shape(), protected=((20, 24), (23, 25), (120, 131), (50, 50)))
+    stays = [0, 1, 2, 20, 21, 22, 23, 24, 120, 121]
+    assert policy.always(prompt).tolist() == stays
+    for n_rows in (10, 11, 60):
+        kept = policy.select(layer, prompt, n_rows)
+        assert all(set(stays) <= set(head) for head in kept.tolist())
+    assert policy.select(layer, prompt, 10).tolist() == [stays] * 2
+    with pytest.raises(ConfigError, match="n_rows=9: does not hold 10 protected rows"):
+        policy.select(layer, prompt, 9)
+    with pytest.raises(ConfigError, match="raise the budget to 19 or more"):
+        policy.select(layer, prompt, 9)
+
+
+@pytest.mark.parametrize("spec", ALL)
+def test_protection_changes_nothing_else(spec):
+    # the best of the others stay, in the same order
+    policy, layer = policies.parse(spec), make_layer()
+    plain = policy.select(layer, prompt_of(Shape()), 40)
+    spans = ((60, 64),)
+    for head, other in zip(
+        policy.select(layer, prompt_of(Shape(), protected=spans), 44), plain, strict=True
+    ):
+        if not set(range(60, 64)) & set(other.tolist()):
+            if policy.name == "h2o":
+                continue  # more rows, more recent ones
+            assert set(other.tolist()) <= set(head.tolist())
+
+
+@pytest.mark.parametrize("span", [(-1, 4), (5, 4), (100, 132)])
+def test_spans_outside_of_the_prompt_are_refused(span):
+    prompt = prompt_of(Shape(), protected=(span,))
+    with pytest.raises(ConfigError, match="is not within the prompt of 131 tokens"):
+        policies.parse("snapkv").select(make_layer(), prompt, 10)
+
+
+# what a policy gives back
+
+
+@pytest.mark.parametrize(("spec", "shape"), list(product(ALL, SHAPES)))
+def test_ids_are_ascending_distinct_prefix_rows(spec, shape):
+    policy, layer, prompt = policies.parse(spec), make_layer(shape), prompt_of(shape)
+    m = shape.n - WINDOW
+    n_always = len(policy.always(prompt))
+    for n_rows in {n_always, max(n_always, m // 2), m}:
+        kept = policy.select(layer, prompt, n_rows)
+        assert kept.dtype == np.int32
+        assert kept.shape == (shape.n_head_kv, n_rows)
+        assert (np.diff(kept, axis=1) > 0).all()
+        assert kept.size == 0 or (kept.min() >= 0 and kept.max() < m)
+
+
+@pytest.mark.parametrize("spec", ALL)
+def test_more_rows_than_there_are_are_refused(spec):
+    for n_rows in (-1, 123):
+        with pytest.raises(ConfigError, match=f"n_rows={n_rows}: the prompt has 122 rows before"):
+            policies.parse(spec).select(make_layer(), prompt_of(Shape()), n_rows)
+
+
+@pytest.mark.parametrize("spec", ALL)
+def test_scores_are_computed_once_for_all_budgets(spec, monkeypatch):
+    policy, layer, prompt = policies.parse(spec), make_layer(), prompt_of(Shape())
+    small = policy.select(layer, prompt, 20)
+
+    def fail(*arguments):
+        raise AssertionError("scored again")
+
+    monkeypatch.setattr(scoring, "attention", fail)
+    monkeypatch.setattr(type(getattr(policy, "of", policy)), "score", fail)
+    assert policy.select(layer, prompt, 40).shape == (2, 40)
+    np.testing.assert_array_equal(policy.select(layer, prompt, 20), small)
+
+
+def test_layers_and_policies_do_not_share_scores():
+    prompt = prompt_of(Shape())
+    first, second = make_layer(index=0), make_layer(index=1)
+    specs = ("snapkv", "snapkv:reduce=max", "value")
+    kept = [
+        policies.parse(spec).select(layer, prompt, 30).tolist()
+        for spec, layer in product(specs, (first, second))
+    ]
+    fresh = [
+        policies.parse(spec).select(layer, prompt_of(Shape()), 30).tolist()
+        for spec, layer in product(specs, (first, second))
+    ]
+    assert kept == fresh
+    assert len({str(ids) for ids in kept}) == 6
+
+
+def test_a_layer_of_another_prompt_is_refused():
+    with pytest.raises(ConfigError, match="layer 0 of 131 positions: is not of the prompt of 130"):
+        policies.parse("snapkv").select(make_layer(), PromptView(130, WINDOW), 5)
+
+
+@pytest.mark.parametrize("name", ["question", "windows"])
+def test_a_prompt_without_a_question_is_refused(name):
+    policy = policies.parse(name)
+    with pytest.raises(ConfigError, match=f"policy {name}: the prompt has no question; ask in"):
+        policy.n_observed(PromptView(131, WINDOW))
+    for span in ((5, 5), (100, 132), (-1, 3)):
+        with pytest.raises(ConfigError, match="is no span of the prompt of 131 tokens"):
+            policy.n_observed(PromptView(131, WINDOW, question=span))
+
+
+@pytest.mark.parametrize(
+    ("spec", "n_observed"),
+    [
+        ("snapkv", WINDOW),
+        ("snapkv:window=40", 40),
+        ("snapkv:window=500", 131),
+        ("streaming", 0),
+        ("random", 0),
+        ("h2o", 131),
+        ("value:window=2", 2),
+        ("question", 131 - QUESTION[0]),
+        ("windows", 131 - QUESTION[0]),
+        ("windows:last=50", 50),
+        ("pyramid:of=question", 131 - QUESTION[0]),
+        ("adaptive:of=streaming", WINDOW),
+        ("adaptive:of=snapkv:window=50", 50),
+        ("sentence:of=h2o", 131),
+    ],
+)
+def test_queries_that_a_policy_needs(spec, n_observed):
+    assert policies.parse(spec).n_observed(prompt_of(Shape())) == n_observed
