@@ -21,6 +21,8 @@ CAPTION = (
     "f16 cache, in nats; lower is better. Δ: from {against} at the same rows and type, in percentage points "
     "where it is of shares. Second lines: 95 % intervals over documents."
 )
+FEW = 10
+SIDE_BY_SIDE = 4  # columns of tasks that 80 characters hold
 _STYLES = {"better": "green", "worse": "red", "": ""}
 
 
@@ -31,8 +33,14 @@ def tables(summary: list[Row], against: str) -> RenderableType:
     for name, rows in list(groups.items())[:1]:
         shown += [_title(name, rows), _main(rows)]
     if len(groups) > 1:
-        shown += [Text("By task: exact, and KL to full", style="bold"), _by_task(groups)]
-    return Group(*shown, Text(CAPTION.format(against=against), style="dim"))
+        shown.append(Text("By task: exact, and KL to full", style="bold"))
+        names = list(groups)[1:]
+        for i in range(0, len(names), SIDE_BY_SIDE):
+            shown.append(_by_task(groups, names[i : i + SIDE_BY_SIDE]))
+    shown.append(Text(CAPTION.format(against=against), style="dim"))
+    if summary and max(row["n_documents"] for row in summary) < FEW:
+        shown.append(Text(f"Fewer than {FEW} documents: intervals are rough, take more --cases."))
+    return Group(*shown)
 
 
 def _title(name: str, rows: list[Row]) -> Text:
@@ -43,11 +51,13 @@ def _title(name: str, rows: list[Row]) -> Text:
 
 def _main(rows: list[Row]) -> Table:
     compared = [name for name in COMPARED if any(row["against"] for row in rows)]
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    has_types = len({row["kv_type"] for row in rows}) > 1
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("KV", justify="right", no_wrap=True)
     table.add_column("cache", min_width=10, overflow="fold")
     table.add_column("rows", justify="right", no_wrap=True)
-    table.add_column("type", no_wrap=True)
+    if has_types:
+        table.add_column("type", no_wrap=True)
     for name in (*SHOWN, *(f"Δ {name}" for name in compared)):
         table.add_column(name.replace("kl", "KL"), justify="right", no_wrap=True)
     for row in rows:
@@ -56,7 +66,7 @@ def _main(rows: list[Row]) -> Table:
             size(row["bytes"]),
             show.policy(row),
             str(row["budget"] or "all"),
-            row["kv_type"],
+            *([row["kv_type"]] if has_types else []),
             *(_two(show.mean(n, scores[n]), show.between(n, scores[n])) for n in SHOWN),
         ]
         for name in compared:
@@ -73,16 +83,22 @@ def _two(first: str, second: str, style: str = "") -> Text:
     return Text.assemble((first, style), *([("\n" + second, "dim")] if second else []))
 
 
-def _by_task(groups: dict[str, list[Row]]) -> Table:
-    names = list(groups)[1:]
-    found = {name: {row["cell"]: row for row in rows} for name, rows in groups.items()}
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("cache", "rows", "type"):
-        table.add_column(name, justify="right" if name == "rows" else "left")
+def _by_task(groups: dict[str, list[Row]], names: list[str]) -> Table:
+    """Some of the groups beside each other."""
+    first = next(iter(groups.values()))
+    found = {name: {row["cell"]: row for row in groups[name]} for name in names}
+    has_types = len({row["kv_type"] for row in first}) > 1
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("cache", min_width=10, overflow="fold")
+    table.add_column("rows", justify="right", no_wrap=True)
+    if has_types:
+        table.add_column("type", no_wrap=True)
     for name in names:
-        table.add_column(name, justify="right", overflow="fold")
-    for row in next(iter(groups.values())):
-        cells = [show.policy(row), str(row["budget"] or "all"), row["kv_type"]]
+        # a narrow column, broken where a reader would break it
+        table.add_column(name.replace("-", "-\n"), justify="right", overflow="fold")
+    for row in first:
+        cells = [show.policy(row), str(row["budget"] or "all")]
+        cells += [row["kv_type"]] if has_types else []
         for name in names:
             there = found[name].get(row["cell"])
             cells.append(_short(there) if there else show.NONE)

@@ -191,6 +191,16 @@ def test_tables(summary):
     assert len(lines) == 1 and lines[0].split()[:4] == ["1000", "B", "full", "cache"]
 
 
+def test_few_documents_are_said_to_be_few(summary):
+    def shown(rows):
+        out = io.StringIO()
+        Console(file=out, width=80).print(terminal.tables(rows, "snapkv"))
+        return out.getvalue()
+
+    assert "intervals are rough" not in shown(summary)
+    assert "intervals are rough" in shown([{**row, "n_documents": 9} for row in summary])
+
+
 def test_plots_have_a_point_for_each_row(summary):
     rows = show.groups(summary)["all tasks"]
     series = plot.series_of(rows)
