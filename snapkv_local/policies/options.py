@@ -61,7 +61,7 @@ def spec(policy: Any) -> str:
     for field in dataclasses.fields(policy):
         value = getattr(policy, field.name)
         if value != field.default:
-            text = spec(value) if hasattr(value, "name") else str(value)
+            text = spec(value) if field.name == "of" else str(value).removesuffix(".0")
             parts.append((field.name == "of", f"{field.name}={text}"))
     parts.sort(key=operator.itemgetter(0))
     return ":".join([policy.name, *(["+".join(part for _, part in parts)] if parts else [])])

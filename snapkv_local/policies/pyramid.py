@@ -29,7 +29,7 @@ class Pyramid(Layered):
     name: ClassVar[str] = "pyramid"
     source: ClassVar[str] = "arXiv 2406.02069, section 4"
 
-    beta: float = option(20.0, least=1)
+    beta: float = option(20.0, least=1, most=1000)
 
     def rows(self, n_rows: int, layers: Sequence[LayerView], prompt: PromptView) -> list[int]:
         """Of each layer; n_rows in the mean, exactly."""

@@ -50,4 +50,6 @@ class Ranked(Policy):
         """The protected rows, then the best scores; of equal ones the lower position."""
         always = self.always(prompt)
         check_n_rows(prompt, n_rows, len(always))
+        if n_rows == 0:
+            return np.empty((layer.k.shape[0], 0), dtype=np.int32)
         return best(self.scores(layer, prompt), n_rows, always)

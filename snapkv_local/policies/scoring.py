@@ -92,7 +92,7 @@ def votes(layer: LayerView, begin: int, end: int, n_prefix: int, reduce: Reduce)
     found = np.zeros((n_head_kv, group, n_prefix), dtype=np.float32)
     for block in attention(layer, begin, end):
         add_votes(found[block.head_kv], block.e[:, :, :n_prefix], block.norm, reduce)
-    return found.reshape(-1, n_prefix)
+    return found.reshape(n_head_kv * group, n_prefix)
 
 
 def add_votes(found: Floats, e: Floats, norm: Floats, reduce: Reduce) -> None:

@@ -396,6 +396,14 @@ def test_ids_are_ascending_distinct_prefix_rows(spec, shape):
 
 
 @pytest.mark.parametrize("spec", ALL)
+def test_a_prompt_within_the_window_has_no_rows_to_choose_from(spec):
+    policy, layer = policies.parse(spec), make_layer(Shape(n=WINDOW))
+    prompt = prompt_of(Shape(n=WINDOW))
+    assert policy.rows(0, [layer], prompt) == [0]
+    assert policy.select(layer, prompt, 0).shape == (2, 0)
+
+
+@pytest.mark.parametrize("spec", ALL)
 def test_more_rows_than_there_are_are_refused(spec):
     for n_rows in (-1, 123):
         with pytest.raises(ConfigError, match=f"n_rows={n_rows}: the prompt has 122 rows before"):

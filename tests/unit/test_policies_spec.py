@@ -31,7 +31,7 @@ from snapkv_local.policies.value import Value
         (
             "pyramid:beta=10+of=value:kind=caote+kernel=13",
             Pyramid(beta=10.0, of=Value(kind="caote", kernel=13)),
-            "pyramid:beta=10.0+of=value:kernel=13+kind=caote",
+            "pyramid:beta=10+of=value:kernel=13+kind=caote",
         ),
         (
             "pyramid:of=sentence:block=32+of=snapkv:sinks=4",
@@ -101,7 +101,7 @@ def test_every_option_survives_the_round_trip(policy):
         ("snapkv:pool=mean", "pool='mean': is not known; give one of avg, max"),
         ("snapkv:reduce=", "reduce='': is not known; give one of sum, max"),
         ("value:kind=dropkv", "kind='dropkv': is not known; give one of norm, caote"),
-        ("pyramid:beta=0.5", "beta=0.5: is out of range; give a number from 1"),
+        ("pyramid:beta=0.5", "beta=0.5: is out of range; give a number from 1 to 1000"),
         ("pyramid:beta=nan", "beta=nan: is not known; give a number from 1"),
         ("pyramid:beta=inf", "beta=inf: is not known; give a number from 1"),
         ("h2o:recent=1.5", "recent=1.5: is out of range; give a number from 0 to 1"),
