@@ -7,6 +7,7 @@
 
 #include "llama-impl.h"
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 #include <stdexcept>
@@ -14,8 +15,8 @@
 using access = llama_snapkv_access;
 
 llama_snapkv_compressor::llama_snapkv_compressor(llama_context & ctx, llama_snapkv & sk, llama_snapkv_runner & runner, const llama_snapkv_place & place,
-        const llama_snapkv_staging & staging, uint32_t n_prompt, uint32_t n_kept) :
-    ctx(ctx), sk(sk), runner(runner), place(place), staging(staging), n(n_prompt), w(sk.params.window), n_kept(n_kept) {
+        const llama_snapkv_staging & staging, uint32_t n_prompt, uint32_t n_kept, uint32_t n_least, llama_pos shift, llama_snapkv_record_ptr before) :
+    ctx(ctx), sk(sk), runner(runner), place(place), staging(staging), n(n_prompt), w(sk.params.window), n_kept(n_kept), n_least(n_least), shift(shift), before(std::move(before)) {
 }
 
 static const auto & cache_layer(const llama_kv_cache & kv, int32_t il) {
@@ -82,7 +83,7 @@ llama_snapkv_compressor::ballot llama_snapkv_compressor::vote(ggml_context * gct
             ggml_backend_sched_set_tensor_backend(ctx.get_sched(), node, runner.backend_of(place.devs[layer.il]));
         }
         ggml_set_output(res.votes.ids);
-        if (sk.params.keep_scores) {
+        if (sk.params.keep_scores || ranks()) {
             ggml_set_output(res.votes.votes);
         }
         ggml_build_forward_expand(gf, res.votes.ids);
@@ -155,38 +156,132 @@ void llama_snapkv_compressor::score(const std::vector<llama_snapkv_layer> & laye
     }
 }
 
+llama_snapkv_compressor::ranking llama_snapkv_compressor::rank(const llama_snapkv_layer & layer, int64_t head, const std::vector<float> & pooled, const std::vector<float> & mass) const {
+    const uint32_t n_old = before ? before->layers[layer.ic].n_kept : 0;
+    std::vector<bool> stays(n - w);
+    uint32_t n_stay = 0;
+    for (uint32_t row = 0; row < stays.size(); ++row) {
+        const llama_pos pos = row < n_old ? before->layers[layer.ic].ids[head * n_old + row] : (llama_pos) row + shift;
+        stays[row] = row < sk.params.sinks || std::any_of(sk.protected_spans.begin(), sk.protected_spans.end(), [&](const auto & span) { return span.first <= pos && pos < span.second; });
+        n_stay += stays[row];
+    }
+    if (n_stay > n_least) {
+        throw std::invalid_argument(format("%u protected positions and the window's %u are more than the budget of %u: raise the budget or protect less", n_stay, w, n_least + w));
+    }
+
+    ranking res;
+    res.order = llama_snapkv_rank(pooled, n_kept, stays);
+    const double total = std::accumulate(mass.begin(), mass.end(), 0.0);
+    double held = std::accumulate(mass.end() - w, mass.end(), 0.0);
+    for (uint32_t i = 0; i <= n_kept; ++i) {
+        held += i > 0 ? mass[res.order[i - 1]] : 0.0f;
+        res.held.push_back(total > 0.0 ? (float) std::min(1.0, held / total) : 1.0f);
+    }
+    return res;
+}
+
 std::vector<int32_t> llama_snapkv_compressor::count(const llama_snapkv_layer & layer, const ballot & ballot) {
     std::vector<int32_t> ids;
     auto & coverage = sk.coverage[layer.ic];
-    if (ballot.fused) {
-        std::vector<int32_t> head(n_kept + 1);
-        for (int64_t h = 0; h < layer.n_head_kv; ++h) {
-            ggml_backend_tensor_get(ballot.votes.ids, head.data(), h * ballot.votes.ids->nb[1], head.size() * sizeof(int32_t));
-            coverage.emplace_back();
-            memcpy(&coverage.back(), &head[n_kept], sizeof(float));
-            ids.insert(ids.end(), head.begin(), head.end() - 1);
-            if (sk.params.keep_scores) {
-                sk.scores[layer.ic].emplace_back(n - w);
-                ggml_backend_tensor_get(ballot.votes.votes, sk.scores[layer.ic].back().data(), h * ballot.votes.votes->nb[1], (n - w) * sizeof(float));
-            }
-        }
-        return ids;
-    }
-
     std::vector<float> pooled(n - w);
     std::vector<float> mass(n);
+    rankings.resize(sk.coverage.size());
     for (int64_t h = 0; h < layer.n_head_kv; ++h) {
-        ggml_backend_tensor_get(ballot.stock.pooled[h], pooled.data(), 0, pooled.size() * sizeof(float));
-        ggml_backend_tensor_get(ballot.stock.mass[h], mass.data(), 0, mass.size() * sizeof(float));
-
-        const auto head = llama_snapkv_select(pooled, n_kept, sk.params.sinks);
-        coverage.push_back((float) llama_snapkv_coverage_of(mass, head, w));
-        ids.insert(ids.end(), head.begin(), head.end());
+        const auto & v = ballot.votes;
+        if (!ballot.fused) {
+            ggml_backend_tensor_get(ballot.stock.pooled[h], pooled.data(), 0, pooled.size() * sizeof(float));
+            ggml_backend_tensor_get(ballot.stock.mass[h], mass.data(), 0, mass.size() * sizeof(float));
+        } else if (sk.params.keep_scores || ranks()) {
+            ggml_backend_tensor_get(v.votes, pooled.data(), h * v.votes->nb[1], pooled.size() * sizeof(float));
+            ggml_backend_tensor_get(v.votes, mass.data(), h * v.votes->nb[1] + v.votes->nb[2], mass.size() * sizeof(float));
+        }
         if (sk.params.keep_scores) {
             sk.scores[layer.ic].push_back(pooled);
         }
+
+        std::vector<int32_t> head;
+        if (ranks()) {
+            rankings[layer.ic].push_back(rank(layer, h, pooled, mass));
+            head = rankings[layer.ic].back().order;
+            std::sort(head.begin(), head.end());
+            coverage.push_back(rankings[layer.ic].back().held.back());
+        } else if (ballot.fused) {
+            head.resize(n_kept + 1);
+            ggml_backend_tensor_get(v.ids, head.data(), h * v.ids->nb[1], head.size() * sizeof(int32_t));
+            coverage.emplace_back();
+            memcpy(&coverage.back(), &head[n_kept], sizeof(float));
+            head.pop_back();
+        } else {
+            head = llama_snapkv_select(pooled, n_kept, sk.params.sinks);
+            coverage.push_back((float) llama_snapkv_coverage_of(mass, head, w));
+        }
+        ids.insert(ids.end(), head.begin(), head.end());
     }
     return ids;
+}
+
+uint32_t llama_snapkv_compressor::rows_for_coverage() const {
+    auto coverage = [&](uint32_t n_rows) {
+        double sum = 0.0;
+        for (const auto & layer : rankings) {
+            double of_layer = 0.0;
+            for (const auto & head : layer) {
+                of_layer += head.held[n_rows];
+            }
+            sum += of_layer / layer.size();
+        }
+        return sum / rankings.size();
+    };
+    uint32_t low = n_least;
+    uint32_t high = n_kept;
+    while (low < high) {
+        const uint32_t middle = (low + high) / 2;
+        if (coverage(middle) >= sk.params.min_coverage) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    return low;
+}
+
+void llama_snapkv_compressor::shrink(uint32_t n_rows, llama_snapkv_record & record, llama_kv_cache & base, const llama_kv_cache::slot_info & target) {
+    const int64_t t0 = ggml_time_us();
+    for (uint32_t ic = 0; ic < record.layers.size(); ++ic) {
+        auto & layer = record.layers[ic];
+        std::vector<int32_t> ids;
+        std::vector<uint32_t> rows; // of the old ones, [n_rows, n_head_kv]
+        for (uint32_t h = 0; h < layer.n_head_kv; ++h) {
+            auto best = rankings[ic][h].order;
+            best.resize(n_rows);
+            std::sort(best.begin(), best.end());
+            const auto first = layer.ids.begin() + (size_t) h * n_kept;
+            for (const int32_t id : best) {
+                rows.push_back((uint32_t) (std::lower_bound(first, first + n_kept, id) - first));
+            }
+            ids.insert(ids.end(), best.begin(), best.end());
+            sk.coverage[ic][h] = rankings[ic][h].held[n_rows];
+        }
+        const auto & cached = cache_layer(base, layer.il);
+        for (const bool is_v : { false, true }) {
+            ggml_tensor * t = (is_v ? cached.v_stream : cached.k_stream)[target.strm[0]];
+            const size_t row = t->nb[1];
+            const size_t head = row / layer.n_head_kv;
+            std::vector<uint8_t> from((n_kept + w) * row);
+            std::vector<uint8_t> to((n_rows + w) * row);
+            ggml_backend_tensor_get(t, from.data(), target.head() * row, from.size());
+            for (uint32_t h = 0; h < layer.n_head_kv; ++h) {
+                for (uint32_t i = 0; i < n_rows; ++i) {
+                    memcpy(&to[i * row + h * head], &from[rows[h * n_rows + i] * row + h * head], head);
+                }
+            }
+            memcpy(&to[n_rows * row], &from[n_kept * row], w * row);
+            ggml_backend_tensor_set(t, to.data(), target.head() * row, to.size());
+        }
+        layer.ids = std::move(ids);
+        layer.n_kept = n_rows;
+    }
+    sk.stats.seconds_evict += (ggml_time_us() - t0) * 1e-6;
 }
 
 void llama_snapkv_compressor::tap(const llama_snapkv_layer & layer, ggml_tensor * k, ggml_tensor * v, llama_snapkv_record::layer & kept) const {

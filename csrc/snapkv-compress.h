@@ -29,7 +29,7 @@ struct llama_snapkv_layer {
 class llama_snapkv_compressor {
 public:
     llama_snapkv_compressor(llama_context & ctx, llama_snapkv & sk, llama_snapkv_runner & runner, const llama_snapkv_place & place,
-            const llama_snapkv_staging & staging, uint32_t n_prompt, uint32_t n_kept);
+            const llama_snapkv_staging & staging, uint32_t n_prompt, uint32_t n_kept, uint32_t n_least, llama_pos shift, llama_snapkv_record_ptr before);
 
     // votes of the group's layers; appends the kept positions to record. throws std::runtime_error
     void score(const std::vector<llama_snapkv_layer> & layers, llama_snapkv_record & record);
@@ -39,6 +39,12 @@ public:
 
     // [head_dim, n_rows, n_head] rows of the saved queries of a layer; row 0 is position n_prompt - n_queries
     ggml_tensor * queries(ggml_context * gctx, const llama_snapkv_layer & layer, int64_t row0, int64_t n_rows) const;
+
+    // the fewest prefix rows, from n_least on, that hold the share of the attention mass which the parameters ask for; n_kept if
+    // even these do not
+    uint32_t rows_for_coverage() const;
+    // fewer prefix rows than n_kept: packs those of the compact cache anew, and corrects the record
+    void shrink(uint32_t n_rows, llama_snapkv_record & record, llama_kv_cache & base, const llama_kv_cache::slot_info & target);
 
     // of all layers so far
     double get_coverage() const;
@@ -51,6 +57,16 @@ private:
         llama_snapkv_votes stock;
         llama_snapkv_fused_votes votes;
     };
+
+    // rows of a KV head by rank, and the share of the attention mass on the first 0, 1, ... of them and the window
+    struct ranking {
+        std::vector<int32_t> order;
+        std::vector<float> held;
+    };
+
+    // must the host rank the rows?
+    bool ranks() const { return !sk.protected_spans.empty() || n_least < n_kept; }
+    ranking rank(const llama_snapkv_layer & layer, int64_t head, const std::vector<float> & pooled, const std::vector<float> & mass) const;
 
     bool use_fused(const llama_snapkv_layer & layer) const;
     bool can_fuse(const llama_snapkv_layer & layer) const;
@@ -68,9 +84,14 @@ private:
     llama_snapkv_runner & runner;
     const llama_snapkv_place & place;
     const llama_snapkv_staging & staging;
-    const uint32_t n; // prompt tokens
+    const uint32_t n; // rows: prompt tokens, or cells that go before and tokens
     const uint32_t w; // window
-    const uint32_t n_kept;
+    const uint32_t n_kept; // prefix rows that are copied
+    const uint32_t n_least; // fewer may be enough in the end
+    const llama_pos shift; // position of a token - its row
+    const llama_snapkv_record_ptr before; // of the cells that go before, or null
+
+    std::vector<std::vector<ranking>> rankings; // by cached layer and KV head, if n_least < n_kept
 
     mutable std::unordered_map<uint32_t, bool> fused; // by cached layer
     uint32_t n_scored = 0;

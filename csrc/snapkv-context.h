@@ -28,6 +28,8 @@ struct llama_snapkv {
     // of the last prefill, for each cached layer and KV head; empty if nothing was evicted
     std::vector<std::vector<float>> coverage;
 
+    std::vector<std::pair<llama_pos, llama_pos>> protected_spans; // [begin, end)
+
     std::map<llama_seq_id, llama_snapkv_vault> vaults;
 
     llama_snapkv_tap_callback tap = nullptr;
@@ -48,6 +50,9 @@ std::string llama_snapkv_check_params(const llama_snapkv_params & params);
 
 // rows kept for each KV head of a prompt, the window included; n_prompt if nothing is to be evicted
 uint32_t llama_snapkv_n_rows(const llama_snapkv_params & params, uint32_t n_prompt);
+
+// the most rows that may be kept, if the budget's hold too little of the attention mass
+uint32_t llama_snapkv_n_rows_max(const llama_snapkv_params & params, uint32_t n_prompt);
 
 // query rows that a prefill saves for each layer: the window's, and more for the vault
 uint32_t llama_snapkv_n_queries(const llama_snapkv_params & params, uint32_t n_prompt);

@@ -80,7 +80,7 @@ private:
     const uint32_t n;       // rows: cells that go before the tokens, and tokens
     const llama_pos shift;  // position of a computed token - its row
     const uint32_t w;       // window
-    const uint32_t n_kept;  // prefix rows for each KV head
+    uint32_t n_kept;        // prefix rows for each KV head
     const llama_snapkv_memory mem; // base: the compact cache
     uint32_t n_past;        // first rows, whose K and V come from cells or from the vault
 
@@ -125,7 +125,7 @@ private:
 
 prefill_run::prefill_run(llama_context & ctx, llama_snapkv & sk, const llama_snapkv_prompt & prompt) :
     ctx(ctx), sk(sk), prompt(prompt), seq_id(prompt.seq_id), n(prompt.n_cells + prompt.n_tokens), shift(prompt.pos0 - (llama_pos) prompt.n_cells), w(sk.params.window),
-    n_kept(prompt.n_rows - sk.params.window), mem(llama_snapkv_memory_of(ctx)), n_past(prompt.n_cells), runner(ctx), balloc(ctx.get_model().hparams.n_pos_per_embd()),
+    n_kept(prompt.n_rows_max - sk.params.window), mem(llama_snapkv_memory_of(ctx)), n_past(prompt.n_cells), runner(ctx), balloc(ctx.get_model().hparams.n_pos_per_embd()),
     before(mem.base->snapkv.get(seq_id)),
     saved_abort(access::abort_callback(ctx)), saved_abort_data(access::abort_callback_data(ctx)) {
 }
@@ -228,7 +228,12 @@ void prefill_run::open_vault() {
     n_past = mem.iswa ? 0 : std::min(vault->common_prefix(prompt.tokens, n), n - w);
     vault->truncate(n_past);
 
+    // so are the queries that are wanted, if the vault has not kept them
     const uint32_t query0 = n - llama_snapkv_n_queries(sk.params, n);
+    if (n_past - vault->n_queries() > query0) {
+        n_past = std::min(n_past, query0);
+        vault->truncate(n_past);
+    }
     const size_t bytes = vault->bytes() + vault->bytes_of(n - n_past, n - std::max(query0, n_past));
     if (sk.params.vault_limit > 0 && bytes > sk.params.vault_limit) {
         throw std::invalid_argument(format("the vault needs %.1f MiB for a prompt of %u tokens and its limit is %.1f MiB: raise the limit, or turn the vault off",
@@ -283,7 +288,7 @@ void prefill_run::save_rows() {
 
 void prefill_run::allocate(const llama_snapkv_plan & p) {
     staging = llama_snapkv_make_staging(ctx, mem, sk.params, groups, place, p, n, n - n_past);
-    compressor = std::make_unique<llama_snapkv_compressor>(ctx, sk, runner, place, staging, n, n_kept);
+    compressor = std::make_unique<llama_snapkv_compressor>(ctx, sk, runner, place, staging, n, n_kept, prompt.n_rows - w, shift, before);
     if (mem.iswa) {
         std::swap(access::kv_base(*mem.iswa), staging.kv);
         base_swapped = true;
@@ -598,6 +603,14 @@ void prefill_run::run() {
         }
         compressor->score(layers, *record);
         compressor->evict(layers, *record, *mem.base, target);
+    }
+    if (prompt.n_rows < prompt.n_rows_max) {
+        const uint32_t n_rows = compressor->rows_for_coverage();
+        if (n_rows < n_kept) {
+            compressor->shrink(n_rows, *record, *mem.base, target);
+            target.idxs[0].resize(n_rows + w);
+            n_kept = n_rows;
+        }
     }
     if (prompt.n_cells > 0) {
         rows_to_positions();

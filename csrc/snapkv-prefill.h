@@ -13,6 +13,7 @@ struct llama_snapkv_prompt {
     uint32_t n_cells = 0; // cells of the sequence, side by side from cell0, that go before the tokens; what follows them is removed
     uint32_t cell0 = 0;
     uint32_t n_rows = 0; // to keep for each KV head, of cells and tokens; the window included
+    uint32_t n_rows_max = 0; // if those hold too little of the attention mass
 
     llama_snapkv_progress_callback progress = nullptr;
     void * user_data = nullptr;

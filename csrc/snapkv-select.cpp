@@ -26,6 +26,21 @@ std::vector<int32_t> llama_snapkv_select(const std::vector<float> & scores, uint
     return ids;
 }
 
+std::vector<int32_t> llama_snapkv_rank(const std::vector<float> & scores, uint32_t k, const std::vector<bool> & stays) {
+    std::vector<int32_t> ids(scores.size());
+    std::iota(ids.begin(), ids.end(), 0);
+    auto value = [&](int32_t i) { return stays[i] ? INFINITY : std::isnan(scores[i]) ? -INFINITY
+                                                                                     : scores[i]; };
+    k = std::min<uint32_t>(k, (uint32_t) ids.size());
+    std::partial_sort(ids.begin(), ids.begin() + k, ids.end(), [&](int32_t a, int32_t b) {
+        const float va = value(a);
+        const float vb = value(b);
+        return va > vb || (va == vb && a < b);
+    });
+    ids.resize(k);
+    return ids;
+}
+
 std::string llama_snapkv_check_ids(const int32_t * ids, uint32_t n_kept, uint32_t n_head_kv, uint32_t n_prefix) {
     for (uint32_t h = 0; h < n_head_kv; ++h) {
         int64_t last = -1;

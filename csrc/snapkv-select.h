@@ -9,6 +9,10 @@
 // positions below n_sinks are always among them. k is at most n
 std::vector<int32_t> llama_snapkv_select(const std::vector<float> & scores, uint32_t k, uint32_t n_sinks);
 
+// the k best of scores [n], in the order of their ranks; equal scores: the lower position, NaN last. stays [n]: true for positions
+// that come before all others
+std::vector<int32_t> llama_snapkv_rank(const std::vector<float> & scores, uint32_t k, const std::vector<bool> & stays);
+
 // "" or what is wrong with ids [n_kept, n_head_kv], which should be ascending and distinct for each head, and below n_prefix
 std::string llama_snapkv_check_ids(const int32_t * ids, uint32_t n_kept, uint32_t n_head_kv, uint32_t n_prefix);
 

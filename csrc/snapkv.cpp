@@ -41,15 +41,17 @@ llama_snapkv_params llama_snapkv_default_params(void) {
     params.pool = LLAMA_SNAPKV_POOL_AVG;
     params.reduce = LLAMA_SNAPKV_REDUCE_SUM;
     params.sinks = 0;
+    params.min_coverage = 0.0f;
+    params.max_budget = 0;
     params.room = 1024;
     params.layer_group = 0;
     params.hidden = LLAMA_SNAPKV_HIDDEN_AUTO;
     params.chunk = 0;
     params.ops = LLAMA_SNAPKV_OPS_AUTO;
     params.keep_scores = false;
+    params.queries = 0;
     params.vault = false;
     params.vault_limit = 0;
-    params.queries = 0;
     return params;
 }
 
@@ -69,6 +71,12 @@ std::string llama_snapkv_check_params(const llama_snapkv_params & params) {
     if (params.budget > 0 && params.budget <= params.window + params.sinks) {
         return format("budget %u leaves no row to select: it must be more than window %u + sinks %u", params.budget, params.window, params.sinks);
     }
+    if (!(params.min_coverage >= 0.0f && params.min_coverage <= 1.0f)) {
+        return format("min_coverage must be in [0, 1], not %g", params.min_coverage);
+    }
+    if (params.min_coverage > 0.0f && (params.budget == 0 || params.max_budget < params.budget)) {
+        return format("min_coverage needs a budget, and a max_budget that is not below it: not %u and %u", params.budget, params.max_budget);
+    }
     if (params.room == 0) {
         return "room must be at least 1 cell";
     }
@@ -86,8 +94,13 @@ uint32_t llama_snapkv_n_rows(const llama_snapkv_params & params, uint32_t n_prom
     return std::min(std::max(n_kept, params.sinks) + params.window, n_prompt);
 }
 
+uint32_t llama_snapkv_n_rows_max(const llama_snapkv_params & params, uint32_t n_prompt) {
+    const uint32_t n_rows = llama_snapkv_n_rows(params, n_prompt);
+    return params.min_coverage > 0.0f && n_rows < n_prompt ? std::min(params.max_budget, n_prompt) : n_rows;
+}
+
 uint32_t llama_snapkv_n_queries(const llama_snapkv_params & params, uint32_t n_prompt) {
-    return std::min(std::max(params.window, params.vault ? params.queries : 0), n_prompt);
+    return std::min(std::max(params.window, params.queries), n_prompt);
 }
 
 //
@@ -118,7 +131,7 @@ uint32_t llama_snapkv_n_cells(uint32_t kv_size, bool is_swa) {
 static uint32_t cells_needed(const llama_model & model, const llama_snapkv_params & params, uint32_t n_ctx_seq, uint32_t n_seqs_per_stream) {
     // flash-attention kernels of GPUs want a multiple of 256 rows; the CPU's take any number
     const bool cpu_only = model.devices.empty();
-    const uint64_t rows = llama_snapkv_n_rows(params, n_ctx_seq);
+    const uint64_t rows = llama_snapkv_n_rows_max(params, n_ctx_seq);
     return (uint32_t) GGML_PAD((rows + params.room) * n_seqs_per_stream, cpu_only ? 32 : LLAMA_SNAPKV_N_KV_PAD);
 }
 
@@ -224,6 +237,23 @@ static llama_snapkv_memory memory_of(const llama_context * ctx) {
 
 static uint32_t seqs_per_stream(const llama_context & ctx) {
     return ctx.get_cparams().kv_unified ? ctx.get_cparams().n_seq_max : 1;
+}
+
+bool llama_snapkv_set_protected(llama_context * ctx, const llama_pos * spans, uint32_t n_spans) {
+    llama_snapkv * sk = snapkv_of(ctx);
+    if (!sk) {
+        return false;
+    }
+    std::vector<std::pair<llama_pos, llama_pos>> found;
+    for (uint32_t i = 0; i < n_spans; ++i) {
+        found.emplace_back(spans[2 * i], spans[2 * i + 1]);
+        if (found.back().first < 0 || found.back().second < found.back().first) {
+            llama_snapkv_set_error(format("protected span [%d, %d) is no range of positions", found.back().first, found.back().second));
+            return false;
+        }
+    }
+    sk->protected_spans = std::move(found);
+    return true;
 }
 
 bool llama_snapkv_set_params(llama_context * ctx, llama_snapkv_params params) {
@@ -351,6 +381,7 @@ int32_t llama_snapkv_prefill(llama_context * ctx, llama_seq_id seq_id, const lla
     prompt.tokens = tokens;
     prompt.n_tokens = n_tokens;
     prompt.n_rows = llama_snapkv_n_rows(sk->params, n_tokens);
+    prompt.n_rows_max = llama_snapkv_n_rows_max(sk->params, n_tokens);
     prompt.progress = progress;
     prompt.user_data = user_data;
 
@@ -428,6 +459,7 @@ int32_t llama_snapkv_extend(llama_context * ctx, llama_seq_id seq_id, llama_pos 
     // a ratio is of a prompt; what it left is the budget from then on
     const bool as_before = sk->params.budget == 0 && record;
     prompt.n_rows = as_before ? std::min(record->layers[0].n_kept + record->window, n_cells + n_tokens) : llama_snapkv_n_rows(sk->params, n_cells + n_tokens);
+    prompt.n_rows_max = prompt.n_rows;
     prompt.progress = progress;
     prompt.user_data = user_data;
 

@@ -56,15 +56,18 @@ struct llama_snapkv_params {
     enum llama_snapkv_pool pool;
     enum llama_snapkv_reduce reduce;
     uint32_t sinks;       // first prompt positions that are always kept
+    float min_coverage;  // if the budget's rows hold less of the window's attention mass, mean over layers and KV heads, keep
+                         // more, up to max_budget; 0: the budget is what is kept. needs a budget
+    uint32_t max_budget; // with min_coverage; the context has cells for it
     uint32_t room;        // cells for tokens after the prompt, for each sequence
     uint32_t layer_group; // G, cached layers whose full KV is live at once; 0: auto
     enum llama_snapkv_hidden hidden;
     uint32_t chunk;       // tokens of the prompt that are computed at once; 0: n_ubatch, less where a GPU's memory is short
     enum llama_snapkv_ops ops;
     bool keep_scores; // keep the pooled scores for llama_snapkv_scores()
+    uint32_t queries; // save the queries of so many last prompt tokens, for taps and the vault; at least the window's are
     bool vault;       // keep K and V of all prompt tokens in host memory, see llama_snapkv_keep()
     uint64_t vault_limit; // bytes that the vault of a sequence may take; 0: no limit
-    uint32_t queries; // of so many last prompt tokens the vault keeps the queries, too; 0: of the window's
 };
 
 // bytes and seconds of the last llama_snapkv_prefill()
@@ -168,6 +171,9 @@ LLAMA_API int32_t llama_snapkv_extend(
         uint32_t n_tokens,
         llama_snapkv_progress_callback progress,
         void * user_data);
+
+// positions that stay whatever the votes say, in evictions that follow: n_spans times [begin, end). false if a span is no range
+LLAMA_API bool llama_snapkv_set_protected(struct llama_context * ctx, const llama_pos * spans, uint32_t n_spans);
 
 // change what the next prefill does; cells are not changed, so a budget that needs more is an error. false on error
 LLAMA_API bool llama_snapkv_set_params(struct llama_context * ctx, struct llama_snapkv_params params);

@@ -32,6 +32,10 @@ class SnapKVConfig:
             to keep what any one query needs (arXiv 2510.13334).
         sinks: first positions of the prompt that always stay. The paper has none, hence 0; later
             work (arXiv 2309.17453) finds that about 4 help at small budgets.
+        min_coverage: where the budget's rows hold less of the window's attention mass (mean over
+            layers and KV heads), more rows stay, up to max_budget; None keeps the budget. The
+            cache has cells for max_budget.
+        max_budget: most rows with min_coverage; None for four times the budget.
         room: cells for tokens after the prompt. When they are used up, the last tokens vote anew and
             rows are evicted down to the budget.
         layer_group: G, cached layers whose full KV is live at once during the prefill: 1 takes the
@@ -60,6 +64,8 @@ class SnapKVConfig:
     pool: Literal["avg", "max"] = "avg"
     reduce: Literal["sum", "max"] = "sum"
     sinks: int = 0
+    min_coverage: float | None = None
+    max_budget: int | None = None
     room: int = 1024
     layer_group: int | Literal["auto"] = "auto"
     hidden: Literal["auto", "device", "host"] = "auto"
@@ -98,6 +104,7 @@ class SnapKVConfig:
         _check_choice("pool", self.pool, ("avg", "max"))
         _check_choice("reduce", self.reduce, ("sum", "max"))
         self._take_int("sinks", 0)
+        self._check_coverage()
         self._take_int("room", 1)
         if self.layer_group != "auto":
             self._take_int("layer_group", 1)
@@ -109,6 +116,36 @@ class SnapKVConfig:
         if self.vault_limit is not None:
             self._take_int("vault_limit", 1, most=_UINT64_MAX)
         policies.get(self.policy).check(self)
+
+    def _check_coverage(self) -> None:
+        if self.min_coverage is None:
+            if self.max_budget is not None:
+                raise ConfigError(
+                    f"max_budget={self.max_budget}",
+                    "says nothing without min_coverage",
+                    "give both, such as min_coverage=0.95",
+                )
+            return
+        if not 0 < self.min_coverage <= 1:
+            raise ConfigError(
+                f"min_coverage={self.min_coverage}",
+                "is outside of (0, 1]",
+                "give the share of the attention mass to keep, such as 0.95",
+            )
+        if self.budget is None:
+            raise ConfigError(
+                f"min_coverage={self.min_coverage}, ratio={self.ratio}",
+                "a ratio does not grow",
+                "give a budget instead",
+            )
+        if self.max_budget is not None:
+            self._take_int("max_budget", self.budget)
+
+    def most_rows(self) -> int | None:
+        """Most rows that min_coverage may keep; the budget without it, None with a ratio."""
+        if self.min_coverage is None or self.budget is None:
+            return self.budget
+        return min(4 * self.budget, _UINT32_MAX) if self.max_budget is None else self.max_budget
 
     def _take_int(self, name: str, minimum: int, most: int = _UINT32_MAX) -> None:
         value = getattr(self, name)

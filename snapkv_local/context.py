@@ -361,6 +361,21 @@ class SnapKVContext(_internals.LlamaContext):
             reason = native.llama_snapkv_last_error().decode()
             raise ConfigError("positions to keep", reason, 'prefill first, with vault="ram"')
 
+    def set_protected(self, spans: Sequence[tuple[int, int]]) -> None:
+        """[begin, end) positions that stay in later prefills.
+
+        Raises:
+            ConfigError: a span is no range.
+        """
+        flat = np.array(spans, np.int32).reshape(-1, 2)
+        pointer = _pointer(np.ascontiguousarray(flat), ctypes.c_int32)
+        if not native.llama_snapkv_set_protected(self.ctx, pointer, len(flat)):
+            raise ConfigError(
+                "protected positions",
+                native.llama_snapkv_last_error().decode(),
+                "give pairs of begin and end",
+            )
+
     def clear_vault(self) -> None:
         """Free the vault."""
         native.llama_snapkv_vault_clear(self.ctx, _SEQ_ID)

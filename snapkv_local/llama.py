@@ -331,6 +331,19 @@ class Llama(llama_cpp.Llama):
         self._context("keep").keep(ids)
         self.n_tokens = self.n_prompt
 
+    def set_protected(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Positions that stay whatever the votes say, such as the system prompt's, in later prefills.
+
+        Args:
+            spans: [begin, end) positions. Those in a prompt's window stay anyway; positions of an
+                answer are protected from the time when they are no longer in the window.
+
+        Raises:
+            ConfigError: a span is no range. A prefill whose budget does not hold them raises
+                NativeError.
+        """
+        self._context("set_protected").set_protected(spans)
+
     def clear_vault(self) -> None:
         """Free the vault; the conversation goes on."""
         self._context("clear_vault").clear_vault()

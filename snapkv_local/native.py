@@ -58,15 +58,17 @@ class llama_snapkv_params(ctypes.Structure):
         ("pool", ctypes.c_int),
         ("reduce", ctypes.c_int),
         ("sinks", ctypes.c_uint32),
+        ("min_coverage", ctypes.c_float),
+        ("max_budget", ctypes.c_uint32),
         ("room", ctypes.c_uint32),
         ("layer_group", ctypes.c_uint32),
         ("hidden", ctypes.c_int),
         ("chunk", ctypes.c_uint32),
         ("ops", ctypes.c_int),
         ("keep_scores", ctypes.c_bool),
+        ("queries", ctypes.c_uint32),
         ("vault", ctypes.c_bool),
         ("vault_limit", ctypes.c_uint64),
-        ("queries", ctypes.c_uint32),
     ]
 
 
@@ -245,6 +247,12 @@ def llama_snapkv_extend(
 ) -> int: ...
 
 
+# LLAMA_API bool llama_snapkv_set_protected(struct llama_context * ctx, const llama_pos * spans,
+#     uint32_t n_spans);
+@_function("llama_snapkv_set_protected", [_ctx_p, _i32_p, _u32], ctypes.c_bool)
+def llama_snapkv_set_protected(ctx: Any, spans: Any, n_spans: int, /) -> bool: ...
+
+
 # LLAMA_API bool llama_snapkv_set_params(struct llama_context * ctx,
 #     struct llama_snapkv_params params);
 @_function("llama_snapkv_set_params", [_ctx_p, llama_snapkv_params], ctypes.c_bool)
@@ -356,6 +364,8 @@ def make_params(
         pool=POOLS[config.pool],
         reduce=REDUCES[config.reduce],
         sinks=config.sinks,
+        min_coverage=config.min_coverage or 0.0,
+        max_budget=config.most_rows() if config.min_coverage else 0,
         room=config.room,
         layer_group=0 if config.layer_group == "auto" else config.layer_group,
         hidden=HIDDENS[config.hidden],

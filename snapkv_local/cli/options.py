@@ -108,6 +108,16 @@ _CONFIG_OPTIONS = (
     click.option("--pool", type=click.Choice(["avg", "max"]), help="[default: avg]"),
     click.option("--reduce", type=click.Choice(["sum", "max"]), help="[default: sum]"),
     click.option("--sinks", type=int, help="First tokens that always stay.  [default: 0]"),
+    click.option(
+        "--min-coverage",
+        type=float,
+        help="Keep more rows where the budget's hold less of the attention mass, such as 0.95.",
+    ),
+    click.option(
+        "--max-budget",
+        type=SIZE,
+        help="Most rows with --min-coverage.  [default: four times the budget]",
+    ),
     click.option("--room", type=SIZE, help="Cells for tokens after the prompt.  [default: 1024]"),
     click.option(
         "--layer-group",

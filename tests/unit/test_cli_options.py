@@ -57,6 +57,8 @@ def test_every_option_reaches_its_setting(loaded):
         "pool": ("max", "max"),
         "reduce": ("max", "max"),
         "sinks": ("4", 4),
+        "min_coverage": ("0.9", 0.9),
+        "max_budget": ("6k", 6144),
         "room": ("2k", 2048),
         "layer_group": ("3", 3),
         "hidden": ("host", "host"),

@@ -19,6 +19,8 @@ def test_defaults_are_the_papers_with_a_budget_of_2048():
         "pool": "avg",
         "reduce": "sum",
         "sinks": 0,
+        "min_coverage": None,
+        "max_budget": None,
         "room": 1024,
         "layer_group": "auto",
         "hidden": "auto",
