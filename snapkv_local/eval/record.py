@@ -58,7 +58,8 @@ class Record:
             return cls(fresh, path)
         found = cls(_read(path), path)
         found.check(fresh, cases)
-        found.data["cells"] = fresh["cells"]
+        # each case has the commit that it was measured with
+        found.data.update(stamp, cells=fresh["cells"])
         return found
 
     def check(self, fresh: dict[str, Any], cases: Sequence[Case]) -> None:

@@ -160,12 +160,14 @@ def make_cases(n_documents=2):
 class Run:
     """Runs and what they did."""
 
-    def __init__(self, path, settings=SETTINGS, cases=None, stop_after=None, policies=POLICIES):
+    def __init__(
+        self, path, settings=SETTINGS, cases=None, stop_after=None, policies=POLICIES, stamp=STAMP
+    ):
         self.engines = {}
         self.cases = make_cases() if cases is None else cases
         self.done = []
         self.stop_after = stop_after
-        self.record = Record.open(path, STAMP, settings, self.cases)
+        self.record = Record.open(path, stamp, settings, self.cases)
         self.evaluation = Evaluation(
             settings, self.cases, policies, MODEL, self.open_engine, self.record
         )
@@ -282,6 +284,20 @@ def test_a_record_is_gone_on_with(path):
     nothing = Run(path)
     nothing.run()
     assert nothing.engines == {} and nothing.done == []
+
+
+def test_each_case_has_the_commit_that_measured_it(path):
+    with pytest.raises(KeyboardInterrupt):
+        Run(path, stop_after=2).run()
+    data = Run(path, stamp={**STAMP, "commit": "def"}).run()
+    assert [case["commit"] for case in data["cases"].values()] == ["abc", "abc", "def", "def"]
+    assert data["commit"] == "def"
+
+
+def test_another_models_record(path):
+    Run(path).run()
+    with pytest.raises(ConfigError, match=r"another evaluation \(model: "):
+        Run(path, stamp={**STAMP, "model": {"name": "other"}})
 
 
 def test_the_reference_is_made_again_where_other_types_need_it(path):
