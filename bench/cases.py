@@ -89,6 +89,17 @@ CASES = (
         decode_repeats=1,
     ),
     Case(
+        "vault-8b-128k-g1-host",
+        "8B, 128K, G = 1, hidden state on the host, vault",
+        _8B,
+        _tokens(128),
+        {**_G1, "hidden": "host", "vault": "ram"},
+        60,
+        "prefill-8b-128k-plain",
+        decode_repeats=1,
+        n_follow=64,
+    ),
+    Case(
         "memory-8b-128k-cap8",
         "8B, 128K, 8 GiB of device memory",
         _8B,

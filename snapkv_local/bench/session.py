@@ -37,6 +37,8 @@ class RunOptions:
         n_gpu_layers: -1 for all.
         n_threads: on the CPU; 0 for all cores.
         n_decode: tokens of each sequence in one timed run.
+        n_follow: tokens of a second question about the first prompt, in the place of its end; 0 for
+            none. It needs a vault.
     """
 
     n_seq: int = 1
@@ -46,6 +48,7 @@ class RunOptions:
     n_gpu_layers: int = -1
     n_threads: int = 0
     n_decode: int = 64
+    n_follow: int = 0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from snapkv_local.bench.nvml import Gpus, PeakMemory
-from snapkv_local.bench.session import Session, Settings, random_tokens
+from snapkv_local.bench.session import Session, Settings, Tokens, random_tokens
 from snapkv_local.errors import SnapKVError
 from snapkv_local.hardware import peak_rss
 
@@ -52,6 +52,7 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
             seconds_first_token = seconds_first_token or time.monotonic() - started
         seconds_prefill = time.monotonic() - started
         bytes_kv = session.bytes_kv()
+        stats = session.stats()
 
         tokens = np.array(last, np.int32)
         first = tokens.tolist()
@@ -76,6 +77,7 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
         n_decode = settings.n_decode
         decode_seconds = [steps(n_decode) for _ in range(settings.decode_repeats)]
         device_decoding = watch.look()
+        follow_up = _follow_up(session, prompts[0]) if settings.n_follow else None
     return {
         "seconds_load": session.seconds_load,
         "seconds_context": session.seconds_context,
@@ -86,12 +88,24 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
         "decode_tokens_per_second": [n_decode / seconds for seconds in decode_seconds],
         "first_tokens": first,
         "bytes_kv": bytes_kv,
-        "stats": session.stats(),
+        "stats": stats,
+        "follow_up": follow_up,
         **watch.to_dict(),
         "device_loaded": device_loaded,
         "device_decoding": device_decoding,
         "peak_rss": peak_rss(),
     }
+
+
+def _follow_up(session: Session, prompt: Tokens) -> dict[str, Any]:
+    """Another question at the prompt's end: seconds to its first token, and the prefill's figures."""
+    settings = session.settings
+    n = settings.n_follow
+    question = random_tokens(session.n_vocab, n, settings.seed + settings.n_seq)
+    started = time.monotonic()
+    session.prefill(np.concatenate([prompt[:-n], question]), 0)
+    session.best(1)
+    return {"seconds_first_token": time.monotonic() - started, "stats": session.stats()}
 
 
 def describe() -> dict[str, Any]:
