@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from snapkv_local.policies.budget import native_ratio
 from snapkv_local.policies.options import option
 from snapkv_local.policies.ranked import Ranked
-from snapkv_local.policies.rows import Scores, n_prefix
+from snapkv_local.policies.rows import Positions, Scores, n_prefix
 from snapkv_local.policies.scoring import Floats, Pool, Reduce, group_mean, pool, votes
 from snapkv_local.policies.view import LayerView, PromptView
 
@@ -56,7 +58,8 @@ class SnapKV(Voting):
     section 4. With equal settings it keeps what the native engine keeps, but for rounding.
 
     Attributes:
-        window: how many of the last rows vote; None for those that stay as the prompt's window.
+        window: how many of the last rows vote; None for those that stay as the prompt's window. Of
+            a larger one all rows stay, as with the engine's window of that size.
     """
 
     name: ClassVar[str] = "snapkv"
@@ -69,3 +72,14 @@ class SnapKV(Voting):
         """The last rows; all, of a shorter prompt."""
         window = prompt.window if self.window is None else self.window
         return max(0, prompt.n_prompt - window), prompt.n_prompt
+
+    def votes(self, layer: LayerView, prompt: PromptView) -> Floats:
+        """As of Voting; rows of the window itself get none."""
+        found = super().votes(layer, prompt)
+        found[:, self.voters(prompt)[0] :] = 0
+        return found
+
+    def always(self, prompt: PromptView) -> Positions:
+        """Those of Ranked, and a window that is larger than the prompt's."""
+        begin, _ = self.voters(prompt)
+        return np.union1d(super().always(prompt), np.arange(begin, n_prefix(prompt)))
