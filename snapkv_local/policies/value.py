@@ -50,7 +50,8 @@ class Value(SnapKV):
         for block in attention(layer, *self.voters(prompt)):
             e = output_change(block, layer.v[block.head_kv])[:, :, :n]
             add_votes(moved[block.head_kv], e, np.ones_like(block.norm), self.reduce)
-        return moved.reshape(-1, n)
+        moved[:, :, self.voters(prompt)[0] :] = 0
+        return moved.reshape(len(layer.q), n)
 
 
 def output_change(block: Block, v: Floats) -> Floats:

@@ -478,11 +478,20 @@ def test_queries_that_a_policy_needs(spec, n_observed):
     assert policies.parse(spec).n_observed(prompt_of(Shape())) == n_observed
 
 
-@pytest.mark.parametrize("options", ["kernel=5", "kernel=13+reduce=max", "kernel=7+pool=max"])
-def test_a_window_larger_than_the_prompts_stays_as_the_engines_would(options):
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "snapkv:kernel=5",
+        "snapkv:kernel=13+reduce=max",
+        "snapkv:kernel=7+pool=max",
+        "value:kernel=5",
+        "value:kind=caote+kernel=5",
+    ],
+)
+def test_a_window_larger_than_the_prompts_stays_as_the_engines_would(spec):
     layer = make_layer(Shape(n=200, group=2), n_observed=64)
-    large = policies.parse(f"snapkv:{options}").select(layer, PromptView(200, 32), 40)
-    small = policies.parse(f"snapkv:{options}+window=32")
+    large = policies.parse(spec).select(layer, PromptView(200, 32), 40)
+    small = policies.parse(f"{spec}+window=32")
     kept = small.select(layer, PromptView(200, 16), 40 + 16)
     rest = np.tile(np.arange(200 - 32, 200 - 16), (len(large), 1))
     np.testing.assert_array_equal(kept, np.concatenate([large, rest], axis=1))
