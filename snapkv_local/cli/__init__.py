@@ -20,6 +20,7 @@ from snapkv_local.cli.inspect import inspect
 from snapkv_local.cli.plan import plan
 from snapkv_local.cli.run import run
 from snapkv_local.cli.serve import serve
+from snapkv_local.cli.tune import tune
 from snapkv_local.errors import SnapKVError
 
 __all__ = ["main"]
@@ -65,6 +66,7 @@ main.add_command(bench)
 main.add_command(compare)
 main.add_command(evaluate)
 main.add_command(plan)
+main.add_command(tune)
 main.add_command(serve)
 main.add_command(inspect)
 main.add_command(extract)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from snapkv_local import profile as profiles
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
 from snapkv_local.units import parse_size
@@ -95,6 +96,11 @@ chat_format_option = click.option(
     "--chat-format", help="For a model without a chat template, such as chatml."
 )
 full_option = click.option("--full", is_flag=True, help="Keep the full KV cache.")
+profile_option = click.option(
+    "--profile",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Settings that `tune --save` has written; options given here win.",
+)
 
 _CONFIG_OPTIONS = (
     click.option(
@@ -165,16 +171,25 @@ def take_config(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def take_settings(options: dict[str, Any]) -> dict[str, Any] | None:
-    """As take_config(); None with --full.
+def take_settings(
+    options: dict[str, Any], profile: profiles.Profile | None = None
+) -> dict[str, Any] | None:
+    """As take_config(), over those of a profile; None with --full.
 
     Raises:
-        click.UsageError: --full with a setting of compression.
+        click.UsageError: --full with a setting of compression, or with a profile.
     """
     settings = take_config(options)
     if not options["full"]:
-        return settings
-    if settings:
-        name = next(iter(settings)).replace("_", "-")
+        return settings if profile is None else profiles.merge(profile.settings, settings)
+    if settings or profile is not None:
+        name = next(iter(settings)).replace("_", "-") if settings else "profile"
         raise click.UsageError(f"--full keeps everything: leave out --{name}")
     return None
+
+
+def warn_of_other_model(profile: profiles.Profile | None, model: Path) -> None:
+    """Say on stderr that a profile was measured with another model."""
+    warning = None if profile is None else profile.other_model(model)
+    if warning is not None:
+        click.echo(f"Warning: {warning}", err=True)

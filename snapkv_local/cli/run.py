@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snapkv_local import hardware, models
+from snapkv_local import profile as profiles
 from snapkv_local.cli.answer import Answer, Message, ask
 from snapkv_local.cli.options import (
     SIZE,
@@ -22,8 +23,10 @@ from snapkv_local.cli.options import (
     gpu_layers_option,
     json_option,
     kv_type_option,
+    profile_option,
     take_settings,
     threads_option,
+    warn_of_other_model,
 )
 from snapkv_local.cli.progress import PrefillBar
 from snapkv_local.config import SnapKVConfig
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 @files_option
 @click.option("--prompt", help="The question; without it stdin is read, or a chat opens.")
 @config_options
+@profile_option
 @kv_type_option
 @gpu_layers_option
 @threads_option
@@ -55,6 +59,7 @@ def run(
     prompt: str | None,
     max_tokens: int,
     temperature: float,
+    profile: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -67,9 +72,11 @@ def run(
     chats = prompt is None and sys.stdin.isatty() and Path("-") not in files
     if chats and as_json:
         raise click.UsageError("--json answers one question: give --prompt")
-    settings = take_settings(options)
+    chosen = None if profile is None else profiles.load(profile)
+    settings = take_settings(options, chosen)
 
     path = models.resolve(model or model_option or "")
+    warn_of_other_model(chosen, path)
     if Path("-") in files and prompt is None:
         raise click.UsageError("--file - reads stdin: give the question with --prompt")
     documents = [read_document(file) for file in files]

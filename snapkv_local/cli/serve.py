@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from snapkv_local import models
+from snapkv_local import profile as profiles
 from snapkv_local.cli.options import (
     SIZE,
     ByteSize,
@@ -23,8 +24,10 @@ from snapkv_local.cli.options import (
     gpu_layers_option,
     json_option,
     kv_type_option,
+    profile_option,
     take_settings,
     threads_option,
+    warn_of_other_model,
 )
 from snapkv_local.cli.run import load
 from snapkv_local.config import SnapKVConfig
@@ -46,6 +49,7 @@ from snapkv_local.errors import ConfigError
 @click.option("--alias", help="The model's name in answers.  [default: its file's]")
 @ctx_option
 @config_options
+@profile_option
 @kv_type_option
 @gpu_layers_option
 @threads_option
@@ -83,6 +87,7 @@ def serve(
     max_body: int,
     cors_origins: tuple[str, ...],
     hosts: tuple[str, ...],
+    profile: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -91,7 +96,8 @@ def serve(
     Requests are answered one after the other. The address is printed on stdout, the log goes to
     stderr. Ctrl-C ends what runs, and the server.
     """
-    settings = take_settings(options)
+    chosen = None if profile is None else profiles.load(profile)
+    settings = take_settings(options, chosen)
     try:
         from snapkv_local.server.guard import LOOPBACK
         from snapkv_local.server.run import Server, ServerOptions
@@ -102,6 +108,7 @@ def serve(
 
     config = None if settings is None else SnapKVConfig(**settings)
     path = models.resolve(model)
+    warn_of_other_model(chosen, path)
     api_keys = read_keys(keys, api_key_file)
     if not hosts and host in LOOPBACK:
         hosts = tuple(LOOPBACK)

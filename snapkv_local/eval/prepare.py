@@ -71,14 +71,16 @@ def prepare(
         cases=cases,
         policies={policy.spec: policy for policy in policies},
         model=planned,
-        open_engine=_opener(path, needs, settings.window, n_gpu_layers, threads),
+        open_engine=opener(path, needs, settings.window, n_gpu_layers, threads),
         record=Record.open(out, stamp, settings, cases),
     )
 
 
-def _opener(
+def opener(
     path: Path, needs: Needs, window: int, n_gpu_layers: int, threads: int | None
 ) -> Callable[[KvType], Engine]:
+    """Loads the model with cells for whole prompts and a vault."""
+
     def open_engine(kv_type: KvType) -> Engine:
         # only now: they load the native library
         from snapkv_local.llama import Llama  # isort: skip

@@ -1,0 +1,167 @@
+"""`snapkv-local tune`: settings and the smallest budget for a user's own documents."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from snapkv_local import models
+from snapkv_local import profile as profiles
+from snapkv_local.cli.options import (
+    SIZE,
+    chat_format_option,
+    files_option,
+    gpu_layers_option,
+    json_option,
+    kv_type_option,
+    threads_option,
+)
+from snapkv_local.cli.run import read_document
+from snapkv_local.errors import ConfigError
+
+if TYPE_CHECKING:
+    from snapkv_local.tune.prepare import Prepared
+    from snapkv_local.tune.search import Search
+
+
+@click.command()
+@click.argument("model")
+@files_option
+@click.option(
+    "--target-kl",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.05,
+    show_default=True,
+    help="Mean KL to the full cache that the budget must reach, in nats.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Time box. Two documents are measured whatever they take.",
+)
+@click.option("--length", type=SIZE, help="Of the prompts, in tokens.  [default: 4k, or less]")
+@click.option(
+    "--save",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write what was found to this file, for --profile of run and serve.",
+)
+@kv_type_option
+@gpu_layers_option
+@threads_option
+@chat_format_option
+@json_option
+def tune(
+    model: str,
+    files: tuple[Path, ...],
+    target_kl: float,
+    minutes: float,
+    save: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Find settings of MODEL, and the smallest budget, for your own documents.
+
+    The files are cut into documents. MODEL goes on with each of them, and with a chat template it is
+    asked how sentences go on; what the compressed cache predicts is compared with the full one. Half
+    of the documents choose the settings, the others tell what these are worth.
+
+    Ctrl-C ends with what is known until then.
+    """
+    if not files:
+        raise click.UsageError("give a document like yours with --file")
+    if save is not None and save.is_dir():
+        raise click.UsageError(f"--save {save} is a folder: give a file's name")
+    # only now: NumPy and gguf take a moment, which no other command needs
+    from snapkv_local.tune.measure import Bench
+    from snapkv_local.tune.prepare import WINDOW, prepare
+    from snapkv_local.tune.search import Search
+
+    path = models.resolve(model)
+    texts = [(file.name, read_document(file)) for file in files]
+    prepared = prepare(path, texts, **options)
+    with closing(prepared.open_engine()) as engine, Bar(60 * minutes) as bar:
+        bench = Bench(engine, WINDOW)
+        search = Search(bench, prepared.pieces, target_kl, 60 * minutes, bar.update)
+        bar.search = search
+        try:
+            search.run()
+        except KeyboardInterrupt:
+            bar.close()
+            _end(search, prepared, save, as_json)
+            raise
+    _end(search, prepared, save, as_json)
+
+
+def _end(search: Search, prepared: Prepared, save: Path | None, as_json: bool) -> None:
+    """Show and write what is known.
+
+    Raises:
+        ConfigError: nothing was found that a profile could say.
+    """
+    from snapkv_local.tune.terminal import show
+
+    report = {"model": prepared.model, "kv_type": prepared.kv_type, **search.report()}
+    if as_json:
+        click.echo(json.dumps(report))
+    else:
+        Console().print(show(report))
+    if save is None:
+        return
+    if report["settings"] is not None:
+        profiles.save(save, prepared.profile(report))
+        click.echo(f"Wrote {save}", err=True)
+    elif search.is_finished:
+        raise ConfigError(
+            f"--save {save}", "no budget reaches the target", "give a higher --target-kl"
+        )
+    else:
+        click.echo(f"{save} is not written: no budget is known to reach the target", err=True)
+
+
+class Bar:
+    """A progress bar on stderr; silent if that is no terminal."""
+
+    def __init__(self, seconds: float) -> None:
+        self.console = Console(stderr=True)
+        self.seconds = seconds
+        self.search: Search | None = None
+        self.has_warned = False
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn(f"of {seconds / 60:g} min"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task("loading the model", total=None)
+
+    def __enter__(self) -> Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        self.progress.stop()
+
+    def update(self, what: str, done: int, total: int) -> None:
+        """Documents of a round that are done, and all of it."""
+        if self.search is not None and self.search.is_late and not self.has_warned:
+            self.has_warned = True
+            self.console.print(
+                f"Two documents take longer than {self.seconds / 60:g} minutes", highlight=False
+            )
+        self.progress.update(self.task, description=what, completed=done, total=total)

@@ -1,0 +1,174 @@
+"""A profile: settings that suit a kind of document and a model, as `snapkv-local tune` writes them.
+
+A TOML file. [snapkv] has fields of SnapKVConfig, [model] says what they were measured with, and
+[measured] what came out:
+
+    SnapKVConfig(**profile.load("mine.toml").settings)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from snapkv_local.config import SnapKVConfig
+from snapkv_local.errors import ConfigError
+
+# of a model file: metadata at its front, weights at its end
+_SAMPLE = 2**20
+
+_TABLES = ("model", "snapkv", "measured")
+_MODEL = ("name", "file", "fingerprint")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a file says.
+
+    Attributes:
+        settings: fields of SnapKVConfig.
+        model: name, file, and fingerprint() of the model; may be empty.
+        measured: figures, for people.
+        version: of the package that wrote it.
+        date: of the measurement, ISO 8601.
+    """
+
+    settings: dict[str, Any]
+    model: dict[str, str] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
+    version: str = ""
+    date: str = ""
+
+    def other_model(self, path: Path) -> str | None:
+        """Says that a model is not the one that was measured; None if it is, or none is named."""
+        wanted = self.model.get("fingerprint")
+        if wanted is None or wanted == fingerprint(path):
+            return None
+        name = self.model.get("name") or self.model.get("file") or "another model"
+        return (
+            f"the profile was measured with {name}, and {path.name} is another file: "
+            "measure again with `snapkv-local tune`"
+        )
+
+
+def load(path: str | Path) -> Profile:
+    """Read a profile.
+
+    Raises:
+        ConfigError: it cannot be read, is no TOML, or has keys or values that are not known.
+    """
+    path = Path(path)
+    data = _parse(path)
+    known = ("version", "date", *_TABLES)
+    for key in data:
+        if key not in known:
+            raise _unknown(path, key, known)
+    tables = {name: _table(path, data, name) for name in _TABLES}
+    names = tuple(f.name for f in fields(SnapKVConfig))
+    for key in tables["snapkv"]:
+        if key not in names:
+            raise _unknown(path, f"[snapkv] {key}", names)
+    for key in tables["model"]:
+        if key not in _MODEL:
+            raise _unknown(path, f"[model] {key}", _MODEL)
+    if not tables["snapkv"]:
+        raise ConfigError(
+            str(path), "has no settings", "give it a table [snapkv], or `snapkv-local tune --save`"
+        )
+    texts = {f"[model] {key}": value for key, value in tables["model"].items()}
+    texts.update({key: data[key] for key in ("version", "date") if key in data})
+    for key, value in texts.items():
+        if not isinstance(value, str):
+            raise ConfigError(f"{path}, {key}={value!r}", "is no text", "put it in quotes")
+    try:
+        SnapKVConfig(**tables["snapkv"])
+    except ConfigError as e:
+        raise ConfigError(f"{path}, [snapkv] {e.subject}", e.problem, e.cure) from e
+    except TypeError as e:
+        raise ConfigError(
+            f"{path}, [snapkv]", f"has a value of the wrong type ({e})", "write numbers unquoted"
+        ) from e
+    return Profile(
+        settings=tables["snapkv"],
+        model=tables["model"],
+        measured=tables["measured"],
+        version=data.get("version", ""),
+        date=data.get("date", ""),
+    )
+
+
+def save(path: str | Path, profile: Profile) -> None:
+    """Write a profile; one that was there before stays whole until the new one is."""
+    path = Path(path)
+    lines = [f"version = {_value(profile.version)}", f"date = {_value(profile.date)}"]
+    tables = {"model": profile.model, "snapkv": profile.settings, "measured": profile.measured}
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *(f"{key} = {_value(value)}" for key, value in table.items())]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def merge(settings: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a profile under those that were given; a given budget replaces a ratio, too."""
+    found = dict(settings)
+    for one, other in (("budget", "ratio"), ("ratio", "budget")):
+        if one in given and other not in given:
+            found.pop(other, None)
+    return {**found, **given}
+
+
+def fingerprint(path: Path) -> str:
+    """Tells models apart: SHA-256 of a file's size, first and last MiB, 16 digits.
+
+    All of a file would take minutes. The first MiB has metadata, the last one weights.
+    """
+    size = path.stat().st_size
+    found = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        found.update(file.read(_SAMPLE))
+        file.seek(max(0, size - _SAMPLE))
+        found.update(file.read(_SAMPLE))
+    return found.hexdigest()[:16]
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        try:
+            import tomli as tomllib  # type: ignore[import-not-found,no-redef,unused-ignore]
+        except ModuleNotFoundError as e:
+            raise ConfigError(
+                str(path), "Python 3.10 does not read TOML by itself", "pip install tomli"
+            ) from e
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise ConfigError(str(path), f"cannot be read ({e.strerror})", "check the path") from e
+    except UnicodeDecodeError as e:
+        raise ConfigError(str(path), f"is no UTF-8 at byte {e.start:,}", "save it as UTF-8") from e
+    except tomllib.TOMLDecodeError as e:
+        raise ConfigError(
+            str(path), f"is no TOML ({e})", "correct it, or write one with `snapkv-local tune`"
+        ) from e
+
+
+def _table(path: Path, data: dict[str, Any], name: str) -> dict[str, Any]:
+    table = data.get(name, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}, {name}={table!r}", "is no table", f"write [{name}] above it")
+    return table
+
+
+def _unknown(path: Path, key: str, known: tuple[str, ...]) -> ConfigError:
+    return ConfigError(f"{path}, {key}", "is not known", f"known are {', '.join(known)}")
+
+
+def _value(value: Any) -> str:
+    """TOML of a text, a number or a list of them, which is JSON but for one character."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")

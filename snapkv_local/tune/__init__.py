@@ -1,0 +1,1 @@
+"""Finds settings and the smallest budget for a user's own kind of document."""

@@ -1,0 +1,269 @@
+"""The search: kernels and windows, then pooling, votes and sinks, then the budget; then held out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
+
+from snapkv_local.policies.scoring import Pool, Reduce
+from snapkv_local.tune.choose import Setting, Trial
+from snapkv_local.tune.curve import STEP, between, bracket, few, needed
+from snapkv_local.tune.documents import Document, Pieces
+from snapkv_local.tune.measure import Bench
+
+# called with what is done, and documents done and in all of it
+Progress = Callable[[str, int, int], object]
+
+KERNELS = (1, 5, 7, 13, 21, 31)
+WINDOWS = (16, 32, 64)
+POOLS: tuple[Pool, ...] = ("avg", "max")
+REDUCES: tuple[Reduce, ...] = ("sum", "max")
+SINKS = (0, 4)
+LEAST_BUDGET = 64
+
+
+@dataclass(frozen=True)
+class Breadth:
+    """How much is tried.
+
+    Attributes:
+        kernels, windows: all pairs are tried first.
+        shares: of the prompt, budgets that this is done at.
+        is_crossed: pooling, votes and sinks in all combinations, or one change at a time.
+        n_budgets: at which these are tried, between those before.
+        n_narrow: budgets that each round of narrowing tries.
+    """
+
+    kernels: tuple[int, ...]
+    windows: tuple[int, ...]
+    shares: tuple[float, ...]
+    is_crossed: bool
+    n_budgets: int
+    n_narrow: int
+
+    def first(self) -> list[Setting]:
+        """Settings of the first round, the default among them."""
+        pairs = product(self.kernels, self.windows)
+        return list(dict.fromkeys([Setting(), *(Setting(kernel=k, window=w) for k, w in pairs)]))
+
+    def second(self, best: Setting) -> list[Setting]:
+        """Those of the second round."""
+        pools = POOLS if best.kernel > 1 else (Setting.pool,)
+        every = [
+            replace(best, pool=pool, reduce=reduce, sinks=sinks)
+            for pool, reduce, sinks in product(pools, REDUCES, SINKS)
+        ]
+        if self.is_crossed:
+            return every
+        base = best.to_dict()
+        return [s for s in every if sum(s.to_dict()[k] != base[k] for k in base) <= 1]
+
+    def most_trials(self) -> tuple[int, int, int]:
+        """Trials of the three rounds, at most."""
+        return (
+            len(self.first()) * len(self.shares),
+            len(self.second(Setting())) * self.n_budgets,
+            self.n_narrow,
+        )
+
+
+WIDE = Breadth(KERNELS, WINDOWS, (1 / 32, 1 / 8, 1 / 2), True, 3, 7)
+NARROW = Breadth((5, 13, 31), (32,), (1 / 8, 1 / 2), False, 1, 3)
+N_HELD_OUT = 5  # trials
+
+
+@dataclass
+class Search:
+    """Finds a setting and a budget in the time that there is.
+
+    Attributes:
+        bench: measures.
+        pieces: documents; as many are taken as time allows.
+        target: mean KL to the full cache on tuning cases, in nats, that is to be reached.
+        seconds: the time box. One document of each half is measured whatever it takes.
+        progress: is told what is done.
+    """
+
+    bench: Bench
+    pieces: Pieces
+    target: float
+    seconds: float
+    progress: Progress
+    clock: Callable[[], float] = time.monotonic
+    breadth: Breadth = WIDE
+    tuning: tuple[Document, ...] = ()
+    held_out: tuple[Document, ...] = ()
+    is_finished: bool = False
+    is_late: bool = False
+    best: Setting = field(default_factory=Setting)
+    _started: float = 0.0
+    _is_forward: bool = True
+
+    def run(self) -> None:
+        """All rounds. After an exception, report() has what was found until then."""
+        self._started = self.clock()
+        self._plan()
+        most = max(*self.breadth.windows, Setting.window) + max(SINKS) + 1
+        budgets = few(self.n_prompt, self.breadth.shares, max(LEAST_BUDGET, most))
+        first = self.breadth.first()
+        self._round("kernels and windows", first, budgets)
+
+        second = self.breadth.second(self.best)
+        budgets = self._inner(self.breadth.n_budgets)
+        if self._fits(len(second) * len(budgets)):
+            self._round("pooling, votes and sinks", second, budgets)
+        while (budgets := self._inner(self.breadth.n_narrow)) and self._fits(len(budgets)):
+            self._round("the budget", [self.best], budgets)
+
+        self._visit("held-out documents", self.held_out, self.reported())
+        self.is_finished = True
+
+    @property
+    def n_prompt(self) -> int:
+        """Tokens of the shortest prompt of tuning: the budget that keeps everything."""
+        return min(len(case.prompt) for document in self.tuning for case in document.cases)
+
+    @property
+    def budget(self) -> int | None:
+        """The smallest budget that is measured to reach the target; None if none does."""
+        if not self.tuning or not (kl := self.curve(self.best)):
+            return None
+        _, high = bracket(kl, self.target, self.n_prompt)
+        return high if high in kl else None
+
+    def curve(self, setting: Setting, name: str = "kl") -> dict[int, float]:
+        """Mean of a score over the tuning cases by budget, where all of them are measured."""
+        found = {}
+        for trial in self.bench.found:
+            if trial.setting == setting:
+                value = self.bench.mean(trial, name, self.tuning)
+                if value is not None and trial.budget < self.n_prompt:
+                    found[trial.budget] = value
+        return dict(sorted(found.items()))
+
+    def reported(self) -> list[Trial]:
+        """What held-out documents are for: the result, the default beside it, budgets around it."""
+        kl = self.curve(self.best)
+        budget = self.budget or max(kl)
+        around = [budget, round(budget / 2 / STEP) * STEP, 2 * budget]
+        trials = [Trial(self.best, b) for b in around]
+        trials += [Trial(Setting(), b) for b in around[:2]]
+        trials = [t for t in trials if t.is_valid and t.budget < self.n_prompt]
+        return list(dict.fromkeys(trials))
+
+    def report(self) -> dict[str, Any]:
+        """What was found, for JSON."""
+        kl, top1 = self.curve(self.best), self.curve(self.best, "top1")
+        budget = self.budget
+        return {
+            "settings": None if budget is None else {"budget": budget, **self.best.to_dict()},
+            "target_kl": self.target,
+            "finished": self.is_finished,
+            "seconds": round(self.clock() - self._started, 1),
+            "length": self.pieces.length,
+            "n_prompt": self.n_prompt if self.tuning else None,
+            "tuning": _count(self.tuning),
+            "held_out": _count(self.held_out) if self.is_finished else _count(()),
+            "best": self.best.to_dict(),
+            "curve": [{"budget": b, "kl": round(kl[b], 6), "top1": round(top1[b], 6)} for b in kl],
+            "tried": self._tried(),
+            "held_out_scores": [self._scores(t) for t in self.reported()]
+            if self.is_finished
+            else [],
+        }
+
+    def _plan(self) -> None:
+        """Measure what one document costs, and take as many as fit."""
+        first = self.pieces.tuning[0]
+        self.progress("what a document costs", 0, 1)
+        started = self.clock()
+        least = max(LEAST_BUDGET, Setting.window + STEP)
+        self.bench.visit(first, [Trial(Setting(), few(first.n_tokens, (0.5,), least)[0])])
+        left = self.seconds - (self.clock() - started)
+        self.progress("what a document costs", 1, 1)
+
+        self.breadth = WIDE
+        if self._cost(first) > left:
+            self.breadth = NARROW
+        self.is_late = self._cost(first) > left
+        n = max(1, min(len(self.pieces.tuning), int(left / self._cost(first))))
+        while sum(len(d.cases) for d in self.pieces.tuning[:n]) < 2 or (
+            sum(len(d.cases) for d in self.pieces.held_out[:n]) < 2
+        ):
+            n += 1
+        self.tuning, self.held_out = self.pieces.tuning[:n], self.pieces.held_out[:n]
+
+    def _cost(self, document: Document) -> float:
+        """Seconds that a document of tuning and one held out take in all rounds."""
+        rounds = [self.bench.expected([document], n) for n in self.breadth.most_trials()]
+        return sum(rounds) + self.bench.expected([document], N_HELD_OUT)
+
+    def _fits(self, n_trials: int) -> bool:
+        """Is there time for another round, with what must come after it?"""
+        if n_trials == 0:
+            return False
+        needs = self.bench.expected(self.tuning, n_trials)
+        needs += self.bench.expected(self.held_out, N_HELD_OUT)
+        return self.clock() - self._started + needs <= self.seconds
+
+    def _inner(self, n: int) -> list[int]:
+        """Budgets within the bracket of the best setting."""
+        low, high = bracket(self.curve(self.best), self.target, self.n_prompt)
+        least = max(LEAST_BUDGET, self.best.window + max(SINKS) + 1)
+        return [b for b in between(max(low, least - STEP), high, n) if b >= least]
+
+    def _round(self, what: str, settings: Sequence[Setting], budgets: Sequence[int]) -> None:
+        trials = [Trial(setting, budget) for setting, budget in product(settings, budgets)]
+        # the document that the last round ended with is still in the vault
+        order = self.tuning if self._is_forward else self.tuning[::-1]
+        self._is_forward = not self._is_forward
+        self._visit(what, order, [trial for trial in trials if trial.is_valid])
+        # by what all of them are measured at, lest one with more budgets looks better or worse
+        self.best = min(settings, key=lambda s: self._needed(s, budgets))
+
+    def _visit(self, what: str, documents: Sequence[Document], trials: Sequence[Trial]) -> None:
+        for i, document in enumerate(documents):
+            self.progress(what, i, len(documents))
+            self.bench.visit(document, trials)
+        self.progress(what, len(documents), len(documents))
+
+    def _needed(self, setting: Setting, budgets: Sequence[int]) -> tuple[float, float]:
+        kl = {b: v for b, v in self.curve(setting).items() if b in budgets}
+        return needed(kl, self.target, self.n_prompt), sum(kl.values())
+
+    def _tried(self) -> list[dict[str, Any]]:
+        """All settings that were measured, in that order, with their mean KL by budget."""
+        settings = dict.fromkeys(trial.setting for trial in self.bench.found)
+        known = ((s, self.curve(s)) for s in settings)
+        return [
+            {**s.to_dict(), "kl": {str(b): round(v, 6) for b, v in kl.items()}}
+            for s, kl in known
+            if kl
+        ]
+
+    def _scores(self, trial: Trial) -> dict[str, Any]:
+        """Of a trial on held-out documents."""
+        scores = self.bench.found[trial]
+        cases = [case for document in self.held_out for case in document.cases]
+
+        def mean(name: str, task: str | None = None) -> float | None:
+            values = [scores[c.id][name] for c in cases if task in (None, c.task)]
+            return round(sum(values) / len(values), 6) if values else None
+
+        return {
+            **trial.setting.to_dict(),
+            "budget": trial.budget,
+            "is_default": trial.setting == Setting(),
+            "kl": mean("kl"),
+            "worst_kl": max(scores[c.id]["kl"] for c in cases),
+            "top1": mean("top1"),
+            "kl_by_task": {t: mean("kl", t) for t in dict.fromkeys(c.task for c in cases)},
+        }
+
+
+def _count(documents: Sequence[Document]) -> dict[str, int]:
+    cases = [case for document in documents for case in document.cases]
+    return {"documents": len(documents), "cases": len(cases)}

@@ -1,0 +1,76 @@
+"""What a search has found, for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+_DEFAULT = "default settings"
+
+
+def show(report: dict[str, Any]) -> RenderableType:
+    """Settings and budget, the budget's curve, and held-out figures."""
+    parts: list[RenderableType] = [_verdict(report)]
+    if report["curve"]:
+        parts += [Text(), _curve(report)]
+    if report["held_out_scores"]:
+        parts += [Text(), _held_out(report)]
+    elif report["curve"]:
+        parts += [Text(), Text("Held-out documents were not measured.")]
+    return Group(*parts)
+
+
+def _verdict(report: dict[str, Any]) -> Text:
+    best, target = report["best"], report["target_kl"]
+    if not report["curve"]:
+        return Text("Nothing is known yet.")
+    if report["settings"] is not None:
+        options = " ".join(f"--{name} {value}" for name, value in report["settings"].items())
+        return Text(options)
+    last = report["curve"][-1]
+    options = " ".join(f"--{name} {value}" for name, value in best.items())
+    return Text(
+        f"No measured budget below the prompt's {report['n_prompt']:,} tokens reaches KL {target:g}. "
+        f"The best is {last['kl']:.3f} with --budget {last['budget']} {options}: "
+        "ask for a higher --target-kl, or keep the full cache."
+    )
+
+
+def _curve(report: dict[str, Any]) -> Table:
+    n = report["tuning"]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, title_justify="left")
+    table.title = f"Tuning: {n['cases']} cases, {n['documents']} documents"
+    for name in ("budget", "KL to full", "top-1 as full"):
+        table.add_column(name, justify="right")
+    for point in report["curve"]:
+        row = (str(point["budget"]), f"{point['kl']:.3f}", f"{100 * point['top1']:.0f}%")
+        is_found = report["settings"] and point["budget"] == report["settings"]["budget"]
+        table.add_row(*row, style="bold" if is_found else "")
+    return table
+
+
+def _held_out(report: dict[str, Any]) -> Table:
+    n = report["held_out"]
+    rows = report["held_out_scores"]
+    tasks = list(rows[0]["kl_by_task"])
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, title_justify="left")
+    table.title = f"Held out: {n['cases']} cases, {n['documents']} documents"
+    table.add_column("settings")
+    names = ("budget", "KL to full", "worst", "top-1 as full")
+    for name in (*names, *(tasks if len(tasks) > 1 else [])):
+        table.add_column(name, justify="right")
+    for row in rows:
+        cells = [
+            _DEFAULT if row["is_default"] else "found",
+            str(row["budget"]),
+            f"{row['kl']:.3f}",
+            f"{row['worst_kl']:.3f}",
+            f"{100 * row['top1']:.0f}%",
+            *(f"{row['kl_by_task'][t]:.3f}" for t in tasks if len(tasks) > 1),
+        ]
+        table.add_row(*cells)
+    return table

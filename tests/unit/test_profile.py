@@ -1,0 +1,191 @@
+"""Profiles: what is written is read, what is wrong is named, options win."""
+
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from snapkv_local import SnapKVConfig, profile
+from snapkv_local.cli import main
+from snapkv_local.errors import ConfigError, OutOfMemoryError
+from snapkv_local.profile import Profile
+
+PROFILE = Profile(
+    settings={
+        "budget": 384,
+        "window": 16,
+        "kernel": 13,
+        "pool": "max",
+        "reduce": "sum",
+        "sinks": 4,
+    },
+    model={"name": 'A "small" \\ model\x7f ü', "file": "a.gguf", "fingerprint": "0123"},
+    measured={"target_kl": 0.05, "finished": True, "budgets": [64, 384], "kl": [0.5, 1e-05]},
+    version="0.1.0",
+    date="2026-01-01",
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "new" / "p.toml"
+
+
+def write(tmp_path, text):
+    path = tmp_path / "p.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_what_is_saved_is_loaded(path):
+    profile.save(path, PROFILE)
+    assert profile.load(path) == PROFILE
+    assert SnapKVConfig(**profile.load(str(path)).settings).kernel == 13
+    assert [file.name for file in path.parent.iterdir()] == ["p.toml"]
+
+
+def test_a_file_written_by_hand(tmp_path):
+    path = write(tmp_path, "[snapkv] # mine\nratio = 0.1\nvault = 'ram'\n")
+    assert profile.load(path) == Profile(settings={"ratio": 0.1, "vault": "ram"})
+
+
+def test_all_fields_are_settings(tmp_path):
+    path = write(tmp_path, "[snapkv]\nmin_coverage = 0.9\nbudget = 99\nchunk = 'auto'\nroom = 7\n")
+    assert SnapKVConfig(**profile.load(path).settings).room == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[snapkv]\nkernal = 5\n", r"p.toml, \[snapkv\] kernal: is not known; known are budget, "),
+        ("[snapvk]\nkernel = 5\n", "snapvk: is not known; known are version, date, model, snapkv"),
+        ("[model]\nsize = 5\n[snapkv]\nkernel = 5\n", r"\[model\] size: is not known"),
+        ("[snapkv]\nkernel = 4\n", r"p.toml, \[snapkv\] kernel=4: .*use 3 or 5"),
+        ("[snapkv]\nkernel = '5'\n", "kernel='5': is no whole number"),
+        ("[snapkv]\nratio = '0.1'\n", "wrong type .*; write numbers unquoted"),
+        ("[snapkv]\npolicy = []\n", "wrong type"),
+        ("[snapkv]\nbudget = 99\nratio = 0.1\n", "both say how much to keep"),
+        ("snapkv = 5\n", "snapkv=5: is no table"),
+        ("date = 2026-01-01\n[snapkv]\nkernel = 5\n", "is no text; put it in quotes"),
+        ("[model]\nname = 1\n[snapkv]\nkernel = 5\n", r"\[model\] name=1: is no text"),
+        ("[snapkv]\n", "has no settings"),
+        ("", "has no settings"),
+        ("budget 5", r"is no TOML \(.*line 1"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, text, says):
+    with pytest.raises(ConfigError, match=says):
+        profile.load(write(tmp_path, text))
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(ConfigError, match=r"none.toml: cannot be read \(No such file"):
+        profile.load(tmp_path / "none.toml")
+    (tmp_path / "b.toml").write_bytes(b"[snapkv]\n# \xff\n")
+    with pytest.raises(ConfigError, match="is no UTF-8 at byte 11; save it as UTF-8"):
+        profile.load(tmp_path / "b.toml")
+
+
+def test_python_without_a_reader(path, monkeypatch):
+    profile.save(path, PROFILE)
+    for name in ("tomllib", "tomli"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigError, match="pip install tomli"):
+        profile.load(path)
+
+
+def test_the_model_is_known_by_its_contents(tmp_path):
+    one, same, size, end = (tmp_path / f"{name}.gguf" for name in ("one", "same", "size", "end"))
+    data = bytearray(3 * 2**20)
+    one.write_bytes(data)
+    same.write_bytes(data)
+    size.write_bytes(data + b"\0")
+    data[-1] = 1
+    end.write_bytes(data)
+    measured = Profile({"kernel": 5}, {"name": "One", "fingerprint": profile.fingerprint(one)})
+    assert measured.other_model(same) is None
+    for other in (size, end):
+        assert "measured with One, and " + other.name in measured.other_model(other)
+    assert Profile({"kernel": 5}).other_model(one) is None
+
+
+def test_given_settings_win():
+    settings = {"budget": 384, "kernel": 13}
+    assert profile.merge(settings, {"kernel": 5}) == {"budget": 384, "kernel": 5}
+    assert profile.merge(settings, {"ratio": 0.1}) == {"ratio": 0.1, "kernel": 13}
+    assert profile.merge({"ratio": 0.1}, {"budget": 64}) == {"budget": 64}
+    with pytest.raises(ConfigError, match="both say"):
+        SnapKVConfig(**profile.merge(settings, {"ratio": 0.1, "budget": 64}))
+
+
+@pytest.fixture(params=["run", "serve"])
+def loaded(request, write_gguf, path, monkeypatch):
+    """Runs a command up to the point where the model is loaded: its configuration and stderr."""
+    if request.param == "serve":
+        pytest.importorskip("fastapi")
+    module = sys.modules[f"snapkv_local.cli.{request.param}"]
+    seen = []
+
+    def stop(_path, config, *_rest):
+        seen.append(config)
+        raise OutOfMemoryError("the test", "ends here", "look at the configuration")
+
+    def run(*arguments):
+        monkeypatch.setattr(module, "load", stop)
+        if request.param == "serve":
+            import snapkv_local.server.run as server
+
+            class Server:
+                def __init__(self, load, model, **_rest):
+                    load()
+
+            monkeypatch.setattr(server, "Server", Server)
+        more = ("--prompt", "Who?") if request.param == "run" else ()
+        command = [request.param, str(write_gguf()), *more, "--profile", str(path), *arguments]
+        result = CliRunner().invoke(main, command)
+        return (seen[-1] if seen else None), result
+
+    return run
+
+
+def test_the_command_takes_a_profiles_settings(loaded, path):
+    profile.save(path, Profile(PROFILE.settings))
+    config, result = loaded()
+    assert config == SnapKVConfig(**PROFILE.settings)
+    assert "Warning" not in result.stderr
+
+
+def test_options_win_over_the_profile(loaded, path):
+    profile.save(path, PROFILE)
+    config, _ = loaded("--kernel", "7", "--ratio", "0.2", "--room", "50")
+    rest = {"window": 16, "pool": "max", "sinks": 4}
+    assert config == SnapKVConfig(kernel=7, ratio=0.2, room=50, **rest)
+
+
+def test_another_model_is_a_warning(loaded, path):
+    profile.save(path, PROFILE)
+    config, result = loaded()
+    assert config.kernel == 13
+    assert "Warning: the profile was measured with A " in result.stderr
+    assert "measure again with `snapkv-local tune`" in result.stderr
+
+
+def test_a_broken_profile(loaded, path):
+    path.parent.mkdir()
+    path.write_text("[snapkv]\nbugdet = 5\n")
+    config, result = loaded()
+    assert (config, result.exit_code) == (None, 1)
+    assert "[snapkv] bugdet: is not known" in result.stderr
+
+
+def test_a_profile_with_the_full_cache(loaded, path):
+    profile.save(path, PROFILE)
+    config, result = loaded("--full")
+    assert (config, result.exit_code) == (None, 2)
+    assert "leave out --profile" in result.stderr
+
+
+def test_a_profile_that_is_not_there(loaded, path):
+    config, result = loaded()
+    assert (config, result.exit_code) == (None, 2)
+    assert "does not exist" in result.stderr
