@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0, min_open=True),
     default=10.0,
     show_default=True,
-    help="Time box. Two documents are measured whatever they take.",
+    help="Time box. Two cases of each half are measured whatever they take.",
 )
 @click.option("--length", type=SIZE, help="Of the prompts, in tokens.  [default: 4k, or less]")
 @click.option(
@@ -85,7 +85,8 @@ def tune(
     from snapkv_local.tune.search import Search
 
     path = models.resolve(model)
-    texts = [(file.name, read_document(file)) for file in files]
+    # once each: the same text must not be held out from itself
+    texts = [(str(file), read_document(file)) for file in dict.fromkeys(files)]
     prepared = prepare(path, texts, **options)
     with closing(prepared.open_engine()) as engine, Bar(60 * minutes) as bar:
         bench = Bench(engine, WINDOW)
@@ -158,10 +159,11 @@ class Bar:
         self.progress.stop()
 
     def update(self, what: str, done: int, total: int) -> None:
-        """Documents of a round that are done, and all of it."""
+        """Cases of a round that are done, and all of them."""
         if self.search is not None and self.search.is_late and not self.has_warned:
             self.has_warned = True
             self.console.print(
-                f"Two documents take longer than {self.seconds / 60:g} minutes", highlight=False
+                f"The least that can be measured takes longer than {self.seconds / 60:g} minutes",
+                highlight=False,
             )
         self.progress.update(self.task, description=what, completed=done, total=total)

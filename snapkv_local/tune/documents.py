@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -27,7 +27,15 @@ _N_QUESTION = 48
 _N_QUOTED, _N_ASKED = 6, 10
 # the same in characters, where a text has no spaces
 _N_QUOTED_CHARACTERS, _N_ASKED_CHARACTERS = 10, 16
-_DEPTHS = (0.2, 0.8)
+# where in a document the sentences stand: any first few of them are spread
+_DEPTHS = (0.2, 0.8, 0.5, 0.35, 0.65, 0.05, 0.95, 0.3)
+MOST_CASES = 1 + len(_DEPTHS)
+
+# the quoted words stand at either end of a question: the window must cover all of it
+_FORMS = (
+    'How does the sentence go on that begins with "{}"?',
+    '"{}": how does the sentence of the text that begins with these words go on?',
+)
 
 _BREAK = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])|\n+")
 
@@ -44,10 +52,9 @@ class Document:
     id: str
     cases: tuple[Case, ...]
 
-    @property
-    def n_tokens(self) -> int:
-        """Of its longest prompt."""
-        return max(len(case.prompt) for case in self.cases)
+    def some(self, n_cases: int) -> Document:
+        """With its first cases only."""
+        return replace(self, cases=self.cases[:n_cases])
 
 
 @dataclass(frozen=True)
@@ -210,7 +217,7 @@ def _cases(tokens: Tokens, name: str, text: str, length: int, n_question: int) -
 
 
 def questions(document: str) -> list[Question]:
-    """How sentences go on whose first words are quoted, early and late in a document.
+    """How sentences go on whose first words are quoted, all over a document.
 
     That can be asked of any text, the answer is in it, and nothing else in the prompt has it.
     """
@@ -223,12 +230,12 @@ def questions(document: str) -> list[Question]:
         if parts and '"' not in parts[0] and document.count(parts[0]) == 1:
             sentences.append((*parts, at / len(document)))
     found = []
-    for depth in _DEPTHS:
+    for i, depth in enumerate(_DEPTHS):
         if sentences:
             best = min(sentences, key=lambda s: abs(s[2] - depth))
             sentences.remove(best)
             begin, rest, where = best
-            words = f'How does the sentence go on that begins with "{begin}"?'
+            words = _FORMS[i % len(_FORMS)].format(begin)
             found.append(Question(words, begin, rest, round(where, 4)))
     return found
 

@@ -33,60 +33,60 @@ class Bench:
     clock: Callable[[], float] = time.monotonic
     found: dict[Trial, dict[str, Scores]] = field(default_factory=dict)
     _prompt: tuple[int, ...] = ()
-    # seconds by document and case, the slowest
-    _prefills: dict[str, dict[str, float]] = field(default_factory=dict)
-    _seconds: float = 0.0  # of choosing, keeping and scoring
+    _document: str = ""
+    # seconds until a case can be tried: of a document's first one, and of others, which the vault helps
+    _first: list[float] = field(default_factory=list)
+    _next: list[float] = field(default_factory=list)
+    # of choosing, keeping and scoring
+    _seconds: float = 0.0
     _n_trials: int = 0
 
-    def visit(self, document: Document, trials: Iterable[Trial]) -> None:
-        """Measure what is not measured yet on the cases of a document."""
-        wanted = list(trials)
-        for case in document.cases:
-            missing = []
-            for trial in wanted:
-                scores = self.found.setdefault(trial, {})
-                if trial.budget >= len(case.prompt):
-                    scores[case.id] = NO_LOSS  # nothing is evicted
-                elif case.id not in scores:
-                    missing.append(trial)
-            if missing:
-                self._measure(case, missing)
-
-    def _measure(self, case: Case, trials: Sequence[Trial]) -> None:
+    def measure(self, case: Case, trials: Iterable[Trial]) -> None:
+        """Measure what is not measured yet."""
+        missing = []
+        for trial in trials:
+            scores = self.found.setdefault(trial, {})
+            if trial.budget >= len(case.prompt):
+                scores[case.id] = NO_LOSS  # nothing is evicted
+            elif case.id not in scores:
+                missing.append(trial)
+        if not missing:
+            return
         started = self.clock()
+        self._prefill(case)
+        full = self._score(case, is_full=True)
+        layers = self.engine.layer_views()
+        ready = self.clock()
+        (self._next if case.document == self._document else self._first).append(ready - started)
+        self._document = case.document
+        for trial, ids in choose(layers, len(case.prompt), self.window, missing):
+            self.engine.keep(ids)
+            measured = measure(self._score(case), full)
+            self.found[trial][case.id] = {name: measured[name] for name in NO_LOSS}
+        self._seconds += self.clock() - ready
+        self._n_trials += len(missing)
+
+    def _prefill(self, case: Case) -> None:
         if case.prompt == self._prompt:
             self.engine.keep(None)
-        else:
-            self._prompt = ()
-            self.engine.prefill(list(case.prompt))
-            self._prompt = case.prompt
-        full = self._score(case, is_full=True)
-        prefilled = self.clock()
-        known = self._prefills.setdefault(case.document, {})
-        known[case.id] = max(known.get(case.id, 0.0), prefilled - started)
-
-        layers = self.engine.layer_views()
-        for trial, ids in choose(layers, len(case.prompt), self.window, trials):
-            self.engine.keep(ids)
-            scores = measure(self._score(case), full)
-            self.found[trial][case.id] = {name: scores[name] for name in NO_LOSS}
-        self._seconds += self.clock() - prefilled
-        self._n_trials += len(trials)
+            return
+        self._prompt = ()  # if this fails, the engine holds nothing
+        self.engine.prefill(list(case.prompt))
+        self._prompt = case.prompt
 
     def _score(self, case: Case, is_full: bool = False) -> Seen:
         # the last gold token is predicted, and not fed
         logits: Logits = self.engine.score([*case.after, *case.gold[:-1]])[-len(case.gold) :]
         return Seen.of(logits, case.gold, is_full)
 
-    def expected(self, documents: Iterable[Document], n_trials: int) -> float:
-        """Seconds that so many trials on documents will take, from what others took."""
-        known = {name: sum(of_it.values()) for name, of_it in self._prefills.items()}
-        other = max(known.values(), default=0.0)
+    def expected(self, documents: Sequence[Document], n_trials: int) -> float:
+        """Seconds that so many trials on all cases of documents will take, from what others took."""
+        n_cases = sum(len(document.cases) for document in documents)
+        first = max(self._first, default=0.0)
+        after = sum(self._next) / len(self._next) if self._next else first
         per_trial = self._seconds / max(1, self._n_trials)
-        return sum(
-            known.get(document.id, other) + n_trials * per_trial * len(document.cases)
-            for document in documents
-        )
+        n_first = len(documents)
+        return n_first * first + (n_cases - n_first) * after + n_cases * n_trials * per_trial
 
     def mean(self, trial: Trial, name: str, documents: Iterable[Document]) -> float | None:
         """Mean of a score over all cases of documents; None if some are not measured."""

@@ -11,10 +11,10 @@ from typing import Any
 from snapkv_local.policies.scoring import Pool, Reduce
 from snapkv_local.tune.choose import Setting, Trial
 from snapkv_local.tune.curve import STEP, between, bracket, few, needed
-from snapkv_local.tune.documents import Document, Pieces
+from snapkv_local.tune.documents import MOST_CASES, Document, Pieces
 from snapkv_local.tune.measure import Bench
 
-# called with what is done, and documents done and in all of it
+# called with what is done, and cases done and in all of it
 Progress = Callable[[str, int, int], object]
 
 KERNELS = (1, 5, 7, 13, 21, 31)
@@ -73,6 +73,7 @@ class Breadth:
 WIDE = Breadth(KERNELS, WINDOWS, (1 / 32, 1 / 8, 1 / 2), True, 3, 7)
 NARROW = Breadth((5, 13, 31), (32,), (1 / 8, 1 / 2), False, 1, 3)
 N_HELD_OUT = 5  # trials
+N_CASES = 3  # of each document, before there are more of them
 
 
 @dataclass
@@ -103,7 +104,7 @@ class Search:
     _is_forward: bool = True
 
     def run(self) -> None:
-        """All rounds. After an exception, report() has what was found until then."""
+        """All rounds. After Ctrl-C, report() has what was found until then."""
         self._started = self.clock()
         self._plan()
         most = max(*self.breadth.windows, Setting.window) + max(SINKS) + 1
@@ -176,30 +177,39 @@ class Search:
         }
 
     def _plan(self) -> None:
-        """Measure what one document costs, and take as many as fit."""
-        first = self.pieces.tuning[0]
-        self.progress("what a document costs", 0, 1)
-        started = self.clock()
-        least = max(LEAST_BUDGET, Setting.window + STEP)
-        self.bench.visit(first, [Trial(Setting(), few(first.n_tokens, (0.5,), least)[0])])
-        left = self.seconds - (self.clock() - started)
-        self.progress("what a document costs", 1, 1)
+        """Measure what one document costs, and take as many documents and cases as fit."""
+        first = self.pieces.tuning[0].some(2)
+        budget = few(len(first.cases[0].prompt), (0.5,), max(LEAST_BUDGET, Setting.window + STEP))
+        trials = [Trial(Setting(kernel=kernel), budget[0]) for kernel in (5, 31)]
+        self._visit("what a document costs", [first], trials)
+        # not all of it: estimates err
+        left = 0.8 * self.seconds - (self.clock() - self._started)
 
         self.breadth = WIDE
-        if self._cost(first) > left:
+        if self._cost(1, N_CASES) > left:
             self.breadth = NARROW
-        self.is_late = self._cost(first) > left
-        n = max(1, min(len(self.pieces.tuning), int(left / self._cost(first))))
-        while sum(len(d.cases) for d in self.pieces.tuning[:n]) < 2 or (
-            sum(len(d.cases) for d in self.pieces.held_out[:n]) < 2
-        ):
+        n = len(self.pieces.tuning)
+        while n > 1 and self._cost(n, N_CASES) > left:
+            n -= 1
+        n_cases = MOST_CASES
+        while n_cases > 2 and self._cost(n, n_cases) > left:
+            n_cases -= 1
+        while any(sum(len(d.cases) for d in half) < 2 for half in self._halves(n, n_cases)):
             n += 1
-        self.tuning, self.held_out = self.pieces.tuning[:n], self.pieces.held_out[:n]
+        self.is_late = self._cost(n, n_cases) > left
+        self.tuning, self.held_out = self._halves(n, n_cases)
 
-    def _cost(self, document: Document) -> float:
-        """Seconds that a document of tuning and one held out take in all rounds."""
-        rounds = [self.bench.expected([document], n) for n in self.breadth.most_trials()]
-        return sum(rounds) + self.bench.expected([document], N_HELD_OUT)
+    def _halves(self, n: int, n_cases: int) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
+        """So many documents of each half with so many cases."""
+        tuning = tuple(document.some(n_cases) for document in self.pieces.tuning[:n])
+        held_out = tuple(document.some(n_cases) for document in self.pieces.held_out[:n])
+        return tuning, held_out
+
+    def _cost(self, n: int, n_cases: int) -> float:
+        """Seconds of all rounds."""
+        tuning, held_out = self._halves(n, n_cases)
+        rounds = [self.bench.expected(tuning, trials) for trials in self.breadth.most_trials()]
+        return sum(rounds) + self.bench.expected(held_out, N_HELD_OUT)
 
     def _fits(self, n_trials: int) -> bool:
         """Is there time for another round, with what must come after it?"""
@@ -217,18 +227,44 @@ class Search:
 
     def _round(self, what: str, settings: Sequence[Setting], budgets: Sequence[int]) -> None:
         trials = [Trial(setting, budget) for setting, budget in product(settings, budgets)]
+        trials = [trial for trial in trials if trial.is_valid]
         # the document that the last round ended with is still in the vault
         order = self.tuning if self._is_forward else self.tuning[::-1]
         self._is_forward = not self._is_forward
-        self._visit(what, order, [trial for trial in trials if trial.is_valid])
+        is_first = not self.curve(self.best)
+        try:
+            self._visit(what, order, trials)
+        except KeyboardInterrupt:
+            if is_first:
+                self._take_measured(trials)
+                self._choose(settings, budgets)
+            raise
+        self._choose(settings, budgets)
+
+    def _choose(self, settings: Sequence[Setting], budgets: Sequence[int]) -> None:
         # by what all of them are measured at, lest one with more budgets looks better or worse
-        self.best = min(settings, key=lambda s: self._needed(s, budgets))
+        self.best = min(
+            (s for s in settings if self.curve(s)),
+            key=lambda s: self._needed(s, budgets),
+            default=self.best,
+        )
+
+    def _take_measured(self, trials: Sequence[Trial]) -> None:
+        """Only cases of tuning that all trials are measured on."""
+        found = self.bench.found
+        documents = []
+        for document in self.tuning:
+            cases = [c for c in document.cases if all(c.id in found.get(t, {}) for t in trials)]
+            if cases:
+                documents.append(replace(document, cases=tuple(cases)))
+        self.tuning = tuple(documents)
 
     def _visit(self, what: str, documents: Sequence[Document], trials: Sequence[Trial]) -> None:
-        for i, document in enumerate(documents):
-            self.progress(what, i, len(documents))
-            self.bench.visit(document, trials)
-        self.progress(what, len(documents), len(documents))
+        cases = [case for document in documents for case in document.cases]
+        for i, case in enumerate(cases):
+            self.progress(what, i, len(cases))
+            self.bench.measure(case, trials)
+        self.progress(what, len(cases), len(cases))
 
     def _needed(self, setting: Setting, budgets: Sequence[int]) -> tuple[float, float]:
         kl = {b: v for b, v in self.curve(setting).items() if b in budgets}

@@ -9,16 +9,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-_DEFAULT = "default settings"
-
 
 def show(report: dict[str, Any]) -> RenderableType:
     """Settings and budget, the budget's curve, and held-out figures."""
     parts: list[RenderableType] = [_verdict(report)]
     if report["curve"]:
-        parts += [Text(), _curve(report)]
+        parts += [Text(), Text(_title("Tuning", report["tuning"])), _curve(report)]
     if report["held_out_scores"]:
-        parts += [Text(), _held_out(report)]
+        parts += [Text(), Text(_title("Held out", report["held_out"])), _held_out(report)]
     elif report["curve"]:
         parts += [Text(), Text("Held-out documents were not measured.")]
     return Group(*parts)
@@ -40,11 +38,13 @@ def _verdict(report: dict[str, Any]) -> Text:
     )
 
 
+def _title(half: str, n: dict[str, int]) -> str:
+    return f"{half}: {n['cases']} cases of {n['documents']} document" + "s" * (n["documents"] > 1)
+
+
 def _curve(report: dict[str, Any]) -> Table:
-    n = report["tuning"]
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, title_justify="left")
-    table.title = f"Tuning: {n['cases']} cases, {n['documents']} documents"
-    for name in ("budget", "KL to full", "top-1 as full"):
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for name in ("budget", "KL to full", "top-1"):
         table.add_column(name, justify="right")
     for point in report["curve"]:
         row = (str(point["budget"]), f"{point['kl']:.3f}", f"{100 * point['top1']:.0f}%")
@@ -54,18 +54,16 @@ def _curve(report: dict[str, Any]) -> Table:
 
 
 def _held_out(report: dict[str, Any]) -> Table:
-    n = report["held_out"]
     rows = report["held_out_scores"]
     tasks = list(rows[0]["kl_by_task"])
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, title_justify="left")
-    table.title = f"Held out: {n['cases']} cases, {n['documents']} documents"
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("settings")
-    names = ("budget", "KL to full", "worst", "top-1 as full")
+    names = ("budget", "KL to full", "worst", "top-1")
     for name in (*names, *(tasks if len(tasks) > 1 else [])):
         table.add_column(name, justify="right")
     for row in rows:
         cells = [
-            _DEFAULT if row["is_default"] else "found",
+            _name(row, report["best"]),
             str(row["budget"]),
             f"{row['kl']:.3f}",
             f"{row['worst_kl']:.3f}",
@@ -74,3 +72,10 @@ def _held_out(report: dict[str, Any]) -> Table:
         ]
         table.add_row(*cells)
     return table
+
+
+def _name(row: dict[str, Any], best: dict[str, Any]) -> str:
+    """What was found, the default, or both."""
+    is_best = all(row[name] == value for name, value in best.items())
+    names = [*(["found"] if is_best else []), *(["default"] if row["is_default"] else [])]
+    return " = ".join(names)
