@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from snapkv_local.policies.rows import n_prefix
-from snapkv_local.policies.scoring import Block, Floats, add_votes, attention
+from snapkv_local.policies.scoring import Block, Floats, add_votes, attention, dot
 from snapkv_local.policies.snapkv import SnapKV
 from snapkv_local.policies.view import LayerView, PromptView
 
@@ -76,7 +76,8 @@ def output_change(block: Block, v: Floats) -> Floats:
     others = a @ v
     output = others + most[:, None] * v[top]
     # |o - v|^2 without an array of all differences
-    distance: Floats = np.matmul(output, v.T)
+    distance: Floats = np.empty_like(a)
+    dot(output, v, distance)
     distance *= -2
     distance += np.square(v).sum(axis=1)
     distance += np.square(output).sum(axis=1)[:, None]

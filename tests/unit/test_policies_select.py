@@ -196,6 +196,18 @@ def test_blocks_of_any_size_give_the_same(spec, monkeypatch):
     np.testing.assert_allclose(policy.scores(layer, prompt_of(Shape())), whole, rtol=1e-5)
 
 
+@pytest.mark.parametrize("small", [0, 2**28])
+@pytest.mark.parametrize("r", [1, 31, 200])
+@pytest.mark.parametrize(("n", "d"), [(1, 64), (37, 64), (1000, 80), (129, 5000)])
+def test_products_in_pieces_are_whole(n, d, r, small, monkeypatch):
+    monkeypatch.setattr(scoring, "_SMALL", small)
+    rng = np.random.default_rng(r)
+    rows, keys = (rng.normal(size=(size, d)).astype(np.float32) for size in (r, n))
+    out = np.full((r, n), np.nan, dtype=np.float32)
+    scoring.dot(rows, keys, out)
+    np.testing.assert_allclose(out, rows.astype(np.float64) @ keys.T.astype(np.float64), atol=1e-3)
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_more_queries_than_needed_change_nothing(spec):
     policy, prompt = policies.parse(spec), prompt_of(Shape())
