@@ -79,13 +79,19 @@ class Bench:
         logits: Logits = self.engine.score([*case.after, *case.gold[:-1]])[-len(case.gold) :]
         return Seen.of(logits, case.gold, is_full)
 
-    def expected(self, documents: Sequence[Document], n_trials: int) -> float:
-        """Seconds that so many trials on all cases of documents will take, from what others took."""
+    def expected(
+        self, documents: Sequence[Document], n_trials: int, *, is_warm: bool = False
+    ) -> float:
+        """Seconds that so many trials on all cases of documents will take, from what others took.
+
+        Args:
+            is_warm: the vault still holds one of the documents.
+        """
         n_cases = sum(len(document.cases) for document in documents)
         first = max(self._first, default=0.0)
         after = sum(self._next) / len(self._next) if self._next else first
         per_trial = self._seconds / max(1, self._n_trials)
-        n_first = len(documents)
+        n_first = len(documents) - is_warm
         return n_first * first + (n_cases - n_first) * after + n_cases * n_trials * per_trial
 
     def mean(self, trial: Trial, name: str, documents: Iterable[Document]) -> float | None:

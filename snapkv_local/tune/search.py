@@ -84,7 +84,7 @@ class Search:
         bench: measures.
         pieces: documents; as many are taken as time allows.
         target: mean KL to the full cache on tuning cases, in nats, that is to be reached.
-        seconds: the time box. One document of each half is measured whatever it takes.
+        seconds: the time box. Two cases of each half are measured whatever they take.
         progress: is told what is done.
     """
 
@@ -179,8 +179,10 @@ class Search:
     def _plan(self) -> None:
         """Measure what one document costs, and take as many documents and cases as fit."""
         first = self.pieces.tuning[0].some(2)
-        budget = few(len(first.cases[0].prompt), (0.5,), max(LEAST_BUDGET, Setting.window + STEP))
-        trials = [Trial(Setting(kernel=kernel), budget[0]) for kernel in (5, 31)]
+        n_prompt = len(first.cases[0].prompt)
+        budgets = few(n_prompt, WIDE.shares, max(LEAST_BUDGET, Setting.window + STEP))
+        # several, as in the rounds, which count votes once for many trials
+        trials = [Trial(Setting(kernel=k), b) for k, b in product((5, 31), budgets)]
         self._visit("what a document costs", [first], trials)
         # not all of it: estimates err
         left = 0.8 * self.seconds - (self.clock() - self._started)
@@ -208,14 +210,17 @@ class Search:
     def _cost(self, n: int, n_cases: int) -> float:
         """Seconds of all rounds."""
         tuning, held_out = self._halves(n, n_cases)
-        rounds = [self.bench.expected(tuning, trials) for trials in self.breadth.most_trials()]
+        rounds = [
+            self.bench.expected(tuning, n_trials, is_warm=True)
+            for n_trials in self.breadth.most_trials()
+        ]
         return sum(rounds) + self.bench.expected(held_out, N_HELD_OUT)
 
     def _fits(self, n_trials: int) -> bool:
         """Is there time for another round, with what must come after it?"""
         if n_trials == 0:
             return False
-        needs = self.bench.expected(self.tuning, n_trials)
+        needs = self.bench.expected(self.tuning, n_trials, is_warm=True)
         needs += self.bench.expected(self.held_out, N_HELD_OUT)
         return self.clock() - self._started + needs <= self.seconds
 

@@ -31,10 +31,12 @@ def _verdict(report: dict[str, Any]) -> Text:
         return Text(options)
     last = report["curve"][-1]
     options = " ".join(f"--{name} {value}" for name, value in best.items())
+    found = f"{last['kl']:.3f} with --budget {last['budget']} {options}"
+    if not report["finished"]:
+        return Text(f"No budget measured until now reaches KL {target:g}. The last one has {found}")
     return Text(
-        f"No measured budget below the prompt's {report['n_prompt']:,} tokens reaches KL {target:g}. "
-        f"The best is {last['kl']:.3f} with --budget {last['budget']} {options}: "
-        "ask for a higher --target-kl, or keep the full cache."
+        f"No budget below the prompt's {report['n_prompt']:,} tokens reaches KL {target:g}. The last "
+        f"one measured has {found}: ask for a higher --target-kl, or keep the full cache."
     )
 
 

@@ -327,6 +327,32 @@ def test_a_budget_of_the_whole_prompt_loses_nothing_and_costs_nothing():
     assert bench.engine.calls == []
 
 
+def test_what_trials_will_take():
+    class SlowEngine(FakeEngine):
+        """Seconds: 10 for a document, 4 for another question about it, 1 for scores."""
+
+        now = 0
+
+        def prefill(self, tokens):
+            self.now += 4 if self.calls else 10
+            super().prefill(tokens)
+
+        def score(self, tokens):
+            self.now += 1
+            return super().score(tokens)
+
+    engine = SlowEngine()
+    bench = Bench(engine, 16, clock=lambda: engine.now)
+    for name in "ab":
+        case = make_case(name, seed=ord(name))
+        bench.measure(case, [Trial(Setting(), 96), Trial(Setting(), 128)])
+    documents = [Document(name, tuple(make_case(f"{name}{i}") for i in range(3))) for name in "ef"]
+    fixed = 2 * (10 + 1) + 4 * (4 + 1)
+    assert bench.expected(documents, 0) == fixed
+    assert bench.expected(documents, 7) == fixed + 6 * 7
+    assert bench.expected(documents, 7, is_warm=True) == fixed + 6 * 7 - 6
+
+
 def test_a_mean_is_of_all_cases_or_there_is_none():
     document = Document("d", (make_case("a"), make_case("b")))
     bench = Bench(FakeEngine(), 16)

@@ -170,6 +170,14 @@ def random_logits(tokens, n):
     return np.random.default_rng(n[0]).normal(size=(len(tokens), 10)).astype(np.float32)
 
 
+def test_ctrl_c_before_a_budget_reaches_the_target(fake, file):
+    fake["engine"].stop_after = 100
+    result = invoke("--file", file, "--target-kl", "0.00001")
+    assert result.exit_code == 130
+    assert "No budget measured until now reaches KL 1e-05. The last one has" in result.stdout
+    assert "higher" not in result.stdout
+
+
 @pytest.mark.parametrize(("stop_after", "knows"), [(1, False), (3, False), (100, True)])
 def test_ctrl_c_ends_with_what_is_known(fake, file, tmp_path, stop_after, knows):
     fake["engine"].stop_after = stop_after
