@@ -37,7 +37,7 @@ class Voting(Ranked):
         return max(0, prompt.n_prompt - prompt.window), prompt.n_prompt
 
     def votes(self, layer: LayerView, prompt: PromptView) -> Floats:
-        """Votes before pooling: [n_head, n_prefix], not negative."""
+        """Votes before pooling: [n_head, n_prefix or more], not negative."""
         return votes(layer, *self.voters(prompt), n_prefix(prompt), self.reduce)
 
     def n_observed(self, prompt: PromptView) -> int:
@@ -47,7 +47,7 @@ class Voting(Ranked):
     def score(self, layer: LayerView, prompt: PromptView) -> Scores:
         """Pooled votes, mean over the query heads of a KV head."""
         pooled = pool(self.votes(layer, prompt), self.kernel, self.pool)
-        return group_mean(pooled, layer.k.shape[0])
+        return group_mean(pooled[:, : n_prefix(prompt)], layer.k.shape[0])
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,10 @@ class SnapKV(Voting):
         return max(0, prompt.n_prompt - window), prompt.n_prompt
 
     def votes(self, layer: LayerView, prompt: PromptView) -> Floats:
-        """As of Voting; rows of the window itself get none."""
-        found = super().votes(layer, prompt)
-        found[:, self.voters(prompt)[0] :] = 0
+        """Of all positions before the rows that vote, as in the engine; their own get none."""
+        begin, end = self.voters(prompt)
+        found = votes(layer, begin, end, max(begin, n_prefix(prompt)), self.reduce)
+        found[:, begin:] = 0
         return found
 
     def always(self, prompt: PromptView) -> Positions:

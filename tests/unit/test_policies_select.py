@@ -77,8 +77,9 @@ def pooled(votes: np.ndarray, layer: LayerView, kernel: int, kind: str) -> np.nd
 def snapkv(layer, prompt, policy):
     n, m = prompt.n_prompt, prompt.n_prompt - prompt.window
     w = min(policy.window or prompt.window, n)
-    votes = reduced(weights_of(layer, n - w, n), m, policy.reduce)
-    return pooled(votes, layer, policy.kernel, policy.pool)
+    # rows that neither vote nor are of the prefix are pooled with it, as in the engine
+    votes = reduced(weights_of(layer, n - w, n), max(m, n - w), policy.reduce)
+    return pooled(votes, layer, policy.kernel, policy.pool)[:, :m]
 
 
 def question(layer, prompt, policy):
@@ -109,7 +110,9 @@ def value(layer, prompt, policy):
         ].astype(np.float64)
     else:
         weights = reference.output_change(weights, layer.v)
-    return pooled(reduced(weights, m, policy.reduce), layer, policy.kernel, policy.pool)
+    n_voted = max(m, n - w) if policy.kind == "norm" else m
+    votes = reduced(weights, n_voted, policy.reduce)
+    return pooled(votes, layer, policy.kernel, policy.pool)[:, :m]
 
 
 def h2o(layer, prompt, policy):
