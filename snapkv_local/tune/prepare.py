@@ -58,6 +58,7 @@ class Prepared:
                 held_out_documents=report["held_out"]["documents"],
                 held_out_cases=report["held_out"]["cases"],
                 held_out_kl=found["kl"],
+                held_out_reached=report["held_out_reached"],
                 held_out_worst_kl=found["worst_kl"],
                 held_out_top1=found["top1"],
             )

@@ -159,6 +159,8 @@ class Search:
         """What was found, for JSON."""
         kl, top1 = self.curve(self.best), self.curve(self.best, "top1")
         budget = self.budget
+        held_out = [self._scores(t) for t in self.reported()] if self.is_finished else []
+        is_known = budget is not None and bool(held_out)
         return {
             "settings": None if budget is None else {"budget": budget, **self.best.to_dict()},
             "target_kl": self.target,
@@ -171,9 +173,8 @@ class Search:
             "best": self.best.to_dict(),
             "curve": [{"budget": b, "kl": round(kl[b], 6), "top1": round(top1[b], 6)} for b in kl],
             "tried": self._tried(),
-            "held_out_scores": [self._scores(t) for t in self.reported()]
-            if self.is_finished
-            else [],
+            "held_out_scores": held_out,
+            "held_out_reached": held_out[0]["kl"] <= self.target if is_known else None,
         }
 
     def _plan(self) -> None:

@@ -17,6 +17,8 @@ def show(report: dict[str, Any]) -> RenderableType:
         parts += [Text(), Text(_title("Tuning", report["tuning"])), _curve(report)]
     if report["held_out_scores"]:
         parts += [Text(), Text(_title("Held out", report["held_out"])), _held_out(report)]
+        if report["held_out_reached"] is False:
+            parts += [Text(), _missed(report)]
     elif report["curve"]:
         parts += [Text(), Text("Held-out documents were not measured.")]
     return Group(*parts)
@@ -37,6 +39,14 @@ def _verdict(report: dict[str, Any]) -> Text:
     return Text(
         f"No budget below the prompt's {report['n_prompt']:,} tokens reaches KL {target:g}. The last "
         f"one measured has {found}: ask for a higher --target-kl, or keep the full cache."
+    )
+
+
+def _missed(report: dict[str, Any]) -> Text:
+    kl = report["held_out_scores"][0]["kl"]
+    return Text(
+        f"Held-out documents miss the target: KL {kl:.3f} at this budget, and not "
+        f"{report['target_kl']:g}. Take a larger budget, or give more text and --minutes."
     )
 
 

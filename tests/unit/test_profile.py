@@ -158,7 +158,7 @@ def test_the_command_takes_a_profiles_settings(loaded, path):
 def test_options_win_over_the_profile(loaded, path):
     profile.save(path, PROFILE)
     config, _ = loaded("--kernel", "7", "--ratio", "0.2", "--room", "50")
-    rest = {"window": 16, "pool": "max", "sinks": 4}
+    rest = {"window": 16, "pool": "max", "reduce": "sum", "sinks": 4}
     assert config == SnapKVConfig(kernel=7, ratio=0.2, room=50, **rest)
 
 

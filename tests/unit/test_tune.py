@@ -249,6 +249,13 @@ def test_the_default_setting_is_the_configurations():
         assert getattr(config, name) == value
 
 
+def test_a_trial_has_all_settings_that_decide_which_rows_stay():
+    """What tune measures is what run does: a new setting has its place in Setting, or here."""
+    amount = {"budget", "ratio", "min_coverage", "max_budget", "room"}
+    others = {"layer_group", "hidden", "chunk", "ops", "vault", "vault_limit", "policy"}
+    assert set(SnapKVConfig.__dataclass_fields__) == {*Setting().to_dict(), *amount, *others}
+
+
 class FakeEngine:
     """Its logits depend on which rows are kept and on the token before, and on nothing else."""
 
@@ -292,7 +299,7 @@ def make_case(name, n_prompt=N_PROMPT, document="d", seed=5):
 
 
 def test_scores_are_against_the_full_cache_at_the_kept_rows():
-    case, trial = make_case("a"), Trial(Setting(kernel=13), 96)
+    case, trial = make_case("a"), Trial(Setting(window=32, kernel=13, reduce="sum"), 96)
     bench = Bench(FakeEngine(), 16)
     bench.measure(case, [trial])
 
@@ -493,6 +500,16 @@ def test_held_out_cases_are_measured_at_the_end_only_and_reported():
     assert [row["is_default"] for row in report["held_out_scores"]] == [False] * 3 + [True] * 2
     assert default["kl"] > first["kl"]
     assert first["kl_by_task"] == {"question": first["kl"]}
+    assert report["held_out_reached"] is False
+
+
+def test_whether_held_out_cases_reach_the_target():
+    found = search(FakeBench(wants(Setting(kernel=13), 700)))
+    found.run()
+    assert found.report()["held_out_reached"] is True
+    none = search(FakeBench(lambda setting: 1e6))
+    none.run()
+    assert none.report()["held_out_reached"] is None
 
 
 def test_the_default_is_not_reported_twice():

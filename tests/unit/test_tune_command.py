@@ -1,6 +1,7 @@
 """`snapkv-local tune` around the search: usage, what is shown and written, Ctrl-C."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -119,9 +120,37 @@ def test_the_tables(fake, file):
     assert "Held out: 2 cases of 1 document" in lines
     budget = lines[0].split()[1]
     rows = [line.split() for line in lines]
-    # for the fake engine a row is as good as any other
-    assert any(row[:4] == ["found", "=", "default", budget] for row in rows)
+    assert any(row[:1] == ["found"] and budget in row[1:4] for row in rows)
     assert max(len(line) for line in lines) <= 80
+    assert "miss" not in result.stdout
+
+
+def test_a_held_out_miss_is_said_and_saved(fake, file, tmp_path):
+    """Prompts of the held-out document lose more."""
+    engine, path = fake["engine"], tmp_path / "p.toml"
+    prepared = prepare.prepare
+
+    def with_other_prompts(*args, **options):
+        found = prepared(*args, **options)
+        cases = (replace(c, prompt=(9,) * N_PROMPT) for c in found.pieces.held_out[0].cases)
+        held_out = (replace(found.pieces.held_out[0], cases=tuple(cases)),)
+        return replace(found, pieces=replace(found.pieces, held_out=held_out))
+
+    def prefill(tokens):
+        engine.n = engine.n_kept = len(tokens)
+        engine.loss = 8 if tokens[0] == 9 else 1
+
+    def score(tokens):
+        factor = 1 + 2 * engine.loss * (1 - engine.n_kept / engine.n)
+        return np.tile(np.linspace(0, 1, 10, dtype=np.float32) * factor, (len(tokens), 1))
+
+    engine.prefill, engine.score = prefill, score
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "prepare", with_other_prompts)
+        result = invoke("--file", file, "--target-kl", "0.02", "--save", path)
+    assert result.exit_code == 0, result.output
+    assert "Held-out documents miss the target: KL " in result.stdout
+    assert profile.load(path).measured["held_out_reached"] is False
 
 
 def test_json(fake, file):
