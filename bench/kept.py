@@ -44,8 +44,17 @@ def kept(settings: dict[str, Any]) -> dict[str, Any]:
         d = data.contents
         q = np.ctypeslib.as_array(d.q, (d.n_head, d.n_queries, d.head_dim))
         k = np.ctypeslib.as_array(d.k, (d.n_head_kv, d.n_prompt, d.head_dim))
-        score = reference.scores(q, k, d.scale, kernel=llm.snapkv.kernel, softcap=d.softcap)
-        expected.append(reference.select(score, n_keep))
+        config = llm.snapkv
+        score = reference.scores(
+            q[:, -config.n_voters() :],
+            k,
+            d.scale,
+            kernel=config.kernel,
+            kind=config.pool,
+            reduce=config.reduce,
+            softcap=d.softcap,
+        )
+        expected.append(reference.select(score[:, : len(tokens) - config.window], n_keep))
 
     callback = native.llama_snapkv_tap_callback(tap)  # must outlive the prefill
     native.llama_snapkv_set_tap(llm.ctx, callback, None)

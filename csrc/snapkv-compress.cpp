@@ -53,18 +53,19 @@ bool llama_snapkv_compressor::can_fuse(const llama_snapkv_layer & layer) const {
     ggml_backend_dev_t dev = place.devs[layer.il];
     llama_snapkv_gctx gctx(32 * ggml_tensor_overhead());
     const llama_snapkv_observation obs = observe(gctx.get(), layer);
-    const bool fits = snapkv_op_fits(layer.head_dim, w, layer.n_head, layer.n_head_kv, obs.k->type, sk.params.kernel) &&
+    const bool fits = snapkv_op_fits(layer.head_dim, llama_snapkv_n_voters(sk.params), layer.n_head, layer.n_head_kv, obs.k->type, sk.params.kernel) &&
             llama_snapkv_supports(dev, llama_snapkv_graph_score_fused(gctx.get(), obs, sk.params, n_kept));
     if (!fits && sk.params.ops == LLAMA_SNAPKV_OPS_FUSED) {
-        throw std::invalid_argument(format("%s has no fused ops for layer %d (%d query heads of %d elements, %d KV heads in %s, window %u, kernel %u): set ops to auto",
-                ggml_backend_dev_name(dev), layer.il, (int) layer.n_head, (int) layer.head_dim, (int) layer.n_head_kv, ggml_type_name(obs.k->type), w, sk.params.kernel));
+        throw std::invalid_argument(format("%s has no fused ops for layer %d (%d query heads of %d elements, %d KV heads in %s, %u voters, kernel %u): set ops to auto",
+                ggml_backend_dev_name(dev), layer.il, (int) layer.n_head, (int) layer.head_dim, (int) layer.n_head_kv, ggml_type_name(obs.k->type), llama_snapkv_n_voters(sk.params), sk.params.kernel));
     }
     return fits;
 }
 
 llama_snapkv_observation llama_snapkv_compressor::observe(ggml_context * gctx, const llama_snapkv_layer & layer) const {
     llama_snapkv_observation obs;
-    obs.q = queries(gctx, layer, staging.n_queries - w, w);
+    const uint32_t n_voters = llama_snapkv_n_voters(sk.params);
+    obs.q = queries(gctx, layer, staging.n_queries - n_voters, n_voters);
     obs.k = keys(gctx, layer);
     obs.sinks = layer.sinks;
     obs.scale = layer.scale;
@@ -91,7 +92,8 @@ llama_snapkv_compressor::ballot llama_snapkv_compressor::vote(ggml_context * gct
     }
 
     if (!mask || mask->src[0]->view_src != staging.masks[layer.ic]) {
-        mask = ggml_cont(gctx, staging.mask_view(gctx, layer.ic, n, w, n - w));
+        const uint32_t n_voters = llama_snapkv_n_voters(sk.params);
+        mask = ggml_cont(gctx, staging.mask_view(gctx, layer.ic, n, n_voters, n - n_voters));
     }
     obs.mask = mask;
     res.stock = llama_snapkv_graph_score(gctx, gf, obs, sk.params);

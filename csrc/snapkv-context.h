@@ -54,6 +54,9 @@ uint32_t llama_snapkv_n_rows(const llama_snapkv_params & params, uint32_t n_prom
 // the most rows that may be kept, if the budget's hold too little of the attention mass
 uint32_t llama_snapkv_n_rows_max(const llama_snapkv_params & params, uint32_t n_prompt);
 
+// rows of the window that vote
+uint32_t llama_snapkv_n_voters(const llama_snapkv_params & params);
+
 // query rows that a prefill saves for each layer: the window's, and more for the vault
 uint32_t llama_snapkv_n_queries(const llama_snapkv_params & params, uint32_t n_prompt);
 

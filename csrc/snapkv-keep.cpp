@@ -92,6 +92,15 @@ void keep(llama_context & ctx, const llama_snapkv_vault & vault, llama_seq_id se
         throw std::invalid_argument("layers that keep different numbers of rows need a context of one sequence");
     }
 
+    for (const auto & layer : record->layers) {
+        const auto & cached = access::layers(base)[access::map_layer_ids(base).at(layer.il)];
+        const uint32_t skip = record->max_kept() - layer.n_kept;
+        if (skip % LLAMA_SNAPKV_N_KV_PAD != 0 && !ggml_backend_buffer_is_host(cached.k->buffer)) {
+            throw std::invalid_argument(format("layer %d keeps %u rows fewer than another: on a GPU that has to be a multiple of %u, which attention kernels go on by",
+                    layer.il, skip, LLAMA_SNAPKV_N_KV_PAD));
+        }
+    }
+
     // the cells: those of the sequence are free for its new rows
     const uint32_t n_rows = record->max_kept() + window;
     const auto & cells_before = base.get_cells(seq_id);

@@ -113,7 +113,9 @@ llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_
     ggml_set_name(st.queries, "snapkv_queries");
     st.bytes_queries = allocate(st.queries, place.buft(groups.ils[0]), "queries");
 
-    const int64_t rows = std::max(plan.chunk, params.window);
+    // chunks that start anywhere need rows to shift by
+    const bool aligned = (n_prompt - n_new) % llama_snapkv_staging::MASK_ALIGNMENT == 0 && plan.chunk % llama_snapkv_staging::MASK_ALIGNMENT == 0;
+    const int64_t rows = std::max(plan.chunk, params.window) + (aligned ? 0 : llama_snapkv_staging::MASK_ALIGNMENT);
     std::map<ggml_backend_buffer_type_t, ggml_tensor *> masks;
     for (const int32_t il : groups.ils) {
         auto & mask = masks[place.buft(il)];
@@ -130,7 +132,8 @@ llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_
 
 ggml_tensor * llama_snapkv_staging::mask_view(ggml_context * ctx, uint32_t ic, int64_t n_cols, int64_t n_rows, int64_t p0) const {
     ggml_tensor * m = masks[ic];
-    return ggml_view_4d(ctx, m, n_cols, n_rows, 1, 1, m->nb[1], m->nb[1] * n_rows, m->nb[1] * n_rows, (n_max - p0) * m->nb[0]);
+    const int64_t row0 = std::min(p0 % MASK_ALIGNMENT, m->ne[1] - n_rows);
+    return ggml_view_4d(ctx, m, n_cols, n_rows, 1, 1, m->nb[1], m->nb[1] * n_rows, m->nb[1] * n_rows, (n_max - p0 + row0) * m->nb[0] + row0 * m->nb[1]);
 }
 
 size_t llama_snapkv_full_bytes(const llama_kv_cache & base, uint32_t n_cells) {

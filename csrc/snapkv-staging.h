@@ -49,7 +49,9 @@ struct llama_snapkv_staging {
     uint32_t n_queries = 0;
 
     // F16 [n_max + pad, rows], mask[j, i] = j - n_max <= i ? 0 : -inf: the causal mask of rows at position p0 is its view
-    // at column n_max - p0. for each cached layer the one on the layer's own device
+    // at column n_max - p0 + r and row r. r makes the column a multiple of MASK_ALIGNMENT: kernels of GPUs read 16 bytes at once.
+    // for each cached layer the one on the layer's own device
+    static constexpr int64_t MASK_ALIGNMENT = 8;
     std::vector<ggml_tensor *> masks;
     int64_t n_max = 0;
 

@@ -219,7 +219,7 @@ bool llama_snapkv_has_fused_ops(const char * device) {
     ggml_context_ptr gctx(ggml_init({ 16 * ggml_tensor_overhead(), nullptr, true }));
     const llama_snapkv_params params = llama_snapkv_default_params();
     llama_snapkv_observation obs;
-    obs.q = ggml_new_tensor_3d(gctx.get(), GGML_TYPE_F32, 128, params.window, 32);
+    obs.q = ggml_new_tensor_3d(gctx.get(), GGML_TYPE_F32, 128, llama_snapkv_n_voters(params), 32);
     obs.k = ggml_new_tensor_3d(gctx.get(), GGML_TYPE_F16, 128, 4096, 8);
     return llama_snapkv_supports(dev, llama_snapkv_graph_score_fused(gctx.get(), obs, params, 1024));
 }

@@ -37,9 +37,10 @@ llama_snapkv_params llama_snapkv_default_params(void) {
     params.budget = 2048;
     params.ratio = 0.0f;
     params.window = 32;
-    params.kernel = 5;
+    params.voters = 0;
+    params.kernel = 21;
     params.pool = LLAMA_SNAPKV_POOL_AVG;
-    params.reduce = LLAMA_SNAPKV_REDUCE_SUM;
+    params.reduce = LLAMA_SNAPKV_REDUCE_MAX;
     params.sinks = 0;
     params.min_coverage = 0.0f;
     params.max_budget = 0;
@@ -61,6 +62,9 @@ std::string llama_snapkv_check_params(const llama_snapkv_params & params) {
     }
     if (params.window == 0) {
         return "window must be at least 1 token";
+    }
+    if (params.voters > params.window) {
+        return format("voters %u are more than the window's %u rows", params.voters, params.window);
     }
     if (params.kernel % 2 == 0) {
         return format("kernel must be odd, not %u", params.kernel);
@@ -97,6 +101,10 @@ uint32_t llama_snapkv_n_rows(const llama_snapkv_params & params, uint32_t n_prom
 uint32_t llama_snapkv_n_rows_max(const llama_snapkv_params & params, uint32_t n_prompt) {
     const uint32_t n_rows = llama_snapkv_n_rows(params, n_prompt);
     return params.min_coverage > 0.0f && n_rows < n_prompt ? std::min(params.max_budget, n_prompt) : n_rows;
+}
+
+uint32_t llama_snapkv_n_voters(const llama_snapkv_params & params) {
+    return params.voters > 0 ? params.voters : std::min(16u, params.window);
 }
 
 uint32_t llama_snapkv_n_queries(const llama_snapkv_params & params, uint32_t n_prompt) {

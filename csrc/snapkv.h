@@ -51,7 +51,8 @@ struct llama_snapkv_params {
 
     uint32_t budget;      // rows kept for each KV head, the window included; 0: use ratio
     float ratio;       // the paper's p in (0, 1]: floor(p*(n_prompt - window)) prefix rows are kept; used if budget == 0
-    uint32_t window;      // observation window, tokens
+    uint32_t window;      // last tokens of the prompt, whose rows all stay
+    uint32_t voters;      // observation window: how many of these vote; 0: 16, or all of a smaller window
     uint32_t kernel;      // pooling kernel, tokens, odd
     enum llama_snapkv_pool pool;
     enum llama_snapkv_reduce reduce;

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from snapkv_local import policies
 from snapkv_local.errors import ConfigError
 
 DEFAULT_BUDGET = 2048
+DEFAULT_VOTERS = 16
 
 _UINT32_MAX = 2**32 - 1
 _UINT64_MAX = 2**64 - 1
@@ -24,12 +25,15 @@ class SnapKVConfig:
             are evaluated as usual. 2048 if neither budget nor ratio is given.
         ratio: instead of a budget, the paper's p in (0, 1]: floor(p * (n_prompt - window)) rows of
             the prefix stay.
-        window: observation window, in tokens: the end of the prompt, whose queries vote and whose
-            rows all stay. It must cover the question.
-        kernel: pooling kernel over positions, in tokens, odd; 1 turns pooling off.
+        window: last tokens of the prompt, whose rows all stay. With those that vote it must cover the
+            question.
+        voters: the observation window: how many of the last tokens vote; None for 16, or for the
+            window where that is smaller. The paper's vote is the whole window's.
+        kernel: pooling kernel over positions, in tokens, odd; 1 turns pooling off. The paper has 5
+            and 7; docs/budget.md says what 21 gains.
         pool: "avg" (the paper's ablation and kvpress) or "max" (the paper's long-context runs).
-        reduce: how the window's query rows vote together: "sum" (the paper, section 4.1), or "max"
-            to keep what any one query needs (arXiv 2510.13334).
+        reduce: how the query rows vote together: "sum" (the paper, section 4.1), or "max" to keep
+            what any one query needs (arXiv 2510.13334).
         sinks: first positions of the prompt that always stay. The paper has none, hence 0; later
             work (arXiv 2309.17453) finds that about 4 help at small budgets.
         min_coverage: where the budget's rows hold less of the window's attention mass (mean over
@@ -60,9 +64,10 @@ class SnapKVConfig:
     budget: int | None = None
     ratio: float | None = None
     window: int = 32
-    kernel: int = 5
+    voters: int | None = None
+    kernel: int = 21
     pool: Literal["avg", "max"] = "avg"
-    reduce: Literal["sum", "max"] = "sum"
+    reduce: Literal["sum", "max"] = "max"
     sinks: int = 0
     min_coverage: float | None = None
     max_budget: int | None = None
@@ -94,6 +99,14 @@ class SnapKVConfig:
         else:
             self._take_int("budget", 1)
         self._take_int("window", 1)
+        if self.voters is not None:
+            self._take_int("voters", 1)
+            if self.voters > self.window:
+                raise ConfigError(
+                    f"voters={self.voters}",
+                    f"are more than the window's {self.window} rows",
+                    "raise the window or lower voters",
+                )
         self._take_int("kernel", 1)
         if self.kernel % 2 == 0:
             raise ConfigError(
@@ -161,6 +174,20 @@ class SnapKVConfig:
                 "give one",
             )
         object.__setattr__(self, name, number)
+
+    @classmethod
+    def paper(cls, **settings: Any) -> SnapKVConfig:
+        """The paper's form: the whole window votes, in sum, and votes are averaged 5 wide.
+
+        Args:
+            settings: as for SnapKVConfig; they win.
+        """
+        settings = {"window": 32, "kernel": 5, "reduce": "sum", **settings}
+        return cls(**{"voters": settings["window"], **settings})
+
+    def n_voters(self) -> int:
+        """Last tokens of the prompt that vote."""
+        return min(DEFAULT_VOTERS, self.window) if self.voters is None else self.voters
 
     def n_kept(self, n_prompt: int) -> int:
         """Rows that each KV head keeps of a prompt, the window included; n_prompt if all stay."""

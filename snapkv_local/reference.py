@@ -148,13 +148,18 @@ def select(score: npt.NDArray[Any], n_keep: int, sinks: int = 0) -> npt.NDArray[
 
 
 def coverage(
-    q: npt.NDArray[Any], k: npt.NDArray[Any], scale: float, kept: npt.NDArray[np.int32]
+    q: npt.NDArray[Any],
+    k: npt.NDArray[Any],
+    scale: float,
+    kept: npt.NDArray[np.int32],
+    window: int | None = None,
 ) -> Array:
     """Share of the window's attention mass on the kept rows, the window's own included.
 
     Args:
         q, k, scale: as for attention().
         kept: [n_head_kv, n_keep], prefix positions.
+        window: last rows, which stay; None for those of q.
 
     Returns:
         [n_head_kv], mean over the query rows and query heads that share a KV head.
@@ -163,7 +168,7 @@ def coverage(
     n_head_kv, n, _ = k.shape
     stays = np.zeros((n_head_kv, n), dtype=bool)
     np.put_along_axis(stays, kept.astype(np.int64), True, axis=1)
-    stays[:, n - w :] = True
+    stays[:, n - (window or w) :] = True
     mass = attention(q, k, scale).reshape(n_head_kv, n_head // n_head_kv, w, n)
     return np.asarray(
         (mass * stays[:, None, None, :]).sum(axis=-1).mean(axis=(1, 2)), dtype=np.float64

@@ -195,6 +195,8 @@ class Session:
         budget = (self.config and self.config.budget) or 0
         self.prefill(tokens[: budget + 2 * self.settings.n_ubatch], 0)
         self.llama.llama_memory_clear(self.llama.llama_get_memory(self.ctx), False)
+        if self.config is not None:
+            self.native.llama_snapkv_vault_clear(self.ctx, 0)
 
     def best(self, n: int) -> Tokens:
         """[n] most likely tokens of the last n outputs.

@@ -108,11 +108,12 @@ _CONFIG_OPTIONS = (
     ),
     click.option("--ratio", type=float, help="Share of the prompt to keep instead, in (0, 1]."),
     click.option(
-        "--window", type=SIZE, help="Tokens at the end that vote and stay.  [default: 32]"
+        "--window", type=SIZE, help="Tokens at the prompt's end that always stay.  [default: 32]"
     ),
-    click.option("--kernel", type=int, help="Pooling kernel, odd.  [default: 5]"),
+    click.option("--voters", type=SIZE, help="How many of these vote.  [default: 16]"),
+    click.option("--kernel", type=int, help="Pooling kernel, odd.  [default: 21]"),
     click.option("--pool", type=click.Choice(["avg", "max"]), help="[default: avg]"),
-    click.option("--reduce", type=click.Choice(["sum", "max"]), help="[default: sum]"),
+    click.option("--reduce", type=click.Choice(["sum", "max"]), help="[default: max]"),
     click.option("--sinks", type=int, help="First tokens that always stay.  [default: 0]"),
     click.option(
         "--min-coverage",

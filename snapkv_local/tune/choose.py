@@ -8,7 +8,7 @@ from itertools import groupby
 
 import numpy as np
 
-from snapkv_local.config import SnapKVConfig
+from snapkv_local.config import DEFAULT_VOTERS, SnapKVConfig
 from snapkv_local.policies.rows import Ids, best
 from snapkv_local.policies.scoring import Pool, Reduce, group_mean, pool, votes
 from snapkv_local.policies.view import LayerView
@@ -19,6 +19,7 @@ class Setting:
     """What of SnapKVConfig decides which rows stay, beside the budget."""
 
     window: int = SnapKVConfig.window
+    voters: int = DEFAULT_VOTERS
     reduce: Reduce = SnapKVConfig.reduce
     kernel: int = SnapKVConfig.kernel
     pool: Pool = SnapKVConfig.pool
@@ -28,6 +29,7 @@ class Setting:
         """Fields of SnapKVConfig."""
         return {
             "window": self.window,
+            "voters": self.voters,
             "kernel": self.kernel,
             "pool": self.pool,
             "reduce": self.reduce,
@@ -53,7 +55,8 @@ def choose(
 ) -> Iterator[tuple[Trial, list[Ids]]]:
     """For each trial the prefix rows of each layer: [n_head_kv, n_rows], ascending.
 
-    What policies.SnapKV selects, with votes counted once for all trials of a window and a reduce.
+    What policies.SnapKV selects, with votes counted once for all trials of a window, its voters and
+    a reduce.
 
     Args:
         layers: with the queries of the largest window.
@@ -62,23 +65,23 @@ def choose(
         trials: whose budgets are below n_prompt.
     """
     ordered = sorted(trials)
-    for (n_voters, reduce), group in groupby(
-        ordered, key=lambda t: (t.setting.window, t.setting.reduce)
+    for (own_window, n_voters, reduce), group in groupby(
+        ordered, key=lambda t: (t.setting.window, t.setting.voters, t.setting.reduce)
     ):
         members = list(group)
         found: dict[Trial, list[Ids]] = {trial: [] for trial in members}
-        n_prefix = n_prompt - n_voters
+        n_prefix, n_voted = n_prompt - own_window, n_prompt - n_voters
         own = np.arange(n_prefix, n_prompt - window, dtype=np.int32)
         for layer in layers:
             n_head_kv = layer.k.shape[0]
-            counted = votes(layer, n_prefix, n_prompt, n_prefix, reduce)
+            counted = votes(layer, n_voted, n_prompt, n_voted, reduce)
             tail = np.tile(own, (n_head_kv, 1))
             for (kernel, kind), pooled in groupby(
                 members, key=lambda t: (t.setting.kernel, t.setting.pool)
             ):
-                scores = group_mean(pool(counted, kernel, kind), n_head_kv)
+                scores = group_mean(pool(counted, kernel, kind)[:, :n_prefix], n_head_kv)
                 for trial in pooled:
                     always = range(trial.setting.sinks)
-                    ids = best(scores, trial.budget - n_voters, always)
+                    ids = best(scores, trial.budget - own_window, always)
                     found[trial].append(np.concatenate([ids, tail], axis=1))
         yield from found.items()

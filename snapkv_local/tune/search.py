@@ -17,8 +17,9 @@ from snapkv_local.tune.measure import Bench
 # called with what is done, and cases done and in all of it
 Progress = Callable[[str, int, int], object]
 
-KERNELS = (1, 5, 7, 13, 21, 31)
-WINDOWS = (16, 32, 64)
+KERNELS = (1, 5, 13, 21, 31)
+WINDOWS = (16, 32)
+VOTERS = (16, 32)
 POOLS: tuple[Pool, ...] = ("avg", "max")
 REDUCES: tuple[Reduce, ...] = ("sum", "max")
 SINKS = (0, 4)
@@ -30,7 +31,7 @@ class Breadth:
     """How much is tried.
 
     Attributes:
-        kernels, windows: all pairs are tried first.
+        kernels, windows, voters: all are tried first that go together.
         shares: of the prompt, budgets that this is done at.
         is_crossed: pooling, votes and sinks in all combinations, or one change at a time.
         n_budgets: at which these are tried, between those before.
@@ -39,6 +40,7 @@ class Breadth:
 
     kernels: tuple[int, ...]
     windows: tuple[int, ...]
+    voters: tuple[int, ...]
     shares: tuple[float, ...]
     is_crossed: bool
     n_budgets: int
@@ -46,8 +48,9 @@ class Breadth:
 
     def first(self) -> list[Setting]:
         """Settings of the first round, the default among them."""
-        pairs = product(self.kernels, self.windows)
-        return list(dict.fromkeys([Setting(), *(Setting(kernel=k, window=w) for k, w in pairs)]))
+        every = product(self.kernels, self.windows, self.voters)
+        found = [Setting(kernel=k, window=w, voters=v) for k, w, v in every if v <= w]
+        return list(dict.fromkeys([Setting(), *found]))
 
     def second(self, best: Setting) -> list[Setting]:
         """Those of the second round."""
@@ -70,8 +73,8 @@ class Breadth:
         )
 
 
-WIDE = Breadth(KERNELS, WINDOWS, (1 / 32, 1 / 8, 1 / 2), True, 3, 7)
-NARROW = Breadth((5, 13, 31), (32,), (1 / 8, 1 / 2), False, 1, 3)
+WIDE = Breadth(KERNELS, WINDOWS, VOTERS, (1 / 32, 1 / 8, 1 / 2), True, 3, 7)
+NARROW = Breadth((5, 13, 31), (32,), (16,), (1 / 8, 1 / 2), False, 1, 3)
 N_HELD_OUT = 5  # trials
 N_CASES = 3  # of each document, before there are more of them
 

@@ -112,7 +112,7 @@ def test_rows_of_the_prompt_and_of_the_answer_compete(make, prompt):
 
 def test_what_is_evicted_again_is_what_the_rows_scores_say(make, prompt):
     """Against the reference, from the rows that were there: keys in the cache, positions in ids."""
-    llm = make(SnapKVConfig(budget=96, window=16, room=64))
+    llm = make(SnapKVConfig.paper(budget=96, window=16, room=64))
     llm.prefill(prompt)
     llm.score(prompt[:64])
     before = llm.kept_positions()

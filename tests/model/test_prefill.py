@@ -32,8 +32,11 @@ def assert_same_up_to_ties(kept, score, n_keep, sinks=0):
     [
         {},
         {"pool": "max"},
-        {"reduce": "max"},
+        {"kernel": 5, "reduce": "sum"},
         {"kernel": 1},
+        {"voters": 7},
+        {"window": 40, "voters": 9, "reduce": "sum", "ops": "stock"},
+        {"window": 40, "pool": "max"},
         {"sinks": 4, "layer_group": 7},
         {"ratio": 0.2, "budget": None, "layer_group": 30},
         {"ops": "stock"},
@@ -59,14 +62,15 @@ def test_scores_and_kept_rows_are_the_references(make, prompt, tap, settings):
         assert q.shape == (N_HEAD, config.window, HEAD_DIM)
         assert k.shape == (N_HEAD_KV, len(prompt), HEAD_DIM)
         assert (scale, layer["softcap"]) == (0.125, 0.0)
+        q = q[:, -config.n_voters() :]
         expected = reference.scores(
             q, k, scale, kernel=config.kernel, kind=config.pool, reduce=config.reduce
-        )
+        )[:, :n_prefix]
         np.testing.assert_allclose(scores[ic], expected, rtol=2e-3, atol=1e-6)
         assert_same_up_to_ties(kept[ic], expected, n_keep, config.sinks)
         # from the engine's own scores there is nothing to round
         assert_same_up_to_ties(kept[ic], scores[ic].astype(np.float64), n_keep, config.sinks)
-        coverage.append(reference.coverage(q, k, scale, kept[ic]))
+        coverage.append(reference.coverage(q, k, scale, kept[ic], config.window))
     np.testing.assert_allclose(llm.coverage(), coverage, rtol=1e-3)
     assert llm.last_prefill.coverage == pytest.approx(np.mean(coverage), rel=1e-3)
     if config.sinks:
@@ -222,7 +226,7 @@ def test_progress_counts_up_to_the_total(llm, prompt):
 
 
 def test_a_window_larger_than_a_ubatch(make, prompt, tap):
-    llm = make(SnapKVConfig(budget=160, window=150, room=64))
+    llm = make(SnapKVConfig.paper(budget=160, window=150, room=64))
     seen = tap(llm, prompt[:200])
     expected = reference.scores(seen[5]["q"], seen[5]["k"], seen[5]["scale"])
     assert seen[5]["q"].shape[1] == 150

@@ -11,7 +11,7 @@ from snapkv_local import Llama, SnapKVConfig, reference
 from snapkv_local.errors import ConfigError, NativeError, NoRoomError
 
 WINDOW = 16
-VAULT = SnapKVConfig(budget=96, window=WINDOW, room=64, vault="ram")
+VAULT = SnapKVConfig.paper(budget=96, window=WINDOW, room=64, vault="ram")
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,7 @@ def test_every_option_reaches_its_setting(loaded):
     settings = {
         "budget": ("4k", 4096),
         "window": ("64", 64),
+        "voters": ("24", 24),
         "kernel": ("7", 7),
         "pool": ("max", "max"),
         "reduce": ("max", "max"),

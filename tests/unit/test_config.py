@@ -10,14 +10,15 @@ from snapkv_local import SnapKVConfig
 from snapkv_local.errors import ConfigError, SnapKVError
 
 
-def test_defaults_are_the_papers_with_a_budget_of_2048():
+def test_defaults():
     assert dataclasses.asdict(SnapKVConfig()) == {
         "budget": 2048,
         "ratio": None,
         "window": 32,
-        "kernel": 5,
+        "voters": None,
+        "kernel": 21,
         "pool": "avg",
-        "reduce": "sum",
+        "reduce": "max",
         "sinks": 0,
         "min_coverage": None,
         "max_budget": None,

@@ -220,8 +220,8 @@ def test_rows_are_those_of_the_policy():
     """With its own window: the engine's is smaller, and the rest of it is among the rows."""
     layers = make_layers()
     trials = [
-        Trial(Setting(window, reduce, kernel, pool, sinks), budget)
-        for window in (16, 64)
+        Trial(Setting(window, voters, reduce, kernel, pool, sinks), budget)
+        for window, voters in ((16, 16), (64, 64), (64, 16))
         for reduce in ("sum", "max")
         for kernel, pool in ((1, "avg"), (5, "avg"), (5, "max"), (31, "avg"))
         for sinks in (0, 4)
@@ -232,7 +232,11 @@ def test_rows_are_those_of_the_policy():
     for trial, ids in found.items():
         setting = trial.setting
         policy = SnapKV(
-            kernel=setting.kernel, pool=setting.pool, reduce=setting.reduce, sinks=setting.sinks
+            kernel=setting.kernel,
+            pool=setting.pool,
+            reduce=setting.reduce,
+            sinks=setting.sinks,
+            window=setting.voters,
         )
         view = PromptView(N_PROMPT, setting.window)
         for layer, rows in zip(layers, ids, strict=True):
@@ -246,7 +250,7 @@ def test_rows_are_those_of_the_policy():
 def test_the_default_setting_is_the_configurations():
     config = SnapKVConfig(budget=999)
     for name, value in Setting().to_dict().items():
-        assert getattr(config, name) == value
+        assert value == (config.n_voters() if name == "voters" else getattr(config, name))
 
 
 def test_a_trial_has_all_settings_that_decide_which_rows_stay():
@@ -307,7 +311,8 @@ def test_scores_are_against_the_full_cache_at_the_kept_rows():
     engine.prefill(case.prompt)
     forced = [*case.after, *case.gold[:-1]]
     full = Seen.of(engine.score(forced)[2:], case.gold, is_full=True)
-    ids = [SnapKV(kernel=13).select(layer, PromptView(N_PROMPT, 32), 64) for layer in make_layers()]
+    policy = SnapKV(kernel=13, window=16)
+    ids = [policy.select(layer, PromptView(N_PROMPT, 32), 64) for layer in make_layers()]
     tail = np.tile(np.arange(N_PROMPT - 32, N_PROMPT - 16), (N_HEAD_KV, 1))
     engine.keep([np.concatenate([rows, tail], axis=1) for rows in ids])
     kept = measure(Seen.of(engine.score(forced)[2:], case.gold), full)
@@ -463,7 +468,7 @@ def wants(best, budget):
     ("best", "budget"),
     [
         (Setting(window=16, kernel=13, pool="max", reduce="max", sinks=4), 700),
-        (Setting(window=64, kernel=1, sinks=4), 100),
+        (Setting(voters=32, kernel=1, sinks=4), 100),
         (Setting(), 1301),
         (Setting(kernel=31), 3900),
     ],
