@@ -178,6 +178,64 @@ def extract(results: Path) -> str:
     return "\n".join(lines)
 
 
+def quality(results: Path) -> str:
+    """A table for each task and length: exact answers and KL to the full cache, by policy and budget."""
+    records = [json.loads(file.read_text()) for file in sorted(results.glob("eval-*.json"))]
+    parts = [_task(record, *key) for record in records for key in _tasks(record)]
+    return "\n\n".join(parts) or "What compression costs in quality: not measured yet."
+
+
+def _tasks(record: Record) -> list[tuple[str, int]]:
+    rows = (row for row in record["summary"] if row["length"])  # not those of all tasks together
+    return list(dict.fromkeys((row["task"], row["length"]) for row in rows))
+
+
+def _task(record: Record, task: str, length: int) -> str:
+    rows = [r for r in record["summary"] if (r["task"], r["length"]) == (task, length)]
+    budgets = sorted({row["budget"] for row in rows if row["budget"]})
+    types = list(dict.fromkeys(row["kv_type"] for row in rows))
+    by_cell = {(row["policy"], row["kv_type"], row["budget"]): row for row in rows}
+    answers = any(row["scores"]["exact"][0] > 0 for row in rows)
+
+    def cell(row: Record | None) -> str:
+        if row is None:
+            return "-"
+        (mean, low, high), kl = row["scores"]["exact"], row["scores"]["kl"][0]
+        exact = f"{100 * mean:.0f} % ({100 * low:.0f} to {100 * high:.0f}), " if answers else ""
+        return f"{exact}{kl:.2f}"
+
+    def label(name: str, kv_type: str) -> str:
+        return f"`{name}`" + (f", {kv_type}" if len(types) > 1 else "")
+
+    cells, full = [], []
+    for policy, kv_type in dict.fromkeys((row["policy"], row["kv_type"]) for row in rows):
+        found = [by_cell.get((policy, kv_type, budget)) for budget in budgets]
+        if policy == "full":
+            row = by_cell[policy, kv_type, None]
+            full.append(f"{kv_type} {cell(row)} in {_size(row['bytes'], MIB)}")
+        else:
+            cells.append([label(policy, kv_type), *map(cell, found)])
+    first = rows[0]
+    sizes = {row["budget"]: row["bytes"] for row in rows if row["kv_type"] == types[0]}
+    heads = [f"budget {budget} ({_size(sizes[budget], MIB)})" for budget in budgets]
+    says = "exact answers (95 % interval over documents), KL" if answers else "KL"
+    return "\n".join(
+        [
+            f"**{task}, {length:,} tokens**: {says}. {record['model']['name']}, "
+            f"{first['n_cases']} cases in {first['n_documents']} documents, "
+            f"{record['settings']['window']} last rows always stay. "
+            f"All tokens: {'; '.join(full)}. {_where(record)}\n",
+            *_table(["", *heads], cells),
+        ]
+    )
+
+
+def _where(record: Record) -> str:
+    device = (record.get("device") or {}).get("name")
+    machine = device or f"{record['machine']['cpu']}, {record['machine']['cores']} cores"
+    return f"({machine}, commit {(record['commit'] or 'unknown')[:9]}.)"
+
+
 def _load(file: Path) -> Record | None:
     found: Record | None = json.loads(file.read_text()) if file.exists() else None
     return found
@@ -199,6 +257,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "cpu": cpu,
     "gpu": gpu,
     "extract": extract,
+    "quality": quality,
 }
 
 
