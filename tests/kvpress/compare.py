@@ -86,7 +86,7 @@ def snapkv_local_side(args: argparse.Namespace) -> dict[str, Any]:
     kept    int32   [n_layer, n_head_kv, budget - window]
     logits  float64 [n_vocab], of the prompt's last token
     """
-    config = SnapKVConfig(budget=args.budget, window=args.window, kernel=args.kernel, pool="avg")
+    config = SnapKVConfig.paper(budget=args.budget, window=args.window, kernel=args.kernel)
     llm = Llama(
         str(args.model),
         n_ctx=args.n_prompt + 256,
