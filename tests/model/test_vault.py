@@ -21,6 +21,12 @@ def vaulted(make: Callable[..., Llama]) -> Llama:
 
 
 @pytest.fixture(scope="module")
+def without(make: Callable[..., Llama]) -> Llama:
+    """As vaulted, without a vault."""
+    return make(replace(VAULT, vault="off"))
+
+
+@pytest.fixture(scope="module")
 def roomy(make: Callable[..., Llama]) -> Llama:
     """Cells for the whole prompt."""
     return make(replace(VAULT, budget=512))
@@ -109,12 +115,12 @@ def test_rows_of_quantized_caches_come_back_as_they_are(
 
 
 def test_a_second_question_computes_only_itself(
-    vaulted: Llama, llm: Llama, prompt: list[int], answer: list[int]
+    vaulted: Llama, without: Llama, prompt: list[int], answer: list[int]
 ) -> None:
     # 256 tokens in common: two ubatches, so that both prefills compute in the same chunks
     other = [*prompt[:256], *answer * 6]
-    llm.prefill(other)
-    expected, kept = llm.score(answer), llm.kept_positions()
+    without.prefill(other)
+    expected, kept = without.score(answer), without.kept_positions()
     vaulted.prefill(prompt)
 
     stats = vaulted.prefill(other)
@@ -125,15 +131,15 @@ def test_a_second_question_computes_only_itself(
 
 
 def test_other_chunks_choose_nearly_the_same_rows(
-    vaulted: Llama, llm: Llama, prompt: list[int]
+    vaulted: Llama, without: Llama, prompt: list[int]
 ) -> None:
     other = [*prompt[:200], *prompt[40:120]]
-    llm.prefill(other)
+    without.prefill(other)
     vaulted.prefill(prompt)
 
     assert vaulted.prefill(other).n_reused == 200
 
-    assert shares(vaulted.kept_positions(), llm.kept_positions()) > 0.97
+    assert shares(vaulted.kept_positions(), without.kept_positions()) > 0.97
 
 
 def test_the_window_is_computed_even_if_all_is_in_the_vault(
