@@ -385,7 +385,6 @@ void prefill_run::begin_group(uint32_t ig) {
         llama_snapkv_gctx gctx = runner.make_context();
         weights->lend(build_chunk(gctx.get(), *flights[0].res, ig, 0));
     }
-    load_rows(ig);
     if (ig == 1 && place.device) {
         inputs.upload(place.buft(0));
     }
@@ -593,6 +592,7 @@ void prefill_run::run() {
 
     for (uint32_t ig = 0; ig < groups.count(); ++ig) {
         begin_group(ig);
+        load_rows(ig);
         for (uint32_t i = 0; i < ubatches.size(); ++i) {
             begin_chunk(i);
             compute_chunk(ig, i);
