@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +64,7 @@ class Block:
     name: str
     dtype: npt.DTypeLike
     shape: tuple[int, ...]
-    pieces: Iterable[Buffer]
+    pieces: Iterable[Buffer | npt.NDArray[Any]]
 
     def n_bytes(self) -> int:
         """Of the array."""
@@ -241,7 +241,7 @@ def _whole(block: Block) -> Iterator[memoryview]:
     """A block's pieces as bytes, cut to be written and summed while they are in the CPU's cache."""
     left = block.n_bytes()
     for piece in block.pieces:
-        view = memoryview(piece)
+        view = memoryview(cast("Buffer", piece))  # NumPy says it only from Python 3.12 on
         if view.nbytes == 0:
             continue
         data = view.cast("B")
