@@ -148,8 +148,9 @@ _CONFIG_OPTIONS = (
     ),
     click.option(
         "--vault",
-        type=click.Choice(["off", "ram"]),
-        help="Keep the prompt's full KV in host memory, for later questions.  [default: off]",
+        metavar="off|ram|FOLDER",
+        help="Keep the prompt's full KV in host memory or in a file, for later questions.  "
+        "[default: off]",
     ),
     click.option(
         "--vault-limit", type=ByteSize(), help="Most that the vault may take, such as 8GiB."

@@ -61,3 +61,50 @@ def test_a_conversation_goes_on(make, path):
     next(llm.generate([*prompt, *more], temp=0.0))
     assert llm.last_prefill is first
     assert llm.n_tokens == 1560
+
+
+@pytest.mark.parametrize("group", [1, 6])
+def test_a_long_turn_goes_in_group_by_group(make, path, group):
+    # four chunks: the last ones take cells of the tokens before the turn, which the next group still needs
+    prompt, more = tokens(1500), tokens(250, seed=3)
+    config = dataclasses.replace(CONFIG, room=32, layer_group=group)
+    llm = make(config, path, **SIZES)
+    llm.prefill(prompt)
+    llm.eval(more)
+    assert llm.last_prefill.n_prompt == 1750
+    found = llm.kept_positions()
+    logits = llm.score([7])
+
+    # the same rows before it, in a cache with cells for all
+    wide = make(dataclasses.replace(config, room=512), path, **SIZES)
+    wide.prefill(prompt)
+    wide.eval(more)
+    assert wide.last_prefill.n_prompt == 1500
+    expected = wide._logits(1).copy()
+    assert np.abs(llm_logits(llm, make, config, path, prompt, more) - expected).max() < 1e-3
+    assert found.shape[-1] == 248 and np.isfinite(logits).all()
+
+
+def llm_logits(llm, make, config, path, prompt, more):
+    """Those of the turn's last token, right after it."""
+    llm.prefill(prompt)
+    llm.eval(more)
+    return llm._logits(1).copy()
+
+
+def test_the_vault_has_their_last_rows(make, path):
+    config = dataclasses.replace(CONFIG, vault="ram")
+    llm, fresh = make(config, path, **SIZES), make(CONFIG, path, **SIZES)
+    text, question = tokens(1472), tokens(48, seed=3)
+    llm.prefill(text)
+    stats = llm.prefill([*text, *question])
+    assert stats.n_reused == 1472
+    fresh.prefill([*text, *question])
+    np.testing.assert_array_equal(llm.kept_positions(), fresh.kept_positions())
+    np.testing.assert_array_equal(llm.score([7, 8, 9]), fresh.score([7, 8, 9]))
+
+    # a prompt that parts from it long before its end finds no window to go on from
+    assert llm.prefill([*text[:1200], *question]).n_reused == 0
+    # and a question shorter than the window goes back by some rows
+    llm.prefill(text)
+    assert llm.prefill([*text, *question[:3]]).n_reused == 1472 + 3 - 8
