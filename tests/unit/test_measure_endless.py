@@ -1,0 +1,48 @@
+"""The measurement of long answers: its pure parts. No model is loaded."""
+
+import numpy as np
+import pytest
+
+import measure_endless
+from measure_endless import Followers
+
+
+def test_the_newest_rows_and_the_first():
+    assert measure_endless.newest(10, 4, 0).tolist() == [6, 7, 8, 9]
+    assert measure_endless.newest(10, 4, 2).tolist() == [0, 1, 8, 9]
+    assert measure_endless.newest(10, 1, 2).tolist() == [0]
+    assert measure_endless.newest(4, 4, 2).tolist() == [0, 1, 2, 3]
+
+
+def test_speed_with_evictions_and_without():
+    seconds = [50.0, 1.0, 1.0, 9.0, 1.0, 2.0, 2.0, 4.0]
+    found = measure_endless.speed(seconds, [3, 7], 3)
+    assert found["first"]["tokens_per_second"] == 1
+    assert found["first"]["tokens_per_second_with_events"] == pytest.approx(3 / 11)
+    assert found["last"]["tokens_per_second_median"] == 0.5
+    assert found["last"]["n_events"] == 1
+    assert found["last_to_first"]["tokens_per_second"] == 0.5
+    assert found["last_to_first"]["tokens_per_second_with_events"] == pytest.approx(11 / 8)
+
+
+def test_kl_of_rows():
+    p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.25, 0.5])
+    full = np.log(np.array([p, p], np.float32)) + 3
+    other = np.log(np.array([q, p], np.float32)) - 2
+    expected = [(p * np.log(p / q)).sum(), 0]
+    np.testing.assert_allclose(measure_endless.kl(full, other), expected, atol=1e-6)
+
+
+def test_who_is_nearer():
+    found = measure_endless.nearer([1.0, 2.0, 3.0], [2.0, 2.0, 8.0])
+    assert found == {"means": [2.0, 4.0], "n_nearer": 2, "n": 3}
+
+
+def test_followers_are_what_would_repeat_the_last_tokens():
+    followers = Followers(3)
+    text = [1, 2, 3, 1, 2, 4, 1]
+    assert followers.of(text) == []
+    assert followers.of([*text, 2]) == [3, 4]
+    assert followers.of([*text, 2, 9]) == []
+    assert followers.of([*text, 2, 9, 1, 2]) == [3, 4, 9]
+    assert Followers(3).of([1]) == []
