@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import conversation_tables
 import quality_tables
 from table_parts import GIB, MIB, size, table
 
@@ -188,6 +189,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "cpu": cpu,
     "gpu": gpu,
     "extract": extract,
+    "questions": conversation_tables.questions,
     "quality": quality_tables.short,
     "quality-bytes": quality_tables.by_bytes,
     "quality-all": quality_tables.everything,
