@@ -247,8 +247,9 @@ class Llama(llama_cpp.Llama):
         n_free = self._n_free()
         if len(tokens) > n_free:
             raise self._no_room(f"{len(tokens)} tokens to score", n_free)
-        rows = [row for chunk in self._decode(list(tokens), True) for row in chunk]
-        return np.array(rows, dtype=np.float32).reshape(len(rows), self._n_vocab)
+        # each batch's logits are where the one before had its own
+        rows = [chunk.copy() for chunk in self._decode(list(tokens), True)]
+        return np.concatenate([np.empty((0, self._n_vocab), np.float32), *rows])
 
     def n_ctx(self) -> int:
         """Tokens that a conversation may have: n_ctx as it was asked for, or the model's.

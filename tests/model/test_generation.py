@@ -234,6 +234,15 @@ def test_score_is_what_generation_sees(llm, prompt, greedy):
     assert logits[:-1].argmax(axis=1).tolist() == tokens[1:]
 
 
+def test_score_of_several_batches(make, prompt):
+    llm = make(n_batch=32, n_ubatch=32)
+    llm.prefill(prompt)
+    at_once = llm.score(prompt[:56])
+    llm.prefill(prompt)
+    expected = np.concatenate([llm.score(prompt[:32]), llm.score(prompt[32:56])])
+    np.testing.assert_array_equal(at_once, expected)
+
+
 def test_score_beyond_the_free_cells(llm, prompt):
     llm.prefill(prompt)
     with pytest.raises(NoRoomError, match="65 tokens to score: the KV cache has 64 free cells"):
