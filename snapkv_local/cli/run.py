@@ -16,6 +16,7 @@ from snapkv_local.cli.answer import Answer, Message, ask
 from snapkv_local.cli.options import (
     SIZE,
     chat_format_option,
+    choice_options,
     config_options,
     ctx_option,
     files_option,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 @files_option
 @click.option("--prompt", help="The question; without it stdin is read, or a chat opens.")
 @config_options
+@choice_options
 @profile_option
 @kv_type_option
 @gpu_layers_option

@@ -18,6 +18,7 @@ from snapkv_local.cli.options import (
     SIZE,
     ByteSize,
     chat_format_option,
+    choice_options,
     config_options,
     ctx_option,
     full_option,
@@ -49,6 +50,7 @@ from snapkv_local.errors import ConfigError
 @click.option("--alias", help="The model's name in answers.  [default: its file's]")
 @ctx_option
 @config_options
+@choice_options
 @profile_option
 @kv_type_option
 @gpu_layers_option

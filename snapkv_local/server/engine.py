@@ -87,8 +87,8 @@ class Engine:
             if request.max_completion_tokens is not None:
                 arguments["max_tokens"] = self._cap(request.max_completion_tokens)
             chunks: Any = self.llm.create_chat_completion(
-                messages,  # type: ignore[arg-type]
-                tools=[tool.model_dump(exclude_none=True) for tool in offered]  # type: ignore[misc]
+                messages,
+                tools=[tool.model_dump(exclude_none=True) for tool in offered]
                 if offered and native
                 else None,
                 grammar=answer_grammar,
