@@ -355,7 +355,7 @@ class Llama(llama_cpp.Llama):
         In a chat they find it themselves: it is the last paragraph of the last user turn.
 
         Args:
-            span: [begin, end) positions of its words; None for the chat's.
+            span: [begin, end) positions of its words, instead of a chat's; None for the chat's.
         """
         self._marks.question = span
 

@@ -76,7 +76,7 @@ class Marks:
 
     Attributes:
         protected: spans that the caller has named.
-        question: that the caller has named, for prompts that are no chat.
+        question: that the caller has named; it is taken instead of a chat's.
         chat: that is being answered; None for a text.
     """
 
@@ -103,7 +103,7 @@ class Marks:
         found = self._found if goes_on else _find(llm, tokens.tolist(), None, True)
         return Parts(
             protected=(*self.protected, *found.protected),
-            question=found.question or self.question,
+            question=self.question or found.question,
             sentences=found.sentences,
         )
 

@@ -42,6 +42,12 @@ def chooses(make: Callable[..., Llama]) -> Llama:
     return make(replace(CONFIG, vault="ram", policy="streaming"))
 
 
+@pytest.fixture(scope="module")
+def engine(make: Callable[..., Llama]) -> Llama:
+    """Chooses by itself."""
+    return make(replace(CONFIG, vault="ram"))
+
+
 @pytest.fixture(autouse=True)
 def nothing_named(request: pytest.FixtureRequest) -> Any:
     yield
@@ -71,7 +77,7 @@ def sentences(llm: Llama, tokens: list[int]) -> tuple[int, ...]:
 @pytest.mark.parametrize("spec", RUNNING)
 def test_the_rows_are_those_that_the_policy_chooses(
     chooses: Llama,
-    make: Callable[..., Llama],
+    engine: Llama,
     prompt: list[int],
     answer: list[int],
     spec: str,
@@ -108,44 +114,42 @@ def test_the_rows_are_those_that_the_policy_chooses(
 
     # and the cache has them
     logits = chooses.score(answer)
-    engine = make(replace(CONFIG, vault="ram"))
     own = engine.prefill(prompt).coverage
-    assert own != pytest.approx(stats.coverage, rel=1e-3)
+    assert own != pytest.approx(stats.coverage, rel=1e-5)
     assert not np.array_equal(engine.kept_positions(), kept)
     engine.keep(list(kept))
     np.testing.assert_allclose(engine.score(answer), logits, atol=1e-4)
-    engine.close()
 
 
 def test_snapkv_in_python_keeps_what_the_engine_keeps(
-    chooses: Llama, make: Callable[..., Llama], prompt: list[int]
+    chooses: Llama, engine: Llama, prompt: list[int]
 ) -> None:
-    # a value of which all rows are alike leaves the votes: the norm kind would, were it so; so the
-    # question is put where the engine's voters are
-    engine = make(SnapKVConfig(**{**vars(CONFIG), "voters": 10, "kernel": 7, "reduce": "sum"}))
-    engine.prefill(prompt)
+    """The question is put where the engine's voters are, and is then the same policy."""
+    engine.set_snapkv(replace(CONFIG, vault="ram", kernel=7, reduce="sum"))
+    own = engine.prefill(prompt).coverage
     chooses.set_snapkv(replace(CONFIG, vault="ram", policy="question:kernel=7"))
-    chooses.set_question((len(prompt) - 10, len(prompt)))
-    chooses.prefill(prompt)
+    chooses.set_question((len(prompt) - WINDOW, len(prompt)))
+    assert chooses.prefill(prompt).coverage == pytest.approx(own, rel=1e-4)
     pairs = zip(
         engine.kept_positions().reshape(-1, N_ROWS),
         chooses.kept_positions().reshape(-1, N_ROWS),
         strict=True,
     )
-    # rows that vote get votes here, and none in the engine: that moves a few next to the window
-    assert np.mean([len(np.intersect1d(a, b)) for a, b in pairs]) > 0.9 * N_ROWS
+    # but for rounding
+    assert np.mean([len(np.intersect1d(a, b)) for a, b in pairs]) > 0.998 * N_ROWS
 
 
 def test_stock_ops_and_several_layers_at_a_time(
     make: Callable[..., Llama], prompt: list[int]
 ) -> None:
     kept = []
-    for settings in ({}, {"ops": "stock"}, {"layer_group": 7}):
+    for settings in ({"ops": "stock"}, {"layer_group": 7}):
         llm = make(replace(CONFIG, policy="random", **settings))
         llm.prefill(prompt)
         kept.append(llm.kept_positions())
-    np.testing.assert_array_equal(kept[0], kept[1])
-    np.testing.assert_array_equal(kept[0], kept[2])
+    np.testing.assert_array_equal(*kept)
+    # each layer has its own
+    assert len(np.unique(kept[0][:, 0], axis=0)) == 30
 
 
 def test_queries_are_saved_as_far_back_as_the_question(
@@ -153,13 +157,14 @@ def test_queries_are_saved_as_far_back_as_the_question(
 ) -> None:
     """The engine saves those of the window only, unless it is asked; chunks are of 128 tokens."""
     llm = make(replace(CONFIG, policy="question"))
-    for question in [(100, 140), (10, 30), (295, 300), (100, 140)]:
+    kept = []
+    for question in [(295, 300), (100, 140)]:
         llm.set_question(question)
         llm.prefill(prompt)
-    first = llm.kept_positions()
-    llm.set_question((20, 60))
-    llm.prefill(prompt)
-    assert not np.array_equal(llm.kept_positions(), first)
+        kept.append(llm.kept_positions())
+    # a question looks at itself and at what is before it; votes are pooled over 5 positions
+    assert (kept[1] < 142).all()
+    assert (kept[0][:, :, -1] > 140).all()
 
 
 def test_cells_that_run_out_in_an_answer(make: Callable[..., Llama], prompt: list[int]) -> None:
