@@ -17,13 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import quality_tables
+from table_parts import GIB, MIB, size, table
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 RESULTS = ROOT / "results"
-
-MIB = 1024**2
-GIB = 1024**3
 
 # of the check of kept sets
 _KEPT = {
@@ -81,10 +81,10 @@ def cpu(results: Path) -> str:
         "mask, during prefill": (None, "bytes_mask"),
     }
     cells = [
-        [label, _size(of_full, MIB), *(_size(run["stats"][name], MIB) for run in ours)]
+        [label, size(of_full, MIB), *(size(run["stats"][name], MIB) for run in ours)]
         for label, (of_full, name) in rows.items()
     ]
-    peaks = [_size(run["peak_rss"], MIB) for run in (full, *ours)]
+    peaks = [size(run["peak_rss"], MIB) for run in (full, *ours)]
     cells.append(["peak memory of the process", *peaks])
     decode = speed["summary"]["decode_tokens_per_second"]
     prefill = speed["summary"]["seconds_prefill"]
@@ -92,7 +92,7 @@ def cpu(results: Path) -> str:
         [
             f"{memory['model']}, {settings['n_prompt']:,} prompt tokens, budget "
             f"{settings['budget']} ({machine['cpu']}, {machine['cores']} cores, CPU only).\n",
-            *_table(["", "full cache", *heads.values()], cells),
+            *table(["", "full cache", *heads.values()], cells),
             f"\nDecode at this length: {decode['g1']:.1f} tokens/s against {decode['full']:.1f} "
             f"with the full cache, {decode['ratio_of_medians']:.1f} times as fast. Prefill with "
             f"G = 1 takes {prefill['ratio_of_medians']:.2f} times as long as plain prefill. "
@@ -113,7 +113,7 @@ def _device(record: Record) -> str:
     columns: dict[str, Callable[[Record], str]] = {
         "prefill, tokens/s": lambda case: f"{case['prefill_tokens_per_second']:,.0f}",
         "decode, tokens/s": lambda case: f"{case['decode_tokens_per_second']:.1f}",
-        "device memory": lambda case: _size(case["peak_device"], GIB),
+        "device memory": lambda case: size(case["peak_device"], GIB),
     }
     compared = {case["against"] for case in summary.values()}
     cells = []
@@ -139,7 +139,7 @@ def _device(record: Record) -> str:
         f"8B and 7B are the shapes of Llama-3.1-8B and Llama-2-7B with random weights, 128K is 131,072 "
         f"tokens with {runs[0]['settings']['room']} of room, the budget is 2048 where none is named. "
         f"Medians; decode is of one sequence, memory the peak. Commit {', '.join(commits)}.\n",
-        *_table(head, cells),
+        *table(head, cells),
     ]
     kept = record["checks"].get("kept_sets", {})
     if "same_input" in kept:
@@ -173,67 +173,9 @@ def extract(results: Path) -> str:
         f"{record['model']}, {len(passages)} planted passages; differences are 95 % intervals in "
         f"percentage points ({machine['cpu']}, {machine['cores']} cores; Python "
         f"{settings['python']}, whose library is a part of the texts; commit {record['commit'][:9]}).\n",
-        *_table(head, rows),
+        *table(head, rows),
     ]
     return "\n".join(lines)
-
-
-def quality(results: Path) -> str:
-    """A table for each task and length: exact answers and KL to the full cache, by policy and budget."""
-    records = [json.loads(file.read_text()) for file in sorted(results.glob("eval-*.json"))]
-    parts = [_task(record, *key) for record in records for key in _tasks(record)]
-    return "\n\n".join(parts) or "What compression costs in quality: not measured yet."
-
-
-def _tasks(record: Record) -> list[tuple[str, int]]:
-    rows = (row for row in record["summary"] if row["length"])  # not those of all tasks together
-    return list(dict.fromkeys((row["task"], row["length"]) for row in rows))
-
-
-def _task(record: Record, task: str, length: int) -> str:
-    rows = [r for r in record["summary"] if (r["task"], r["length"]) == (task, length)]
-    budgets = sorted({row["budget"] for row in rows if row["budget"]})
-    types = list(dict.fromkeys(row["kv_type"] for row in rows))
-    by_cell = {(row["policy"], row["kv_type"], row["budget"]): row for row in rows}
-    answers = any(row["scores"]["exact"][0] > 0 for row in rows)
-
-    def cell(row: Record | None) -> str:
-        if row is None:
-            return "-"
-        (mean, low, high), kl = row["scores"]["exact"], row["scores"]["kl"][0]
-        exact = f"{100 * mean:.0f} % ({100 * low:.0f} to {100 * high:.0f}), " if answers else ""
-        return f"{exact}{kl:.2f}"
-
-    def label(name: str, kv_type: str) -> str:
-        return f"`{name}`" + (f", {kv_type}" if len(types) > 1 else "")
-
-    cells, full = [], []
-    for policy, kv_type in dict.fromkeys((row["policy"], row["kv_type"]) for row in rows):
-        found = [by_cell.get((policy, kv_type, budget)) for budget in budgets]
-        if policy == "full":
-            row = by_cell[policy, kv_type, None]
-            full.append(f"{kv_type} {cell(row)} in {_size(row['bytes'], MIB)}")
-        else:
-            cells.append([label(policy, kv_type), *map(cell, found)])
-    first = rows[0]
-    sizes = {row["budget"]: row["bytes"] for row in rows if row["kv_type"] == types[0]}
-    heads = [f"budget {budget} ({_size(sizes[budget], MIB)})" for budget in budgets]
-    says = "exact answers (95 % interval over documents), KL" if answers else "KL"
-    return "\n".join(
-        [
-            f"**{task}, {length:,} tokens**: {says}. {record['model']['name']}, "
-            f"{first['n_cases']} cases in {first['n_documents']} documents, "
-            f"{record['settings']['window']} last rows always stay. "
-            f"All tokens: {'; '.join(full)}. {_where(record)}\n",
-            *_table(["", *heads], cells),
-        ]
-    )
-
-
-def _where(record: Record) -> str:
-    device = (record.get("device") or {}).get("name")
-    machine = device or f"{record['machine']['cpu']}, {record['machine']['cores']} cores"
-    return f"({machine}, commit {(record['commit'] or 'unknown')[:9]}.)"
 
 
 def _load(file: Path) -> Record | None:
@@ -241,23 +183,14 @@ def _load(file: Path) -> Record | None:
     return found
 
 
-def _size(value: float | None, unit: int) -> str:
-    return "-" if value is None else f"{value / unit:.1f} {'GiB' if unit == GIB else 'MiB'}"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    def line(cells: list[str]) -> str:
-        return ("| " + " | ".join(cells) + " |").replace("|  |", "| |")
-
-    return [line(head), "|" + "---|" * len(head), *map(line, rows)]
-
-
 TABLES: dict[str, Callable[[Path], str]] = {
     "jaccard": jaccard,
     "cpu": cpu,
     "gpu": gpu,
     "extract": extract,
-    "quality": quality,
+    "quality": quality_tables.short,
+    "quality-bytes": quality_tables.by_bytes,
+    "quality-all": quality_tables.everything,
 }
 
 

@@ -43,6 +43,10 @@ class UnsupportedModelError(SnapKVError, ValueError):
     """A model or context that the engine refuses, with its reason."""
 
 
+class DocumentError(SnapKVError, ValueError):
+    """A file of ours that cannot be read, written or used: another kind, damaged, of another model."""
+
+
 class LibraryError(SnapKVError, ImportError):
     """The native library or llama-cpp-python is missing or does not fit."""
 

@@ -5,8 +5,10 @@ import json
 import pytest
 
 import cases
+import quality_tables
 import tables
 from snapkv_local.bench.summary import summarize
+from snapkv_local.eval.summary import summarize as summarize_eval
 
 STATS = {"layer_group": 4, "chunk": 512}
 
@@ -91,3 +93,137 @@ def test_gpu_table_has_the_full_cache_beside_each_case(tmp_path):
         "0.954.",
     ]
     assert len({line.count("|") for line in lines[2:7]}) == 1
+
+
+def eval_record(exact, tasks=("needle",), types=("f16",), budgets=(64, 128), length=2048):
+    """Of two documents for each task.
+
+    Args:
+        exact: by policy; KL is what is missing to 1, and a tenth of it in the other document.
+    """
+    cells = {}
+    for kv_type in types:
+        cells[f"full/{kv_type}"] = {"policy": "full", "budget": None, "kv_type": kv_type}
+        for policy in exact:
+            for budget in budgets:
+                key = f"{policy}/{budget}/{kv_type}"
+                cells[key] = {"policy": policy, "budget": budget, "kv_type": kv_type}
+    numbers = {"f16": 4, "q8_0": 2, "q4_0": 1}
+    cases = {}
+    for task in tasks:
+        for document in range(2):
+            scores, held = {}, {}
+            for key, cell in cells.items():
+                right = exact.get(cell["policy"], 1.0)
+                kl = (1 - right) * (1 if document else 0.1)
+                names = ("exact", "accuracy", "nll", "kl", "top1")
+                scores[key] = dict(zip(names, (right, right, kl, kl, right), strict=True))
+                held[key] = (cell["budget"] or length) * numbers[cell["kv_type"]] * 2**18
+            cases[f"{task}-{document}"] = {
+                "task": task,
+                "length": length,
+                "document": f"{task}-{document}",
+                "scores": scores,
+                "bytes": held,
+            }
+    record = {
+        "model": {"name": "Test-1B"},
+        "machine": {"cpu": "Test", "cores": 2},
+        "commit": "0123456789abcdef",
+        "settings": {"window": 32, "kv_types": list(types)},
+        "cells": cells,
+        "cases": cases,
+    }
+    return {**record, "summary": summarize_eval(record, "snapkv")}
+
+
+def write(folder, name, record):
+    (folder / f"eval-{name}.json").write_text(json.dumps(record))
+
+
+def rows_below(text, heading):
+    """The cells of the lines of the table below a heading, the head first."""
+    lines = text[text.index(heading) :].splitlines()[2:]
+    table = lines[: lines.index("")] if "" in lines else lines
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+
+
+def test_default_beside_the_paper_s_form(tmp_path):
+    ours = quality_tables.default_policy(128)
+    exact = {"snapkv": 0.5, ours: 1.0, "streaming": 0.25, "other": 0.75}
+    write(tmp_path, "a", eval_record(exact, tasks=("continue", "needle"), budgets=(128,)))
+    text = quality_tables.short(tmp_path)
+    head, _, needle, text_task = rows_below(text, "**Test-1B, 128 rows**")
+    named = ["all tokens", "default", "paper's form", "StreamingLLM"]
+    assert head == ["", "cases (documents)", *named]
+    assert needle[:2] == ["`needle`, 2K", "2 (2)"]
+    # better than the paper's form by more than the interval
+    assert needle[2:] == ["100 %, 0.00", "**100 %, 0.00**", "50 %, 0.28", "25 %, 0.41"]
+    # without a right answer
+    assert text_task[2:] == ["0.00", "**0.00**", "0.28", "0.41"]
+    assert "64 rows" not in text
+
+
+def test_what_is_worse_than_the_paper_s_form_is_marked(tmp_path):
+    ours = quality_tables.default_policy(128)
+    write(tmp_path, "a", eval_record({"snapkv": 0.5, ours: 0.25}, budgets=(128,)))
+    _, _, needle = rows_below(quality_tables.short(tmp_path), "**Test-1B, 128 rows**")
+    assert needle[3] == "25 %, 0.41 †"
+
+
+def test_what_is_equal_to_the_paper_s_form_has_no_mark(tmp_path):
+    ours = quality_tables.default_policy(128)
+    write(tmp_path, "a", eval_record({"snapkv": 0.5, ours: 0.5}, budgets=(128,)))
+    _, _, needle = rows_below(quality_tables.short(tmp_path), "**Test-1B, 128 rows**")
+    assert needle[3] == needle[4] == "50 %, 0.28"
+
+
+def test_a_row_is_of_one_record(tmp_path):
+    """That with most cases of those that have the default; others' policies are not put beside it."""
+    ours = quality_tables.default_policy(128)
+    large = eval_record({"snapkv": 0.5, ours: 1.0}, budgets=(128,))
+    small = eval_record({"snapkv": 0.25, ours: 0.75, "streaming": 0.5}, budgets=(128,))
+    small["cases"] = {name: small["cases"][name] for name in list(small["cases"])[:1]}
+    small["summary"] = summarize_eval(small, "snapkv")
+    without = eval_record({"snapkv": 0.125, "random": 0.125}, budgets=(128,))
+    for name, record in (("a", small), ("b", large), ("c", without)):
+        write(tmp_path, name, record)
+    rows = rows_below(quality_tables.short(tmp_path), "**Test-1B, 128 rows**")
+    assert rows[0][-1] == "paper's form"
+    assert rows[2:] == [["`needle`, 2K", "2 (2)", "100 %, 0.00", "**100 %, 0.00**", "50 %, 0.28"]]
+
+
+def test_quantized_caches_by_bytes(tmp_path):
+    ours = quality_tables.default_policy(512)
+    types = ("f16", "q4_0")
+    write(tmp_path, "a", eval_record({ours: 1.0}, types=types, budgets=(512,)))
+    longer = eval_record({ours: 0.5}, ("needle",), types, budgets=(512,), length=4096)
+    write(tmp_path, "b", longer)
+    write(tmp_path, "c", eval_record({ours: 0.0}, tasks=("code",)))
+    head, _, *rows = rows_below(quality_tables.by_bytes(tmp_path), "**Test-1B**")
+    assert head[1:] == [
+        "bytes at 2K",
+        "bytes at 4K",
+        "`needle`, 2K (2 cases)",
+        "`needle`, 4K (2 cases)",
+    ]
+    assert rows == [
+        ["default, 512 rows, q4_0", "128.0 MiB", "128.0 MiB", "100 %, 0.00", "50 %, 0.28"],
+        ["default, 512 rows, f16", "512.0 MiB", "512.0 MiB", "100 %, 0.00", "50 %, 0.28"],
+        ["all tokens, q4_0", "512.0 MiB", "1024.0 MiB", "100 %, 0.00", "100 %, 0.00"],
+        ["all tokens, f16", "2048.0 MiB", "4096.0 MiB", "100 %, 0.00", "100 %, 0.00"],
+    ]
+
+
+def test_all_policies_of_all_records(tmp_path):
+    write(tmp_path, "a", eval_record({"snapkv": 0.5, "other:x=1": 0.75}))
+    write(tmp_path, "b", eval_record({"random": 0.0}, tasks=("continue",), budgets=(64,)))
+    text = quality_tables.everything(tmp_path)
+    assert "`results/eval-a.json`. All tokens: f16 100 % (100 to 100), 0.00 in 2048.0 MiB." in text
+    head, _, *rows = rows_below(text, "**needle, 2,048 tokens**")
+    assert head == ["", "budget 64 (64.0 MiB)", "budget 128 (128.0 MiB)"]
+    assert rows == [
+        ["`snapkv`", *2 * ["50 % (50 to 50), 0.28"]],
+        ["`other:x=1`", *2 * ["75 % (75 to 75), 0.14"]],
+    ]
+    assert "**continue, 2,048 tokens**" in text

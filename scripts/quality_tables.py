@@ -1,0 +1,250 @@
+"""The tables of answers and KL, from the records of `snapkv-local eval`.
+
+A cell is "exact answers, KL to the full cache". Where one budget's policies stand in a row they are
+of the same prompts and prefills, of the record that has the most cases.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from table_parts import MIB, size, table
+
+Record = dict[str, Any]
+Row = dict[str, Any]
+
+PAPER = "snapkv"
+WIDE = "snapkv:kernel=21+reduce=max+window=16"
+
+# of the short tables, and how they are called there; the default's place is before all
+SHORT = {
+    PAPER: "paper's form",
+    "question:kernel=21+reduce=max": "`question`",
+    "value:kernel=21+reduce=max+window=16": "`value`",
+    "sentence:of=snapkv:kernel=1+reduce=max+window=16": "`sentence`",
+    "h2o": "H2O",
+    "streaming": "StreamingLLM",
+    "random": "random",
+}
+BUDGETS = (64, 128, 512)
+TASKS = (
+    "needle",
+    "needles",
+    "question-first",
+    "question-after",
+    "continue",
+    "code",
+    "keys",
+    "trace",
+    "count",
+)
+# they are continued, and nothing in them is a right answer
+NO_ANSWER = ("continue", "code")
+
+
+def default_policy(budget: int) -> str:
+    """What the engine does without settings, as a policy; a test compares it with SnapKVConfig."""
+    return WIDE
+
+
+def short(results: Path) -> str:
+    """A table for each model and budget: the default beside the paper's form, rivals and others."""
+    cells = list(_cells(results))
+    parts = [
+        _short(cells, model, budget)
+        for model in dict.fromkeys(cell.model for cell in cells)
+        for budget in BUDGETS
+        if any(cell.model == model and cell.row["budget"] == budget for cell in cells)
+    ]
+    return "\n\n".join(parts) or "What compression costs in quality: not measured yet."
+
+
+def by_bytes(results: Path) -> str:
+    """A table for each model: quantized caches of all tokens and of kept rows, by their bytes."""
+    cells = [cell for cell in _cells(results) if len(cell.record["settings"]["kv_types"]) > 1]
+    models = dict.fromkeys(cell.model for cell in cells)
+    parts = [_by_bytes([cell for cell in cells if cell.model == model]) for model in models]
+    return "\n\n".join(parts) or "Quantized caches and kept rows: not measured yet."
+
+
+def everything(results: Path) -> str:
+    """A table for each record, task and length: all policies with their intervals."""
+    parts = [_task(n, record, *key) for n, record in _records(results) for key in _keys(record)]
+    return "\n\n".join(parts) or "What compression costs in quality: not measured yet."
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A row of a record's summary."""
+
+    record: Record
+    row: Row
+
+    @property
+    def model(self) -> str:
+        return str(self.record["model"]["name"])
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.row["task"], self.row["length"]
+
+    def text(self) -> str:
+        """Share of exact answers, if the task has any, and KL."""
+        exact, kl = (self.row["scores"][name][0] for name in ("exact", "kl"))
+        return f"{kl:.2f}" if self.row["task"] in NO_ANSWER else f"{100 * exact:.0f} %, {kl:.2f}"
+
+    def marked(self) -> str:
+        """Bold where it is better than the paper's form by more than the interval, † where worse."""
+        against = self.row["against"]
+        if against is None or against["policy"] != PAPER:
+            return self.text()
+        (_, exact_low, exact_high), (_, kl_low, kl_high) = against["exact"], against["kl"]
+        if None in (exact_low, kl_low):
+            return self.text()
+        better = exact_low > 0 or kl_high < 0
+        worse = exact_high < 0 or kl_low > 0
+        return (f"**{self.text()}**" if better else self.text()) + (" †" if worse else "")
+
+
+def _records(results: Path) -> list[tuple[str, Record]]:
+    return [
+        (file.stem, json.loads(file.read_text())) for file in sorted(results.glob("eval-*.json"))
+    ]
+
+
+def _cells(results: Path) -> Iterable[_Cell]:
+    for _, record in _records(results):
+        for row in record["summary"]:
+            if row["length"]:  # not those of all tasks together
+                yield _Cell(record, row)
+
+
+def _keys(record: Record) -> list[tuple[str, int]]:
+    return list(dict.fromkeys((r["task"], r["length"]) for r in record["summary"] if r["length"]))
+
+
+def _order(key: tuple[str, int]) -> tuple[int, int]:
+    return TASKS.index(key[0]), key[1]
+
+
+def _short(cells: Sequence[_Cell], model: str, budget: int) -> str:
+    ours = default_policy(budget)
+    # of each task and length: the record with the default and the most cases
+    best: dict[tuple[str, int], _Cell] = {}
+    for cell in cells:
+        at = (cell.model, cell.row["policy"], cell.row["budget"], cell.row["kv_type"])
+        if at != (model, ours, budget, "f16"):
+            continue
+        if cell.key not in best or cell.row["n_cases"] > best[cell.key].row["n_cases"]:
+            best[cell.key] = cell
+    lines, used = [], set()
+    for key in sorted(best, key=_order):
+        found = {
+            (cell.row["policy"], cell.row["budget"]): cell
+            for cell in cells
+            if cell.record is best[key].record and cell.key == key and cell.row["kv_type"] == "f16"
+        }
+        policies = [found.get((policy, budget)) for policy in SHORT]
+        used |= {policy for policy, cell in zip(SHORT, policies, strict=True) if cell}
+        lines.append((key, found["full", None], best[key], policies))
+    names = [policy for policy in SHORT if policy in used]
+    rows = []
+    for (task, length), full, ours_cell, policies in lines:
+        by_name = dict(zip(SHORT, policies, strict=True))
+        others = [cell.text() if (cell := by_name[name]) else "-" for name in names]
+        n = f"{ours_cell.row['n_cases']} ({ours_cell.row['n_documents']})"
+        rows.append([f"`{task}`, {length // 1024}K", n, full.text(), ours_cell.marked(), *others])
+    head = ["", "cases (documents)", "all tokens", "default", *(SHORT[name] for name in names)]
+    kept = size(next(iter(best.values())).row["bytes"], MIB)
+    return "\n".join(
+        [f"**{model}, {budget} rows** ({kept}), default: `{ours}`\n", *table(head, rows)]
+    )
+
+
+def _by_bytes(cells: Sequence[_Cell]) -> str:
+    keys = sorted({cell.key for cell in cells}, key=_order)
+    lengths = sorted({length for _, length in keys})
+    found = {(*_kept(cell), cell.key): cell for cell in cells}
+    kinds = list(dict.fromkeys(_kept(cell) for cell in cells))
+
+    def bytes_at(kind: tuple[str, int | None, str], length: int) -> float | None:
+        return next(
+            (
+                cell.row["bytes"]
+                for cell in cells
+                if _kept(cell) == kind and cell.row["length"] == length
+            ),
+            None,
+        )
+
+    rows = []
+    for kind in sorted(kinds, key=lambda kind: bytes_at(kind, lengths[0]) or 0):
+        policy, budget, kv_type = kind
+        if policy == "full":
+            name = f"all tokens, {kv_type}"
+        else:
+            is_default = policy == default_policy(budget or 0)
+            called = "default" if is_default else SHORT.get(policy, f"`{policy}`")
+            name = f"{called}, {budget} rows, {kv_type}"
+        sizes = [size(bytes_at(kind, length), MIB) for length in lengths]
+        texts = [cell.text() if (cell := found.get((*kind, key))) else "-" for key in keys]
+        rows.append([name, *sizes, *texts])
+    head = ["", *(f"bytes at {length // 1024}K" for length in lengths)]
+    for task, length in keys:
+        n = next(cell.row["n_cases"] for cell in cells if cell.key == (task, length))
+        head.append(f"`{task}`, {length // 1024}K ({n} cases)")
+    return "\n".join([f"**{cells[0].model}**\n", *table(head, rows)])
+
+
+def _kept(cell: _Cell) -> tuple[str, int | None, str]:
+    return cell.row["policy"], cell.row["budget"], cell.row["kv_type"]
+
+
+def _task(name: str, record: Record, task: str, length: int) -> str:
+    rows = [r for r in record["summary"] if (r["task"], r["length"]) == (task, length)]
+    budgets = sorted({row["budget"] for row in rows if row["budget"]})
+    types = list(dict.fromkeys(row["kv_type"] for row in rows))
+    by_cell = {(row["policy"], row["kv_type"], row["budget"]): row for row in rows}
+    answers = any(row["scores"]["exact"][0] > 0 for row in rows)
+
+    def cell(row: Record | None) -> str:
+        if row is None:
+            return "-"
+        (mean, low, high), kl = row["scores"]["exact"], row["scores"]["kl"][0]
+        exact = f"{100 * mean:.0f} % ({100 * low:.0f} to {100 * high:.0f}), " if answers else ""
+        return f"{exact}{kl:.2f}"
+
+    def label(policy: str, kv_type: str) -> str:
+        return f"`{policy}`" + (f", {kv_type}" if len(types) > 1 else "")
+
+    cells, full = [], []
+    for policy, kv_type in dict.fromkeys((row["policy"], row["kv_type"]) for row in rows):
+        found = [by_cell.get((policy, kv_type, budget)) for budget in budgets]
+        if policy == "full":
+            row = by_cell[policy, kv_type, None]
+            full.append(f"{kv_type} {cell(row)} in {size(row['bytes'], MIB)}")
+        else:
+            cells.append([label(policy, kv_type), *map(cell, found)])
+    first = rows[0]
+    sizes = {row["budget"]: row["bytes"] for row in rows if row["kv_type"] == types[0]}
+    heads = [f"budget {budget} ({size(sizes[budget], MIB)})" for budget in budgets]
+    says = "exact answers (95 % interval over documents), KL" if answers else "KL"
+    return "\n".join(
+        [
+            f"**{task}, {length:,} tokens**: {says}. {record['model']['name']}, "
+            f"{first['n_cases']} cases in {first['n_documents']} documents, "
+            f"{record['settings']['window']} last rows always stay; `results/{name}.json`. "
+            f"All tokens: {'; '.join(full)}. {_where(record)}\n",
+            *table(["", *heads], cells),
+        ]
+    )
+
+
+def _where(record: Record) -> str:
+    device = (record.get("device") or {}).get("name")
+    machine = device or f"{record['machine']['cpu']}, {record['machine']['cores']} cores"
+    return f"({machine}, commit {(record['commit'] or 'unknown')[:9]}.)"
