@@ -58,7 +58,7 @@ class SnapKVConfig:
             refused.
         policy: what chooses the rows: "snapkv", which the engine runs with the settings above, or one
             of snapkv_local.policies with its options, such as "question:kernel=21+reduce=max". These
-            run in Python, layer by layer; docs/policies.md says which, and what that costs.
+            run in Python, layer by layer; docs/api.md says what that costs.
         protect_system: in a chat, all rows of what stands before the first user's text stay: the
             system prompt, and the template's own words. They count into the budget.
 

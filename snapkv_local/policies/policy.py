@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from snapkv_local.config import SnapKVConfig
 
 # settings of SnapKVConfig that say how the engine's own policy chooses
-_OF_THE_ENGINE = ("voters", "kernel", "pool", "reduce", "sinks", "min_coverage", "max_budget")
+OF_THE_ENGINE = ("voters", "kernel", "pool", "reduce", "sinks", "min_coverage", "max_budget")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Policy(ABC):
         """
         budget.check(config)
         for name, value in vars(config).items():
-            if name in _OF_THE_ENGINE and value != getattr(type(config), name):
+            if name in OF_THE_ENGINE and value != getattr(type(config), name):
                 raise ConfigError(
                     f"{name}={value!r}",
                     f"is a setting of snapkv, and policy={self.spec!r} chooses the rows",

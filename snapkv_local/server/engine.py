@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import SnapKVError
+from snapkv_local.policies.policy import OF_THE_ENGINE
 from snapkv_local.server import grammar, tools
 from snapkv_local.server.errors import ApiError, refusal
 from snapkv_local.server.schemas import (
@@ -153,6 +155,10 @@ class Engine:
             given["budget"] = None
         if "budget" in given and "ratio" not in given:
             given["ratio"] = None
+        if given.get("policy", "snapkv") != "snapkv":
+            # a policy of the request's has none of the options that the server gave its own
+            own = {name: getattr(SnapKVConfig, name) for name in OF_THE_ENGINE}
+            given = {**own, **given}
         config = dataclasses.replace(self.config, **given)
         if config != self.llm.snapkv:
             self.llm.set_snapkv(config)

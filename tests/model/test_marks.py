@@ -51,9 +51,7 @@ def heads(llm: Llama) -> list[set[int]]:
     return [set(head) for head in kept.reshape(-1, kept.shape[-1])]
 
 
-def test_the_system_prompt_stays(
-    chatting: Llama, make: Callable[..., Llama], text: str
-) -> None:
+def test_the_system_prompt_stays(chatting: Llama, make: Callable[..., Llama], text: str) -> None:
     question = user(f"{text}\n\nWho keeps the light?")
     ask(chatting, SYSTEM, question)
     assert spell(chatting, (0, N_SYSTEM)).endswith("of the safe.<|im_end|>\n<|im_start|>user\n")
@@ -105,7 +103,7 @@ def test_a_conversation_that_goes_on(chatting: Llama, text: str) -> None:
 
 def test_a_system_prompt_that_does_not_fit(chatting: Llama, text: str) -> None:
     long = {"role": "system", "content": text[:500]}
-    with pytest.raises(ConfigError, match="does not hold .* such as the system prompt's"):
+    with pytest.raises(ConfigError, match=r"does not hold .* such as the system prompt's"):
         ask(chatting, long, user(f"{text}\n\nWho keeps the light?"))
     ask(chatting, SYSTEM, user(f"{text}\n\nWho keeps the light?"))
     assert chatting.last_prefill is not None

@@ -304,7 +304,7 @@ def test_what_does_not_fit(make: Callable[..., Llama], prompt: list[int]) -> Non
         llm.prefill(prompt)
     llm.set_question(QUESTION)
     llm.set_protected([(0, 81)])
-    with pytest.raises(ConfigError, match="does not hold 81 protected ones, .*raise it to 97"):
+    with pytest.raises(ConfigError, match=r"does not hold 81 protected ones, .*raise it to 97"):
         llm.prefill(prompt)
     llm.set_protected([(0, 80)])
     llm.prefill(prompt)
