@@ -31,6 +31,7 @@ struct llama_snapkv {
     std::vector<std::pair<llama_pos, llama_pos>> protected_spans; // [begin, end)
 
     std::map<llama_seq_id, llama_snapkv_vault> vaults;
+    std::string vault_dir; // folder of the vault's files; "": it is in host memory
 
     llama_snapkv_tap_callback tap = nullptr;
     void * tap_data = nullptr;
@@ -60,12 +61,24 @@ uint32_t llama_snapkv_n_voters(const llama_snapkv_params & params);
 // query rows that a prefill saves for each layer: the window's, and more for the vault
 uint32_t llama_snapkv_n_queries(const llama_snapkv_params & params, uint32_t n_prompt);
 
+// null and llama_snapkv_last_error() set if the sequence has none
+const llama_snapkv_vault * llama_snapkv_vault_of(const llama_context * ctx, llama_seq_id seq_id);
+
+// shapes of the rows that a vault keeps
+std::vector<llama_snapkv_vault_layer> llama_snapkv_vault_layers(llama_context & ctx);
+
 // side by side, for a sequence: free cells, or given ones. empty if there are none
 llama_kv_cache::slot_info llama_snapkv_free_cells(llama_kv_cache & base, llama_seq_id seq_id, uint32_t n_cells);
 llama_kv_cache::slot_info llama_snapkv_cells_at(const llama_kv_cache & base, llama_seq_id seq_id, uint32_t cell0, uint32_t n_cells);
 
 // kept rows and window of a compacted sequence as contiguous cells of the compact cache: packed right before the prompt's end
 void llama_snapkv_place_cells(llama_kv_cache & base, llama_seq_id seq_id, const llama_kv_cache::slot_info & target, llama_snapkv_record_ptr record);
+
+// memory of one row of logits. throws std::runtime_error
+float * llama_snapkv_reserve_logits(llama_context & ctx);
+
+// from now on that row is what the context's last token has
+void llama_snapkv_show_logits(llama_context & ctx);
 
 // while it lives, caches made on this thread get n_cells cells; with all = false sliding-window caches keep theirs
 struct llama_snapkv_cells_scope {

@@ -16,20 +16,6 @@ namespace {
 
 struct no_cells : std::exception {};
 
-const llama_snapkv_vault * vault_of(const llama_context * ctx, llama_seq_id seq_id) {
-    if (!llama_snapkv_enabled(ctx)) {
-        llama_snapkv_set_error("the context was not made by llama_snapkv_init_from_model()");
-        return nullptr;
-    }
-    const auto & vaults = access::snapkv(*ctx)->vaults;
-    const auto it = vaults.find(seq_id);
-    if (it == vaults.end() || it->second.n_tokens() == 0) {
-        llama_snapkv_set_error(format("sequence %d has no vault: set it in the parameters, and prefill", seq_id));
-        return nullptr;
-    }
-    return &it->second;
-}
-
 // rows of a layer as the compact cache holds them: for each head its own, then the window
 std::vector<uint8_t> gather(const llama_snapkv_vault & vault, bool is_v, uint32_t ic, const llama_snapkv_record::layer & kept, uint32_t window) {
     const auto & layer = vault.layers[ic];
@@ -143,7 +129,7 @@ void keep(llama_context & ctx, const llama_snapkv_vault & vault, llama_seq_id se
 } // namespace
 
 int32_t llama_snapkv_keep(llama_context * ctx, llama_seq_id seq_id, const uint32_t * n_kept, const int32_t * ids) {
-    const auto * vault = vault_of(ctx, seq_id);
+    const auto * vault = llama_snapkv_vault_of(ctx, seq_id);
     if (!vault) {
         return -1;
     }
@@ -161,77 +147,5 @@ int32_t llama_snapkv_keep(llama_context * ctx, llama_seq_id seq_id, const uint32
         ctx->get_memory()->seq_rm(seq_id, -1, -1);
         llama_snapkv_set_error(e.what());
         return -2;
-    }
-}
-
-bool llama_snapkv_get_vault_info(const llama_context * ctx, llama_seq_id seq_id, uint32_t ic, llama_snapkv_vault_info * info) {
-    const auto * vault = vault_of(ctx, seq_id);
-    if (!vault) {
-        return false;
-    }
-    if (info->size != sizeof(*info) || ic >= vault->layers.size()) {
-        llama_snapkv_set_error("the caller's llama_snapkv_vault_info is of another version, or there is no such cached layer");
-        return false;
-    }
-    const auto & layer = vault->layers[ic];
-    *info = {};
-    info->size = sizeof(*info);
-    info->n_tokens = vault->n_tokens();
-    info->n_queries = vault->n_queries();
-    info->n_head = (uint32_t) layer.n_head;
-    info->n_head_kv = (uint32_t) layer.n_head_kv;
-    info->head_dim = (uint32_t) layer.head_dim_k;
-    info->head_dim_v = (uint32_t) layer.head_dim_v;
-    info->row_bytes = layer.row_k + layer.row_v;
-    info->scale = layer.scale;
-    info->softcap = layer.softcap;
-    return true;
-}
-
-static void to_f32(ggml_type type, const uint8_t * from, float * to, int64_t n) {
-    if (type == GGML_TYPE_F32) {
-        memcpy(to, from, n * sizeof(float));
-    } else {
-        ggml_get_type_traits(type)->to_float(from, to, n);
-    }
-}
-
-bool llama_snapkv_vault_read(const llama_context * ctx, llama_seq_id seq_id, uint32_t ic, float * q, float * k, float * v) {
-    const auto * vault = vault_of(ctx, seq_id);
-    if (!vault) {
-        return false;
-    }
-    if (ic >= vault->layers.size()) {
-        llama_snapkv_set_error("no such cached layer");
-        return false;
-    }
-    const auto & layer = vault->layers[ic];
-    const uint32_t n = vault->n_tokens();
-    if (q) {
-        vault->read_queries(ic, q);
-    }
-    for (const bool is_v : { false, true }) {
-        float * out = is_v ? v : k;
-        if (!out) {
-            continue;
-        }
-        const ggml_type type = is_v ? layer.type_v : layer.type_k;
-        const int64_t head_dim = is_v ? layer.head_dim_v : layer.head_dim_k;
-        const size_t row = is_v ? layer.row_v : layer.row_k;
-        const size_t head = row / layer.n_head_kv;
-        vault->each(is_v, ic, 0, n, [&](const uint8_t * data, uint32_t pos, uint32_t n_rows) {
-            for (uint32_t i = 0; i < n_rows; ++i) {
-                for (int64_t h = 0; h < layer.n_head_kv; ++h) {
-                    to_f32(type, data + i * row + h * head, out + (h * n + pos + i) * head_dim, head_dim);
-                }
-            }
-        });
-    }
-    return true;
-}
-
-void llama_snapkv_vault_clear(llama_context * ctx, llama_seq_id seq_id) {
-    if (llama_snapkv_enabled(ctx)) {
-        access::snapkv(*ctx)->vaults.erase(seq_id);
     }
 }

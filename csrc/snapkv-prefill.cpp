@@ -7,6 +7,7 @@
 #include "snapkv-place.h"
 #include "snapkv-runner.h"
 #include "snapkv-staging.h"
+#include "snapkv-tail.h"
 #include "snapkv-weights.h"
 
 #include "llama-impl.h"
@@ -53,6 +54,7 @@ private:
     void allocate(const llama_snapkv_plan & plan);
     void drop();
     void open_vault();
+    uint32_t n_tail() const;
     void load_rows(uint32_t ig);
     void save_rows();
     void rows_to_positions();
@@ -102,6 +104,7 @@ private:
 
     llama_kv_cache::slot_info_vec_t sinfos_base;
     llama_kv_cache::slot_info_vec_t sinfos_swa;
+    std::unique_ptr<llama_kv_cells> cells_swa; // before the tokens, for each group
     llama_kv_cache::slot_info target; // contiguous cells of the kept rows in the compact cache
     llama_memory_context_ptr mctx;
 
@@ -210,37 +213,28 @@ void prefill_run::prepare() {
 void prefill_run::open_vault() {
     vault = &sk.vaults[seq_id];
     if (vault->layers.empty()) {
-        const auto & hparams = ctx.get_model().hparams;
-        for (const auto & cached : access::layers(*mem.base)) {
-            llama_snapkv_vault_layer layer;
-            layer.type_k = cached.k->type;
-            layer.type_v = cached.v->type;
-            layer.row_k = cached.k->nb[1];
-            layer.row_v = cached.v->nb[1];
-            layer.head_dim_k = hparams.n_embd_head_k(cached.il);
-            layer.head_dim_v = hparams.n_embd_head_v(cached.il);
-            layer.n_head = hparams.n_head(cached.il);
-            layer.n_head_kv = hparams.n_head_kv(cached.il);
-            vault->layers.push_back(layer);
-        }
+        vault->layers = llama_snapkv_vault_layers(ctx);
     }
-    // the window's queries are computed. what sliding-window layers hold is not in the vault
-    n_past = mem.iswa ? 0 : std::min(vault->common_prefix(prompt.tokens, n), n - w);
-    vault->truncate(n_past);
-
-    // so are the queries that are wanted, if the vault has not kept them
+    // the window's queries are computed, and such as are wanted if the vault has not kept them
     const uint32_t query0 = n - llama_snapkv_n_queries(sk.params, n);
+    const auto usable = [&](uint32_t pos) { return mem.iswa ? vault->max_tail_pos(pos, ctx.get_model().hparams.n_swa) : pos; };
+    n_past = usable(std::min(vault->common_prefix(prompt.tokens, n), n - w));
+    vault->truncate(n_past);
     if (n_past - vault->n_queries() > query0) {
-        n_past = std::min(n_past, query0);
+        n_past = usable(std::min(n_past, query0));
         vault->truncate(n_past);
     }
-    const size_t bytes = vault->bytes() + vault->bytes_of(n - n_past, n - std::max(query0, n_past));
+    const size_t bytes = vault->bytes() + vault->bytes_of(n - n_past, n - std::max(query0, n_past)) + (mem.iswa ? llama_snapkv_tail_bytes(*mem.iswa->get_swa(), n_tail()) : 0);
     if (sk.params.vault_limit > 0 && bytes > sk.params.vault_limit) {
         throw std::invalid_argument(format("the vault needs %.1f MiB for a prompt of %u tokens and its limit is %.1f MiB: raise the limit, or turn the vault off",
                 bytes / 1048576.0, n, sk.params.vault_limit / 1048576.0));
     }
-    ggml_backend_buffer_type_t pinned = place.device ? ggml_backend_dev_host_buffer_type(place.device) : nullptr;
-    added = vault->reserve(pinned ? pinned : ggml_backend_cpu_buffer_type(), n - n_past, query0);
+    added = vault->reserve(place.device, sk.vault_dir, n - n_past, query0);
+}
+
+// rows of sliding-window layers that the vault keeps: a window for each place within the prompt's last w tokens to go on from
+uint32_t prefill_run::n_tail() const {
+    return std::min(n, ctx.get_model().hparams.n_swa + w);
 }
 
 static const auto & staged(const llama_snapkv_staging & staging, int32_t il) {
@@ -272,6 +266,7 @@ void prefill_run::load_rows(uint32_t ig) {
 void prefill_run::save_rows() {
     for (const auto & layer : layers) {
         const auto & from = staged(staging, layer.il);
+        vault->take_memory(added, layer.ic);
         ggml_backend_tensor_get(from.k, added.k[layer.ic], n_past * from.k->nb[1], (n - n_past) * from.k->nb[1]);
         ggml_backend_tensor_get(from.v, added.v[layer.ic], n_past * from.v->nb[1], (n - n_past) * from.v->nb[1]);
 
@@ -351,13 +346,22 @@ void prefill_run::find_cells() {
         sinfos_base.push_back(std::move(sinfo));
     }
 
-    // the same cells for every group, since all layers of the sliding-window cache share them
+    // the same cells for every group, since all layers of the sliding-window cache share them. a group's last tokens take
+    // those of tokens before the first ones, whose rows are still there for the next group's layers
     if (mem.iswa) {
-        mem.iswa->get_swa()->seq_rm(seq_id, prompt.pos0, -1);
-        sinfos_swa = mem.iswa->get_swa()->prepare(ubatches);
+        llama_kv_cache & swa = *mem.iswa->get_swa();
+        swa.seq_rm(seq_id, prompt.pos0, -1);
+        if (vault && n_past > 0) {
+            const uint32_t n_swa = ctx.get_model().hparams.n_swa;
+            if (!llama_snapkv_load_tail(swa, seq_id, n_past, n_swa, *vault->find_tail(n_past, n_swa))) {
+                throw no_room();
+            }
+        }
+        sinfos_swa = swa.prepare(ubatches);
         if (sinfos_swa.empty()) {
             throw no_room();
         }
+        cells_swa = std::make_unique<llama_kv_cells>(swa.get_cells(seq_id));
     }
 
     // cells that go before are used again: their rows are in the staging cache before they are overwritten
@@ -371,7 +375,7 @@ void prefill_run::begin_group(uint32_t ig) {
     mctx.reset();
     layers.clear();
     if (mem.iswa) {
-        mem.iswa->get_swa()->seq_rm(seq_id, prompt.pos0, -1);
+        access::v_cells(*mem.iswa->get_swa())[mem.iswa->get_swa()->get_stream(seq_id)] = *cells_swa;
         mctx = std::make_unique<llama_kv_cache_iswa_context>(mem.iswa, sinfos_base, sinfos_swa, ubatches);
     } else {
         mctx = std::make_unique<llama_kv_cache_context>(staging.full, sinfos_base, ubatches);
@@ -538,10 +542,7 @@ void prefill_run::land_all() {
 }
 
 void prefill_run::take_logits(const flight & f) {
-    if (access::output_reserve(ctx, 1) < 1) {
-        throw std::runtime_error("out of memory: the logits");
-    }
-    ggml_backend_tensor_get(f.res->t_logits, access::logits(ctx).data, 0, ctx.get_model().vocab.n_tokens() * sizeof(float));
+    ggml_backend_tensor_get(f.res->t_logits, llama_snapkv_reserve_logits(ctx), 0, ctx.get_model().vocab.n_tokens() * sizeof(float));
 }
 
 // the record names positions of tokens, the scores have chosen rows
@@ -619,6 +620,9 @@ void prefill_run::run() {
 
     llama_snapkv_place_cells(*mem.base, seq_id, target, record);
     if (vault) {
+        if (mem.iswa) {
+            llama_snapkv_save_tail(*mem.iswa->get_swa(), seq_id, n, n_tail(), added);
+        }
         vault->append(std::move(added), prompt.tokens + n_past);
         stats.bytes_vault = vault->bytes();
     }
@@ -629,9 +633,7 @@ void prefill_run::run() {
     stats.coverage = compressor->get_coverage();
     stats.ratio_fused = compressor->get_ratio_fused();
 
-    access::output_swaps(ctx).clear();
-    access::output_ids(ctx)[0] = 0;
-    access::n_outputs(ctx) = 1;
+    llama_snapkv_show_logits(ctx);
     finished = true;
 }
 

@@ -17,39 +17,62 @@ void llama_snapkv_vault::truncate(uint32_t n) {
         segments.pop_back();
     }
     if (!segments.empty()) {
-        segments.back().n_rows = n - segments.back().pos0;
+        auto & last = segments.back();
+        last.n_rows = n - last.pos0;
+        last.swa.n_rows = std::min(last.swa.n_rows, n - std::min(n, last.swa.pos0));
     }
 }
 
-llama_snapkv_vault::segment llama_snapkv_vault::reserve(ggml_backend_buffer_type_t buft, uint32_t n_rows, uint32_t query0) const {
+llama_snapkv_vault::segment llama_snapkv_vault::reserve(ggml_backend_dev_t device, const std::string & dir, uint32_t n_rows, uint32_t query0) const {
     segment seg;
     seg.pos0 = n_tokens();
     seg.n_rows = n_rows;
     seg.capacity = n_rows;
     seg.query0 = std::min(std::max(query0, seg.pos0), seg.pos0 + n_rows);
 
-    std::vector<size_t> offsets;
-    size_t size = 0;
+    std::vector<size_t> sizes;
     for (const auto & layer : layers) {
-        for (const size_t row : { layer.row_k, layer.row_v }) {
-            offsets.push_back(size);
-            size += GGML_PAD(row * n_rows, ALIGNMENT);
-        }
+        sizes.push_back(GGML_PAD(layer.row_k * n_rows, ALIGNMENT) + GGML_PAD(layer.row_v * n_rows, ALIGNMENT));
+        seg.q.emplace_back((size_t) layer.head_dim_k * layer.n_head * (seg.pos0 + n_rows - seg.query0));
     }
-    seg.buf = llama_snapkv_alloc_buffer(buft, size, "vault");
-    uint8_t * base = (uint8_t *) ggml_backend_buffer_get_base(seg.buf.get());
-    for (size_t ic = 0; ic < layers.size(); ++ic) {
-        seg.k.push_back(base + offsets[2 * ic]);
-        seg.v.push_back(base + offsets[2 * ic + 1]);
-        seg.q.emplace_back((size_t) layers[ic].head_dim_k * layers[ic].n_head * (seg.pos0 + n_rows - seg.query0));
-    }
+    seg.source = std::make_unique<llama_snapkv_vault_memory>(std::move(sizes), device, dir);
+    seg.memory.resize(layers.size());
+    seg.k.resize(layers.size());
+    seg.v.resize(layers.size());
     return seg;
+}
+
+void llama_snapkv_vault::take_memory(segment & seg, uint32_t ic) const {
+    seg.memory[ic] = seg.source->take(ic);
+    seg.k[ic] = seg.memory[ic].get();
+    seg.v[ic] = seg.k[ic] + GGML_PAD(layers[ic].row_k * seg.capacity, ALIGNMENT);
 }
 
 void llama_snapkv_vault::append(segment && seg, const llama_token * added) {
     GGML_ASSERT(seg.pos0 == tokens.size());
     tokens.insert(tokens.end(), added, added + seg.n_rows);
     segments.push_back(std::move(seg));
+    segments.back().source.reset();
+}
+
+uint32_t llama_snapkv_vault::max_tail_pos(uint32_t n, uint32_t n_swa) const {
+    uint32_t res = 0;
+    for (const auto & seg : segments) {
+        const uint32_t pos = std::min(n, seg.swa.pos0 + seg.swa.n_rows);
+        if (seg.swa.n_rows > 0 && (seg.swa.pos0 == 0 || pos >= seg.swa.pos0 + n_swa)) {
+            res = std::max(res, pos);
+        }
+    }
+    return res;
+}
+
+const llama_snapkv_vault::tail * llama_snapkv_vault::find_tail(uint32_t pos, uint32_t n_swa) const {
+    for (const auto & seg : segments) {
+        if (pos <= seg.swa.pos0 + seg.swa.n_rows && seg.swa.n_rows > 0 && (seg.swa.pos0 == 0 || pos >= seg.swa.pos0 + n_swa)) {
+            return &seg.swa;
+        }
+    }
+    return nullptr;
 }
 
 uint32_t llama_snapkv_vault::common_prefix(const llama_token * other, uint32_t n) const {
@@ -100,7 +123,7 @@ size_t llama_snapkv_vault::bytes_of(uint32_t n_rows, uint32_t n_queries) const {
 size_t llama_snapkv_vault::bytes() const {
     size_t size = 0;
     for (const auto & seg : segments) {
-        size += bytes_of(seg.capacity, seg.pos0 + seg.capacity - seg.query0);
+        size += bytes_of(seg.capacity, seg.pos0 + seg.capacity - seg.query0) + seg.swa_memory.size();
     }
     return size;
 }

@@ -2,11 +2,12 @@
 // cache can be chosen anew from it, and a prompt that begins with the same tokens goes on from them.
 #pragma once
 
-#include "snapkv-alloc.h"
+#include "snapkv-vault-memory.h"
 
 #include "llama.h"
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 // rows of one cached layer
@@ -25,24 +26,44 @@ struct llama_snapkv_vault_layer {
 
 class llama_snapkv_vault {
 public:
+    // the last rows of the sliding-window layers before the end of a segment
+    struct tail {
+        uint32_t pos0 = 0;
+        uint32_t n_rows = 0;     // less than capacity after truncate()
+        uint32_t capacity = 0;
+        const uint8_t * data = nullptr; // of each such layer capacity rows of K, then of V
+    };
+
     // consecutive prompt tokens that one prefill has evaluated
     struct segment {
         uint32_t pos0 = 0;
         uint32_t n_rows = 0;     // less than capacity after truncate()
         uint32_t capacity = 0;
         uint32_t query0 = 0;     // first position that has queries; pos0 + capacity if none has
-        ggml_backend_buffer_ptr buf;
         std::vector<uint8_t *> k; // of each cached layer, capacity rows
         std::vector<uint8_t *> v;
         std::vector<std::vector<float>> q; // of each cached layer, [head_dim, capacity - (query0 - pos0), n_head], after RoPE
+        tail swa;
+
+        // of the above; none where it is the caller's, who has attached the segment
+        std::unique_ptr<llama_snapkv_vault_memory> source; // while the segment is filled
+        std::vector<std::shared_ptr<uint8_t>> memory;
+        std::vector<uint8_t> swa_memory;
     };
 
     // keep the first n tokens
     void truncate(uint32_t n);
 
-    // a segment for the tokens after these, not yet a part. throws std::runtime_error, with the vault as it was
-    segment reserve(ggml_backend_buffer_type_t buft, uint32_t n_rows, uint32_t query0) const;
+    // a segment for the tokens after these, not yet a part: in host memory, or in a file in a folder. throws std::runtime_error,
+    // with the vault as it was
+    segment reserve(ggml_backend_dev_t device, const std::string & dir, uint32_t n_rows, uint32_t query0) const;
+    void take_memory(segment & seg, uint32_t ic) const; // before a layer is written to. throws as reserve()
     void append(segment && seg, const llama_token * tokens);
+
+    // rows of the sliding-window layers from which evaluation can go on at position pos, where they reach back n_swa before it;
+    // null if there are none
+    const tail * find_tail(uint32_t pos, uint32_t n_swa) const;
+    uint32_t max_tail_pos(uint32_t n, uint32_t n_swa) const; // the last position up to n for which there are; 0 if there is none
 
     // how many of the tokens are the vault's first ones
     uint32_t common_prefix(const llama_token * tokens, uint32_t n) const;
@@ -71,7 +92,10 @@ public:
     // the last n_queries() positions' of a layer, [head_dim, n, n_head]
     void read_queries(uint32_t ic, float * q) const;
 
-    std::vector<llama_snapkv_vault_layer> layers; // set by the first prefill
+    const std::vector<llama_token> & get_tokens() const { return tokens; }
+    const std::vector<segment> & get_segments() const { return segments; }
+
+    std::vector<llama_snapkv_vault_layer> layers; // set by the first prefill or segment
 
 private:
     std::vector<llama_token> tokens;

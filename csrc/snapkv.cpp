@@ -479,6 +479,38 @@ int32_t llama_snapkv_extend(llama_context * ctx, llama_seq_id seq_id, llama_pos 
 }
 
 //
+// logits
+//
+
+float * llama_snapkv_reserve_logits(llama_context & ctx) {
+    if (access::output_reserve(ctx, 1) < 1) {
+        throw std::runtime_error("out of memory: the logits");
+    }
+    return access::logits(ctx).data;
+}
+
+void llama_snapkv_show_logits(llama_context & ctx) {
+    access::output_swaps(ctx).clear();
+    access::output_ids(ctx)[0] = 0;
+    access::n_outputs(ctx) = 1;
+}
+
+bool llama_snapkv_set_logits(llama_context * ctx, const float * logits) {
+    if (!snapkv_of(ctx)) {
+        return false;
+    }
+    ctx->synchronize();
+    try {
+        std::copy_n(logits, ctx->get_model().vocab.n_tokens(), llama_snapkv_reserve_logits(*ctx));
+    } catch (const std::exception & e) {
+        llama_snapkv_set_error(e.what());
+        return false;
+    }
+    llama_snapkv_show_logits(*ctx);
+    return true;
+}
+
+//
 // what it did
 //
 
@@ -538,6 +570,10 @@ int32_t llama_snapkv_layer_id(const llama_context * ctx, uint32_t ic) {
 uint32_t llama_snapkv_n_head_kv(const llama_context * ctx, uint32_t ic) {
     const int32_t il = llama_snapkv_layer_id(ctx, ic);
     return il < 0 ? 0 : ctx->get_model().hparams.n_head_kv(il);
+}
+
+uint64_t llama_snapkv_row_bytes(const llama_context * ctx) {
+    return snapkv_of(ctx) ? llama_snapkv_full_bytes(*memory_of(ctx).base, 1) : 0;
 }
 
 uint32_t llama_snapkv_kept(const llama_context * ctx, llama_seq_id seq_id, uint32_t ic, uint32_t head, int32_t * ids, uint32_t n) {

@@ -67,7 +67,7 @@ struct llama_snapkv_params {
     enum llama_snapkv_ops ops;
     bool keep_scores; // keep the pooled scores for llama_snapkv_scores()
     uint32_t queries; // save the queries of so many last prompt tokens, for taps and the vault; at least the window's are
-    bool vault;       // keep K and V of all prompt tokens in host memory, see llama_snapkv_keep()
+    bool vault;       // keep K and V of all prompt tokens off the device, see llama_snapkv_keep()
     uint64_t vault_limit; // bytes that the vault of a sequence may take; 0: no limit
 };
 
@@ -179,12 +179,17 @@ LLAMA_API bool llama_snapkv_set_protected(struct llama_context * ctx, const llam
 // change what the next prefill does; cells are not changed, so a budget that needs more is an error. false on error
 LLAMA_API bool llama_snapkv_set_params(struct llama_context * ctx, struct llama_snapkv_params params);
 
+// the logits [n_vocab] that llama_get_logits_ith(ctx, -1) gives until the next llama_decode(): those of the last token of a sequence
+// whose saved state was read. false if the context is not ours, or out of memory
+LLAMA_API bool llama_snapkv_set_logits(struct llama_context * ctx, const float * logits);
+
 LLAMA_API bool llama_snapkv_get_stats(const struct llama_context * ctx, struct llama_snapkv_stats * stats);
 LLAMA_API bool llama_snapkv_get_seq_info(const struct llama_context * ctx, llama_seq_id seq_id, struct llama_snapkv_seq_info * info);
 
 LLAMA_API uint32_t llama_snapkv_n_layer(const struct llama_context * ctx);               // cached layers
 LLAMA_API int32_t llama_snapkv_layer_id(const struct llama_context * ctx, uint32_t ic);  // index in the model
 LLAMA_API uint32_t llama_snapkv_n_head_kv(const struct llama_context * ctx, uint32_t ic);
+LLAMA_API uint64_t llama_snapkv_row_bytes(const struct llama_context * ctx);             // K and V of a token, all cached layers
 
 // prompt positions kept before the window by a compacted sequence, ascending. returns their number, writes up to n
 LLAMA_API uint32_t llama_snapkv_kept(const struct llama_context * ctx, llama_seq_id seq_id, uint32_t ic, uint32_t head, int32_t * ids, uint32_t n);
@@ -207,10 +212,38 @@ struct llama_snapkv_vault_info {
     uint32_t n_queries; // of the last positions
     uint32_t n_head, n_head_kv;
     uint32_t head_dim, head_dim_v;
-    uint64_t row_bytes; // of K and V of a token, as the cache holds them
+    uint32_t row_bytes_k; // of a token, as the cache holds it
+    uint32_t row_bytes_v;
     float scale;
     float softcap; // 0: none
 };
+
+// a part of the vault, as it lies in memory: what a prefill has added, or what was attached
+struct llama_snapkv_vault_segment {
+    size_t size; // sizeof(struct llama_snapkv_vault_segment), set by the caller
+
+    uint32_t pos0;              // position of the first token
+    uint32_t n_tokens;
+    const llama_token * tokens;
+    const void * const * k;     // for each cached layer n_tokens rows, as the cache holds them
+    const void * const * v;
+    // sliding-window layers: rows of the positions before the segment's end, for each such layer n_swa_rows of K, then of V. without
+    // them a prompt cannot go on from there. NULL for other models
+    const void * swa;
+    uint64_t swa_bytes;
+    uint32_t n_swa_rows;
+};
+
+// keep the vaults in files in this folder, from the next prefill on: each of the size of what it holds, and gone with it. NULL: in
+// host memory
+LLAMA_API bool llama_snapkv_set_vault_dir(struct llama_context * ctx, const char * dir);
+
+LLAMA_API uint32_t llama_snapkv_vault_n_segments(const struct llama_context * ctx, llama_seq_id seq_id);
+LLAMA_API bool llama_snapkv_vault_get_segment(const struct llama_context * ctx, llama_seq_id seq_id, uint32_t i, struct llama_snapkv_vault_segment * segment);
+
+// add a segment to the end of a vault, which may be empty: a prompt that begins with its tokens goes on from it. K, V and the rows
+// for sliding windows are not copied: they must stay until the vault is cleared. false on error
+LLAMA_API bool llama_snapkv_vault_attach(struct llama_context * ctx, llama_seq_id seq_id, const struct llama_snapkv_vault_segment * segment);
 
 // false if the sequence has no vault
 LLAMA_API bool llama_snapkv_get_vault_info(const struct llama_context * ctx, llama_seq_id seq_id, uint32_t ic, struct llama_snapkv_vault_info * info);

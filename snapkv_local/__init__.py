@@ -1,6 +1,6 @@
 """SnapKV for llama.cpp: long prompts in a small KV cache.
 
-Importing the package loads no native code; the first use of Llama does.
+Importing the package loads no native code; the first use of Llama or Document does.
 """
 
 from __future__ import annotations
@@ -14,16 +14,27 @@ from snapkv_local.errors import SnapKVError
 from snapkv_local.stats import PrefillStats
 
 if TYPE_CHECKING:
+    from snapkv_local.document import Document
     from snapkv_local.llama import Llama
 
-__all__ = ["Llama", "PrefillStats", "SnapKVConfig", "SnapKVError", "__version__", "errors"]
+__all__ = [
+    "Document",
+    "Llama",
+    "PrefillStats",
+    "SnapKVConfig",
+    "SnapKVError",
+    "__version__",
+    "errors",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Llama":
-        from snapkv_local.llama import Llama
+    if name in ("Llama", "Document"):
+        # first of all: it loads our library, which llama_cpp then uses
+        from snapkv_local.llama import Llama  # isort: skip
+        from snapkv_local.document import Document
 
-        return Llama
+        return Llama if name == "Llama" else Document
     if name == "__version__":
         return version("snapkv-local")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

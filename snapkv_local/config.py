@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from snapkv_local import policies
@@ -53,7 +55,8 @@ class SnapKVConfig:
             or "auto": fused where the layer's device has them.
         vault: "ram" keeps K and V of all prompt tokens in host memory, off the device. A later
             question about the same document then chooses its own rows, after one pass over the
-            vault instead of a prefill. "off" keeps nothing.
+            vault instead of a prefill. A folder keeps them in a file there instead, which nobody
+            else sees and which goes when the vault does. "off" keeps nothing.
         vault_limit: bytes that the vault may take; None for no limit. A prompt that needs more is
             refused.
         policy: what chooses the rows: "snapkv", which the engine runs with the settings above, or one
@@ -81,7 +84,7 @@ class SnapKVConfig:
     hidden: Literal["auto", "device", "host"] = "auto"
     chunk: int | Literal["auto"] = "auto"
     ops: Literal["auto", "fused", "stock"] = "auto"
-    vault: Literal["off", "ram"] = "off"
+    vault: str | os.PathLike[str] = "off"
     vault_limit: int | None = None
     policy: str = "snapkv"
     protect_system: bool = False
@@ -131,7 +134,13 @@ class SnapKVConfig:
         if self.chunk != "auto":
             self._take_int("chunk", 1)
         _check_choice("ops", self.ops, ("auto", "fused", "stock"))
-        _check_choice("vault", self.vault, ("off", "ram"))
+        object.__setattr__(self, "vault", os.fspath(self.vault))
+        if self.vault_folder() is not None and not Path(self.vault).is_dir():
+            raise ConfigError(
+                f"vault={self.vault!r}",
+                "is no folder",
+                'give "off", "ram", or a folder that is there',
+            )
         if self.vault_limit is not None:
             self._take_int("vault_limit", 1, most=_UINT64_MAX)
         if not isinstance(self.protect_system, bool):
@@ -170,6 +179,10 @@ class SnapKVConfig:
             )
         if self.max_budget is not None:
             self._take_int("max_budget", self.budget)
+
+    def vault_folder(self) -> str | None:
+        """The folder of the vault's files; None if it is in host memory, or there is none."""
+        return None if self.vault in ("off", "ram") else os.fspath(self.vault)
 
     def most_rows(self) -> int | None:
         """Most rows that min_coverage may keep; the budget without it, None with a ratio."""

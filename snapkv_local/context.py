@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -115,6 +116,7 @@ class SnapKVContext(_internals.LlamaContext):
             native.fail("llama_snapkv_init_from_model")
 
         self.ctx = ctx
+        self._set_vault_folder(options.config)
         self.memory = llama_cpp.llama_get_memory(ctx)
         self._exit_stack.callback(self._free)
         # a context must be freed before its model
@@ -259,6 +261,13 @@ class SnapKVContext(_internals.LlamaContext):
                 native.llama_snapkv_last_error().decode(),
                 "keep budget and room at or below those that the context was made with",
             )
+        self._set_vault_folder(options.config)
+
+    def _set_vault_folder(self, config: SnapKVConfig) -> None:
+        folder = config.vault_folder()
+        given = None if folder is None else os.fsencode(folder)
+        if not native.llama_snapkv_set_vault_dir(self.ctx, given):
+            native.fail("llama_snapkv_set_vault_dir")
 
     def trim(self, n_past: int) -> bool:
         """Remove what follows the first n_past positions; False if generation cannot go on there.

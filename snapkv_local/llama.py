@@ -15,9 +15,10 @@ from snapkv_local.context import ContextOptions, Progress, SnapKVContext, compac
 
 import llama_cpp
 
-from snapkv_local import hub, models
+from snapkv_local import document, hub, models, session, vault
 from snapkv_local.config import SnapKVConfig
-from snapkv_local.errors import ConfigError, NoRoomError, PromptError, SnapKVError
+from snapkv_local.document import Document
+from snapkv_local.errors import ConfigError, DocumentError, NoRoomError, PromptError, SnapKVError
 from snapkv_local.marks import Chat, Marks
 from snapkv_local.policies.view import LayerView
 from snapkv_local.stats import PrefillStats
@@ -85,6 +86,8 @@ class Llama(llama_cpp.Llama):
         self.last_prefill: PrefillStats | None = None
         self.evictions: list[PrefillStats] = []
         self.n_prompt = 0
+        self.documents: tuple[Document, ...] = ()
+        self._attached: vault.Segment | None = None  # memory that the vault reads
         self._generating = False
         self._marks = Marks()
         self._asked: Chat | None = None
@@ -170,6 +173,7 @@ class Llama(llama_cpp.Llama):
         self.last_prefill = None
         self.n_prompt = len(prompt)
         self.evictions = []
+        self._attach(prompt)
         parts = self._marks.of(self, prompt)
         self.last_prefill = context.prefill(prompt, progress or self.prefill_progress, parts)
         self.input_ids[: len(prompt)] = prompt
@@ -362,6 +366,97 @@ class Llama(llama_cpp.Llama):
     def clear_vault(self) -> None:
         """Free the vault; the conversation goes on."""
         self._context("clear_vault").clear_vault()
+        self._attached = None
+
+    def ingest(
+        self,
+        text: str,
+        path: str | Path,
+        *,
+        title: str = "",
+        progress: Progress | None = None,
+    ) -> Document:
+        """Evaluate a document once, and write its tokens, K and V to a file for later questions.
+
+        The tokens are those of a user's message that begins with the text, in the model's chat
+        template. What the context held is replaced.
+
+        Args:
+            text: of the document.
+            path: of the file, *.snapkv by custom; replaced if it is there.
+            title: for people.
+            progress: as for prefill().
+
+        Returns:
+            The document, which open_document() takes.
+
+        Raises:
+            ConfigError: made without snapkv.
+            DocumentError: made without a vault, or the disk has no space for the file. It is refused
+                before the prefill if it can be known.
+            PromptError: the text is empty, not longer than the window, or longer than n_ctx.
+            NoRoomError, OutOfMemoryError, NativeError: as prefill().
+        """
+        return document.ingest(self, text, path, title, progress)
+
+    def open_document(self, opened: Document | str | Path) -> Document:
+        """From now on prompts that begin with a document's text take its K and V from its file.
+
+        A question is asked with a user's message of the document's text, an empty line and the
+        question. Only what follows the document is evaluated, and the question's own rows are
+        chosen from all of it.
+
+        Raises:
+            ConfigError: made without snapkv.
+            DocumentError: the file cannot be read, the document is of another model or of other
+                settings, or this Llama has no vault.
+        """
+        self._context("open_document")
+        if self.snapkv is None or self.snapkv.vault == "off":
+            raise DocumentError(
+                str(opened), "needs a vault to choose rows from", 'pass SnapKVConfig(vault="ram")'
+            )
+        found = opened if isinstance(opened, Document) else Document.open(opened)
+        document.check(self, found)
+        self.documents = (*self.documents, found)
+        return found
+
+    def save_session(self, path: str | Path) -> int:
+        """Write the conversation to a file: compact cache, tokens, and the vault if there is one.
+
+        Returns:
+            Bytes of the file.
+
+        Raises:
+            ConfigError: made without snapkv.
+            DocumentError: the disk has no space for it. A file that was there stays then.
+        """
+        return session.save(self, path)
+
+    def load_session(self, path: str | Path) -> None:
+        """Go on with a conversation that save_session() has written, in the place of this one.
+
+        Without a vault here, the file's is left out.
+
+        Raises:
+            ConfigError: made without snapkv.
+            DocumentError: the file cannot be read, is of another model or of other settings, or is
+                longer than n_ctx. This conversation stays then.
+            NoRoomError: the KV cache has too few cells. The context is empty then.
+        """
+        self._attached = session.load(self, path)
+
+    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
+        """As llama_cpp.Llama.tokenize(); what an open document spells becomes its tokens.
+
+        A document ends at a token's end, so the text behind it has tokens of its own.
+        """
+        for found in self.documents if special else ():
+            prefix = found.prefix.encode()
+            if text.startswith(prefix):
+                rest = super().tokenize(text[len(prefix) :], add_bos=False, special=True)
+                return [*found.tokens.tolist(), *rest]
+        return super().tokenize(text, add_bos, special)
 
     def generate(
         self, tokens: Sequence[int], *args: Any, **kwargs: Any
@@ -392,6 +487,17 @@ class Llama(llama_cpp.Llama):
                 "pass snapkv=SnapKVConfig(...)",
             )
         return self._ctx
+
+    def _attach(self, prompt: npt.NDArray[np.int32]) -> None:
+        """Give the vault the document that has more in common with the prompt than it has itself."""
+        if not self.documents:
+            return
+        context = self._context("prefill")
+        best = max(self.documents, key=lambda found: _n_common(found.tokens, prompt))
+        if _n_common(best.tokens, prompt) > _n_common(vault.tokens(context), prompt):
+            self.clear_vault()
+            self._attached = best.segment
+            vault.attach(context, best.segment)
 
     def _same_window(self, context: SnapKVContext, tokens: list[int]) -> bool:
         """False if tokens replace a part of the window that has voted by another text."""
@@ -546,6 +652,13 @@ class Llama(llama_cpp.Llama):
             raise PromptError("prompt", says, "raise n_ctx or shorten the prompt") from e
         finally:
             self._marks.chat = None
+
+
+def _n_common(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> int:
+    """Tokens with which both begin."""
+    n = min(len(a), len(b))
+    differ = np.flatnonzero(a[:n] != b[:n])
+    return int(differ[0]) if len(differ) else n
 
 
 def _check_arguments(kwargs: dict[str, Any]) -> None:

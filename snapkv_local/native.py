@@ -158,9 +158,30 @@ class llama_snapkv_vault_info(ctypes.Structure):
         ("n_head_kv", _u32),
         ("head_dim", _u32),
         ("head_dim_v", _u32),
-        ("row_bytes", ctypes.c_uint64),
+        ("row_bytes_k", _u32),
+        ("row_bytes_v", _u32),
         ("scale", ctypes.c_float),
         ("softcap", ctypes.c_float),
+    ]
+
+
+_rows_p = ctypes.POINTER(ctypes.c_void_p)
+
+
+# struct llama_snapkv_vault_segment
+class llama_snapkv_vault_segment(ctypes.Structure):
+    """A part of the vault as it lies in memory, as in snapkv.h."""
+
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("pos0", _u32),
+        ("n_tokens", _u32),
+        ("tokens", _i32_p),
+        ("k", _rows_p),
+        ("v", _rows_p),
+        ("swa", ctypes.c_void_p),
+        ("swa_bytes", ctypes.c_uint64),
+        ("n_swa_rows", _u32),
     ]
 
 
@@ -291,6 +312,11 @@ def llama_snapkv_layer_id(ctx: Any, ic: int, /) -> int: ...
 def llama_snapkv_n_head_kv(ctx: Any, ic: int, /) -> int: ...
 
 
+# LLAMA_API uint64_t llama_snapkv_row_bytes(const struct llama_context * ctx);
+@_function("llama_snapkv_row_bytes", [_ctx_p], ctypes.c_uint64)
+def llama_snapkv_row_bytes(ctx: Any, /) -> int: ...
+
+
 # LLAMA_API uint32_t llama_snapkv_kept(const struct llama_context * ctx, llama_seq_id seq_id,
 #     uint32_t ic,
 #     uint32_t head, int32_t * ids, uint32_t n);
@@ -334,6 +360,42 @@ def llama_snapkv_vault_read(ctx: Any, seq_id: int, ic: int, q: Any, k: Any, v: A
     "llama_snapkv_keep", [_ctx_p, _seq_id, ctypes.POINTER(ctypes.c_uint32), _i32_p], ctypes.c_int32
 )
 def llama_snapkv_keep(ctx: Any, seq_id: int, n_kept: Any, ids: Any, /) -> int: ...
+
+
+# LLAMA_API bool llama_snapkv_set_vault_dir(struct llama_context * ctx, const char * dir);
+@_function("llama_snapkv_set_vault_dir", [_ctx_p, ctypes.c_char_p], ctypes.c_bool)
+def llama_snapkv_set_vault_dir(ctx: Any, folder: bytes | None, /) -> bool: ...
+
+
+# LLAMA_API uint32_t llama_snapkv_vault_n_segments(const struct llama_context * ctx,
+#     llama_seq_id seq_id);
+@_function("llama_snapkv_vault_n_segments", [_ctx_p, _seq_id], _u32)
+def llama_snapkv_vault_n_segments(ctx: Any, seq_id: int, /) -> int: ...
+
+
+# LLAMA_API bool llama_snapkv_vault_get_segment(const struct llama_context * ctx,
+#     llama_seq_id seq_id, uint32_t i, struct llama_snapkv_vault_segment * segment);
+@_function(
+    "llama_snapkv_vault_get_segment",
+    [_ctx_p, _seq_id, _u32, ctypes.POINTER(llama_snapkv_vault_segment)],
+    ctypes.c_bool,
+)
+def llama_snapkv_vault_get_segment(ctx: Any, seq_id: int, i: int, segment: Any, /) -> bool: ...
+
+
+# LLAMA_API bool llama_snapkv_vault_attach(struct llama_context * ctx, llama_seq_id seq_id,
+#     const struct llama_snapkv_vault_segment * segment);
+@_function(
+    "llama_snapkv_vault_attach",
+    [_ctx_p, _seq_id, ctypes.POINTER(llama_snapkv_vault_segment)],
+    ctypes.c_bool,
+)
+def llama_snapkv_vault_attach(ctx: Any, seq_id: int, segment: Any, /) -> bool: ...
+
+
+# LLAMA_API bool llama_snapkv_set_logits(struct llama_context * ctx, const float * logits);
+@_function("llama_snapkv_set_logits", [_ctx_p, _f32_p], ctypes.c_bool)
+def llama_snapkv_set_logits(ctx: Any, logits: Any, /) -> bool: ...
 
 
 # LLAMA_API void llama_snapkv_vault_clear(struct llama_context * ctx, llama_seq_id seq_id);

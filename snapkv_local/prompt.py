@@ -131,35 +131,59 @@ def conversation_tokens(llm: Llama, messages: Any, **options: Any) -> list[int]:
     Raises:
         PromptError: the chat format asks for no completion.
     """
+    return list(_hear(llm, messages, **options).tokens)
+
+
+def chat_text(llm: Llama, content: str) -> tuple[str, dict[str, Any]]:
+    """What chat_tokens() are the tokens of, and tokenize()'s other arguments.
+
+    Raises:
+        PromptError: as chat_tokens(); or the chat format has no text of its own.
+    """
+    listener = _hear(llm, [{"role": "user", "content": content}])
+    if listener.text is None:
+        raise PromptError(
+            f"chat format {llm.chat_format}", "is not written as text", "take another --chat-format"
+        )
+    return listener.text.decode(), listener.arguments
+
+
+def _hear(llm: Llama, messages: Any, **options: Any) -> _Listener:
     import llama_cpp
 
+    listener = _Listener(llm)
     try:
-        llama_cpp.Llama.create_chat_completion(
-            cast(Any, _Listener(llm)), messages=messages, **options
-        )
-    except _Heard as heard:
-        return list(heard.tokens)
+        llama_cpp.Llama.create_chat_completion(cast(Any, listener), messages=messages, **options)
+    except _Heard:
+        return listener
     raise PromptError(
         f"chat format {llm.chat_format}", "asks for no completion", "take another --chat-format"
     )
 
 
 class _Heard(Exception):
-    def __init__(self, tokens: list[int]) -> None:
-        self.tokens = tokens
+    pass
 
 
 class _Listener:
-    """A Llama in whose place llama_cpp answers a chat, to hear which tokens would be completed.
+    """A Llama in whose place llama_cpp answers a chat, to hear what would be completed.
 
     llama_cpp has no function for that: what applies a template also asks for the completion.
     """
 
     def __init__(self, llm: Llama) -> None:
         self._llm = llm
+        self.text: bytes | None = None
+        self.arguments: dict[str, Any] = {}
+        self.tokens: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._llm, name)
 
+    def tokenize(self, text: bytes, **arguments: Any) -> list[int]:
+        self.text, self.arguments = text, arguments
+        return self._llm.tokenize(text, **arguments)
+
     def create_completion(self, *, prompt: list[int], **_: Any) -> Any:
-        raise _Heard(prompt)
+        self.tokens = prompt
+        raise _Heard

@@ -10,12 +10,14 @@ from typing import Any
 
 import click
 
+from snapkv_local.cli.ask import ask
 from snapkv_local.cli.bench import bench
 from snapkv_local.cli.compare import compare
 from snapkv_local.cli.demo import demo
 from snapkv_local.cli.doctor import doctor
 from snapkv_local.cli.eval import evaluate
 from snapkv_local.cli.extract import extract
+from snapkv_local.cli.ingest import ingest
 from snapkv_local.cli.inspect import inspect
 from snapkv_local.cli.plan import plan
 from snapkv_local.cli.run import run
@@ -60,6 +62,8 @@ def main() -> None:
 
 
 main.add_command(run)
+main.add_command(ingest)
+main.add_command(ask)
 main.add_command(doctor)
 main.add_command(demo)
 main.add_command(bench)

@@ -14,6 +14,9 @@ from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
 from snapkv_local.units import parse_size
 
+# of a document, in requests to a server
+NAME = r"[A-Za-z0-9_.-]{1,64}"
+
 _UNITS = {"": 1, "k": 1024, "m": 1024**2}
 
 
@@ -68,6 +71,25 @@ class GpuLayers(click.ParamType):  # type: ignore[type-arg]
         return int(value)
 
 
+# generic from click 8.4 on, and not subscriptable before
+class NamedFile(click.ParamType):  # type: ignore[type-arg]
+    """ID=PATH, or PATH with the file's name, without what follows its last dot, as ID."""
+
+    name = "[id=]path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        id_, equals, rest = str(value).partition("=")
+        path = Path(rest if equals and not Path(value).is_file() else value)
+        if path == Path(value):
+            id_ = path.stem
+        if not re.fullmatch(NAME, id_):
+            cure = "give one before it, as in book=PATH"
+            self.fail(f"{id_!r} is no id of letters, digits, _, - and dots: {cure}", param, ctx)
+        return id_, path
+
+
 SIZE = Size()
 KV_TYPES = ("f16", "q8_0", "q4_0")
 
@@ -81,6 +103,12 @@ files_option = click.option(
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
     help="Text to put before the question; may be repeated, - for stdin.",
+)
+
+document_option = click.option(
+    "--document",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of `ingest` to ask about; MODEL may then be left out.",
 )
 
 # of loading a model, with cli.run.load()
@@ -100,6 +128,30 @@ profile_option = click.option(
     "--profile",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Settings that `tune --save` has written; options given here win.",
+)
+
+# of how a prompt is computed, whatever is kept of it
+_ENGINE_OPTIONS = (
+    click.option(
+        "--layer-group",
+        type=SizeOrAuto("layers"),
+        help="Layers evaluated at a time.  [default: auto]",
+    ),
+    click.option(
+        "--hidden",
+        type=click.Choice(["auto", "device", "host"]),
+        help="Where the hidden state between layer groups lives.  [default: auto]",
+    ),
+    click.option(
+        "--chunk",
+        type=SizeOrAuto("tokens"),
+        help="Prompt tokens computed at once.  [default: auto]",
+    ),
+    click.option(
+        "--ops",
+        type=click.Choice(["auto", "fused", "stock"]),
+        help="What scores and evicts: our ops, or ggml's.  [default: auto]",
+    ),
 )
 
 _CONFIG_OPTIONS = (
@@ -126,30 +178,12 @@ _CONFIG_OPTIONS = (
         help="Most rows with --min-coverage.  [default: four times the budget]",
     ),
     click.option("--room", type=SIZE, help="Cells for tokens after the prompt.  [default: 1024]"),
-    click.option(
-        "--layer-group",
-        type=SizeOrAuto("layers"),
-        help="Layers evaluated at a time.  [default: auto]",
-    ),
-    click.option(
-        "--hidden",
-        type=click.Choice(["auto", "device", "host"]),
-        help="Where the hidden state between layer groups lives.  [default: auto]",
-    ),
-    click.option(
-        "--chunk",
-        type=SizeOrAuto("tokens"),
-        help="Prompt tokens computed at once.  [default: auto]",
-    ),
-    click.option(
-        "--ops",
-        type=click.Choice(["auto", "fused", "stock"]),
-        help="What scores and evicts: our ops, or ggml's.  [default: auto]",
-    ),
+    *_ENGINE_OPTIONS,
     click.option(
         "--vault",
-        type=click.Choice(["off", "ram"]),
-        help="Keep the prompt's full KV in host memory, for later questions.  [default: off]",
+        metavar="off|ram|FOLDER",
+        help="Keep the prompt's full KV in host memory or in a file, for later questions.  "
+        "[default: off]",
     ),
     click.option(
         "--vault-limit", type=ByteSize(), help="Most that the vault may take, such as 8GiB."
@@ -184,6 +218,13 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def choice_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --policy and --protect-system, settings of SnapKVConfig; None where not given."""
     for option in reversed(_CHOICE_OPTIONS):
+        command = option(command)
+    return command
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of config_options() that say how a prompt is computed."""
+    for option in reversed(_ENGINE_OPTIONS):
         command = option(command)
     return command
 

@@ -13,12 +13,14 @@ import click
 from snapkv_local import hardware, models
 from snapkv_local import profile as profiles
 from snapkv_local.cli.answer import Answer, Message, ask
+from snapkv_local.cli.document import model_of, open_document, take_document_settings, use_document
 from snapkv_local.cli.options import (
     SIZE,
     chat_format_option,
     choice_options,
     config_options,
     ctx_option,
+    document_option,
     files_option,
     full_option,
     gpu_layers_option,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 @click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
 @ctx_option
 @files_option
+@document_option
 @click.option("--prompt", help="The question; without it stdin is read, or a chat opens.")
 @config_options
 @choice_options
@@ -58,6 +61,7 @@ def run(
     model: str | None,
     model_option: str | None,
     files: tuple[Path, ...],
+    document: Path | None,
     prompt: str | None,
     max_tokens: int,
     temperature: float,
@@ -67,31 +71,42 @@ def run(
 ) -> None:
     """Ask MODEL a question about documents, or chat with it.
 
-    The answer is streamed to stdout, figures go to stderr.
+    --document is what `ingest` has made of one. The answer is streamed to stdout, figures go to
+    stderr.
     """
-    if (model is None) == (model_option is None):
+    name = model or model_option
+    if (name is None and document is None) or (model is not None and model_option is not None):
         raise click.UsageError("name one MODEL, as the argument or with --model")
+    if document is not None and files:
+        raise click.UsageError(
+            "a document is read already, and other text would not be: leave out --file, or make "
+            "one document of both with `snapkv-local ingest`"
+        )
     chats = prompt is None and sys.stdin.isatty() and Path("-") not in files
     if chats and as_json:
         raise click.UsageError("--json answers one question: give --prompt")
     chosen = None if profile is None else profiles.load(profile)
-    settings = take_settings(options, chosen)
+    take = take_settings if document is None else take_document_settings
+    settings = take(options, chosen)
 
-    path = models.resolve(model or model_option or "")
+    opened = None if document is None else open_document(document, options)
+    path = model_of(opened) if opened and name is None else models.resolve(name or "")
     warn_of_other_model(chosen, path)
     if Path("-") in files and prompt is None:
         raise click.UsageError("--file - reads stdin: give the question with --prompt")
-    documents = [read_document(file) for file in files]
+    texts = [read_document(file) for file in files] if opened is None else [opened.text]
     if prompt is None and not chats:
         prompt = read_document(Path("-"))
     if prompt is not None and not prompt.strip():
         raise click.UsageError("the question is empty: give it with --prompt or on stdin")
 
     llm = load(path, None if settings is None else SnapKVConfig(**settings), options)
+    if opened is not None:
+        use_document(llm, opened)
     messages: list[Message] = []
     for question in [prompt] if prompt is not None else questions():
-        messages.append({"role": "user", "content": "\n\n".join([*documents, question])})
-        documents = []
+        messages.append({"role": "user", "content": "\n\n".join([*texts, question])})
+        texts = []
         answer = answer_one(llm, messages, max_tokens, temperature, stream=not as_json)
         messages.append({"role": "assistant", "content": answer.text})
         if as_json:

@@ -8,15 +8,17 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from snapkv_local import models
 from snapkv_local import profile as profiles
+from snapkv_local.cli.document import open_document, take_document_settings, use_document
 from snapkv_local.cli.options import (
     SIZE,
     ByteSize,
+    NamedFile,
     chat_format_option,
     choice_options,
     config_options,
@@ -34,6 +36,10 @@ from snapkv_local.cli.run import load
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
 
+if TYPE_CHECKING:
+    from snapkv_local.document import Document
+    from snapkv_local.llama import Llama
+
 
 @click.command()
 @click.argument("model")
@@ -48,6 +54,13 @@ from snapkv_local.errors import ConfigError
     help="Keys, one a line.",
 )
 @click.option("--alias", help="The model's name in answers.  [default: its file's]")
+@click.option(
+    "--document",
+    "documents",
+    multiple=True,
+    type=NamedFile(),
+    help="File of `ingest` that requests may name by its id.  [default id: the file's name]",
+)
 @ctx_option
 @config_options
 @choice_options
@@ -84,6 +97,7 @@ def serve(
     keys: tuple[str, ...],
     api_key_file: Path | None,
     alias: str | None,
+    documents: tuple[tuple[str, Path], ...],
     max_tokens: int | None,
     max_queue: int,
     max_body: int,
@@ -99,7 +113,13 @@ def serve(
     stderr. Ctrl-C ends what runs, and the server.
     """
     chosen = None if profile is None else profiles.load(profile)
-    settings = take_settings(options, chosen)
+    paths = dict(documents)
+    if len(paths) < len(documents):
+        raise click.UsageError("two documents have one id: name them with --document ID=PATH")
+    for file in paths.values():
+        if not file.is_file():
+            raise click.UsageError(f"--document {file}: there is no such file")
+    settings = (take_document_settings if paths else take_settings)(options, chosen)
     try:
         from snapkv_local.server.guard import LOOPBACK
         from snapkv_local.server.run import Server, ServerOptions
@@ -109,6 +129,7 @@ def serve(
         ) from e
 
     config = None if settings is None else SnapKVConfig(**settings)
+    options["logits_all"] = options["logprobs"]
     path = models.resolve(model)
     warn_of_other_model(chosen, path)
     api_keys = read_keys(keys, api_key_file)
@@ -117,7 +138,7 @@ def serve(
     if not api_keys and host not in LOOPBACK:
         click.echo(f"Anybody who reaches {host} can use this server: see --api-key", err=True)
     server = Server(
-        load=lambda: load(path, config, {**options, "logits_all": options["logprobs"]}),
+        load=lambda: load_with(path, config, options, paths),
         model=alias or path.stem,
         max_tokens=max_tokens,
         max_queue=max_queue,
@@ -132,6 +153,22 @@ def serve(
         url = address(host, listener)
         click.echo(json.dumps({"url": url, "model": server.model}) if as_json else url)
         server.run(listener)
+
+
+def load_with(
+    path: Path,
+    config: SnapKVConfig | None,
+    options: dict[str, Any],
+    documents: dict[str, Path],
+) -> tuple[Llama, dict[str, Document]]:
+    """Load the model, and open documents in it.
+
+    Args:
+        documents: files by id.
+    """
+    opened = {id_: open_document(file, options) for id_, file in documents.items()}
+    llm = load(path, config, options)
+    return llm, {id_: use_document(llm, document) for id_, document in opened.items()}
 
 
 def read_keys(keys: tuple[str, ...], file: Path | None) -> tuple[str, ...]:

@@ -83,6 +83,25 @@ def make_app(engine: Engine, worker: Worker, options: ServerOptions) -> FastAPI:
         entry = {"id": engine.model, "object": "model", "created": created, "owned_by": "local"}
         return {"object": "list", "data": [entry]}
 
+    @app.get("/v1/documents")
+    async def documents() -> dict[str, Any]:
+        """What a chat's field `document` may name."""
+        if not worker.ready:
+            raise ApiError(503, "the model is being loaded; try again", code="loading")
+        return {
+            "object": "list",
+            "data": [
+                {
+                    "id": id_,
+                    "object": "document",
+                    "title": document.title,
+                    "n_tokens": len(document.tokens),
+                    "n_bytes": document.n_bytes,
+                }
+                for id_, document in engine.documents.items()
+            ],
+        }
+
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue a text."""

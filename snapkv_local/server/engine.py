@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import SnapKVError
 from snapkv_local.policies.policy import OF_THE_ENGINE
+from snapkv_local.prompt import SEPARATOR
 from snapkv_local.server import grammar, tools
 from snapkv_local.server.errors import ApiError, refusal
 from snapkv_local.server.schemas import (
@@ -25,29 +26,37 @@ from snapkv_local.usage import Usage
 if TYPE_CHECKING:
     from llama_cpp.llama_grammar import LlamaGrammar
 
+    from snapkv_local.document import Document
     from snapkv_local.llama import Llama
 
 # seconds between two reports of a prefill
 _REPORT_EVERY = 0.1
 
 
+Load = Callable[[], "tuple[Llama, Mapping[str, Document]]"]
+
+
 class Engine:
     """One Llama and what it is called.
 
     Args:
-        load: makes the Llama.
+        load: makes the Llama, and gives it with the documents that are open in it, by id.
         model: name in answers.
         max_tokens: of an answer, at most; None for what the context allows.
+
+    Attributes:
+        documents: that requests may name, by id; none before load().
     """
 
-    def __init__(self, load: Callable[[], Llama], model: str, max_tokens: int | None) -> None:
+    def __init__(self, load: Load, model: str, max_tokens: int | None) -> None:
         self.model = model
         self.max_tokens = max_tokens
+        self.documents: Mapping[str, Document] = {}
         self._load = load
 
     def load(self) -> None:
         """Load the model; everything else needs it."""
-        self.llm = self._load()
+        self.llm, self.documents = self._load()
         self.config = self.llm.snapkv
         self.n_ctx = self.llm.n_ctx()
         template = self.llm.metadata.get("tokenizer.chat_template", "")
@@ -83,6 +92,8 @@ class Engine:
         answer_grammar = self._grammar(request, offered)
         native = self._template_knows_tools
         messages = tools.to_llama(request.messages, offered, native)
+        if request.document is not None:
+            messages = self._about(request.document, messages, offered)
         self._check_logprobs(bool(request.logprobs))
 
         def start(arguments: dict[str, Any]) -> Any:
@@ -101,6 +112,31 @@ class Engine:
             return tools.with_calls(_checked(chunks, job), offered) if offered else chunks
 
         yield from self._answer(request, job, start)
+
+    def _about(
+        self, id_: str, messages: list[dict[str, Any]], offered: list[Tool]
+    ) -> list[dict[str, Any]]:
+        """Messages, the first one with a document before it.
+
+        Its K and V hold where the prompt begins with it, and would have to be computed elsewhere.
+        """
+        document = self.documents.get(id_)
+        if document is None:
+            raise refusal(
+                f"there is no document {id_}: GET /v1/documents lists them",
+                "document",
+                "unknown_document",
+            )
+        if offered:
+            raise refusal("a prompt with a document begins with it: leave out tools", "tools")
+        first, *rest = messages
+        if first["role"] != "user":
+            raise refusal(
+                "a prompt with a document begins with it: the first message must be a user's, "
+                "and may say what else a system message would",
+                "messages",
+            )
+        return [{**first, "content": document.text + SEPARATOR + first["content"]}, *rest]
 
     def _answer(
         self, request: CommonRequest, job: Job, start: Callable[[dict[str, Any]], Any]
@@ -193,6 +229,7 @@ class Engine:
             "snapkv": {
                 "n_prompt": used.n_prompt,
                 "n_kept": used.n_kept,
+                "n_reused": stats.n_reused if stats and is_new else 0,
                 "bytes_kv": used.bytes_kv,
                 "bytes_full": used.bytes_kv_full,
                 "coverage": stats.coverage if stats else 1.0,

@@ -56,6 +56,7 @@ class Metrics:
         """Add an answer's usage."""
         figures = usage["snapkv"]
         self.tokens.labels("prompt").inc(usage["prompt_tokens"])
+        self.tokens.labels("reused").inc(figures["n_reused"])
         self.tokens.labels("completion").inc(usage["completion_tokens"])
         self.seconds_prefill.observe(figures["seconds_prefill"])
         self.n_kept.set(figures["n_kept"])

@@ -5,18 +5,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
-from typing import TYPE_CHECKING
 
 import uvicorn
 
 from snapkv_local.server.app import ServerOptions, make_app
-from snapkv_local.server.engine import Engine
+from snapkv_local.server.engine import Engine, Load
 from snapkv_local.server.worker import Worker
-
-if TYPE_CHECKING:
-    from snapkv_local.llama import Llama
 
 __all__ = ["Server", "ServerOptions"]
 
@@ -27,7 +23,7 @@ class Server:
     """Engine, queue and HTTP server.
 
     Args:
-        load: makes the Llama; run on a thread of its own while the server already says "loading".
+        load: as for Engine; run on a thread of its own while the server already says "loading".
         model: its name in answers.
         max_tokens: of an answer, at most.
         max_queue: requests that may wait.
@@ -36,7 +32,7 @@ class Server:
 
     def __init__(
         self,
-        load: Callable[[], Llama],
+        load: Load,
         model: str,
         max_tokens: int | None,
         max_queue: int,

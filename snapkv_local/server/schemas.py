@@ -165,6 +165,9 @@ class ChatRequest(CommonRequest):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
+    document: Name | None = Field(
+        None, description="One of GET /v1/documents; its text goes before the first message."
+    )
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     tools: list[Tool] | None = Field(None, max_length=128)
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None

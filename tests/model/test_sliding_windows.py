@@ -16,7 +16,7 @@ SIZES = {"n_ctx": 2048, "n_batch": 64, "n_ubatch": 64}
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    small = {"n_layer": 6, "n_embd": 128, "n_ff": 128, "n_head": 4, "n_head_kv": 2, "head_dim": 64}
+    small = {"n_layer": 12, "n_embd": 128, "n_ff": 128, "n_head": 4, "n_head_kv": 2, "head_dim": 64}
     shape = dataclasses.replace(SHAPES["gemma3-4b"], n_vocab=512, n_swa=N_SWA, **small)
     path = tmp_path_factory.mktemp("gemma") / "gemma3.gguf"
     make_model(shape, "f16", path, name="gemma3")
@@ -61,3 +61,44 @@ def test_a_conversation_goes_on(make, path):
     next(llm.generate([*prompt, *more], temp=0.0))
     assert llm.last_prefill is first
     assert llm.n_tokens == 1560
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_a_long_turn_goes_in_group_by_group(make, path, group):
+    # the last chunks take cells of the tokens before the turn, which the next group still needs
+    prompt, more = tokens(1200), tokens(600, seed=3)
+    config = dataclasses.replace(CONFIG, room=32, layer_group=group)
+    llm = make(config, path, **SIZES)
+    llm.prefill(prompt)
+    llm.eval(more)
+    assert llm.last_prefill.n_prompt == 1800
+    found = llm._logits(1).copy()
+
+    # the same rows before it, in a cache with cells for all
+    wide = make(dataclasses.replace(config, room=1024), path, **SIZES)
+    wide.prefill(prompt)
+    wide.eval(more)
+    assert wide.last_prefill.n_prompt == 1200
+    expected = wide._logits(1)
+    assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
+
+
+def test_the_vault_has_their_last_rows(make, path):
+    config = dataclasses.replace(CONFIG, vault="ram")
+    llm, fresh = make(config, path, **SIZES), make(CONFIG, path, **SIZES)
+    text, question = tokens(1472), tokens(448, seed=3)
+    llm.prefill(text)
+    stats = llm.prefill([*text, *question])
+    assert stats.n_reused == 1472
+    fresh.prefill([*text, *question])
+    # equal to rounding: the window's rows lie in other cells, so that sums have another order
+    pairs = zip(llm.kept_positions()[:, 0], fresh.kept_positions()[:, 0], strict=True)
+    assert min(len(np.intersect1d(a, b)) for a, b in pairs) > 0.98 * 248
+    expected = fresh._logits(1)
+    assert np.abs(llm._logits(1) - expected).max() < 1e-3 * np.abs(expected).max()
+
+    # a prompt that parts from it long before its end finds no window to go on from
+    assert llm.prefill([*text[:1200], *question]).n_reused == 0
+    # and a question shorter than the window goes back by some rows
+    llm.prefill(text)
+    assert llm.prefill([*text, *question[:3]]).n_reused == 1472 + 3 - 8

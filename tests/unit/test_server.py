@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ BODY = {"messages": [{"role": "user", "content": "Hello"}]}
 FIGURES = {
     "n_prompt": 3,
     "n_kept": 3,
+    "n_reused": 1,
     "bytes_kv": 8,
     "bytes_full": 8,
     "coverage": 1.0,
@@ -37,6 +39,9 @@ class FakeEngine:
     model = "fake"
 
     def __init__(self) -> None:
+        tokens = range(1234)
+        book = SimpleNamespace(title="A book", text="Once", tokens=tokens, n_bytes=5678)
+        self.documents = {"book": book}
         self.error: Exception | None = None
         self.may_answer = threading.Event()
         self.may_answer.set()
@@ -139,6 +144,41 @@ def test_embeddings_are_refused(serve: Callable[..., TestClient]) -> None:
     assert response.status_code == 501
     assert error_of(response)["code"] == "not_supported"
     assert error_of(response)["type"] == "server_error"
+
+
+def test_documents_are_listed(serve: Callable[..., TestClient]) -> None:
+    client = serve()
+    assert client.post("/v1/chat/completions", json=BODY).status_code == 200  # it is loaded
+    listed = client.get("/v1/documents").json()
+    entry = {"id": "book", "object": "document", "title": "A book"}
+    assert listed == {
+        "object": "list",
+        "data": [{**entry, "n_tokens": 1234, "n_bytes": 5678}],
+    }
+
+
+def test_no_documents_are_listed_before_they_are_open(engine: FakeEngine) -> None:
+    never_started = Worker(1, load=lambda: None, on_failure=lambda _: None)
+    app = make_app(engine, never_started, ServerOptions())  # type: ignore[arg-type]
+    response = TestClient(app).get("/v1/documents")
+    assert response.status_code == 503
+    assert error_of(response)["code"] == "loading"
+
+
+@pytest.mark.parametrize("id_", ["", "a/b", "../etc/passwd", "a" * 65, 7, None])
+def test_what_is_no_id_of_a_document(serve: Callable[..., TestClient], id_: Any) -> None:
+    response = serve().post("/v1/chat/completions", json={**BODY, "document": id_})
+    assert response.status_code == (200 if id_ is None else 400)
+    if id_ is not None:
+        assert error_of(response)["param"] == "document"
+
+
+def test_used_tokens_are_counted(serve: Callable[..., TestClient]) -> None:
+    client = serve()
+    client.post("/v1/chat/completions", json=BODY)
+    lines = client.get("/metrics").text.splitlines()
+    for kind, n in (("prompt", 3), ("reused", 1), ("completion", 2)):
+        assert f'snapkv_tokens_total{{kind="{kind}"}} {n}.0' in lines
 
 
 def test_a_full_queue_is_said_and_the_others_are_answered(

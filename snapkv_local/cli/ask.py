@@ -1,0 +1,99 @@
+"""`snapkv-local ask`: questions about a document that `ingest` has made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from snapkv_local import models
+from snapkv_local import profile as profiles
+from snapkv_local.cli.answer import Message
+from snapkv_local.cli.document import (
+    describe,
+    model_of,
+    open_document,
+    readable,
+    take_document_settings,
+    use_document,
+)
+from snapkv_local.cli.options import (
+    SIZE,
+    chat_format_option,
+    choice_options,
+    config_options,
+    ctx_option,
+    gpu_layers_option,
+    kv_type_option,
+    profile_option,
+    threads_option,
+    warn_of_other_model,
+)
+from snapkv_local.cli.run import answer_one, load
+from snapkv_local.config import SnapKVConfig
+from snapkv_local.prompt import SEPARATOR
+
+
+@click.command()
+@click.argument(
+    "path", metavar="DOCUMENT", type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.argument("questions", metavar="QUESTION...", nargs=-1)
+@click.option("--model", metavar="MODEL", help="[default: where it was when DOCUMENT was made]")
+@click.option("--info", is_flag=True, help="Check DOCUMENT, and say what it is, instead.")
+@ctx_option
+@config_options
+@choice_options
+@profile_option
+@kv_type_option
+@gpu_layers_option
+@threads_option
+@click.option("--max-tokens", type=SIZE, default=512, show_default=True, help="Of an answer.")
+@click.option("--temperature", type=float, default=0.0, show_default=True)
+@chat_format_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line on stdout.")
+def ask(
+    path: Path,
+    questions: tuple[str, ...],
+    model: str | None,
+    info: bool,
+    max_tokens: int,
+    temperature: float,
+    profile: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Ask about DOCUMENT, a file that `ingest` has made.
+
+    Each QUESTION is answered by itself, with rows that were chosen for it. The answers are streamed
+    to stdout, figures go to stderr.
+    """
+    if bool(questions) == info:
+        raise click.UsageError("give a QUESTION, or --info")
+    if not all(question.strip() for question in questions):
+        raise click.UsageError("a question is empty")
+    chosen = None if profile is None else profiles.load(profile)
+    options["full"] = False
+    settings = take_document_settings(options, chosen)
+
+    document = open_document(path, options)
+    if info:
+        about = describe(document)
+        click.echo(json.dumps(about) if as_json else "\n".join(readable(document)))
+        return
+    model_path = model_of(document) if model is None else models.resolve(model)
+    warn_of_other_model(chosen, model_path)
+    llm = load(model_path, SnapKVConfig(**settings), options)
+    use_document(llm, document)
+    for question in questions:
+        if len(questions) > 1:
+            click.echo(f"> {question}", err=True)
+        content = document.text + SEPARATOR + question
+        messages: list[Message] = [{"role": "user", "content": content}]
+        answer = answer_one(llm, messages, max_tokens, temperature, stream=not as_json)
+        if as_json:
+            click.echo(
+                json.dumps({"model": str(model_path), "question": question, **answer.to_dict()})
+            )

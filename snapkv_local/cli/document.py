@@ -1,0 +1,126 @@
+"""Documents that `ingest` has made, for the commands that ask about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from snapkv_local import models
+from snapkv_local import profile as profiles
+from snapkv_local.cli.options import KV_TYPES, take_settings
+from snapkv_local.errors import DocumentError
+from snapkv_local.units import size
+
+if TYPE_CHECKING:
+    from snapkv_local.document import Document
+    from snapkv_local.llama import Llama
+
+
+def take_document_settings(
+    options: dict[str, Any], profile: profiles.Profile | None = None
+) -> dict[str, Any]:
+    """As take_settings(), with the vault that a document needs.
+
+    Where --kv-type is not given, options say none for it: open_document() finds it.
+
+    Raises:
+        click.UsageError: --full, or --vault off.
+    """
+    if options["full"]:
+        raise click.UsageError("of a document, each question has its own rows: leave out --full")
+    if options["vault"] == "off":
+        raise click.UsageError("a document is a vault: leave out --vault off")
+    source = click.get_current_context().get_parameter_source("kv_type")
+    if source == ParameterSource.DEFAULT:
+        options["kv_type"] = None
+    return {"vault": "ram", **(take_settings(options, profile) or {})}
+
+
+def open_document(path: Path, options: dict[str, Any]) -> Document:
+    """A document whose cache type is the one of the options, which becomes its own if it is none.
+
+    Raises:
+        DocumentError: as Document.open(); or the cache types differ.
+    """
+    # only now: it loads the native library
+    from snapkv_local import Document
+
+    document = Document.open(path)
+    if document.kv_type not in KV_TYPES:
+        raise DocumentError(
+            str(path),
+            f"has K and V in {document.kv_type}, which the command line does not load",
+            "use it from Python, or make it again with `snapkv-local ingest`",
+        )
+    kv_type = options["kv_type"] = options["kv_type"] or document.kv_type
+    if document.kv_type != kv_type:
+        raise DocumentError(
+            str(path),
+            f"has K and V in {document.kv_type}, and the cache is {kv_type}",
+            f"use --kv-type {document.kv_type}, or make it again with --kv-type {kv_type}",
+        )
+    return document
+
+
+def use_document(llm: Llama, document: Document) -> Document:
+    """Open a document in a model, for chats about it.
+
+    Raises:
+        DocumentError: as Llama.open_document(); or chats do not begin with it.
+    """
+    from snapkv_local import prompt
+
+    llm.open_document(document)
+    text, _ = prompt.chat_text(llm, document.text + prompt.SEPARATOR)
+    if not text.startswith(document.prefix):
+        raise DocumentError(
+            str(document.path),
+            "was made with another chat format",
+            "give the --chat-format that `ingest` had, or make it again",
+        )
+    return document
+
+
+def model_of(document: Document) -> Path:
+    """The file of the model that a document was made with.
+
+    Raises:
+        DocumentError: it is no longer there.
+    """
+    path = Path(document.model.path)
+    if not path.exists():
+        raise DocumentError(
+            str(document.path),
+            f"was made with {_name(document)}, which is no longer at {path}",
+            "name its file with --model",
+        )
+    models.check(path)
+    return path
+
+
+def describe(document: Document) -> dict[str, Any]:
+    """What a document is, for JSON."""
+    return {
+        "document": str(document.path),
+        "title": document.title,
+        "n_tokens": len(document.tokens),
+        "n_bytes": document.n_bytes,
+        "kv_type": document.kv_type,
+        "model": {"name": document.model.name, "path": document.model.path},
+    }
+
+
+def readable(document: Document) -> list[str]:
+    """What a document is, for people: lines."""
+    return [
+        f"{document.title}: {len(document.tokens):,} tokens",
+        f"{size(document.n_bytes)}, K and V in {document.kv_type}, whole",
+        f"made with {_name(document)}, {document.model.path}",
+    ]
+
+
+def _name(document: Document) -> str:
+    return document.model.name or document.model.file

@@ -1,0 +1,98 @@
+"""`snapkv-local ingest`: read a document once, for all questions to come."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from snapkv_local import models
+from snapkv_local.cli.document import describe
+from snapkv_local.cli.options import (
+    chat_format_option,
+    ctx_option,
+    engine_options,
+    gpu_layers_option,
+    json_option,
+    kv_type_option,
+    take_config,
+    threads_option,
+)
+from snapkv_local.cli.progress import PrefillBar
+from snapkv_local.cli.run import load, read_document
+from snapkv_local.config import SnapKVConfig
+from snapkv_local.hardware import peak_rss
+from snapkv_local.new_file import check_space
+from snapkv_local.units import size
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    help="Its text; may be repeated, - for stdin.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Of the document's file, such as book.snapkv.",
+)
+@click.option("--title", help="For people.  [default: the name of the first --file]")
+@click.option("--force", is_flag=True, help="Replace --out, if it is there.")
+@ctx_option
+@kv_type_option
+@engine_options
+@click.option(
+    "--vault",
+    metavar="ram|FOLDER",
+    help="Where K and V are until all is read: host memory, or a file.  [default: ram]",
+)
+@gpu_layers_option
+@threads_option
+@chat_format_option
+@json_option
+def ingest(
+    model: str,
+    files: tuple[Path, ...],
+    out: Path,
+    title: str | None,
+    force: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Let MODEL read a document, and keep what it takes to ask about it.
+
+    The file has the text, its tokens, and K and V of all layers. `ask`, `run --document` and
+    `serve --document` then answer without reading the text again, and choose rows for each
+    question. It fits this model and this --kv-type only.
+    """
+    if out.exists() and not force:
+        raise click.UsageError(f"{out} is there already: --force replaces it")
+    check_space(out, 0)  # a wrong place is said now and not after the model is loaded
+    path = models.resolve(model)
+    text = "\n\n".join(read_document(file) for file in files)
+    if not text.strip():
+        raise click.UsageError("the document is empty: name its text with --file")
+    if title is None:
+        title = "stdin" if files[0] == Path("-") else files[0].name
+
+    llm = load(path, SnapKVConfig(**{"vault": "ram", **take_config(options)}), options)
+    started = time.monotonic()
+    with PrefillBar(llm):
+        document = llm.ingest(text, out, title=title)
+    seconds = time.monotonic() - started
+    if as_json:
+        about = describe(document)
+        click.echo(json.dumps({**about, "seconds": seconds, "peak_rss": peak_rss()}))
+    else:
+        click.echo(
+            f"{out}: {len(document.tokens):,} tokens, {size(document.n_bytes)}, in {seconds:.1f} s"
+        )

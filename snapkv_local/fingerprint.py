@@ -1,0 +1,112 @@
+"""What K and V of a text depend on: the model's weights, and settings of the context."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import llama_cpp
+
+from snapkv_local import models
+from snapkv_local.gguf_header import read_header
+
+if TYPE_CHECKING:
+    from snapkv_local.llama import Llama
+
+_SAMPLE = 1024  # bytes of each tensor's middle
+
+_ROPE = (
+    *("rope_scaling_type", "rope_freq_base", "rope_freq_scale"),
+    *("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow", "yarn_orig_ctx"),
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as it is loaded.
+
+    Attributes:
+        name: from the file's metadata; may be empty.
+        file: its name.
+        path: where it was.
+        digest: of its files, without most of their weights.
+        kv_type: of K and V, as "f16" or "f16/q8_0" where they differ.
+        lora: digest of the adapter and its scale; "" without one.
+        rope: settings of rotary positions that were given to the context.
+        long: whether the context is longer than the one that the model was trained for, where the
+            model then turns positions otherwise; False for other models.
+    """
+
+    name: str
+    file: str
+    path: str
+    digest: str
+    kv_type: str
+    lora: str
+    rope: dict[str, float]
+    long: bool
+
+    def differs(self, other: Model) -> str | None:
+        """In what another one differs so that K and V are not equal; None if in nothing."""
+        if self.digest != other.digest:
+            return f"this is {self.name or self.file}, or other weights of the name"
+        if self.lora != other.lora:
+            return "the LoRA adapter is another"
+        if self.kv_type != other.kv_type:
+            return f"its cache is {other.kv_type} and this one {self.kv_type}"
+        if self.rope != other.rope or self.long != other.long:
+            return "positions are turned otherwise (rope and yarn settings, or n_ctx)"
+        return None
+
+
+def of(llm: Llama) -> Model:
+    """The model of a Llama."""
+    path = Path(llm.model_path)
+    params = llm.context_params
+    lora = ""
+    if llm.lora_path:
+        lora = f"{_of_files(Path(llm.lora_path))} x {llm.lora_scale}"
+    key = f"{llm.metadata.get('general.architecture')}.rope.scaling.original_context_length"
+    original = llm.metadata.get(key)
+    types = [_type_name(params.type_k), _type_name(params.type_v)]
+    return Model(
+        name=llm.metadata.get("general.name", ""),
+        file=path.name,
+        path=str(path.absolute()),
+        digest=_of_files(path),
+        kv_type=types[0] if types[0] == types[1] else "/".join(types),
+        lora=lora,
+        rope={name: float(getattr(params, name)) for name in _ROPE},
+        long=original is not None and llm.n_ctx() > int(original),
+    )
+
+
+def _type_name(number: int) -> str:
+    prefix = "GGML_TYPE_"
+    names = {getattr(llama_cpp, n): n for n in dir(llama_cpp) if n.startswith(prefix)}
+    return names[number][len(prefix) :].lower()
+
+
+def _of_files(path: Path) -> str:
+    files = [path.with_name(name) for name in models.file_names(path.name)]
+    stats = [file.stat() for file in files]
+    return _digest(tuple(files), tuple((s.st_size, s.st_mtime_ns) for s in stats))
+
+
+# for each of a file's states once: a server asks for each document
+@functools.lru_cache(maxsize=8)
+def _digest(files: tuple[Path, ...], states: tuple[tuple[int, int], ...]) -> str:
+    digest = blake2b(digest_size=16)
+    for file, (n_bytes, _) in zip(files, states, strict=True):
+        header = read_header(file)
+        places: list[Any] = sorted(header.tensors, key=lambda tensor: tensor.offset)
+        with file.open("rb") as data:
+            digest.update(n_bytes.to_bytes(8, "little"))
+            digest.update(data.read(places[0].offset if places else n_bytes))
+            for place in places:
+                data.seek(place.offset + max(0, place.n_bytes - _SAMPLE) // 2)
+                digest.update(data.read(min(_SAMPLE, place.n_bytes or _SAMPLE)))
+    return digest.hexdigest()

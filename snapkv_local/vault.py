@@ -1,0 +1,154 @@
+"""K and V of a conversation's prompt, as the engine's vault holds them off the device."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from snapkv_local import native
+
+if TYPE_CHECKING:
+    from snapkv_local.context import SnapKVContext
+
+_SEQ_ID = 0  # llama_cpp.Llama has one sequence
+
+Rows = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive tokens of the vault.
+
+    Attributes:
+        tokens: int32 [n_tokens].
+        k: for each cached layer uint8 [n_tokens, n_bytes], rows as the cache holds them.
+        v: as k.
+        swa: uint8 [n_bytes], rows of the sliding-window layers before the segment's end; empty for
+            other models.
+        n_swa_rows: positions that swa has.
+    """
+
+    tokens: npt.NDArray[np.int32]
+    k: Sequence[Rows]
+    v: Sequence[Rows]
+    swa: Rows
+    n_swa_rows: int
+
+
+def segments(context: SnapKVContext) -> list[Segment]:
+    """What the vault holds, in the order of the tokens, without a copy.
+
+    The arrays are the engine's memory: valid until the next prefill, or until the vault is cleared.
+    """
+    found = []
+    for i in range(native.llama_snapkv_vault_n_segments(context.ctx, _SEQ_ID)):
+        raw = native.llama_snapkv_vault_segment(
+            size=ctypes.sizeof(native.llama_snapkv_vault_segment)
+        )
+        if not native.llama_snapkv_vault_get_segment(context.ctx, _SEQ_ID, i, ctypes.byref(raw)):
+            native.fail("llama_snapkv_vault_get_segment")
+        sizes = row_sizes(context)
+        found.append(
+            Segment(
+                tokens=_view(ctypes.cast(raw.tokens, ctypes.c_void_p).value, 4 * raw.n_tokens).view(
+                    np.int32
+                ),
+                k=[
+                    _view(raw.k[ic], raw.n_tokens * size).reshape(raw.n_tokens, size)
+                    for ic, (size, _) in enumerate(sizes)
+                ],
+                v=[
+                    _view(raw.v[ic], raw.n_tokens * size).reshape(raw.n_tokens, size)
+                    for ic, (_, size) in enumerate(sizes)
+                ],
+                swa=_view(raw.swa, raw.swa_bytes),
+                n_swa_rows=raw.n_swa_rows,
+            )
+        )
+    return found
+
+
+def attach(context: SnapKVContext, segment: Segment) -> None:
+    """Add a segment to the vault's end.
+
+    Its arrays are not copied, and may be of a mapped file. The caller keeps them until the vault is
+    cleared.
+
+    Raises:
+        NativeError: the context keeps no vault, or the segment is not of its model.
+    """
+    pos0 = len(tokens(context))
+    pointers = [
+        (ctypes.c_void_p * len(rows))(*(layer.ctypes.data for layer in rows))
+        for rows in (segment.k, segment.v)
+    ]
+    raw = native.llama_snapkv_vault_segment(
+        size=ctypes.sizeof(native.llama_snapkv_vault_segment),
+        pos0=pos0,
+        n_tokens=len(segment.tokens),
+        tokens=segment.tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+        k=pointers[0],
+        v=pointers[1],
+        swa=segment.swa.ctypes.data if segment.swa.size else None,
+        swa_bytes=segment.swa.size,
+        n_swa_rows=segment.n_swa_rows,
+    )
+    if not native.llama_snapkv_vault_attach(context.ctx, _SEQ_ID, ctypes.byref(raw)):
+        native.fail("llama_snapkv_vault_attach")
+
+
+def tokens(context: SnapKVContext) -> npt.NDArray[np.int32]:
+    """The tokens whose K and V the vault holds, int32 [n_tokens]."""
+    parts = [segment.tokens for segment in segments(context)]
+    return np.concatenate(parts) if parts else np.empty(0, np.int32)
+
+
+def row_sizes(context: SnapKVContext) -> list[tuple[int, int]]:
+    """Bytes of a token's K and V in each cached layer, [n_layer_cached, 2].
+
+    Raises:
+        NativeError: the vault is empty.
+    """
+    sizes = []
+    for ic in range(native.llama_snapkv_n_layer(context.ctx)):
+        info = native.llama_snapkv_vault_info(size=ctypes.sizeof(native.llama_snapkv_vault_info))
+        if not native.llama_snapkv_get_vault_info(context.ctx, _SEQ_ID, ic, ctypes.byref(info)):
+            native.fail("llama_snapkv_get_vault_info")
+        sizes.append((info.row_bytes_k, info.row_bytes_v))
+    return sizes
+
+
+def joined(parts: Sequence[Segment]) -> Iterator[tuple[str, list[Rows]]]:
+    """The arrays of segments that follow each other, by name, as pieces of one array each.
+
+    The rows of sliding-window layers are those of the last segment.
+    """
+    for ic in range(len(parts[0].k)):
+        yield f"k.{ic}", [part.k[ic] for part in parts]
+        yield f"v.{ic}", [part.v[ic] for part in parts]
+    yield "swa", [parts[-1].swa]
+
+
+def from_arrays(
+    found: dict[str, npt.NDArray[Any]], given: npt.NDArray[np.int32], n_swa_rows: int
+) -> Segment:
+    """A segment from what joined() has named, and its tokens."""
+    n_layer = sum(name.startswith("k.") for name in found)
+    return Segment(
+        tokens=given,
+        k=[found[f"k.{ic}"] for ic in range(n_layer)],
+        v=[found[f"v.{ic}"] for ic in range(n_layer)],
+        swa=found["swa"],
+        n_swa_rows=n_swa_rows,
+    )
+
+
+def _view(address: int | None, n_bytes: int) -> Rows:
+    if address is None or n_bytes == 0:
+        return np.empty(0, np.uint8)
+    return np.ctypeslib.as_array((ctypes.c_uint8 * n_bytes).from_address(address))
