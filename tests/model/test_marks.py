@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -151,3 +152,20 @@ def test_chats_one_inside_the_other(make: Callable[..., Llama], text: str) -> No
         llm.create_completion(text, max_tokens=2)
     assert len(list(stream)) > 1
     assert llm._marks.chat is None
+
+
+def test_a_document_in_a_file(make: Callable[..., Llama], text: str, tmp_path: Path) -> None:
+    """It is written without a question, and each question about it then votes."""
+    config = replace(CONFIG, policy="question", vault="ram")
+    llm = make(config)
+    document = llm.ingest(text, tmp_path / "book.snapkv")
+    assert llm.snapkv == config
+    other = make(config)
+    other.open_document(document.path)
+    question = user(f"{document.text}\n\nWho keeps the light?")
+    ask(other, question)
+    assert other.last_prefill.n_reused > 200
+    begin, end = other._marks.of(other, other._input_ids).question
+    assert spell(other, (begin, end)) == "Who keeps the light?"
+    ask(llm, question)
+    assert llm.kept_positions().tolist() == other.kept_positions().tolist()
