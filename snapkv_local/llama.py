@@ -347,8 +347,7 @@ class Llama(llama_cpp.Llama):
                 answer are protected from the time when they are no longer in the window.
 
         Raises:
-            ConfigError: a span is no range. A prefill whose budget does not hold them raises
-                NativeError.
+            ConfigError: a span is no range. A prefill whose budget does not hold them raises it, too.
         """
         self._context("set_protected").set_protected(spans)
         self._marks.protected = tuple((int(begin), int(end)) for begin, end in spans)
