@@ -21,9 +21,29 @@
 #include <cerrno>
 #endif
 
-static std::shared_ptr<uint8_t> allocate(ggml_backend_buffer_type_t buft, size_t size) {
-    auto buf = std::make_shared<ggml_backend_buffer_ptr>(llama_snapkv_alloc_buffer(buft, size, "vault"));
+using pin_t = bool (*)(void * data, size_t size);
+using unpin_t = void (*)(void * data);
+
+static std::shared_ptr<uint8_t> allocate(size_t size) {
+    auto buf = std::make_shared<ggml_backend_buffer_ptr>(llama_snapkv_alloc_buffer(ggml_backend_cpu_buffer_type(), size, "vault"));
     return { buf, (uint8_t *) ggml_backend_buffer_get_base(buf->get()) };
+}
+
+// every page is there, and locked if the device can do that: copies from and to it go at the speed of its link
+static std::shared_ptr<uint8_t> allocate_pinned(size_t size, pin_t pin, unpin_t unpin) {
+    auto memory = allocate(size);
+    uint8_t * data = memory.get();
+#ifdef __linux__
+    // fewer pages, so that they are there sooner
+    const uintptr_t page = (uintptr_t) sysconf(_SC_PAGESIZE);
+    const uintptr_t begin = ((uintptr_t) data + page - 1) / page * page;
+    (void) madvise((void *) begin, ((uintptr_t) data + size - begin) / page * page, MADV_HUGEPAGE);
+#endif
+    memset(data, 0, size);
+    if (pin && pin(data, size)) {
+        return { data, [memory, unpin](uint8_t * p) { unpin(p); } };
+    }
+    return memory;
 }
 
 [[noreturn]] static void fail(const std::string & dir, size_t size, const std::string & reason) {
@@ -100,17 +120,19 @@ llama_snapkv_vault_memory::llama_snapkv_vault_memory(std::vector<size_t> sizes, 
         }
         return;
     }
-    const ggml_backend_buffer_type_t pinned = device ? ggml_backend_dev_host_buffer_type(device) : nullptr;
-    if (!pinned) {
+    if (!device) {
         for (size_t i = 0; i < sizes.size(); ++i) {
-            pieces[i].set_value(allocate(ggml_backend_cpu_buffer_type(), sizes[i]));
+            pieces[i].set_value(allocate(sizes[i]));
         }
         return;
     }
-    ahead = std::thread([this, pinned, sizes = std::move(sizes)] {
+    const ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(device);
+    const auto pin = (pin_t) ggml_backend_reg_get_proc_address(reg, "snapkv_pin");
+    const auto unpin = (unpin_t) ggml_backend_reg_get_proc_address(reg, "snapkv_unpin");
+    ahead = std::thread([this, pin, unpin, sizes = std::move(sizes)] {
         for (size_t i = 0; i < sizes.size() && !stop; ++i) {
             try {
-                pieces[i].set_value(allocate(pinned, sizes[i]));
+                pieces[i].set_value(allocate_pinned(sizes[i], pin, unpin));
             } catch (...) {
                 pieces[i].set_exception(std::current_exception());
                 return;

@@ -15,7 +15,8 @@
 class llama_snapkv_vault_memory {
 public:
     // pieces of these sizes. dir: a file in this folder, which nobody else sees and which goes with the pieces; "": host memory.
-    // a device's pinned memory is slow to get, so a thread gets it ahead of its use. throws std::runtime_error
+    // getting pages takes a second or two for each GiB, so beside a device a thread does it ahead of their use, and has them
+    // page-locked. throws std::runtime_error
     llama_snapkv_vault_memory(std::vector<size_t> sizes, ggml_backend_dev_t device, const std::string & dir);
     ~llama_snapkv_vault_memory();
 

@@ -1,7 +1,7 @@
 """The tables of answers and KL, from the records of `snapkv-local eval`.
 
-A cell is "exact answers, KL to the full cache". Where one budget's policies stand in a row they are
-of the same prompts and prefills, of the record that has the most cases.
+A cell is "exact answers, KL to the full cache". What stands in a row of the short tables is of the
+same prompts, of those with the most cases.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ Row = dict[str, Any]
 
 PAPER = "snapkv"
 WIDE = "snapkv:kernel=21+reduce=max+window=16"
+NARROW = "snapkv:kernel=13+window=16"
 
 # of the short tables, and how they are called there; the default's place is before all
 SHORT = {
     PAPER: "paper's form",
+    WIDE: "21, max",
+    NARROW: "13, sum",
     "question:kernel=21+reduce=max": "`question`",
     "value:kernel=21+reduce=max+window=16": "`value`",
     "sentence:of=snapkv:kernel=1+reduce=max+window=16": "`sentence`",
@@ -58,7 +61,7 @@ def short(results: Path) -> str:
         _short(cells, model, budget)
         for model in dict.fromkeys(cell.model for cell in cells)
         for budget in BUDGETS
-        if any(cell.model == model and cell.row["budget"] == budget for cell in cells)
+        if any(cell.model == model and _is_default(cell, budget) for cell in cells)
     ]
     return "\n\n".join(parts) or "What compression costs in quality: not measured yet."
 
@@ -91,6 +94,15 @@ class _Cell:
     @property
     def key(self) -> tuple[str, int]:
         return self.row["task"], self.row["length"]
+
+    @property
+    def prompts(self) -> frozenset[str]:
+        """Digests of the task's cases: equal ones are the same tokens, answer included."""
+        return frozenset(
+            case["digest"]
+            for case in self.record["cases"].values()
+            if (case["task"], case["length"]) == self.key
+        )
 
     def text(self) -> str:
         """Share of exact answers, if the task has any, and KL."""
@@ -133,7 +145,7 @@ def _order(key: tuple[str, int]) -> tuple[int, int]:
 
 def _short(cells: Sequence[_Cell], model: str, budget: int) -> str:
     ours = default_policy(budget)
-    # of each task and length: the record with the default and the most cases
+    # of each task and length: the prompts that the default was measured on, the most of them
     best: dict[tuple[str, int], _Cell] = {}
     for cell in cells:
         at = (cell.model, cell.row["policy"], cell.row["budget"], cell.row["kv_type"])
@@ -141,24 +153,30 @@ def _short(cells: Sequence[_Cell], model: str, budget: int) -> str:
             continue
         if cell.key not in best or cell.row["n_cases"] > best[cell.key].row["n_cases"]:
             best[cell.key] = cell
-    lines, used = [], set()
+    others = [policy for policy in SHORT if policy != ours]
+    found = {}
     for key in sorted(best, key=_order):
-        found = {
-            (cell.row["policy"], cell.row["budget"]): cell
-            for cell in cells
-            if cell.record is best[key].record and cell.key == key and cell.row["kv_type"] == "f16"
+        same = [cell for cell in cells if cell.model == model and cell.prompts == best[key].prompts]
+        found[key] = {
+            cell.row["policy"]: cell
+            for cell in same
+            if cell.row["kv_type"] == "f16" and cell.row["budget"] in (budget, None)
         }
-        policies = [found.get((policy, budget)) for policy in SHORT]
-        used |= {policy for policy, cell in zip(SHORT, policies, strict=True) if cell}
-        lines.append((key, found["full", None], best[key], policies))
-    names = [policy for policy in SHORT if policy in used]
+    shown = [policy for policy in others if any(policy in row for row in found.values())]
     rows = []
-    for (task, length), full, ours_cell, policies in lines:
-        by_name = dict(zip(SHORT, policies, strict=True))
-        others = [cell.text() if (cell := by_name[name]) else "-" for name in names]
-        n = f"{ours_cell.row['n_cases']} ({ours_cell.row['n_documents']})"
-        rows.append([f"`{task}`, {length // 1024}K", n, full.text(), ours_cell.marked(), *others])
-    head = ["", "cases (documents)", "all tokens", "default", *(SHORT[name] for name in names)]
+    for (task, length), by_policy in found.items():
+        row = by_policy["full"].row
+        texts = [cell.text() if (cell := by_policy.get(policy)) else "-" for policy in shown]
+        rows.append(
+            [
+                f"`{task}`, {length // 1024}K",
+                f"{row['n_cases']} ({row['n_documents']})",
+                by_policy["full"].text(),
+                by_policy[ours].marked(),
+                *texts,
+            ]
+        )
+    head = ["", "cases (documents)", "all tokens", "default", *(SHORT[policy] for policy in shown)]
     kept = size(next(iter(best.values())).row["bytes"], MIB)
     return "\n".join(
         [f"**{model}, {budget} rows** ({kept}), default: `{ours}`\n", *table(head, rows)]
@@ -198,6 +216,10 @@ def _by_bytes(cells: Sequence[_Cell]) -> str:
         n = next(cell.row["n_cases"] for cell in cells if cell.key == (task, length))
         head.append(f"`{task}`, {length // 1024}K ({n} cases)")
     return "\n".join([f"**{cells[0].model}**\n", *table(head, rows)])
+
+
+def _is_default(cell: _Cell, budget: int) -> bool:
+    return (cell.row["policy"], cell.row["budget"]) == (default_policy(budget), budget)
 
 
 def _kept(cell: _Cell) -> tuple[str, int | None, str]:

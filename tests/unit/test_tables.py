@@ -8,7 +8,10 @@ import cases
 import quality_tables
 import tables
 from snapkv_local.bench.summary import summarize
+from snapkv_local.config import SnapKVConfig
 from snapkv_local.eval.summary import summarize as summarize_eval
+from snapkv_local.policies.options import spec
+from snapkv_local.policies.snapkv import SnapKV
 
 STATS = {"layer_group": 4, "chunk": 512}
 
@@ -95,11 +98,14 @@ def test_gpu_table_has_the_full_cache_beside_each_case(tmp_path):
     assert len({line.count("|") for line in lines[2:7]}) == 1
 
 
-def eval_record(exact, tasks=("needle",), types=("f16",), budgets=(64, 128), length=2048):
+def eval_record(
+    exact, tasks=("needle",), types=("f16",), budgets=(64, 128), length=2048, prompts="a"
+):
     """Of two documents for each task.
 
     Args:
         exact: by policy; KL is what is missing to 1, and a tenth of it in the other document.
+        prompts: other ones with another text.
     """
     cells = {}
     for kv_type in types:
@@ -123,6 +129,7 @@ def eval_record(exact, tasks=("needle",), types=("f16",), budgets=(64, 128), len
                 "task": task,
                 "length": length,
                 "document": f"{task}-{document}",
+                "digest": f"{task}-{length}-{prompts}-{document}",
                 "scores": scores,
                 "bytes": held,
             }
@@ -178,19 +185,28 @@ def test_what_is_equal_to_the_paper_s_form_has_no_mark(tmp_path):
     assert needle[3] == needle[4] == "50 %, 0.28"
 
 
-def test_a_row_is_of_one_record(tmp_path):
-    """That with most cases of those that have the default; others' policies are not put beside it."""
+def test_a_row_is_of_the_same_prompts(tmp_path):
+    """Those with most cases of the ones that the default has; other records may have some of them."""
     ours = quality_tables.default_policy(128)
     large = eval_record({"snapkv": 0.5, ours: 1.0}, budgets=(128,))
-    small = eval_record({"snapkv": 0.25, ours: 0.75, "streaming": 0.5}, budgets=(128,))
+    small = eval_record({"snapkv": 0.25, ours: 0.75}, budgets=(128,), prompts="b")
     small["cases"] = {name: small["cases"][name] for name in list(small["cases"])[:1]}
     small["summary"] = summarize_eval(small, "snapkv")
-    without = eval_record({"snapkv": 0.125, "random": 0.125}, budgets=(128,))
-    for name, record in (("a", small), ("b", large), ("c", without)):
+    same = eval_record({"snapkv": 0.5, "streaming": 0.25}, budgets=(64, 128))
+    others = eval_record({"random": 0.125}, budgets=(128,), prompts="c")
+    for name, record in (("a", small), ("b", large), ("c", same), ("d", others)):
         write(tmp_path, name, record)
     rows = rows_below(quality_tables.short(tmp_path), "**Test-1B, 128 rows**")
-    assert rows[0][-1] == "paper's form"
-    assert rows[2:] == [["`needle`, 2K", "2 (2)", "100 %, 0.00", "**100 %, 0.00**", "50 %, 0.28"]]
+    assert rows[0][4:] == ["paper's form", "StreamingLLM"]
+    row = ["`needle`, 2K", "2 (2)", "100 %, 0.00", "**100 %, 0.00**", "50 %, 0.28", "25 %, 0.41"]
+    assert rows[2:] == [row]
+
+
+@pytest.mark.parametrize("budget", quality_tables.BUDGETS)
+def test_the_default_is_that_of_the_engine(budget):
+    config = SnapKVConfig(budget=budget)
+    policy = SnapKV(kernel=config.kernel, reduce=config.reduce, window=config.n_voters())
+    assert quality_tables.default_policy(budget) == spec(policy)
 
 
 def test_quantized_caches_by_bytes(tmp_path):
