@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from snapkv_local import policies
 from snapkv_local.errors import ConfigError
+from snapkv_local.policies import budget
 
 DEFAULT_BUDGET = 2048
 DEFAULT_VOTERS = 16
@@ -58,7 +59,11 @@ class SnapKVConfig:
             else sees and which goes when the vault does. "off" keeps nothing.
         vault_limit: bytes that the vault may take; None for no limit. A prompt that needs more is
             refused.
-        policy: "snapkv", the paper's form.
+        policy: what chooses the rows: "snapkv", which the engine runs with the settings above, or one
+            of snapkv_local.policies with its options, such as "question:kernel=21+reduce=max". These
+            run in Python, layer by layer; docs/api.md says what that costs.
+        protect_system: in a chat, all rows of what stands before the first user's text stay: the
+            system prompt, and the template's own words. They count into the budget.
 
     Raises:
         ConfigError: a value is out of its range, or two contradict each other.
@@ -82,6 +87,7 @@ class SnapKVConfig:
     vault: str | os.PathLike[str] = "off"
     vault_limit: int | None = None
     policy: str = "snapkv"
+    protect_system: bool = False
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.ratio is not None:
@@ -137,7 +143,18 @@ class SnapKVConfig:
             )
         if self.vault_limit is not None:
             self._take_int("vault_limit", 1, most=_UINT64_MAX)
-        policies.get(self.policy).check(self)
+        if not isinstance(self.protect_system, bool):
+            raise ConfigError(
+                f"protect_system={self.protect_system!r}", "is not known", "give True or False"
+            )
+        if not isinstance(self.policy, str):
+            raise ConfigError(
+                f"policy={self.policy!r}", "is of the wrong type", "give a text such as 'snapkv'"
+            )
+        object.__setattr__(self, "policy", self.policy.strip())
+        policy = policies.parse(self.policy)
+        policy.check(self)
+        object.__setattr__(self, "policy", policy.spec)
 
     def _check_coverage(self) -> None:
         if self.min_coverage is None:
@@ -204,7 +221,12 @@ class SnapKVConfig:
 
     def n_kept(self, n_prompt: int) -> int:
         """Rows that each KV head keeps of a prompt, the window included; n_prompt if all stay."""
-        return policies.get(self.policy).n_kept(self, n_prompt)
+        return budget.n_kept(self, n_prompt)
+
+    def chooser(self) -> policies.Policy | None:
+        """The policy that chooses the rows in the engine's place; None for snapkv."""
+        policy = policies.parse(self.policy)
+        return None if policy.native else policy
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

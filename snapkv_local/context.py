@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,10 @@ from llama_cpp import _internals, llama_cpp
 
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError, NoRoomError
+from snapkv_local.marks import Parts, check
 from snapkv_local.policies.view import LayerView
 from snapkv_local.stats import PrefillStats
+from snapkv_local.tap import Choice, tapped
 
 Progress = Callable[[int, int], object]
 
@@ -37,6 +39,15 @@ class ContextOptions:
     config: SnapKVConfig
     keep_scores: bool
     n_queries: int = 0
+
+    def __post_init__(self) -> None:
+        policy = self.config.chooser()
+        if self.keep_scores and policy is not None:
+            raise ConfigError(
+                "keep_scores=True",
+                f"the engine's scores are those of snapkv, and {policy.spec} chooses the rows",
+                "leave it out, or choose snapkv",
+            )
 
 
 _options: ContextVar[ContextOptions | None] = ContextVar("snapkv_local_options", default=None)
@@ -97,6 +108,7 @@ class SnapKVContext(_internals.LlamaContext):
 
         options = _options.get()
         assert options is not None, "made within compact_contexts() only"
+        self.options = options
         native_params = native.make_params(options.config, options.keep_scores, options.n_queries)
         native.check_supported(model.path_model, model.model, params, native_params)
         ctx = native.llama_snapkv_init_from_model(model.model, params, native_params)
@@ -115,23 +127,48 @@ class SnapKVContext(_internals.LlamaContext):
         self.ctx = None
 
     def prefill(
-        self, tokens: npt.NDArray[np.int32], progress: Progress | None = None
+        self,
+        tokens: npt.NDArray[np.int32],
+        progress: Progress | None = None,
+        parts: Parts | None = None,
     ) -> PrefillStats:
         """Evaluate a prompt in the place of whatever the sequence held.
 
         Args:
             tokens: [n_prompt].
             progress: called with (done, total) between chunks; what it raises ends the prefill and
-                is raised here, and so is Ctrl-C.
+                is raised here, and so are Ctrl-C and what a policy raises.
+            parts: of the prompt; None for one without.
 
         Raises:
+            ConfigError: the policy or the budget does not fit the prompt.
             NoRoomError, OutOfMemoryError, NativeError: the sequence is then empty and the context
                 usable.
         """
-        rc = self._evaluate(native.llama_snapkv_prefill, (), tokens, progress)
+        parts = parts or Parts()
+        self.set_protected(parts.protected)
+        choice = self._choice(len(tokens), parts)
+        rc = self._evaluate(native.llama_snapkv_prefill, (), tokens, progress, choice)
         if rc != 0:
             native.fail("llama_snapkv_prefill")
         return self._stats()
+
+    def _choice(self, n_prompt: int, parts: Parts) -> Choice | None:
+        """What chooses the rows of a prompt in the engine's place; None if nothing does.
+
+        Raises:
+            ConfigError: the policy or the budget does not fit the prompt.
+        """
+        config = self.options.config
+        n_kept, policy = config.n_kept(n_prompt), config.chooser()
+        check(parts, n_prompt, n_kept, config.window)
+        if policy is None or not config.window < n_kept < n_prompt:
+            return None
+        choice = Choice.of(policy, config, n_prompt, parts)
+        # the engine saves no more queries than it is asked for
+        n_queries = max(self.options.n_queries, choice.n_observed)
+        self._set_params(replace(self.options, n_queries=n_queries))
+        return choice
 
     def extend(
         self, pos0: int, tokens: npt.NDArray[np.int32], progress: Progress | None = None
@@ -163,6 +200,7 @@ class SnapKVContext(_internals.LlamaContext):
         where: tuple[int, ...],
         tokens: npt.NDArray[np.int32],
         progress: Progress | None,
+        choice: Choice | None = None,
     ) -> int:
         """Call a native function that evaluates tokens; its return code if it is none of those."""
         raised: list[BaseException] = []
@@ -175,9 +213,9 @@ class SnapKVContext(_internals.LlamaContext):
             except BaseException as e:  # cannot pass through native frames
                 raised.append(e)
                 return False
-            return not noted
+            return not noted and not raised
 
-        with deferred_interrupt() as noted:
+        with deferred_interrupt() as noted, tapped(self.ctx, choice, raised):
             rc = function(
                 self.ctx,
                 _SEQ_ID,
@@ -212,6 +250,10 @@ class SnapKVContext(_internals.LlamaContext):
         Raises:
             ConfigError: the settings need more cells than the context has, or do not fit its model.
         """
+        self._set_params(options)
+        self.options = options
+
+    def _set_params(self, options: ContextOptions) -> None:
         params = native.make_params(options.config, options.keep_scores, options.n_queries)
         if not native.llama_snapkv_set_params(self.ctx, params):
             raise ConfigError(

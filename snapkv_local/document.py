@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -92,7 +92,14 @@ def ingest(
     sealed.check_space(path, len(tokens) * native.llama_snapkv_row_bytes(context.ctx))
     # an empty vault, so that its one segment ends with the document
     context.clear_vault()
-    llm.prefill(tokens, progress)
+    config = llm.snapkv
+    try:
+        if config.chooser() is not None:  # it may want a question, and nobody has asked yet
+            llm.set_snapkv(replace(config, policy="snapkv"))
+        llm.prefill(tokens, progress)
+    finally:
+        if llm.snapkv != config:
+            llm.set_snapkv(config)
     parts = vault.segments(context)
     header = {
         "title": title,

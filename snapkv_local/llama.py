@@ -19,6 +19,7 @@ from snapkv_local import document, hub, models, session, vault
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.document import Document
 from snapkv_local.errors import ConfigError, DocumentError, NoRoomError, PromptError, SnapKVError
+from snapkv_local.marks import Chat, Marks
 from snapkv_local.policies.view import LayerView
 from snapkv_local.stats import PrefillStats
 
@@ -88,6 +89,8 @@ class Llama(llama_cpp.Llama):
         self.documents: tuple[Document, ...] = ()
         self._attached: vault.Segment | None = None  # memory that the vault reads
         self._generating = False
+        self._marks = Marks()
+        self._asked: Chat | None = None
         self._cut_short: tuple[list[int], list[int]] | None = None
 
         if snapkv is not None:
@@ -150,10 +153,10 @@ class Llama(llama_cpp.Llama):
             progress: instead of prefill_progress for this call.
 
         Raises:
-            ConfigError: made without snapkv.
+            ConfigError: made without snapkv, or policy or budget do not fit the prompt.
             PromptError: no tokens, or more than n_ctx.
             NoRoomError, OutOfMemoryError, NativeError: from the engine. After these, after Ctrl-C,
-                and after whatever progress raises, the context is empty and usable.
+                and after whatever progress or a policy raises, the context is empty and usable.
         """
         context = self._context("prefill")
         prompt = np.asarray(tokens, dtype=np.int32)
@@ -171,7 +174,8 @@ class Llama(llama_cpp.Llama):
         self.n_prompt = len(prompt)
         self.evictions = []
         self._attach(prompt)
-        self.last_prefill = context.prefill(prompt, progress or self.prefill_progress)
+        parts = self._marks.of(self, prompt)
+        self.last_prefill = context.prefill(prompt, progress or self.prefill_progress, parts)
         self.input_ids[: len(prompt)] = prompt
         if self._logits_all:
             self._store_logits(len(prompt) - 1, 1)
@@ -344,10 +348,20 @@ class Llama(llama_cpp.Llama):
                 answer are protected from the time when they are no longer in the window.
 
         Raises:
-            ConfigError: a span is no range. A prefill whose budget does not hold them raises
-                NativeError.
+            ConfigError: a span is no range. A prefill whose budget does not hold them raises it, too.
         """
         self._context("set_protected").set_protected(spans)
+        self._marks.protected = tuple((int(begin), int(end)) for begin, end in spans)
+
+    def set_question(self, span: tuple[int, int] | None) -> None:
+        """Where the question stands in later prompts, for policies that ask (`question`, `windows`).
+
+        In a chat they find it themselves: it is the last paragraph of the last user turn.
+
+        Args:
+            span: [begin, end) positions of its words, instead of a chat's; None for the chat's.
+        """
+        self._marks.question = span
 
     def clear_vault(self) -> None:
         """Free the vault; the conversation goes on."""
@@ -452,6 +466,7 @@ class Llama(llama_cpp.Llama):
         n_prompt is then the number of tokens given here, as it is after prefill().
         """
         self.n_prompt = len(tokens)
+        self._marks.begin(self, tokens)
         inner = super().generate(tokens, *args, **kwargs)
         return inner if self.snapkv is None else self._until_full(list(tokens), inner)
 
@@ -507,12 +522,16 @@ class Llama(llama_cpp.Llama):
     def _extend(self, tokens: list[int], progress: Progress | None = None) -> PrefillStats | None:
         """Evaluate tokens and evict down to the budget; None if the engine cannot go on here."""
         assert self.snapkv is not None
+        if self.snapkv.chooser() is not None:
+            return None  # it chooses from whole prompts
         n_back = max(0, self.snapkv.window - len(tokens))
         start, end = self.n_tokens - n_back, self.n_tokens + len(tokens)
         if start <= 0 or end > self._n_ctx:
             return None
         given = np.array([*self._input_ids[start:].tolist(), *tokens], np.int32)
         n_tokens = self.n_tokens
+        whole = np.append(self._input_ids[:start], given)
+        self._context("eval").set_protected(self._marks.of(self, whole).protected)
         self.n_tokens, self._requires_eval = 0, True  # where it fails, the context is empty
         stats = self._context("eval").extend(start, given, progress)
         self.n_tokens, self._requires_eval = n_tokens, False
@@ -529,7 +548,7 @@ class Llama(llama_cpp.Llama):
         assert self.snapkv is not None
         if self.n_tokens >= self._n_ctx:
             return
-        if self.snapkv.vault == "off":
+        if self.snapkv.vault == "off" and self.snapkv.chooser() is None:
             if stats := self._extend([]):
                 self.evictions.append(stats)
             return
@@ -598,15 +617,24 @@ class Llama(llama_cpp.Llama):
                 produced.append(token)
                 sent = yield token
 
+    def create_chat_completion(self, *args: Any, **kwargs: Any) -> Any:
+        """As llama_cpp.Llama.create_chat_completion(); notes where system prompt and question are."""
+        self._asked = Chat.of(super().create_chat_completion, args, kwargs)
+        try:
+            return super().create_chat_completion(*args, **kwargs)
+        finally:
+            self._asked = None
+
     def _create_completion(self, *args: Any, **kwargs: Any) -> Any:
         responses = super()._create_completion(*args, **kwargs)
         if self.snapkv is None:
             return responses
-        return self._complete(responses, kwargs.get("stream", False))
+        return self._complete(responses, kwargs.get("stream", False), self._asked)
 
-    def _complete(self, responses: Iterator[Any], stream: bool) -> Iterator[Any]:
+    def _complete(self, responses: Iterator[Any], stream: bool, chat: Chat | None) -> Iterator[Any]:
         """Passes responses on, and mends what llama_cpp does not foresee."""
         self._cut_short = None
+        self._marks.chat = chat
         try:
             for response in responses:
                 if self._cut_short is not None and not stream:
@@ -622,6 +650,8 @@ class Llama(llama_cpp.Llama):
             # it ends with llama.cpp's number, which is rounded up
             says = f"{str(e).rpartition(' ')[0]} {self._n_ctx}"
             raise PromptError("prompt", says, "raise n_ctx or shorten the prompt") from e
+        finally:
+            self._marks.chat = None
 
 
 def _n_common(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> int:

@@ -10,12 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 # of a model file: metadata at its front, weights at its end
 _SAMPLE = 2**20
@@ -137,15 +143,6 @@ def fingerprint(path: Path) -> str:
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        try:
-            import tomli as tomllib  # type: ignore[import-not-found,no-redef,unused-ignore]
-        except ModuleNotFoundError as e:
-            raise ConfigError(
-                str(path), "Python 3.10 does not read TOML by itself", "pip install tomli"
-            ) from e
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as e:

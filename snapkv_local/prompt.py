@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from snapkv_local.errors import PromptError
+from snapkv_local.spelling import Span, Spelling
 
 if TYPE_CHECKING:
     from snapkv_local.llama import Llama
@@ -28,6 +29,8 @@ class Prompt:
             several tokens belongs to the first.
         document: begin and end of the document in text, in characters.
         n_question: tokens from the question's first to the prompt's last.
+        system: [begin, end) of the tokens before the document.
+        question: [begin, end) of the tokens of the question's words.
     """
 
     tokens: list[int]
@@ -35,6 +38,8 @@ class Prompt:
     starts: npt.NDArray[np.int64]
     document: tuple[int, int]
     n_question: int
+    system: Span = (0, 0)
+    question: Span | None = None
 
     def ends(self) -> npt.NDArray[np.int64]:
         """int64 [n_prompt], where each token ends in text, in characters."""
@@ -55,8 +60,8 @@ def build(llm: Llama, document: str, question: str, raw: bool = False) -> Prompt
     """
     content = document + SEPARATOR + question if document else question
     tokens = llm.tokenize(content.encode(), special=False) if raw else chat_tokens(llm, content)
-    spelt = pieces(llm, tokens)
-    data = b"".join(spelt)
+    spelling = Spelling.of(pieces(llm, tokens))
+    data = spelling.data
     # rfind: a template's own words come before
     at = data.rfind(content.encode())
     if at < 0:
@@ -65,18 +70,18 @@ def build(llm: Llama, document: str, question: str, raw: bool = False) -> Prompt
             "is not spelt by its tokens: the chat template or the tokenizer changes it",
             "take another model",
         )
-    byte_starts = np.cumsum([0, *(len(piece) for piece in spelt)])[:-1]
     n_characters = characters_before(data)
     first = int(n_characters[at])
-    byte_question = at + len(content.encode()) - len(question.encode())
-    # a token that holds the question's first byte may begin before it
-    first_token = int(np.searchsorted(byte_starts, byte_question, side="right")) - 1
+    end = at + len(content.encode())
+    span = spelling.span(end - len(question.encode()), end)
     return Prompt(
         tokens=tokens,
         text=data.decode("utf-8", errors="replace"),
-        starts=n_characters[byte_starts],
+        starts=n_characters[spelling.begins[:-1]],
         document=(first, first + len(document)),
-        n_question=len(tokens) - first_token,
+        n_question=len(tokens) - span[0],
+        system=spelling.before(at),
+        question=span,
     )
 
 
@@ -114,7 +119,19 @@ def chat_tokens(llm: Llama, content: str) -> list[int]:
     Raises:
         PromptError: the chat format asks for no completion.
     """
-    return list(_hear(llm, content).tokens)
+    return conversation_tokens(llm, [{"role": "user", "content": content}])
+
+
+def conversation_tokens(llm: Llama, messages: Any, **options: Any) -> list[int]:
+    """A conversation in the chat template, up to where the answer begins.
+
+    Args:
+        messages, options: as for create_chat_completion().
+
+    Raises:
+        PromptError: the chat format asks for no completion.
+    """
+    return list(_hear(llm, messages, **options).tokens)
 
 
 def chat_text(llm: Llama, content: str) -> tuple[str, dict[str, Any]]:
@@ -123,7 +140,7 @@ def chat_text(llm: Llama, content: str) -> tuple[str, dict[str, Any]]:
     Raises:
         PromptError: as chat_tokens(); or the chat format has no text of its own.
     """
-    listener = _hear(llm, content)
+    listener = _hear(llm, [{"role": "user", "content": content}])
     if listener.text is None:
         raise PromptError(
             f"chat format {llm.chat_format}", "is not written as text", "take another --chat-format"
@@ -131,14 +148,12 @@ def chat_text(llm: Llama, content: str) -> tuple[str, dict[str, Any]]:
     return listener.text.decode(), listener.arguments
 
 
-def _hear(llm: Llama, content: str) -> _Listener:
+def _hear(llm: Llama, messages: Any, **options: Any) -> _Listener:
     import llama_cpp
 
     listener = _Listener(llm)
     try:
-        llama_cpp.Llama.create_chat_completion(
-            cast(Any, listener), messages=[{"role": "user", "content": content}]
-        )
+        llama_cpp.Llama.create_chat_completion(cast(Any, listener), messages=messages, **options)
     except _Heard:
         return listener
     raise PromptError(

@@ -96,7 +96,7 @@ def ask(
     finish_reason = ""
     first: tuple[float, int] | None = None
     chunks: Any = llm.create_chat_completion(
-        messages,  # type: ignore[arg-type]
+        messages,
         max_tokens=max_tokens,
         temperature=temperature,
         stream=True,

@@ -22,6 +22,7 @@ from snapkv_local.cli.document import (
 from snapkv_local.cli.options import (
     SIZE,
     chat_format_option,
+    choice_options,
     config_options,
     ctx_option,
     gpu_layers_option,
@@ -44,6 +45,7 @@ from snapkv_local.prompt import SEPARATOR
 @click.option("--info", is_flag=True, help="Check DOCUMENT, and say what it is, instead.")
 @ctx_option
 @config_options
+@choice_options
 @profile_option
 @kv_type_option
 @gpu_layers_option

@@ -12,6 +12,7 @@ from rich.console import Console
 from snapkv_local import models
 from snapkv_local.cli.options import (
     chat_format_option,
+    choice_options,
     config_options,
     ctx_option,
     files_option,
@@ -32,6 +33,7 @@ from snapkv_local.config import SnapKVConfig
 @files_option
 @click.option("--prompt", "question", required=True, help="The question.")
 @config_options
+@choice_options
 @kv_type_option
 @gpu_layers_option
 @threads_option
@@ -79,6 +81,9 @@ def inspect(
     if layer is not None:
         kept.row_of(layer, llm.cached_layers())  # so is a layer that is not there
     prompt = prompts.build(llm, document, question, raw=not can_chat(llm, options))
+    llm.set_question(prompt.question)
+    if config.protect_system:
+        llm.set_protected([prompt.system])
     with PrefillBar(llm):
         survey = kept.take(llm, prompt)
     if html is not None:

@@ -190,12 +190,34 @@ _CONFIG_OPTIONS = (
     ),
 )
 
+# of commands that prefill: which rows stay
+_CHOICE_OPTIONS = (
+    click.option(
+        "--policy",
+        help="What chooses the rows: NAME or NAME:OPTION=VALUE+...; all but snapkv run in Python.  "
+        "[default: snapkv]",
+    ),
+    click.option(
+        "--protect-system",
+        is_flag=True,
+        default=None,
+        help="The system prompt's rows always stay.",
+    ),
+)
+
 CONFIG_NAMES = tuple(SnapKVConfig.__dataclass_fields__)
 
 
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds an option for each setting of SnapKVConfig; None where it is not given."""
     for option in reversed(_CONFIG_OPTIONS):
+        command = option(command)
+    return command
+
+
+def choice_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --policy and --protect-system, settings of SnapKVConfig; None where not given."""
+    for option in reversed(_CHOICE_OPTIONS):
         command = option(command)
     return command
 

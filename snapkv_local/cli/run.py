@@ -17,6 +17,7 @@ from snapkv_local.cli.document import model_of, open_document, take_document_set
 from snapkv_local.cli.options import (
     SIZE,
     chat_format_option,
+    choice_options,
     config_options,
     ctx_option,
     document_option,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 @document_option
 @click.option("--prompt", help="The question; without it stdin is read, or a chat opens.")
 @config_options
+@choice_options
 @profile_option
 @kv_type_option
 @gpu_layers_option

@@ -20,6 +20,7 @@ from snapkv_local.cli.options import (
     ByteSize,
     NamedFile,
     chat_format_option,
+    choice_options,
     config_options,
     ctx_option,
     full_option,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 )
 @ctx_option
 @config_options
+@choice_options
 @profile_option
 @kv_type_option
 @gpu_layers_option

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +9,11 @@ import numpy as np
 from snapkv_local.errors import PromptError
 from snapkv_local.eval.case import Case, Span
 from snapkv_local.eval.draft import Draft, Layout, Question
-from snapkv_local.eval.tokens import Tokens, starts
+from snapkv_local.eval.tokens import Tokens
+from snapkv_local.spelling import Spelling, find, starts
 
 SEPARATOR = "\n\n"
 _FIRST = "Read the text and answer this question: "
-
-# where a sentence begins: after the end of one, or on a new line
-_SENTENCE = re.compile(rb"(?<=[.!?])(?=\s)|(?<=\n)(?=[^\n])")
 
 
 @dataclass(frozen=True)
@@ -101,27 +98,21 @@ def write(tokens: Tokens, document: str, question: str, layout: Layout) -> Writt
         content = document + SEPARATOR + question if document else question
         at_question, at_document = len(content.encode()) - len(question.encode()), 0
     ids = tokens.chat(content)
-    pieces = tokens.spell(ids)
-    data, begins = b"".join(pieces), starts(pieces)
-    at = find(data, content)
+    spelling = Spelling.of(tokens.spell(ids))
+    at = spelling.find(content)
     n_question, n_document = len(question.encode()), len(document.encode())
-
-    def first(byte: int) -> int:
-        """The token that holds a byte."""
-        return int(np.searchsorted(begins, byte, side="right")) - 1
-
-    span = (first(at + at_question), first(at + at_question + n_question - 1) + 1)
+    first = spelling.first
+    span = spelling.span(at + at_question, at + at_question + n_question)
     n_prompt = len(ids)
     if layout == "question after":
         n_prompt = first(at + at_document + n_document - 1) + 1
     sentences = {0, first(at), first(at + at_question), first(at + at_document)}
     offset = at + at_document
-    for match in _SENTENCE.finditer(data, offset, offset + n_document):
-        sentences.add(int(np.searchsorted(begins, match.start())))
+    sentences |= spelling.sentences(offset, offset + n_document)
     return Written(
         prompt=tuple(ids[:n_prompt]),
         rest=tuple(ids[n_prompt:]),
-        system=(0, first(at)),
+        system=spelling.before(at),
         question=None if layout == "question after" else span,
         sentences=tuple(sorted(s for s in sentences if s < n_prompt)),
     )
@@ -178,20 +169,3 @@ def answer(tokens: Tokens, opening: str, words: str) -> tuple[tuple[int, ...], t
     if n == len(ids):
         raise PromptError("an answer", "is empty", "give at least one word to score")
     return tuple(ids[:n]), tuple(ids[n:])
-
-
-def find(data: bytes, text: str) -> int:
-    """Where what tokens spell has a text, in bytes.
-
-    Raises:
-        PromptError: it does not.
-    """
-    # from the end: a template's own words come before
-    at = data.rfind(text.encode())
-    if at < 0:
-        raise PromptError(
-            f"the text {text[:40]!r}...",
-            "is not spelt by its tokens: the chat template or the tokenizer changes it",
-            "take another text or model",
-        )
-    return at

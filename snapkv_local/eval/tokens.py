@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 if TYPE_CHECKING:
     from snapkv_local.llama import Llama
 
@@ -73,8 +70,3 @@ def open_tokens(path: Path, chat_format: str | None = None) -> LlamaTokens:
     with contextlib.redirect_stderr(io.StringIO()):
         llm = Llama(str(path), vocab_only=True, n_ctx=64, chat_format=chat_format, verbose=False)
     return LlamaTokens(llm, chat_format)
-
-
-def starts(pieces: Sequence[bytes]) -> npt.NDArray[np.int64]:
-    """int64 [n + 1]: the byte at which each token begins; the last is the end of all."""
-    return np.cumsum([0, *(len(piece) for piece in pieces)]).astype(np.int64)

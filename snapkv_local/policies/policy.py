@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from snapkv_local.policies.view import LayerView, PromptView
 
 if TYPE_CHECKING:
     from snapkv_local.config import SnapKVConfig
+
+# settings of SnapKVConfig that say how the engine's own policy chooses
+OF_THE_ENGINE = ("voters", "kernel", "pool", "reduce", "sinks", "min_coverage", "max_budget")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,10 @@ class Policy(ABC):
             ConfigError: it cannot work on such a prompt.
         """
 
+    def asks(self) -> bool:
+        """Does it need PromptView.question?"""
+        return False
+
     def always(self, prompt: PromptView) -> Positions:
         """Prefix positions that stay whatever the scores: [n], ascending."""
         return protected(prompt)
@@ -71,16 +79,35 @@ class Policy(ABC):
         """Prefix rows of each layer, at most n_rows in the mean."""
         return [n_rows] * len(layers)
 
-    @classmethod
-    def check(cls, config: SnapKVConfig) -> None:
-        """Raise ConfigError if the engine cannot run the policy with these settings."""
-        if not cls.native:
-            raise ConfigError(
-                f"policy={cls.name!r}", "is not in the native engine", "choose snapkv"
-            )
-        budget.check(config)
+    def check(self, config: SnapKVConfig) -> None:
+        """Refuse settings with which a prefill cannot use the policy.
 
-    @classmethod
-    def n_kept(cls, config: SnapKVConfig, n_prompt: int) -> int:
-        """Rows kept for each KV head, the window included; n_prompt if nothing is evicted."""
-        return budget.n_kept(config, n_prompt)
+        Raises:
+            ConfigError: the budget leaves no row to choose, or a setting is of the engine's own
+                policy.
+        """
+        budget.check(config)
+        for name, value in vars(config).items():
+            if name in OF_THE_ENGINE and value != getattr(type(config), name):
+                raise ConfigError(
+                    f"{name}={value!r}",
+                    f"is a setting of snapkv, and policy={self.spec!r} chooses the rows",
+                    f"leave it out; {self.name} has {_names(self)}",
+                )
+        if config.budget is not None:
+            # the shortest prompt of which rows are evicted
+            shortest = PromptView(n_prompt=config.budget + 1, window=config.window)
+            n_always = len(self.always(shortest))
+            if n_always >= config.budget - config.window:
+                raise ConfigError(
+                    f"budget={config.budget}",
+                    f"leaves no row to select: window={config.window} and the {n_always} rows that "
+                    f"{self.spec} always keeps take all",
+                    "raise the budget or lower the window",
+                )
+
+
+def _names(policy: Policy) -> str:
+    """Its options, in words."""
+    names = sorted(field.name for field in dataclasses.fields(policy))
+    return f"options of its own: {', '.join(names)}" if names else "no options"

@@ -22,6 +22,10 @@ class Question(Voting):
     name: ClassVar[str] = "question"
     source: ClassVar[str] = "arXiv 2404.14469, section 4"
 
+    def asks(self) -> bool:
+        """Yes."""
+        return True
+
     def voters(self, prompt: PromptView) -> tuple[int, int]:
         """The question's words."""
         return question_of(prompt, self.name)
@@ -37,7 +41,8 @@ def question_of(prompt: PromptView, policy: str) -> tuple[int, int]:
         raise ConfigError(
             f"policy {policy}",
             "the prompt has no question",
-            "ask in a chat's last user turn, or choose snapkv",
+            "ask in a chat's last user turn, say where it is with Llama.set_question(), or choose "
+            "snapkv",
         )
     begin, end = prompt.question
     if not 0 <= begin < end <= prompt.n_prompt:

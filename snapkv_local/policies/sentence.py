@@ -36,6 +36,10 @@ class Sentence(Ranked):
     heads: Literal["each", "all"] = "each"
     of: Ranked = field(default=SnapKV(kernel=1))
 
+    def asks(self) -> bool:
+        """As the inner policy."""
+        return self.of.asks()
+
     def n_observed(self, prompt: PromptView) -> int:
         """As the inner policy."""
         return self.of.n_observed(prompt)

@@ -34,6 +34,10 @@ class Windows(Voting):
     weight: float = option(0.5, most=1)
     last: int | None = option(None, least=1)
 
+    def asks(self) -> bool:
+        """Yes."""
+        return True
+
     def spans(self, prompt: PromptView) -> tuple[tuple[int, int], tuple[int, int]]:
         """[begin, end) of the question and of the last rows."""
         last = prompt.window if self.last is None else self.last

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import SnapKVError
+from snapkv_local.policies.policy import OF_THE_ENGINE
 from snapkv_local.prompt import SEPARATOR
 from snapkv_local.server import grammar, tools
 from snapkv_local.server.errors import ApiError, refusal
@@ -98,8 +100,8 @@ class Engine:
             if request.max_completion_tokens is not None:
                 arguments["max_tokens"] = self._cap(request.max_completion_tokens)
             chunks: Any = self.llm.create_chat_completion(
-                messages,  # type: ignore[arg-type]
-                tools=[tool.model_dump(exclude_none=True) for tool in offered]  # type: ignore[misc]
+                messages,
+                tools=[tool.model_dump(exclude_none=True) for tool in offered]
                 if offered and native
                 else None,
                 grammar=answer_grammar,
@@ -189,6 +191,10 @@ class Engine:
             given["budget"] = None
         if "budget" in given and "ratio" not in given:
             given["ratio"] = None
+        if given.get("policy", "snapkv") != "snapkv":
+            # a policy of the request's has none of the options that the server gave its own
+            own = {name: getattr(SnapKVConfig, name) for name in OF_THE_ENGINE}
+            given = {**own, **given}
         config = dataclasses.replace(self.config, **given)
         if config != self.llm.snapkv:
             self.llm.set_snapkv(config)

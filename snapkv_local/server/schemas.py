@@ -34,6 +34,8 @@ class Overrides(_Part):
     pool: Literal["avg", "max"] | None = None
     reduce: Literal["sum", "max"] | None = None
     sinks: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    policy: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    protect_system: StrictBool | None = None
 
 
 class CommonRequest(_Part):

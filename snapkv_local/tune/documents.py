@@ -12,8 +12,9 @@ import numpy as np
 from snapkv_local.errors import PromptError
 from snapkv_local.eval.case import Case
 from snapkv_local.eval.draft import Question
-from snapkv_local.eval.render import case, find, write
-from snapkv_local.eval.tokens import Tokens, starts
+from snapkv_local.eval.render import case, write
+from snapkv_local.eval.tokens import Tokens
+from snapkv_local.spelling import find, starts
 
 DEFAULT_LENGTH = 4096
 MIN_LENGTH = 256

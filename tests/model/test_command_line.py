@@ -39,6 +39,21 @@ def test_stdout_has_the_answer_and_nothing_else(text_file):
     assert found["peak_rss"] > found["bytes_kv_full"] > found["bytes_kv"] > 0
 
 
+def test_what_chooses_the_rows(text_file):
+    question = ["--file", text_file, "--prompt", "What is ready for a match?", "--json"]
+    command = ["run", "demo", *question, *SMALL, "--max-tokens", "4"]
+    found = []
+    for more in ([], ["--policy", "question:kernel=21+reduce=max"], ["--protect-system"]):
+        answer = run(*command, *more)
+        assert answer.returncode == 0, answer.stderr
+        found.append(json.loads(answer.stdout)["prefill"])
+    assert [stats["n_kept"] for stats in found] == [96, 96, 96]
+    assert len({stats["coverage"] for stats in found}) == 3
+    refused = run(*command, "--policy", "adaptive")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "choose what it shares rows out for, snapkv" in refused.stderr
+
+
 def test_the_question_comes_from_stdin_and_full_keeps_everything(text_file):
     result = run(
         "run", "--model", "demo", "--file", text_file, "--full", "--ctx", "1k", "--json",

@@ -40,6 +40,10 @@ def test_a_prompt_is_spelt_by_its_tokens(llm, text, raw):
     assert (np.diff(built.starts) >= 0).all()
     asked = built.text[built.starts[-built.n_question] :]
     assert asked.lstrip().startswith(QUESTION)
+    first, stop = built.question
+    assert first == len(built.tokens) - built.n_question
+    assert built.text[built.starts[first] : built.ends()[stop - 1]].strip() == QUESTION
+    assert built.ends()[built.system[1] - 1] == begin if built.system[1] else begin == 0
     if raw:
         assert built.text == f"{text}\n\n{QUESTION}"
     else:
@@ -111,6 +115,17 @@ def test_the_command(text, tmp_path):
     assert piped.returncode == 0, piped.stderr
     assert "\x1b" not in piped.stdout
     assert f"Kept 96 of {found['n_prompt']} prompt tokens in each of 90 KV heads" in piped.stdout
+
+    # the question is known here, too
+    chosen = json.loads(run("--json", "--policy", "question").stdout)
+    kept = json.loads(run("--json", "--protect-system").stdout)
+    assert [token["share"] for token in chosen["tokens"]] != [
+        token["share"] for token in kept["tokens"]
+    ]
+    first = found["document"][0]
+    system = [token["share"] for token in kept["tokens"] if token["end"] <= first]
+    assert len(system) > 10
+    assert set(system) == {1.0}
 
     html.unlink()
     refused = run("--layer", "30")

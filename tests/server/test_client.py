@@ -163,6 +163,33 @@ def test_a_request_may_ask_for_a_smaller_budget(client: openai.OpenAI, document:
     assert snapkv(usual.usage)["n_kept"] == BUDGET
 
 
+def test_a_request_may_choose_the_rows(client: openai.OpenAI, document: str) -> None:
+    content = f"{document[:4000]}\n\nWho is the cook?"
+    usual = snapkv(ask(client, content).usage)
+    own = {"policy": "question:kernel=21+reduce=max", "protect_system": True}
+    other = snapkv(ask(client, content, extra_body={"snapkv": own}).usage)
+    assert (other["n_kept"], other["n_prompt"]) == (BUDGET, usual["n_prompt"])
+    assert other["compressed_now"]
+    assert 0 < other["coverage"] != usual["coverage"]
+    protected = snapkv(ask(client, content, extra_body={"snapkv": {"protect_system": True}}).usage)
+    assert 0 < protected["coverage"] != usual["coverage"]
+    assert snapkv(ask(client, content).usage)["coverage"] == usual["coverage"]
+
+    for given, message in [
+        ({"policy": "pyramid"}, "before it has seen the next one"),
+        ({"policy": "best"}, "no such policy"),
+        ({"policy": "snapkv:kernel=7"}, "kernel=7"),
+        ({"policy": "question", "kernel": 7}, "is a setting of snapkv"),
+        ({"protect_system": "yes"}, "protect_system"),
+    ]:
+        with pytest.raises(openai.BadRequestError, match=message):
+            ask(client, content, extra_body={"snapkv": given})
+    with pytest.raises(openai.BadRequestError, match="the prompt has no question"):
+        client.completions.create(
+            model="any", prompt=document[:4000], extra_body={"snapkv": {"policy": "question"}}
+        )
+
+
 def test_answers_are_cut_at_the_servers_limit(client: openai.OpenAI) -> None:
     answer = ask(client, "Repeat the word no.", max_tokens=10_000)
     assert answer.usage.completion_tokens <= MAX_TOKENS

@@ -68,7 +68,7 @@ def test_every_option_reaches_its_setting(loaded):
         "vault": ("ram", "ram"),
         "vault_limit": ("2GiB", 2**31),
     }
-    assert set(CONFIG_NAMES) == {*settings, "ratio", "policy"}
+    assert set(CONFIG_NAMES) == {*settings, "ratio", "policy", "protect_system"}
     arguments = [
         part
         for name, (text, _) in settings.items()
@@ -77,6 +77,11 @@ def test_every_option_reaches_its_setting(loaded):
     _, config, options = loaded("--ctx", "128k", "--kv-type", "q8_0", *arguments)
     assert config == SnapKVConfig(**{name: value for name, (_, value) in settings.items()})
     assert (options["ctx"], options["kv_type"]) == (131072, "q8_0")
+
+
+def test_what_chooses_the_rows(loaded):
+    _, config, _ = loaded("--policy", "question:kernel=21", "--protect-system")
+    assert config == SnapKVConfig(policy="question:kernel=21", protect_system=True)
 
 
 def test_a_ratio_and_what_is_automatic(loaded):

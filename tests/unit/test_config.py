@@ -30,6 +30,7 @@ def test_defaults():
         "vault": "off",
         "vault_limit": None,
         "policy": "snapkv",
+        "protect_system": False,
     }
 
 
@@ -63,6 +64,29 @@ def test_defaults():
         ({"chunk": "all"}, "chunk='all': is no whole number"),
         ({"ops": "cuda"}, "ops='cuda': is not known; choose one of auto, fused, stock"),
         ({"policy": "best"}, "policy='best': no such policy; choose one of snapkv"),
+        ({"policy": "question:size=3"}, "'size=3': is no option of question; its options are"),
+        ({"policy": "question:kernel=4"}, "policy question, kernel=4: an even number"),
+        # snapkv's options are settings, with other defaults than its text has
+        (
+            {"policy": "snapkv:kernel=13"},
+            "give policy='snapkv' and voters=32, kernel=13, pool='avg', reduce='sum', sinks=0",
+        ),
+        (
+            {"policy": "snapkv:window=64+pool=max", "budget": 128},
+            "give policy='snapkv' and window=64, voters=64, kernel=5, pool='max'",
+        ),
+        ({"policy": "snapkv:kernel=5"}, "snapkv runs in the engine"),
+        ({"policy": "pyramid"}, "choose what it shares rows out for, snapkv"),
+        ({"policy": "adaptive:of=value"}, "choose what it shares rows out for, value"),
+        # settings that would do nothing
+        ({"policy": "value", "kernel": 5}, "kernel=5: is a setting of snapkv, and policy='value'"),
+        ({"policy": "random", "voters": 8}, "leave it out; random has options of its own: seed"),
+        ({"policy": "value", "sinks": 4}, "sinks=4: is a setting of snapkv"),
+        ({"policy": "value", "min_coverage": 0.9}, "min_coverage=0.9: is a setting of snapkv"),
+        ({"policy": "streaming", "budget": 36}, "the 4 rows that streaming always keeps"),
+        ({"policy": "streaming:sinks=9", "budget": 41}, "the 9 rows that streaming:sinks=9"),
+        ({"policy": "value:window=60", "budget": 60}, "28 rows that value:window=60 always keeps"),
+        ({"protect_system": "yes"}, "protect_system='yes': is not known; give True or False"),
     ],
 )
 def test_refuses(settings, message):

@@ -1,5 +1,6 @@
 """How many rows each policy keeps."""
 
+import dataclasses
 import itertools
 import re
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 
 from snapkv_local import SnapKVConfig, policies
 from snapkv_local.errors import ConfigError
+from snapkv_local.policies.layered import Layered
+from snapkv_local.policies.question import Question
 from snapkv_local.policies.snapkv import native_ratio
 
 # files of the folder that are no policies
@@ -34,13 +37,10 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("policy", "settings", "n_prompt"),
-    list(itertools.product(policies.POLICIES.values(), SETTINGS, SHAPES)),
-)
-def test_keeps_the_window_and_never_more_than_the_prompt(policy, settings, n_prompt):
+@pytest.mark.parametrize(("settings", "n_prompt"), list(itertools.product(SETTINGS, SHAPES)))
+def test_keeps_the_window_and_never_more_than_the_prompt(settings, n_prompt):
     config = SnapKVConfig(**settings)
-    n_kept = policy.n_kept(config, n_prompt)
+    n_kept = config.n_kept(n_prompt)
     assert min(n_prompt, config.window + config.sinks) <= n_kept <= n_prompt
     if config.budget is not None:
         assert n_kept <= config.budget or n_prompt <= config.window
@@ -63,12 +63,34 @@ def test_each_policy_is_registered_and_in_a_file_of_its_name():
 
 
 @pytest.mark.parametrize("name", policies.POLICIES)
-def test_settings_take_only_what_the_engine_has(name):
-    if policies.get(name).native:
-        assert SnapKVConfig(policy=name).policy == name
-    else:
-        with pytest.raises(ConfigError, match=f"policy='{name}': is not in the native engine"):
+def test_a_prefill_takes_all_that_keep_equally_many_rows_of_each_layer(name):
+    if issubclass(policies.get(name), Layered):
+        with pytest.raises(
+            ConfigError, match=f"policy='{name}': gives each layer a number of rows"
+        ):
             SnapKVConfig(policy=name)
+        return
+    config = SnapKVConfig(policy=f" {name} ")
+    assert config.policy == name
+    assert config.chooser() == (None if name == "snapkv" else policies.parse(name))
+
+
+def test_settings_keep_the_canonical_text():
+    config = SnapKVConfig(policy="question:reduce=max+kernel=21+pool=avg")
+    assert config.policy == "question:kernel=21+reduce=max"
+    assert config.chooser() == Question(kernel=21, reduce="max")
+    assert dataclasses.replace(config, budget=64).policy == config.policy
+
+
+def test_which_policies_ask_where_the_question_is():
+    asking = [
+        text
+        for text in ("question", "windows", "sentence:of=question")
+        if policies.parse(text).asks()
+    ]
+    assert asking == ["question", "windows", "sentence:of=question"]
+    for name in set(policies.POLICIES) - {"question", "windows"}:
+        assert not policies.parse(name).asks()
 
 
 @pytest.mark.parametrize(

@@ -86,14 +86,6 @@ def test_a_file_that_cannot_be_read(tmp_path):
         profile.load(tmp_path / "b.toml")
 
 
-def test_python_without_a_reader(path, monkeypatch):
-    profile.save(path, PROFILE)
-    for name in ("tomllib", "tomli"):
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ConfigError, match="pip install tomli"):
-        profile.load(path)
-
-
 def test_the_model_is_known_by_its_contents(tmp_path):
     one, same, size, end = (tmp_path / f"{name}.gguf" for name in ("one", "same", "size", "end"))
     data = bytearray(3 * 2**20)

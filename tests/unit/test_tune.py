@@ -256,7 +256,16 @@ def test_the_default_setting_is_the_configurations():
 def test_a_trial_has_all_settings_that_decide_which_rows_stay():
     """What tune measures is what run does: a new setting has its place in Setting, or here."""
     amount = {"budget", "ratio", "min_coverage", "max_budget", "room"}
-    others = {"layer_group", "hidden", "chunk", "ops", "vault", "vault_limit", "policy"}
+    others = {
+        "layer_group",
+        "hidden",
+        "chunk",
+        "ops",
+        "vault",
+        "vault_limit",
+        "policy",
+        "protect_system",
+    }
     assert set(SnapKVConfig.__dataclass_fields__) == {*Setting().to_dict(), *amount, *others}
 
 

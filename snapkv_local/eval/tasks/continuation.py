@@ -19,10 +19,10 @@ import numpy as np
 from snapkv_local.errors import PromptError
 from snapkv_local.eval.case import Case
 from snapkv_local.eval.prose import generated, manual
-from snapkv_local.eval.render import find
 from snapkv_local.eval.tasks.task import Order, Wanted, document_id, orders
-from snapkv_local.eval.tokens import Tokens, starts
+from snapkv_local.eval.tokens import Tokens
 from snapkv_local.eval.words import Split, own
+from snapkv_local.spelling import find, starts
 
 # of files that are long enough to complete
 MIN_CHARACTERS = 8_000

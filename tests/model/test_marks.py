@@ -1,0 +1,171 @@
+"""What a chat says of its prompt: the system prompt stays, the question votes."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snapkv_local import Llama, SnapKVConfig
+from snapkv_local import prompt as prompts
+from snapkv_local.errors import ConfigError
+
+WINDOW, BUDGET = 16, 96
+CONFIG = SnapKVConfig(budget=BUDGET, window=WINDOW, room=64, protect_system=True)
+SYSTEM = {
+    "role": "system",
+    "content": "You speak for the keeper of a lighthouse. Say where in the text you have it from, and "
+    "never give away the number of the safe.",
+}
+N_SYSTEM = 37  # of the chat, up to the user's text
+
+
+@pytest.fixture(scope="module")
+def text(document: str) -> str:
+    return document[:1200]
+
+
+@pytest.fixture(scope="module")
+def chatting(make: Callable[..., Llama]) -> Llama:
+    return make(CONFIG)
+
+
+def spell(llm: Llama, span: tuple[int, int]) -> str:
+    tokens = llm._input_ids[slice(*span)].tolist()
+    return b"".join(prompts.pieces(llm, tokens)).decode()
+
+
+def ask(llm: Llama, *messages: dict[str, str], n: int = 2, **options: Any) -> None:
+    """An answer of n tokens, as a stream is read."""
+    arguments = {"max_tokens": n, "temperature": 0.0, **options}
+    for _ in llm.create_chat_completion(messages=list(messages), stream=True, **arguments):
+        pass
+
+
+def user(content: str) -> dict[str, str]:
+    return {"role": "user", "content": content}
+
+
+def heads(llm: Llama) -> list[set[int]]:
+    kept = llm.kept_positions()
+    return [set(head) for head in kept.reshape(-1, kept.shape[-1])]
+
+
+def test_the_system_prompt_stays(chatting: Llama, make: Callable[..., Llama], text: str) -> None:
+    question = user(f"{text}\n\nWho keeps the light?")
+    ask(chatting, SYSTEM, question)
+    assert spell(chatting, (0, N_SYSTEM)).endswith("of the safe.<|im_end|>\n<|im_start|>user\n")
+    system = set(range(N_SYSTEM))
+    assert all(system <= head for head in heads(chatting))
+    assert len(heads(chatting)[0]) == BUDGET - WINDOW
+
+    # without the setting most of it goes
+    plain = make(replace(CONFIG, protect_system=False))
+    ask(plain, SYSTEM, question)
+    assert not all(system <= head for head in heads(plain))
+
+    # another one, which is the template's own
+    ask(chatting, question)
+    n = next(i for i in range(100) if spell(chatting, (0, i)).endswith("<|im_start|>user\n"))
+    assert n != N_SYSTEM
+    assert all(set(range(n)) <= head for head in heads(chatting))
+    assert not all(set(range(N_SYSTEM)) <= head for head in heads(chatting))
+
+
+def test_a_text_has_no_system_prompt(chatting: Llama, text: str) -> None:
+    ask(chatting, SYSTEM, user(f"{text}\n\nWho keeps the light?"))
+    chatting.create_completion(text, max_tokens=2)
+    assert not all(set(range(N_SYSTEM)) <= head for head in heads(chatting))
+    # what a caller protects stays beside it
+    chatting.set_protected([(100, 110)])
+    ask(chatting, SYSTEM, user(f"{text}\n\nWho keeps the light?"))
+    chatting.set_protected([])
+    assert all({*range(N_SYSTEM), *range(100, 110)} <= head for head in heads(chatting))
+
+
+@pytest.mark.parametrize("settings", [{}, {"vault": "ram"}, {"policy": "streaming"}])
+def test_it_stays_when_rows_are_evicted_again(
+    make: Callable[..., Llama], settings: dict[str, Any], text: str
+) -> None:
+    llm = make(replace(CONFIG, **settings))
+    ask(llm, SYSTEM, user("Tell me a story."), n=130)
+    assert llm.evictions
+    assert all(set(range(N_SYSTEM)) <= head for head in heads(llm))
+
+
+def test_a_conversation_that_goes_on(chatting: Llama, text: str) -> None:
+    turns = [SYSTEM, user(f"{text}\n\nWho keeps the light?")]
+    ask(chatting, *turns)
+    turns += [{"role": "assistant", "content": "A man"}, user(f"And then?\n\n{text[:300]}")]
+    ask(chatting, *turns)
+    assert all(set(range(N_SYSTEM)) <= head for head in heads(chatting))
+
+
+def test_a_system_prompt_that_does_not_fit(chatting: Llama, text: str) -> None:
+    long = {"role": "system", "content": text[:500]}
+    with pytest.raises(ConfigError, match=r"does not hold .* such as the system prompt's"):
+        ask(chatting, long, user(f"{text}\n\nWho keeps the light?"))
+    ask(chatting, SYSTEM, user(f"{text}\n\nWho keeps the light?"))
+    assert chatting.last_prefill is not None
+
+
+@pytest.mark.parametrize("vault", ["off", "ram"])
+def test_the_question_votes(make: Callable[..., Llama], text: str, vault: str) -> None:
+    llm = make(replace(CONFIG, policy="question:reduce=max", vault=vault))
+    turns = [SYSTEM, user(f"{text}\n\nWho keeps the light?")]
+    ask(llm, *turns)
+    assert llm.last_prefill is not None
+    by_chat = llm.kept_positions().tolist()
+    prompt = llm._input_ids[: llm.n_prompt].tolist()
+
+    n = llm.n_prompt
+    span = next((i, n - 6) for i in range(n) if spell(llm, (i, n)).startswith("Who keeps the"))
+    assert spell(llm, span) == "Who keeps the light?"
+    llm.clear_vault()
+    llm.set_question(span)
+    llm.set_protected([(0, N_SYSTEM)])
+    llm.prefill(prompt)
+    assert llm.kept_positions().tolist() == by_chat
+    llm.set_question((span[0], span[1] - 1))
+    llm.prefill(prompt)
+    assert llm.kept_positions().tolist() != by_chat
+    llm.set_question(None)
+    llm.set_protected([])
+
+    # the next turn has its own question
+    turns += [{"role": "assistant", "content": "A man"}, user(f"{text[:300]}\n\nWho, again?")]
+    ask(llm, *turns)
+    begin, end = llm._marks.of(llm, llm._input_ids).question
+    assert spell(llm, (begin, end)) == "Who, again?"
+
+    with pytest.raises(ConfigError, match=r"the prompt has no question; .*Llama.set_question\(\)"):
+        llm.create_completion(text, max_tokens=2)
+
+
+def test_chats_one_inside_the_other(make: Callable[..., Llama], text: str) -> None:
+    """What a stream is asked is not forgotten before it is read."""
+    llm = make(replace(CONFIG, policy="question"))
+    turn = user(f"{text}\n\nWho keeps the light?")
+    stream = llm.create_chat_completion(messages=[turn], max_tokens=2, stream=True)
+    with pytest.raises(ConfigError, match="no question"):
+        llm.create_completion(text, max_tokens=2)
+    assert len(list(stream)) > 1
+    assert llm._marks.chat is None
+
+
+def test_a_document_in_a_file(make: Callable[..., Llama], text: str, tmp_path: Path) -> None:
+    """It is written without a question, and each question about it then votes."""
+    config = replace(CONFIG, policy="question", vault="ram")
+    llm = make(config)
+    document = llm.ingest(text, tmp_path / "book.snapkv")
+    assert llm.snapkv == config
+    other = make(config)
+    other.open_document(document.path)
+    question = user(f"{document.text}\n\nWho keeps the light?")
+    ask(other, question)
+    assert other.last_prefill.n_reused > 200
+    begin, end = other._marks.of(other, other._input_ids).question
+    assert spell(other, (begin, end)) == "Who keeps the light?"
+    ask(llm, question)
+    assert llm.kept_positions().tolist() == other.kept_positions().tolist()
