@@ -6,11 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+# first of all: it loads our library, which llama_cpp then uses
+from snapkv_local import native  # isort: skip
+
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from snapkv_local import fingerprint, native, prompt, sealed, vault
+from snapkv_local import fingerprint, prompt, sealed, vault
 from snapkv_local.errors import DocumentError, PromptError
 
 if TYPE_CHECKING:

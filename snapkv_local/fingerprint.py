@@ -8,7 +8,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import llama_cpp
+# first of all: it loads our library, which llama_cpp then uses
+from snapkv_local import native  # isort: skip
 
 from snapkv_local import models
 from snapkv_local.gguf_header import read_header
@@ -71,7 +72,7 @@ def of(llm: Llama) -> Model:
         lora = f"{_of_files(Path(llm.lora_path))} x {llm.lora_scale}"
     key = f"{llm.metadata.get('general.architecture')}.rope.scaling.original_context_length"
     original = llm.metadata.get(key)
-    types = [_type_name(params.type_k), _type_name(params.type_v)]
+    types = [native.ggml_type_name(number) for number in (params.type_k, params.type_v)]
     return Model(
         name=llm.metadata.get("general.name", ""),
         file=path.name,
@@ -82,12 +83,6 @@ def of(llm: Llama) -> Model:
         rope={name: float(getattr(params, name)) for name in _ROPE},
         long=original is not None and llm.n_ctx() > int(original),
     )
-
-
-def _type_name(number: int) -> str:
-    prefix = "GGML_TYPE_"
-    names = {getattr(llama_cpp, n): n for n in dir(llama_cpp) if n.startswith(prefix)}
-    return names[number][len(prefix) :].lower()
 
 
 def _of_files(path: Path) -> str:

@@ -414,6 +414,13 @@ def ggml_type(kv_type: str) -> int:
     return int(getattr(llama_cpp, f"GGML_TYPE_{kv_type.upper()}"))
 
 
+def ggml_type_name(number: int) -> str:
+    """The other way round."""
+    prefix = "GGML_TYPE_"
+    names = {getattr(llama_cpp, n): n for n in dir(llama_cpp) if n.startswith(prefix)}
+    return names[number].removeprefix(prefix).lower()
+
+
 def make_params(
     config: SnapKVConfig, keep_scores: bool = False, n_queries: int = 0
 ) -> llama_snapkv_params:

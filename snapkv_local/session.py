@@ -7,10 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# first of all: it loads our library, which llama_cpp then uses
+from snapkv_local import native  # isort: skip
+
 import llama_cpp
 import numpy as np
 
-from snapkv_local import fingerprint, native, sealed, vault
+from snapkv_local import fingerprint, sealed, vault
 from snapkv_local.document import blocks_of
 from snapkv_local.errors import DocumentError, NoRoomError
 

@@ -71,17 +71,12 @@ def run(
 ) -> None:
     """Ask MODEL a question about documents, or chat with it.
 
-    --document is what `ingest` has made of one. The answer is streamed to stdout, figures go to
-    stderr.
+    --document is what `ingest` has made of one; files come after it, and are read once. The answer
+    is streamed to stdout, figures go to stderr.
     """
     name = model or model_option
     if (name is None and document is None) or (model is not None and model_option is not None):
         raise click.UsageError("name one MODEL, as the argument or with --model")
-    if document is not None and files:
-        raise click.UsageError(
-            "a document is read already, and other text would not be: leave out --file, or make "
-            "one document of both with `snapkv-local ingest`"
-        )
     chats = prompt is None and sys.stdin.isatty() and Path("-") not in files
     if chats and as_json:
         raise click.UsageError("--json answers one question: give --prompt")
@@ -94,7 +89,7 @@ def run(
     warn_of_other_model(chosen, path)
     if Path("-") in files and prompt is None:
         raise click.UsageError("--file - reads stdin: give the question with --prompt")
-    texts = [read_document(file) for file in files] if opened is None else [opened.text]
+    texts = [*([opened.text] if opened else []), *(read_document(file) for file in files)]
     if prompt is None and not chats:
         prompt = read_document(Path("-"))
     if prompt is not None and not prompt.strip():

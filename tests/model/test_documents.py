@@ -93,6 +93,17 @@ def test_run_goes_on_from_the_file(book: Path, text_file: Path) -> None:
     assert abs(json.loads(plain.stdout)["n_prompt"] - answer["n_prompt"]) <= 1
 
 
+def test_other_text_may_follow_the_document(book: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more.txt"
+    more.write_text("The ferry to the island is called Ternen. It sails on Mondays.")
+    question = "What is the ferry to the island called?"
+    result = run("run", "--document", book, "--file", more, *SMALL, "--json", stdin=question)
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert "ternen" in answer["text"].lower()
+    assert answer["prefill"]["n_reused"] > 300
+
+
 def test_two_processes_ask_at_once(book: Path) -> None:
     processes = [start("ask", book, question, *SMALL) for question in (STATION, YEAR)]
     outputs = [process.communicate(timeout=120) for process in processes]

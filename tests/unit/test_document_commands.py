@@ -59,7 +59,6 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("ask BOOK x --info", "give a QUESTION, or --info"),
         ("ask BOOK x ''", "a question is empty"),
         ("ask BOOK x --vault off", "a document is a vault: leave out --vault off"),
-        ("run --document BOOK --file TEXT", "leave out --file, or make one document of both"),
         ("run --document BOOK --full --prompt x", "leave out --full"),
         ("run demo --model demo --document BOOK", "name one MODEL"),
         ("run --document no.snapkv", "'no.snapkv' does not exist"),
