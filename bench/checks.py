@@ -16,8 +16,10 @@ import numpy as np
 from dequantize import dequantized
 
 KEPT = Path(__file__).resolve().parent / "kept.py"
+TURNS = Path(__file__).resolve().parent / "turns.py"
 
 _TAIL = 4000  # characters of a program's output that a record keeps
+_MAX_DIFFERENCE = 1e-3  # of logits, as a share of the largest
 _MIN_JACCARD = 0.99  # mean, of kept sets that only ties and the order of sums tell apart
 
 Environment = dict[str, str]
@@ -119,6 +121,29 @@ def kept_sets(model: Path, text: bool, smoke: bool, env: Environment, timeout: f
     }
 
 
+def later_turns(model: Path, smoke: bool, env: Environment, timeout: float) -> Any:
+    """Turns from the vault and beyond the cells, and sessions, against prefills anew (turns.py)."""
+    settings = {
+        "path": str(model),
+        "n_prompt": 256 if smoke else 4096,
+        "budget": 96 if smoke else 512,
+        "n_ubatch": 64 if smoke else 512,
+        "n_gpu_layers": -1,
+        "n_threads": 1 if smoke else 0,
+    }
+    command = [sys.executable, str(TURNS), json.dumps(settings)]
+    try:
+        result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return {"passed": False, "error": f"stopped after {timeout:.0f} s"}
+    if result.returncode != 0:
+        return {"passed": False, "error": result.stderr[-_TAIL:]}
+    found = json.loads(result.stdout)
+    equal = max(found["vault"], found["extend"]) <= _MAX_DIFFERENCE
+    passed = equal and found["vault_jaccard"] >= _MIN_JACCARD and found["session"]
+    return {"passed": passed, **found, "model": model.name, "settings": settings}
+
+
 def agreement(a: Any, b: Any) -> dict[str, Any]:
     """How far kept sets agree, of [n_layer, n_head_kv, n_kept] each."""
     values = jaccard(a, b)
@@ -172,4 +197,5 @@ def all_checks(
         "ops_perf": ops_perf(lib, quick, env, left()),
         "exact": program(lib, "test-snapkv-exact", *exact, env=env, timeout=left()),
         "kept_sets": kept_sets(model, text, smoke, env, left()),
+        "later_turns": later_turns(model, smoke, env, left()),
     }

@@ -36,7 +36,7 @@ def record(tmp_path_factory):
         command, env=environment, capture_output=True, text=True, timeout=600, cwd=out
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.splitlines()[-1].startswith("check kept_sets: passed")
+    assert result.stdout.splitlines()[-1].startswith("check later_turns: passed")
     return json.loads((out / "smoke.json").read_text())
 
 
@@ -75,6 +75,8 @@ def test_checks_pass(record):
     kept = record["checks"]["kept_sets"]
     assert kept["f32_weights"]["jaccard_mean"] == kept["quantized_weights"]["jaccard_mean"] == 1.0
     assert kept["same_input"]["jaccard_mean"] > 0.999  # ties
+    turns = record["checks"]["later_turns"]
+    assert turns["passed"] and turns["n_reused"] > 0, turns
     assert record["checks"]["exact"]["passed"] is not False
 
 
