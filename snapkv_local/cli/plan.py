@@ -38,6 +38,7 @@ _LABELS = {
     "mask": "mask",
     "lent weights": "lent weights",
     "compute": "compute buffer",
+    "vault": "vault",
     "process": "driver's context",
 }
 

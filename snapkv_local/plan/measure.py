@@ -147,6 +147,7 @@ def measure(
         "mask": stats.bytes_mask,
         "compute": stats.bytes_compute,
         "lent weights": stats.bytes_weights,
+        "vault": stats.bytes_vault,
     }
     predicted = {name: part.total for name, part in estimate.parts.items()}
     predicted["weights"] = task.model.bytes_weights

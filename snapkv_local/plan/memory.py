@@ -144,7 +144,9 @@ def compressed(
     n_max = pad(n_prompt, N_PAD)
     n_full = pad(n_prompt + config.room, N_PAD)
     n_kept = config.n_kept(n_prompt)
-    wanted = pad(config.n_kept(n_full) + config.room, N_PAD if place.gpu else N_PAD_CPU)
+    # with min_coverage there are cells for the most rows
+    n_most = max(config.n_kept(n_full), min(config.most_rows() or 0, n_full))
+    wanted = pad(n_most + config.room, N_PAD if place.gpu else N_PAD_CPU)
     n_cells = min(n_full, wanted)
     lent = lends(model, place)
     ordinary = compute.ordinary(model, n_cells, min(N_UBATCH, n_full), place)
@@ -152,7 +154,8 @@ def compressed(
         "weights": _weights(model, place),
         "kv": _kv(model, n_cells, n_full, N_UBATCH, kv_type, place),
     }
-    if n_kept >= n_prompt:
+    keeps_all = config.vault != "off" and n_prompt > config.window
+    if n_kept >= n_prompt and not keeps_all:
         parts |= {"compute": ordinary, "process": _process(model, place)}
         return Estimate(name, n_prompt, kv_type, 0, N_UBATCH, False, parts, ordinary)
 
@@ -174,6 +177,9 @@ def compressed(
         n_host = shape.n_layer - place.n_resident(shape.n_layer)
         host = model.bytes_layers[:n_host]
         parts["lent weights"] = Part(max(sum(host[i : i + group]) for i in range(0, n_host, group)))
+    if config.vault == "ram":
+        vault = _vault(model, n_prompt, config, kv_type)
+        parts["vault"] = Part(0, vault) if place.gpu else Part(vault)
     parts["process"] = _process(model, place)
     return Estimate(name, n_prompt, kv_type, group, chunk, hidden_host, parts, ordinary)
 
@@ -202,6 +208,15 @@ def engine_estimate(
     votes = compute.votes(model, n_prompt, config, fused=config.ops == "fused")
     margin = 320 << 20
     return group * layer + hidden + chunk * (mask_row + compute_row) + votes + margin
+
+
+def _vault(model: PlannedModel, n_prompt: int, config: SnapKVConfig, kv_type: KvType) -> int:
+    """Bytes of all the prompt's rows and of the window's queries (snapkv-vault.cpp)."""
+    shape, layers = model.shape, cached_layers(model)
+    n_tail = min(n_prompt, window(shape) + config.window)
+    rows = {il: n_tail if model.is_swa[il] else n_prompt for il in range(shape.n_layer)}
+    queries = sum(4 * shape.n_head[il] * shape.head_k * config.window for il in layers)
+    return queries + sum(n * row_bytes(model, il, kv_type) for il, n in rows.items())
 
 
 def _weights(model: PlannedModel, place: Place) -> Part:

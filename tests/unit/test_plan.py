@@ -30,6 +30,7 @@ PARTS = {
     "mask": "bytes_mask",
     "compute": "bytes_compute",
     "lent weights": "bytes_weights",
+    "vault": "bytes_vault",
 }
 
 
@@ -155,6 +156,22 @@ def test_a_sliding_window_keeps_its_size(write_metadata):
 
 def test_experts_count_as_many_as_are_used(write_metadata):
     assert set(read_model(write_metadata(SHAPES["qwen3-30b-a3b"])).n_ff) == {8 * 768}
+
+
+def test_cells_for_the_most_rows(write_metadata):
+    model = read_model(write_metadata(SHAPES["tiny"]))
+    few = compressed(model, 8000, SnapKVConfig(budget=512), "f16", group=1)
+    config = SnapKVConfig(budget=512, min_coverage=0.9, max_budget=2048)
+    more = compressed(model, 8000, config, "f16", group=1)
+    assert more.parts["kv"].main * (512 + 1024) == few.parts["kv"].main * (2048 + 1024)
+
+
+def test_a_vault_in_a_folder_takes_no_memory(write_metadata, tmp_path):
+    model = read_model(write_metadata(SHAPES["llama31-8b"]))
+    held = compressed(model, 130_048, SnapKVConfig(vault="ram"), "f16", group=1, place=Place(True))
+    assert held.parts["vault"].host == pytest.approx(16 * GIB, rel=0.01)
+    filed = compressed(model, 130_048, SnapKVConfig(vault=tmp_path), "f16", group=1)
+    assert "vault" not in filed.parts
 
 
 def test_a_prompt_within_the_budget_takes_no_staging(write_metadata):
