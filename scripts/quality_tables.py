@@ -1,7 +1,7 @@
 """The tables of answers and KL, from the records of `snapkv-local eval`.
 
 A cell is "exact answers, KL to the full cache". What stands in a row of the short tables is of the
-same prompts, of those with the most cases.
+same prompts on the same device, of those with the most cases.
 """
 
 from __future__ import annotations
@@ -96,13 +96,14 @@ class _Cell:
         return self.row["task"], self.row["length"]
 
     @property
-    def prompts(self) -> frozenset[str]:
-        """Digests of the task's cases: equal ones are the same tokens, answer included."""
-        return frozenset(
+    def prompts(self) -> tuple[str, frozenset[str]]:
+        """The device, and digests of the task's cases: equal ones are the same tokens."""
+        digests = frozenset(
             case["digest"]
             for case in self.record["cases"].values()
             if (case["task"], case["length"]) == self.key
         )
+        return _device(self.record), digests
 
     def text(self) -> str:
         """Share of exact answers, if the task has any, and KL."""
@@ -146,21 +147,23 @@ def _order(key: tuple[str, int]) -> tuple[int, int]:
 def _short(cells: Sequence[_Cell], model: str, budget: int) -> str:
     ours = default_policy(budget)
     # of each task and length: the prompts that the default was measured on, the most of them
+    measured = [c for c in cells if (c.model, c.row["kv_type"]) == (model, "f16")]
     best: dict[tuple[str, int], _Cell] = {}
-    for cell in cells:
-        at = (cell.model, cell.row["policy"], cell.row["budget"], cell.row["kv_type"])
-        if at != (model, ours, budget, "f16"):
+    ranks: dict[tuple[str, int], tuple[int, int]] = {}
+    for cell in measured:
+        if not _is_default(cell, budget):
             continue
-        if cell.key not in best or cell.row["n_cases"] > best[cell.key].row["n_cases"]:
-            best[cell.key] = cell
+        policies = {c.row["policy"] for c in measured if c.prompts == cell.prompts}
+        rank = (cell.row["n_cases"], len(policies & SHORT.keys()))
+        if cell.key not in best or rank > ranks[cell.key]:
+            best[cell.key], ranks[cell.key] = cell, rank
     others = [policy for policy in SHORT if policy != ours]
     found = {}
     for key in sorted(best, key=_order):
-        same = [cell for cell in cells if cell.model == model and cell.prompts == best[key].prompts]
         found[key] = {
             cell.row["policy"]: cell
-            for cell in same
-            if cell.row["kv_type"] == "f16" and cell.row["budget"] in (budget, None)
+            for cell in measured
+            if cell.prompts == best[key].prompts and cell.row["budget"] in (budget, None)
         }
     shown = [policy for policy in others if any(policy in row for row in found.values())]
     rows = []
@@ -266,7 +269,10 @@ def _task(name: str, record: Record, task: str, length: int) -> str:
     )
 
 
+def _device(record: Record) -> str:
+    device: str | None = (record.get("device") or {}).get("name")
+    return device or f"{record['machine']['cpu']}, {record['machine']['cores']} cores"
+
+
 def _where(record: Record) -> str:
-    device = (record.get("device") or {}).get("name")
-    machine = device or f"{record['machine']['cpu']}, {record['machine']['cores']} cores"
-    return f"({machine}, commit {(record['commit'] or 'unknown')[:9]}.)"
+    return f"({_device(record)}, commit {(record['commit'] or 'unknown')[:9]}.)"
