@@ -85,8 +85,9 @@ def endless(results: Path) -> str:
             ["seed", "evictions", "CPU seconds of each", *_SPEEDS],
             [_speed(run) for run in record["speed"]],
         ),
-        "\nTokens per second of this process, of the first and of the last "
-        "500 tokens. `by the clock` counts what other programs took.",
+        "\nThe last three: tokens per second, of the first 500 tokens and of the last. By the clock, "
+        "other programs count too; one eviction falls into the first 500 tokens, "
+        f"{record['speed'][0]['wall']['last']['n_events']} into the last.",
     ]
     for text in record["quality"]:
         by_way = text["kl_by_stretch"]

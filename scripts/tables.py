@@ -190,6 +190,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "gpu": gpu,
     "extract": extract,
     "questions": conversation_tables.questions,
+    "endless": conversation_tables.endless,
     "quality": quality_tables.short,
     "quality-bytes": quality_tables.by_bytes,
     "quality-all": quality_tables.everything,

@@ -1,5 +1,7 @@
 """The measurement of long answers: its pure parts. No model is loaded."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -46,3 +48,21 @@ def test_followers_are_what_would_repeat_the_last_tokens():
     assert followers.of([*text, 2, 9]) == []
     assert followers.of([*text, 2, 9, 1, 2]) == [3, 4, 9]
     assert Followers(3).of([1]) == []
+
+
+def test_the_record_adds_up():
+    record = json.loads(measure_endless.RECORD.read_text(encoding="utf-8"))
+    settings = record["settings"]
+    n_events = (settings["n_new"] - 1) // settings["snapkv"]["room"]
+    for run in record["speed"]:
+        assert len(run["seconds"]) == settings["n_new"]
+        assert len(run["events"]) == len(run["evictions"]) == n_events
+        for clock, seconds in (("wall", run["seconds"]), ("cpu", run["seconds_cpu"])):
+            expected = measure_endless.speed(seconds, run["events"], measure_endless.N_COMPARED)
+            assert run[clock]["last_to_first"] == pytest.approx(expected["last_to_first"])
+    for text in record["quality"]:
+        kls = text["kl_by_stretch"]
+        assert {len(values) for values in kls.values()} == {n_events + 1}
+        for pair, found in text["against"].items():
+            a, b = pair.split(" / ")
+            assert found == measure_endless.nearer(kls[a], kls[b])
