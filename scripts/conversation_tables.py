@@ -74,6 +74,7 @@ def endless(results: Path) -> str:
         return "Answers beyond the cells: not measured yet."
     settings = record["settings"]
     config = settings["snapkv"]
+    events = record["speed"][0]["cpu"]
     answer = next(run["completion"] for run in record["speed"] if "completion" in run)
     lines = [
         f"{settings['n_new']:,} tokens after {settings['n_prompt']:,}, budget {config['budget']}, "
@@ -86,8 +87,8 @@ def endless(results: Path) -> str:
             [_speed(run) for run in record["speed"]],
         ),
         "\nThe last three: tokens per second, of the first 500 tokens and of the last. By the clock, "
-        "other programs count too; one eviction falls into the first 500 tokens, "
-        f"{record['speed'][0]['wall']['last']['n_events']} into the last.",
+        f"other programs count too; evictions in these tokens: {events['first']['n_events']} and "
+        f"{events['last']['n_events']}.",
     ]
     for text in record["quality"]:
         by_way = text["kl_by_stretch"]
