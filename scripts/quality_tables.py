@@ -55,11 +55,17 @@ def default_policy(budget: int) -> str:
 
 
 def short(results: Path) -> str:
-    """A table for each model and budget: the default beside the paper's form, rivals and others."""
+    """A table for each model and budget: the default beside the paper's form, rivals and others.
+
+    The model with the most tasks comes first.
+    """
     cells = list(_cells(results))
+    tasks: dict[str, set[tuple[str, int]]] = {}
+    for cell in cells:
+        tasks.setdefault(cell.model, set()).add(cell.key)
     parts = [
         _short(cells, model, budget)
-        for model in dict.fromkeys(cell.model for cell in cells)
+        for model in sorted(tasks, key=lambda model: -len(tasks[model]))
         for budget in BUDGETS
         if any(cell.model == model and _is_default(cell, budget) for cell in cells)
     ]

@@ -202,6 +202,25 @@ def test_a_row_is_of_the_same_prompts(tmp_path):
     assert rows[2:] == [row]
 
 
+def test_devices_are_not_mixed_in_a_row(tmp_path):
+    ours = quality_tables.default_policy(128)
+    here = eval_record({"snapkv": 0.5, ours: 1.0}, budgets=(128,))
+    there = {**eval_record({"streaming": 0.25}, budgets=(128,)), "device": {"name": "GPU"}}
+    write(tmp_path, "a", here)
+    write(tmp_path, "b", there)
+    assert "StreamingLLM" not in quality_tables.short(tmp_path)
+    write(tmp_path, "b", {**there, "device": here.get("device")})
+    assert "StreamingLLM" in quality_tables.short(tmp_path)
+
+
+def test_the_model_with_most_tasks_comes_first(tmp_path):
+    ours = quality_tables.default_policy(128)
+    write(tmp_path, "a", {**eval_record({ours: 1.0}), "model": {"name": "Test-9B"}})
+    write(tmp_path, "b", eval_record({ours: 1.0}, tasks=("needle", "code")))
+    text = quality_tables.short(tmp_path)
+    assert text.index("**Test-1B, 128 rows**") < text.index("**Test-9B, 128 rows**")
+
+
 @pytest.mark.parametrize("budget", quality_tables.BUDGETS)
 def test_the_default_is_that_of_the_engine(budget):
     config = SnapKVConfig(budget=budget)
