@@ -23,6 +23,10 @@
 
 using access = llama_snapkv_access;
 
+// tokens that are computed after the vault's, at least: with fewer queries attention takes another way on most devices, whose
+// rounding would choose other rows than a prefill of the whole prompt
+static constexpr uint32_t MIN_NEW = 64;
+
 // time between two calls of the user's callback inside a graph
 static constexpr int64_t CALLBACK_INTERVAL_US = 50 * 1000;
 
@@ -54,6 +58,7 @@ private:
     void allocate(const llama_snapkv_plan & plan);
     void drop();
     void open_vault();
+    uint32_t n_new_min() const;
     uint32_t n_tail() const;
     void load_rows(uint32_t ig);
     void save_rows();
@@ -218,7 +223,7 @@ void prefill_run::open_vault() {
     // the window's queries are computed, and such as are wanted if the vault has not kept them
     const uint32_t query0 = n - llama_snapkv_n_queries(sk.params, n);
     const auto usable = [&](uint32_t pos) { return mem.iswa ? vault->max_tail_pos(pos, ctx.get_model().hparams.n_swa) : pos; };
-    n_past = usable(std::min(vault->common_prefix(prompt.tokens, n), n - w));
+    n_past = usable(std::min(vault->common_prefix(prompt.tokens, n), n - n_new_min()));
     vault->truncate(n_past);
     if (n_past - vault->n_queries() > query0) {
         n_past = usable(std::min(n_past, query0));
@@ -232,9 +237,13 @@ void prefill_run::open_vault() {
     added = vault->reserve(place.device, sk.vault_dir, n - n_past, query0);
 }
 
-// rows of sliding-window layers that the vault keeps: a window for each place within the prompt's last w tokens to go on from
+uint32_t prefill_run::n_new_min() const {
+    return std::min(n, std::max(w, MIN_NEW));
+}
+
+// rows of sliding-window layers that the vault keeps: a window for each place within the prompt's last tokens to go on from
 uint32_t prefill_run::n_tail() const {
-    return std::min(n, ctx.get_model().hparams.n_swa + w);
+    return std::min(n, ctx.get_model().hparams.n_swa + n_new_min());
 }
 
 static const auto & staged(const llama_snapkv_staging & staging, int32_t il) {

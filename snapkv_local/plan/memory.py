@@ -41,6 +41,9 @@ from snapkv_local.plan.model import PlannedModel, window
 PROCESS = 82_000_000
 PROCESS_PER_TOKEN = 280
 
+# tokens that are computed after the vault's, at least (snapkv-prefill.cpp)
+MIN_NEW = 64
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -213,7 +216,7 @@ def engine_estimate(
 def _vault(model: PlannedModel, n_prompt: int, config: SnapKVConfig, kv_type: KvType) -> int:
     """Bytes of all the prompt's rows and of the window's queries (snapkv-vault.cpp)."""
     shape, layers = model.shape, cached_layers(model)
-    n_tail = min(n_prompt, window(shape) + config.window)
+    n_tail = min(n_prompt, window(shape) + max(config.window, MIN_NEW))
     rows = {il: n_tail if model.is_swa[il] else n_prompt for il in range(shape.n_layer)}
     queries = sum(4 * shape.n_head[il] * shape.head_k * config.window for il in layers)
     return queries + sum(n * row_bytes(model, il, kv_type) for il, n in rows.items())

@@ -118,7 +118,7 @@ def test_a_second_question_computes_only_itself(
     vaulted: Llama, without: Llama, prompt: list[int], answer: list[int]
 ) -> None:
     # 256 tokens in common: two ubatches, so that both prefills compute in the same chunks
-    other = [*prompt[:256], *answer * 6]
+    other = [*prompt[:256], *answer * 10]
     without.prefill(other)
     expected, kept = without.score(answer), without.kept_positions()
     vaulted.prefill(prompt)
@@ -142,12 +142,12 @@ def test_other_chunks_choose_nearly_the_same_rows(
     assert shares(vaulted.kept_positions(), without.kept_positions()) > 0.97
 
 
-def test_the_window_is_computed_even_if_all_is_in_the_vault(
+def test_the_last_tokens_are_computed_even_if_all_is_in_the_vault(
     vaulted: Llama, prompt: list[int]
 ) -> None:
     vaulted.prefill(prompt)
     kept = vaulted.kept_positions()
-    assert vaulted.prefill(prompt).n_reused == len(prompt) - WINDOW
+    assert vaulted.prefill(prompt).n_reused == len(prompt) - 64
     assert shares(vaulted.kept_positions(), kept) > 0.97
 
 
@@ -165,7 +165,7 @@ def test_each_turn_of_a_conversation_chooses_anew(
     assert vaulted.last_prefill is not None
     n = len(prompt) + 1 + len(answer)
     assert vaulted.n_tokens == vaulted.last_prefill.n_prompt == n
-    assert vaulted.last_prefill.n_reused == n - WINDOW
+    assert vaulted.last_prefill.n_reused == n - 64
     assert not np.array_equal(first, vaulted.kept_positions())
 
 
@@ -181,7 +181,7 @@ def test_an_aborted_prefill_leaves_the_common_prefix(vaulted: Llama, prompt: lis
 
     with pytest.raises(ConfigError, match="prefill them again"):
         vaulted.keep(None)
-    assert vaulted.prefill(other).n_reused == 250
+    assert vaulted.prefill(other).n_reused == 290 - 64
 
 
 def test_what_is_refused(vaulted: Llama, roomy: Llama, llm: Llama, prompt: list[int]) -> None:
@@ -273,3 +273,17 @@ def test_saved_states_hold_layers_of_different_rows(
     roomy.load_state(state)
 
     np.testing.assert_array_equal(roomy.score(answer), expected)
+
+
+@pytest.mark.parametrize("n_question", [20, 40, 60])
+def test_a_short_question_chooses_the_rows_of_a_prefill_anew(
+    vaulted: Llama, without: Llama, prompt: list[int], answer: list[int], n_question: int
+) -> None:
+    # 64 queries or more at once, on both sides: fewer take another way through attention
+    text = [*prompt, *prompt[40:120]][: 384 - n_question]
+    vaulted.prefill(text)
+    asked = [*text, *(answer * 8)[:n_question]]
+    without.prefill(asked)
+    vaulted.prefill(asked)
+    np.testing.assert_array_equal(vaulted.kept_positions(), without.kept_positions())
+    np.testing.assert_array_equal(vaulted.score(answer), without.score(answer))
