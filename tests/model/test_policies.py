@@ -56,6 +56,8 @@ def nothing_named(request: pytest.FixtureRequest) -> Any:
         llm.set_question(None)
         llm.set_protected([])
         llm.clear_vault()
+    if "engine" in request.fixturenames:  # what it has in a vault it computes in other chunks
+        request.getfixturevalue("engine").clear_vault()
 
 
 @pytest.fixture(scope="module")
