@@ -41,7 +41,7 @@ def save(llm: Llama, path: str | Path) -> int:
         "model": asdict(fingerprint.of(llm)),
         "n_prompt": llm.n_prompt,
         "seed": int(llm._seed),
-        "vault": [{"n_tokens": len(part.tokens), "n_swa_rows": part.n_swa_rows} for part in parts],
+        "n_swa_rows": parts[-1].n_swa_rows if parts else 0,
     }
     blocks = [
         sealed.Block("tokens", np.int32, tokens.shape, [tokens]),
@@ -83,8 +83,8 @@ def load(llm: Llama, path: str | Path) -> vault.Segment | None:
         )
     segment = None
     keeps = llm.snapkv is not None and llm.snapkv.vault != "off"
-    if about["vault"] and keeps:
-        segment = vault.from_arrays(found, found.pop("vault"), about["vault"][-1]["n_swa_rows"])
+    if "vault" in found and keeps:
+        segment = vault.from_arrays(found, found["vault"], about["n_swa_rows"])
         vault.attach(context, segment)
     llm.input_ids[: len(tokens)] = tokens
     llm.n_tokens, llm.n_prompt = len(tokens), about["n_prompt"]

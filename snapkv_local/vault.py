@@ -45,32 +45,22 @@ def segments(context: SnapKVContext) -> list[Segment]:
 
     The arrays are the engine's memory: valid until the next prefill, or until the vault is cleared.
     """
-    found = []
-    for i in range(native.llama_snapkv_vault_n_segments(context.ctx, _SEQ_ID)):
-        raw = native.llama_snapkv_vault_segment(
-            size=ctypes.sizeof(native.llama_snapkv_vault_segment)
+    parts = list(_raw_segments(context))
+    sizes = row_sizes(context) if parts else []
+
+    def rows(data: Any, n_tokens: int, n_bytes: Sequence[int]) -> list[Rows]:
+        return [_view(data[ic], n_tokens * n).reshape(n_tokens, n) for ic, n in enumerate(n_bytes)]
+
+    return [
+        Segment(
+            tokens=_tokens(raw),
+            k=rows(raw.k, raw.n_tokens, [k for k, _ in sizes]),
+            v=rows(raw.v, raw.n_tokens, [v for _, v in sizes]),
+            swa=_view(raw.swa, raw.swa_bytes),
+            n_swa_rows=raw.n_swa_rows,
         )
-        if not native.llama_snapkv_vault_get_segment(context.ctx, _SEQ_ID, i, ctypes.byref(raw)):
-            native.fail("llama_snapkv_vault_get_segment")
-        sizes = row_sizes(context)
-        found.append(
-            Segment(
-                tokens=_view(ctypes.cast(raw.tokens, ctypes.c_void_p).value, 4 * raw.n_tokens).view(
-                    np.int32
-                ),
-                k=[
-                    _view(raw.k[ic], raw.n_tokens * size).reshape(raw.n_tokens, size)
-                    for ic, (size, _) in enumerate(sizes)
-                ],
-                v=[
-                    _view(raw.v[ic], raw.n_tokens * size).reshape(raw.n_tokens, size)
-                    for ic, (_, size) in enumerate(sizes)
-                ],
-                swa=_view(raw.swa, raw.swa_bytes),
-                n_swa_rows=raw.n_swa_rows,
-            )
-        )
-    return found
+        for raw in parts
+    ]
 
 
 def attach(context: SnapKVContext, segment: Segment) -> None:
@@ -104,8 +94,7 @@ def attach(context: SnapKVContext, segment: Segment) -> None:
 
 def tokens(context: SnapKVContext) -> npt.NDArray[np.int32]:
     """The tokens whose K and V the vault holds, int32 [n_tokens]."""
-    parts = [segment.tokens for segment in segments(context)]
-    return np.concatenate(parts) if parts else np.empty(0, np.int32)
+    return np.concatenate([np.empty(0, np.int32), *map(_tokens, _raw_segments(context))])
 
 
 def row_sizes(context: SnapKVContext) -> list[tuple[int, int]]:
@@ -146,6 +135,21 @@ def from_arrays(
         swa=found["swa"],
         n_swa_rows=n_swa_rows,
     )
+
+
+def _raw_segments(context: SnapKVContext) -> Iterator[native.llama_snapkv_vault_segment]:
+    for i in range(native.llama_snapkv_vault_n_segments(context.ctx, _SEQ_ID)):
+        raw = native.llama_snapkv_vault_segment(
+            size=ctypes.sizeof(native.llama_snapkv_vault_segment)
+        )
+        if not native.llama_snapkv_vault_get_segment(context.ctx, _SEQ_ID, i, ctypes.byref(raw)):
+            native.fail("llama_snapkv_vault_get_segment")
+        yield raw
+
+
+def _tokens(raw: native.llama_snapkv_vault_segment) -> npt.NDArray[np.int32]:
+    address = ctypes.cast(raw.tokens, ctypes.c_void_p).value
+    return _view(address, 4 * raw.n_tokens).view(np.int32)
 
 
 def _view(address: int | None, n_bytes: int) -> Rows:
