@@ -44,6 +44,18 @@ def program(lib: Path, name: str, *args: object, env: Environment, timeout: floa
     return found
 
 
+def worker(
+    script: Path, settings: dict[str, Any], env: Environment, timeout: float
+) -> tuple[str, str]:
+    """Run a script in a process of its own; what it printed, and why it failed, "" if it did not."""
+    command = [sys.executable, str(script), json.dumps(settings)]
+    try:
+        result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return "", f"stopped after {timeout:.0f} s"
+    return result.stdout, "" if result.returncode == 0 else result.stderr[-_TAIL:] or "it failed"
+
+
 def ops_perf(lib: Path, quick: list[str], env: Environment, timeout: float) -> Any:
     """Times of the fused ops and of the stock ops on each device."""
     with tempfile.TemporaryDirectory() as folder:
@@ -90,21 +102,9 @@ def kept_sets(model: Path, text: bool, smoke: bool, env: Environment, timeout: f
             for side, (n_gpu_layers, environment) in sides.items():
                 file = str(Path(folder) / f"{weights}-{side}.npz")
                 given = {**settings, "path": str(path), "n_gpu_layers": n_gpu_layers}
-                command = [sys.executable, str(KEPT), json.dumps({**given, "kept_file": file})]
-                try:
-                    result = subprocess.run(
-                        command, env=environment, capture_output=True, text=True, timeout=timeout
-                    )
-                except subprocess.TimeoutExpired:
-                    return {
-                        "passed": False,
-                        "error": f"{weights}, {side}: stopped after {timeout:.0f} s",
-                    }
-                if result.returncode != 0:
-                    return {
-                        "passed": False,
-                        "error": f"{weights}, {side}: {result.stderr[-_TAIL:]}",
-                    }
+                _, error = worker(KEPT, {**given, "kept_file": file}, environment, timeout)
+                if error:
+                    return {"passed": False, "error": f"{weights}, {side}: {error}"}
                 found[weights, side] = dict(np.load(file))
     device = found["quantized", "device"]
     same_input = agreement(device["kept"], device["expected"])
@@ -131,14 +131,10 @@ def later_turns(model: Path, smoke: bool, env: Environment, timeout: float) -> A
         "n_gpu_layers": -1,
         "n_threads": 1 if smoke else 0,
     }
-    command = [sys.executable, str(TURNS), json.dumps(settings)]
-    try:
-        result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
-    except subprocess.TimeoutExpired:
-        return {"passed": False, "error": f"stopped after {timeout:.0f} s"}
-    if result.returncode != 0:
-        return {"passed": False, "error": result.stderr[-_TAIL:]}
-    found = json.loads(result.stdout)
+    output, error = worker(TURNS, settings, env, timeout)
+    if error:
+        return {"passed": False, "error": error}
+    found = json.loads(output)
     equal = max(found["vault"], found["extend"]) <= _MAX_DIFFERENCE
     passed = equal and found["vault_jaccard"] >= _MIN_JACCARD and found["session"]
     return {"passed": passed, **found, "model": model.name, "settings": settings}
