@@ -52,6 +52,7 @@ def kept(settings: dict[str, Any]) -> dict[str, Any]:
             kernel=config.kernel,
             kind=config.pool,
             reduce=config.reduce,
+            own=config.own,
             softcap=d.softcap,
         )
         expected.append(reference.select(score[:, : len(tokens) - config.window], n_keep))

@@ -174,7 +174,23 @@ static ggml_tensor * pool(ggml_context * ctx, ggml_tensor * t, const llama_snapk
     }
     const int half = (int) params.kernel / 2;
     ggml_tensor * padded = ggml_pad_ext(ctx, t, half, half, 0, 0, 0, 0, 0, 0);
-    return ggml_pool_1d(ctx, padded, params.pool == LLAMA_SNAPKV_POOL_MAX ? GGML_OP_POOL_MAX : GGML_OP_POOL_AVG, params.kernel, 1, 0);
+    const auto pooled = [&](ggml_op_pool kind) { return ggml_pool_1d(ctx, padded, kind, params.kernel, 1, 0); };
+    switch (params.pool) {
+        case LLAMA_SNAPKV_POOL_MAX: return pooled(GGML_OP_POOL_MAX);
+        case LLAMA_SNAPKV_POOL_TRIM: {
+            // beside a peak the difference is as exact as the peak, not as the rest: relu keeps it from being negative
+            ggml_tensor * sum = ggml_scale(ctx, pooled(GGML_OP_POOL_AVG), (float) params.kernel);
+            return ggml_scale(ctx, ggml_relu(ctx, ggml_sub(ctx, sum, pooled(GGML_OP_POOL_MAX))), 1.0f / (float) (params.kernel - 1));
+        }
+        case LLAMA_SNAPKV_POOL_AVG: break;
+    }
+    return pooled(GGML_OP_POOL_AVG);
+}
+
+// what positions are ranked by: [n, g] -> [n, g]
+static ggml_tensor * score(ggml_context * ctx, ggml_tensor * votes, const llama_snapkv_params & params) {
+    ggml_tensor * pooled = pool(ctx, votes, params);
+    return params.own == 0.0f ? pooled : ggml_add(ctx, pooled, ggml_scale(ctx, votes, params.own));
 }
 
 llama_snapkv_votes llama_snapkv_graph_score(ggml_context * ctx, ggml_cgraph * gf, const llama_snapkv_observation & obs, const llama_snapkv_params & params) {
@@ -215,7 +231,7 @@ llama_snapkv_votes llama_snapkv_graph_score(ggml_context * ctx, ggml_cgraph * gf
         }
 
         ggml_tensor * prefix = ggml_cont(ctx, ggml_view_2d(ctx, vote, n - w, g, vote->nb[1], 0));
-        ggml_tensor * pooled = mean_of_rows(ctx, pool(ctx, prefix, params));
+        ggml_tensor * pooled = mean_of_rows(ctx, score(ctx, prefix, params));
         ggml_tensor * mass = mean_of_rows(ctx, sum);
         for (ggml_tensor * out : { pooled, mass }) {
             ggml_set_output(out);
@@ -251,7 +267,7 @@ static ggml_tensor * as_i32(ggml_context * ctx, ggml_tensor * t, int64_t n_head_
 llama_snapkv_fused_votes llama_snapkv_graph_score_fused(ggml_context * ctx, const llama_snapkv_observation & obs, const llama_snapkv_params & params, uint32_t n_kept) {
     llama_snapkv_fused_votes res;
     res.stats = snapkv_op_stats(ctx, obs.q, obs.k, obs.sinks, obs.scale, obs.softcap);
-    res.votes = snapkv_op_votes(ctx, obs.q, obs.k, res.stats, obs.scale, obs.softcap, params.kernel, params.pool, params.reduce);
+    res.votes = snapkv_op_votes(ctx, obs.q, obs.k, res.stats, obs.scale, obs.softcap, params.kernel, params.pool, params.reduce, params.own);
     res.ids = snapkv_op_select(ctx, res.votes, params.window, n_kept, params.sinks);
     return res;
 }

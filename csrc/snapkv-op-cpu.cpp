@@ -325,27 +325,26 @@ BODY void votes_range(ggml_tensor * dst, const inputs & in, int64_t head_kv, int
     float * out = (float *) dst->data + head_kv * in.n;
     float * out_mass = out + in.n * in.k->ne[2];
     const int n_out = (int) (end - begin);
+    const bool trims = in.params.pool == LLAMA_SNAPKV_POOL_TRIM;
+    const float divisor = (float) (trims ? kernel - 1 : kernel);
     float pooled[SPAN] = {};
     for (int h = 0; h < in.g; ++h) {
-        float cur[SPAN] = {};
+        float sum[SPAN] = {};
+        float top[SPAN] = {};
         for (int t = 0; t < kernel; ++t) {
-            if (in.params.pool == LLAMA_SNAPKV_POOL_AVG) {
-                for (int c = 0; c < n_out; ++c) {
-                    cur[c] += votes[h][c + t];
-                }
-            } else {
-                for (int c = 0; c < n_out; ++c) {
-                    cur[c] = larger(votes[h][c + t], cur[c]);
-                }
+            const float * x = votes[h] + t;
+            for (int c = 0; c < n_out; ++c) {
+                // the greatest never enters the sum, so that nothing cancels
+                sum[c] += trims ? std::min(top[c], x[c]) : x[c];
+                top[c] = larger(x[c], top[c]);
             }
         }
         for (int c = 0; c < n_out; ++c) {
-            pooled[c] += cur[c];
+            pooled[c] += (in.params.pool == LLAMA_SNAPKV_POOL_MAX ? top[c] : sum[c] / divisor) + in.params.own * votes[h][c + kernel / 2];
         }
     }
-    const float divisor = in.params.pool == LLAMA_SNAPKV_POOL_AVG ? (float) (in.g * kernel) : (float) in.g;
     for (int c = 0; c < n_out; ++c) {
-        out[begin + c] = begin + c < m ? pooled[c] / divisor : 0.0f;
+        out[begin + c] = begin + c < m ? pooled[c] / (float) in.g : 0.0f;
         out_mass[begin + c] = mass[c + kernel / 2] / (float) in.g;
     }
 }
@@ -479,7 +478,8 @@ void snapkv_op_cpu_evict(ggml_tensor * dst, int ith, int nth, void * /*userdata*
     const ggml_tensor * ids = dst->src[2];
     const int64_t n_kept = ids->ne[0] - 1;
     const size_t row_size = ggml_row_size(src->type, src->ne[0]);
-    const size_t head_size = row_size / params.n_head_kv;
+    const int64_t n_head_kv = ids->ne[1];
+    const size_t head_size = row_size / n_head_kv;
 
     const int64_t end = dst->ne[1] * (ith + 1) / nth;
     for (int64_t i = dst->ne[1] * ith / nth; i < end; ++i) {
@@ -488,7 +488,7 @@ void snapkv_op_cpu_evict(ggml_tensor * dst, int ith, int nth, void * /*userdata*
             memcpy(to, (const char *) src->data + (params.window + i - n_kept) * src->nb[1], row_size);
             continue;
         }
-        for (int32_t h = 0; h < params.n_head_kv; ++h) {
+        for (int64_t h = 0; h < n_head_kv; ++h) {
             const int64_t id = ((const int32_t *) ids->data)[h * ids->ne[0] + i];
             memcpy(to + h * head_size, (const char *) src->data + id * src->nb[1] + h * head_size, head_size);
         }

@@ -53,19 +53,20 @@ ggml_tensor * snapkv_op_stats(ggml_context * ctx, ggml_tensor * q, ggml_tensor *
 }
 
 ggml_tensor * snapkv_op_votes(ggml_context * ctx, ggml_tensor * q, ggml_tensor * k, ggml_tensor * stats,
-        float scale, float softcap, int32_t kernel, int32_t pool, int32_t reduce) {
+        float scale, float softcap, int32_t kernel, int32_t pool, int32_t reduce, float own) {
     check_qk(q, k, scale, softcap);
     GGML_ASSERT(stats->type == GGML_TYPE_F32 && ggml_is_contiguous(stats) && stats->ne[0] == 2 && stats->ne[1] == q->ne[1] && stats->ne[2] == q->ne[2]);
     GGML_ASSERT(kernel >= 1 && kernel <= 127 && kernel % 2 == 1 && "kernel: odd, up to 127");
-    GGML_ASSERT(pool == LLAMA_SNAPKV_POOL_AVG || pool == LLAMA_SNAPKV_POOL_MAX);
+    GGML_ASSERT(pool == LLAMA_SNAPKV_POOL_AVG || pool == LLAMA_SNAPKV_POOL_MAX || pool == LLAMA_SNAPKV_POOL_TRIM);
     GGML_ASSERT(reduce == LLAMA_SNAPKV_REDUCE_SUM || reduce == LLAMA_SNAPKV_REDUCE_MAX);
 
     snapkv_op_params params = op_params(SNAPKV_OP_VOTES);
     params.scale = scale;
     params.softcap = softcap;
     params.kernel = kernel;
-    params.pool = pool;
+    params.pool = kernel == 1 ? LLAMA_SNAPKV_POOL_AVG : pool; // TRIM would leave nothing
     params.reduce = reduce;
+    params.own = own;
 
     ggml_tensor * args[] = { q, k, stats };
     ggml_tensor * res = ggml_custom_4d(ctx, GGML_TYPE_F32, k->ne[1], k->ne[2], 2, 1, args, 3, snapkv_op_cpu_votes, GGML_N_TASKS_MAX, nullptr);
@@ -100,7 +101,6 @@ ggml_tensor * snapkv_op_evict(ggml_context * ctx, ggml_tensor * dst, ggml_tensor
 
     snapkv_op_params params = op_params(SNAPKV_OP_EVICT);
     params.window = row0;
-    params.n_head_kv = n_head_kv;
 
     ggml_tensor * args[] = { src, ids };
     ggml_tensor * res = ggml_custom_inplace(ctx, dst, args, 2, snapkv_op_cpu_evict, GGML_N_TASKS_MAX, nullptr);

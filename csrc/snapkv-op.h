@@ -41,7 +41,7 @@ struct snapkv_op_params {
     int32_t reduce;    // VOTES: enum llama_snapkv_reduce
     int32_t window;    // SELECT: w; EVICT: row0
     int32_t n_sinks;   // SELECT: first positions that are always kept
-    int32_t n_head_kv; // EVICT
+    float own;         // VOTES: share of a key's own vote that its pooled vote gets
 };
 
 // the parameters if the node is one of ours, else false
@@ -76,13 +76,14 @@ struct ggml_tensor * snapkv_op_stats(struct ggml_context * ctx, struct ggml_tens
 // Votes of the window for each key, with p = exp(logit - maximum)/sum of the row, 0 where the row does not see the key:
 //   per query head: vote[j] = sum (or max, if reduce says so) of p[i, j] over the w rows i, for the prefix j < n - w
 //   pooled over j with stride 1 and zeros beyond both ends of the prefix; AVG divides by the kernel size everywhere
-//   (torch.avg_pool1d, count_include_pad); then the mean over the query heads of a KV head.
+//   (torch.avg_pool1d, count_include_pad), TRIM leaves the greatest out of the sum and divides by kernel - 1; a kernel of 1
+//   pools nothing. plus own*vote[j]; then the mean over the query heads of a KV head.
 //   q, k, scale, softcap as for stats;  stats: result of snapkv_op_stats
 //   result F32 [n, n_head_kv, 2]: plane 0 pooled votes, with 0 in the last w columns; plane 1 attention mass, the sum of p
 //          over the rows, mean over the query heads (for all n keys, not pooled)
 // kernel is odd and at most 127
 struct ggml_tensor * snapkv_op_votes(struct ggml_context * ctx, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * stats,
-        float scale, float softcap, int32_t kernel, int32_t pool, int32_t reduce);
+        float scale, float softcap, int32_t kernel, int32_t pool, int32_t reduce, float own);
 
 // Positions of the prefix that each KV head keeps, ascending: the n_sinks first, then those with the highest pooled vote.
 // Equal votes: the lower position; -0 equals 0; NaN ranks last. n_kept <= n - w. The same ids on every backend and run.

@@ -39,8 +39,9 @@ llama_snapkv_params llama_snapkv_default_params(void) {
     params.window = 32;
     params.voters = 0;
     params.kernel = 21;
-    params.pool = LLAMA_SNAPKV_POOL_AVG;
+    params.pool = LLAMA_SNAPKV_POOL_TRIM;
     params.reduce = LLAMA_SNAPKV_REDUCE_MAX;
+    params.own = 0.25f;
     params.sinks = 0;
     params.min_coverage = 0.0f;
     params.max_budget = 0;
@@ -68,6 +69,9 @@ std::string llama_snapkv_check_params(const llama_snapkv_params & params) {
     }
     if (params.kernel % 2 == 0) {
         return format("kernel must be odd, not %u", params.kernel);
+    }
+    if (!(params.own >= 0.0f && std::isfinite(params.own))) {
+        return format("own must be a number that is not negative, not %g", params.own);
     }
     if (params.budget == 0 && !(params.ratio > 0.0f && params.ratio <= 1.0f)) {
         return format("ratio must be in (0, 1], not %g", params.ratio);

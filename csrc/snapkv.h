@@ -24,6 +24,7 @@ extern "C" {
 enum llama_snapkv_pool {
     LLAMA_SNAPKV_POOL_AVG = 0, // torch.avg_pool1d(count_include_pad = True)
     LLAMA_SNAPKV_POOL_MAX = 1,
+    LLAMA_SNAPKV_POOL_TRIM = 2, // the mean of the kernel's votes without the greatest: one peak lifts none of its neighbours
 };
 
 // how the window's query rows vote together
@@ -53,9 +54,10 @@ struct llama_snapkv_params {
     float ratio;       // the paper's p in (0, 1]: floor(p*(n_prompt - window)) prefix rows are kept; used if budget == 0
     uint32_t window;      // last tokens of the prompt, whose rows all stay
     uint32_t voters;      // observation window: how many of these vote; 0: 16, or all of a smaller window
-    uint32_t kernel;      // pooling kernel, tokens, odd
+    uint32_t kernel;      // pooling kernel, tokens, odd; 1: no pooling
     enum llama_snapkv_pool pool;
     enum llama_snapkv_reduce reduce;
+    float own;         // a position's score is its pooled vote + own * its own vote; 0 in the paper
     uint32_t sinks;       // first prompt positions that are always kept
     float min_coverage;  // if the budget's rows hold less of the window's attention mass, mean over layers and KV heads, keep
                          // more, up to max_budget; 0: the budget is what is kept. needs a budget

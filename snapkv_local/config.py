@@ -5,12 +5,14 @@ from __future__ import annotations
 import operator
 import os
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
 from snapkv_local import policies
 from snapkv_local.errors import ConfigError
 from snapkv_local.policies import budget
+from snapkv_local.policies.scoring import MOST_OWN
 
 DEFAULT_BUDGET = 2048
 DEFAULT_VOTERS = 16
@@ -34,9 +36,15 @@ class SnapKVConfig:
             window where that is smaller. The paper's vote is the whole window's.
         kernel: pooling kernel over positions, in tokens, odd; 1 turns pooling off. The paper has 5
             and 7; docs/budget.md says what 21 gains.
-        pool: "avg" (the paper's ablation and kvpress) or "max" (the paper's long-context runs).
+        pool: what a position gets of the kernel's votes around it: "avg" (the paper's ablation and
+            kvpress), "max" (the paper's long-context runs), or "trim", their mean without the
+            greatest of them: a single peak, such as a first token or a frequent word, lifts none of
+            its neighbours, and a cluster does. The last is ours; docs/budget.md says what it gains.
         reduce: how the query rows vote together: "sum" (the paper, section 4.1), or "max" to keep
             what any one query needs (arXiv 2510.13334).
+        own: a position's score is its pooled vote + own * its own vote, which the pooled one hardly
+            shows where the kernel is wide, and "trim" not at all where it is the greatest. From 0,
+            as in the paper, to 1000. Ours; docs/budget.md says what it gains.
         sinks: first positions of the prompt that always stay. The paper has none, hence 0; later
             work (arXiv 2309.17453) finds that about 4 help at small budgets.
         min_coverage: where the budget's rows hold less of the window's attention mass (mean over
@@ -74,8 +82,9 @@ class SnapKVConfig:
     window: int = 32
     voters: int | None = None
     kernel: int = 21
-    pool: Literal["avg", "max"] = "avg"
+    pool: Literal["avg", "max", "trim"] = "trim"
     reduce: Literal["sum", "max"] = "max"
+    own: float = 0.25
     sinks: int = 0
     min_coverage: float | None = None
     max_budget: int | None = None
@@ -123,8 +132,9 @@ class SnapKVConfig:
                 "an even kernel has no middle, and would shift the scores",
                 f"use {self.kernel - 1} or {self.kernel + 1}",
             )
-        _check_choice("pool", self.pool, ("avg", "max"))
+        _check_choice("pool", self.pool, ("avg", "max", "trim"))
         _check_choice("reduce", self.reduce, ("sum", "max"))
+        self._take_own()
         self._take_int("sinks", 0)
         self._check_coverage()
         self._take_int("room", 1)
@@ -205,6 +215,14 @@ class SnapKVConfig:
             )
         object.__setattr__(self, name, number)
 
+    def _take_own(self) -> None:
+        is_number = isinstance(self.own, Real) and not isinstance(self.own, bool)
+        if not is_number or not 0 <= self.own <= MOST_OWN:
+            raise ConfigError(
+                f"own={self.own!r}", f"is no number from 0 to {MOST_OWN}", "give one, such as 0.25"
+            )
+        object.__setattr__(self, "own", float(self.own))
+
     @classmethod
     def paper(cls, **settings: Any) -> SnapKVConfig:
         """The paper's form: the whole window votes, in sum, and votes are averaged 5 wide.
@@ -212,7 +230,8 @@ class SnapKVConfig:
         Args:
             settings: as for SnapKVConfig; they win.
         """
-        settings = {"window": 32, "kernel": 5, "reduce": "sum", **settings}
+        form = {"window": 32, "kernel": 5, "pool": "avg", "reduce": "sum", "own": 0.0}
+        settings = {**form, **settings}
         return cls(**{"voters": settings["window"], **settings})
 
     def n_voters(self) -> int:

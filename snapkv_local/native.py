@@ -41,7 +41,7 @@ RC_NO_ROOM = 1
 RC_ABORTED = 2
 RC_REFUSED = -1
 
-POOLS = {"avg": 0, "max": 1}
+POOLS = {"avg": 0, "max": 1, "trim": 2}
 REDUCES = {"sum": 0, "max": 1}
 HIDDENS = {"auto": 0, "device": 1, "host": 2}
 OPS = {"auto": 0, "fused": 1, "stock": 2}
@@ -58,6 +58,7 @@ class llama_snapkv_params(ctypes.Structure):
         ("kernel", ctypes.c_uint32),
         ("pool", ctypes.c_int),
         ("reduce", ctypes.c_int),
+        ("own", ctypes.c_float),
         ("sinks", ctypes.c_uint32),
         ("min_coverage", ctypes.c_float),
         ("max_budget", ctypes.c_uint32),
@@ -434,6 +435,7 @@ def make_params(
         kernel=config.kernel,
         pool=POOLS[config.pool],
         reduce=REDUCES[config.reduce],
+        own=config.own,
         sinks=config.sinks,
         min_coverage=config.min_coverage or 0.0,
         max_budget=config.most_rows() if config.min_coverage else 0,

@@ -1,7 +1,8 @@
 """SnapKV in NumPy, in float64, as plain as can be: what the tests compare the native engine with.
 
 Li et al., "SnapKV: LLM Knows What You are Looking for Before Generation", arXiv 2404.14469,
-section 4 and listing 1. For grouped-query attention, scores are pooled for each query head and then
+section 4 and listing 1, and what is ours: pooling without the greatest vote, and a position's own vote
+beside the pooled one. For grouped-query attention, scores are pooled for each query head and then
 averaged over the query heads that share a KV head, as in NVIDIA kvpress.
 
 Sizes: n prompt tokens, w window tokens, m = n - w prefix tokens, d head size.
@@ -56,19 +57,23 @@ def attention(
 def pool(votes: Array, kernel: int, kind: str = "avg") -> Array:
     """Cluster votes over positions with stride 1 and zeros beyond both ends.
 
-    The average divides by the kernel at the borders too, as torch.avg_pool1d does by default.
+    The average divides by the kernel at the borders too, as torch.avg_pool1d does by default. Without
+    the greatest vote it divides by one less.
 
     Args:
         votes: [..., m], not negative, so that a zero beyond the end never wins the maximum.
-        kernel: odd number of positions.
-        kind: "avg" or "max".
+        kernel: odd number of positions; 1 pools nothing.
+        kind: "avg", "max", or "trim": the mean of all but the greatest.
 
     Returns:
         [..., m].
     """
+    if kernel == 1:
+        return votes.astype(np.float64)
     pad = [(0, 0)] * (votes.ndim - 1) + [(kernel // 2, kernel // 2)]
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(votes, pad), kernel, axis=-1)
-    pooled = windows.max(axis=-1) if kind == "max" else windows.sum(axis=-1) / kernel
+    total, top = windows.sum(axis=-1), windows.max(axis=-1)
+    pooled = {"avg": total / kernel, "max": top, "trim": (total - top) / (kernel - 1)}[kind]
     return np.asarray(pooled, dtype=np.float64)
 
 
@@ -80,6 +85,7 @@ def scores(
     kernel: int = 5,
     kind: str = "avg",
     reduce: str = "sum",
+    own: float = 0.0,
     softcap: float = 0.0,
 ) -> Array:
     """Scores of the prefix positions.
@@ -88,6 +94,7 @@ def scores(
         q, k, scale, softcap: as for attention().
         kernel, kind: as for pool().
         reduce: "sum" or "max" over the window's query rows.
+        own: weight of a position's own vote beside the pooled one.
 
     Returns:
         [n_head_kv, m].
@@ -96,7 +103,7 @@ def scores(
     # the softmax has run over prefix and window; only then is the window left out
     prefix = attention(q, k, scale, softcap)[:, :, : n - w]
     votes = prefix.max(axis=1) if reduce == "max" else prefix.sum(axis=1)
-    return group_mean(pool(votes, kernel, kind), n_head_kv)
+    return group_mean(pool(votes, kernel, kind) + own * votes, n_head_kv)
 
 
 def group_mean(votes: Array, n_head_kv: int) -> Array:

@@ -49,8 +49,8 @@ static bool supports_select(const ggml_tensor * op) {
 static bool supports_evict(const snapkv_op_params & params, const ggml_tensor * op) {
     const ggml_tensor * src = op->src[1];
     const ggml_tensor * ids = op->src[2];
-    return src && ids && src->type == op->type && ids->type == GGML_TYPE_I32 && ggml_is_contiguous(ids) && params.n_head_kv > 0 &&
-            ggml_row_size(op->type, op->ne[0]) % (2 * params.n_head_kv) == 0 && op->nb[1] % 2 == 0 && src->nb[1] % 2 == 0;
+    return src && ids && src->type == op->type && ids->type == GGML_TYPE_I32 && ggml_is_contiguous(ids) &&
+            ggml_row_size(op->type, op->ne[0]) % (2 * ids->ne[1]) == 0 && op->nb[1] % 2 == 0 && src->nb[1] % 2 == 0;
 }
 
 bool snapkv_cuda_supports_op(int device, const ggml_tensor * op) {

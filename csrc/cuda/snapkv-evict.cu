@@ -70,7 +70,7 @@ void snapkv_cuda_evict(cudaStream_t stream, const snapkv_op_params & params, ggm
         return;
     }
     const int64_t row_bytes = (int64_t) ggml_row_size(op->type, op->ne[0]);
-    const int64_t head_bytes = row_bytes / params.n_head_kv;
+    const int64_t head_bytes = row_bytes / ids->ne[1];
 
     // widest unit that every address of the copy is a multiple of
     const uint64_t all = (uint64_t) (uintptr_t) a.dst | (uint64_t) (uintptr_t) a.src | (uint64_t) a.dst_nb1 | (uint64_t) a.src_nb1 | (uint64_t) head_bytes;

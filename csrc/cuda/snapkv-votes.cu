@@ -2,9 +2,10 @@
 #include "snapkv-score.cuh"
 
 static constexpr int RING = 256; // columns of votes kept for pooling: two tiles and kernel - 1 are less. A power of two
+static constexpr int RING_STRIDE = RING + 8; // so that four neighbouring rings lie in different banks
 
 // enum llama_snapkv_pool and enum llama_snapkv_reduce; snapkv.h would bring in llama.h, which ggml-cuda does not see
-enum { SNAPKV_CUDA_POOL_AVG = 0, SNAPKV_CUDA_POOL_MAX = 1 };
+enum { SNAPKV_CUDA_POOL_AVG = 0, SNAPKV_CUDA_POOL_MAX = 1, SNAPKV_CUDA_POOL_TRIM = 2 };
 enum { SNAPKV_CUDA_REDUCE_SUM = 0, SNAPKV_CUDA_REDUCE_MAX = 1 };
 
 template <bool use_max> static __device__ __forceinline__ float combine(float a, float b) {
@@ -42,11 +43,28 @@ struct votes_args {
     const float2 * stats; // [n_head][w], plane 0 of STATS' result
     float * votes;        // [n_head_kv][n]
     float * mass;         // [n_head_kv][n]
-    int kernel;
-    bool pool_max, reduce_max;
+    int kernel, pool;
+    bool reduce_max;
     bool add; // to what a launch for other query heads left
     float inv_g;
+    float own;
+
+    // the mean of the heads commutes with AVG pooling alone
+    __host__ __device__ bool pools_heads() const { return pool != SNAPKV_CUDA_POOL_AVG; }
 };
+
+// of the kernel's columns up to `last`
+static __device__ __forceinline__ float pooled(const votes_args & v, const float * ring, int last) {
+    float sum = 0.0f;
+    float top = 0.0f;
+    for (int c = last - v.kernel + 1; c <= last; ++c) {
+        const float x = ring[c & (RING - 1)];
+        // the greatest never enters a trimmed sum, so that nothing cancels
+        sum += v.pool == SNAPKV_CUDA_POOL_TRIM ? fminf(top, x) : x;
+        top = fmaxf(top, x);
+    }
+    return v.pool == SNAPKV_CUDA_POOL_MAX ? top : sum / (v.pool == SNAPKV_CUDA_POOL_TRIM ? v.kernel - 1 : v.kernel);
+}
 
 // A block's keys are followed and preceded by half a kernel, so that it can pool alone. A tile goes through three steps, each
 // an iteration behind the former, so that one barrier an iteration does:
@@ -74,9 +92,8 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<M>::
     const int plane = n_warps * KT;
     const int part_size = v.reduce_max ? 2 * plane : plane;
     float * part = reinterpret_cast<float *>(tiles + tile_shape<D>::stages * tile_shape<D>::bytes); // [2][1 + reduce_max][n_warps][KT]
-    float * ring = part + 2 * part_size;                                             // [n_rings][RING]
-    // the mean of the heads commutes with AVG pooling, not with MAX
-    const int n_rings = v.pool_max ? a.n_heads : 1;
+    float * ring = part + 2 * part_size;                                             // [n_rings][RING_STRIDE]
+    const int n_rings = v.pools_heads() ? a.n_heads : 1;
 
     queue.begin();
     uint32_t qf[M][D / 16][4];
@@ -102,8 +119,8 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<M>::
             const float * sums = part + (t - 1) % 2 * part_size;
             const float * src = v.reduce_max ? sums + plane : sums;
             for (int i = threadIdx.x; i < n_rings * KT; i += blockDim.x) {
-                const int h0 = v.pool_max ? i / KT : 0;
-                const int h1 = v.pool_max ? h0 + 1 : a.n_heads;
+                const int h0 = v.pools_heads() ? i / KT : 0;
+                const int h1 = v.pools_heads() ? h0 + 1 : a.n_heads;
                 float vote = 0.0f;
                 for (int h = h0; h < h1; ++h) {
                     const float * x = src + h * a.warps_per_head * KT + i % KT;
@@ -115,7 +132,7 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<M>::
                 }
                 const int col = (t - 1) * KT + i % KT;
                 const int j = start + col;
-                ring[i / KT * RING + (col & (RING - 1))] = j >= 0 && j < a.n - a.w ? vote : 0.0f;
+                ring[i / KT * RING_STRIDE + (col & (RING - 1))] = j >= 0 && j < a.n - a.w ? vote : 0.0f;
             }
             for (int i = blockDim.x - 1 - threadIdx.x; i < KT; i += blockDim.x) {
                 const int j = start + (t - 1) * KT + i;
@@ -131,23 +148,23 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<M>::
 
         // pooling of the columns whose last neighbour is in tile t - 2
         if (t >= 2) {
-            for (int i = threadIdx.x; i < KT; i += blockDim.x) {
-                const int last = (t - 2) * KT + i;
+            // four lanes share the rings of a column; whole warps go through this
+            const int lanes = n_rings > 1 ? 4 : 1;
+            for (int i = threadIdx.x; i < KT * lanes; i += blockDim.x) {
+                const int last = (t - 2) * KT + i / lanes;
                 const int j = start + last - half;
-                if (j >= out0 && j < out1) {
-                    float vote = 0.0f;
-                    if (j < a.n - a.w) {
-                        for (int h = 0; h < n_rings; ++h) {
-                            const float * x = ring + h * RING;
-                            float y = x[last & (RING - 1)];
-                            for (int c = last - v.kernel + 1; c < last; ++c) {
-                                y = v.pool_max ? fmaxf(y, x[c & (RING - 1)]) : y + x[c & (RING - 1)];
-                            }
-                            vote += y;
-                        }
-                        vote *= v.pool_max ? v.inv_g : v.inv_g / v.kernel;
+                float vote = 0.0f;
+                if (j >= out0 && j < out1 && j < a.n - a.w) {
+                    for (int h = i % lanes; h < n_rings; h += lanes) {
+                        const float * x = ring + h * RING_STRIDE;
+                        vote += pooled(v, x, last) + v.own * x[(last - half) & (RING - 1)];
                     }
-                    votes[j] = vote + (v.add ? votes[j] : 0.0f);
+                }
+                for (int bit = 1; bit < lanes; bit *= 2) {
+                    vote += __shfl_xor_sync(0xffffffff, vote, bit);
+                }
+                if (i % lanes == 0 && j >= out0 && j < out1) {
+                    votes[j] = vote * v.inv_g + (v.add ? votes[j] : 0.0f);
                 }
             }
         }
@@ -199,8 +216,8 @@ template <int D, int M> static void launch_votes(cudaStream_t stream, score_args
     a.warps_per_head = (a.w + warp_shape<M>::rows - 1) / warp_shape<M>::rows;
     const int n_heads = heads_per_launch<M>(a);
     const int n_warps = n_heads * a.warps_per_head;
-    const int n_rings = v.pool_max ? n_heads : 1;
-    const size_t smem = tile_shape<D>::stages * tile_shape<D>::bytes + sizeof(float) * (2 * (v.reduce_max ? 2 : 1) * n_warps * KT + n_rings * RING);
+    const int n_rings = v.pools_heads() ? n_heads : 1;
+    const size_t smem = tile_shape<D>::stages * tile_shape<D>::bytes + sizeof(float) * (2 * (v.reduce_max ? 2 : 1) * n_warps * KT + n_rings * RING_STRIDE);
 
     a.range = range_keys(a.n, n_resident(snapkv_votes_kernel<D, M>, n_warps * 32, smem, prepared) / n_head_kv, v.kernel - 1);
     for (a.head0 = 0; a.head0 < a.g; a.head0 += a.n_heads) {
@@ -219,7 +236,8 @@ void snapkv_cuda_votes(cudaStream_t stream, const snapkv_op_params & params, ggm
     v.votes = (float *) op->data;
     v.mass = v.votes + (int64_t) a.n * k->ne[2];
     v.kernel = params.kernel;
-    v.pool_max = params.pool == SNAPKV_CUDA_POOL_MAX;
+    v.pool = params.pool;
+    v.own = params.own;
     v.reduce_max = params.reduce == SNAPKV_CUDA_REDUCE_MAX;
     v.inv_g = 1.0f / a.g;
     switch (k->ne[0]) {

@@ -19,6 +19,13 @@ enum snapkv_metal_k_type {
     SNAPKV_METAL_Q4_0 = 4,
 };
 
+// enum llama_snapkv_pool
+enum snapkv_metal_pool {
+    SNAPKV_METAL_POOL_AVG = 0,
+    SNAPKV_METAL_POOL_MAX = 1,
+    SNAPKV_METAL_POOL_TRIM = 2,
+};
+
 // STATS, its merge, and VOTES
 struct snapkv_metal_scoring_args {
     uint64_t nbq1; // bytes from a row of q to the next
@@ -38,8 +45,9 @@ struct snapkv_metal_scoring_args {
     int32_t has_sinks; // STATS
     int32_t cols;      // VOTES: columns of a threadgroup, the pooling's borders included; a multiple of tile
     int32_t pool_size; // VOTES: odd
-    int32_t pool_max;  // VOTES: else average
+    int32_t pool;      // VOTES: enum snapkv_metal_pool
     int32_t reduce_max; // VOTES: else sum
+    float own;         // VOTES: share of a key's own vote
 };
 
 struct snapkv_metal_select_args {

@@ -12,8 +12,7 @@
 // snapkv.metal with its header, as text (snapkv-metal-source.cpp.in)
 extern const char snapkv_metal_source[];
 
-// csrc/snapkv.h, which needs llama.h: LLAMA_SNAPKV_POOL_MAX, LLAMA_SNAPKV_REDUCE_MAX
-static constexpr int POOL_MAX = 1;
+// csrc/snapkv.h, which needs llama.h: LLAMA_SNAPKV_REDUCE_MAX
 static constexpr int REDUCE_MAX = 1;
 
 // threads of a threadgroup, if the pipeline allows as many
@@ -115,7 +114,8 @@ static snapkv_metal_scoring_args scoring_args(ggml_metal_device_t dev, const ggm
         args.has_sinks = op->src[2] != nullptr;
     } else {
         args.pool_size = params.kernel;
-        args.pool_max = params.pool == POOL_MAX;
+        args.pool = params.pool;
+        args.own = params.own;
         args.reduce_max = params.reduce == REDUCE_MAX;
         // as many columns as memory holds, up to 256: past that the borders no longer matter
         const size_t room = shmem_max(dev);
@@ -157,8 +157,8 @@ static bool supports_evict(const ggml_tensor * op, const snapkv_op_params & para
     const ggml_tensor * ids = op->src[2];
     const size_t row_bytes = ggml_row_size(op->type, op->ne[0]);
     return op->type == src->type && op->ne[0] == src->ne[0] && rows_contiguous(op) && rows_contiguous(src) &&
-            op->nb[1] % 2 == 0 && src->nb[1] % 2 == 0 && params.n_head_kv > 0 && row_bytes % (2 * params.n_head_kv) == 0 &&
-            ggml_is_contiguous(ids) && ids->ne[1] == params.n_head_kv && ids->ne[0] - 1 <= op->ne[1];
+            op->nb[1] % 2 == 0 && src->nb[1] % 2 == 0 && row_bytes % (2 * ids->ne[1]) == 0 &&
+            ggml_is_contiguous(ids) && ids->ne[0] - 1 <= op->ne[1];
 }
 
 bool snapkv_metal_supports_op(ggml_metal_device_t dev, const ggml_tensor * op) {
@@ -267,7 +267,7 @@ static void encode_evict(ggml_metal_library_t lib, ggml_metal_encoder_t enc, con
     args.nb_dst = op->nb[1];
     args.nb_src = src->nb[1];
     args.row_bytes = (uint32_t) ggml_row_size(op->type, op->ne[0]);
-    args.head_bytes = args.row_bytes / params.n_head_kv;
+    args.head_bytes = args.row_bytes / (uint32_t) ids->ne[1];
     args.unit = 16;
     args.n_kept = (int32_t) ids->ne[0] - 1;
     args.row0 = params.window;

@@ -286,10 +286,12 @@ kernel void snapkv_votes(
                 float top = 0.0f;
                 for (int t = 0; t < args.pool_size; ++t) {
                     const float v = votes[h * args.cols + c + t];
-                    sum += v;
+                    // the greatest never enters a trimmed sum, so that nothing cancels
+                    sum += args.pool == SNAPKV_METAL_POOL_TRIM ? min(top, v) : v;
                     top = max(top, v);
                 }
-                pooled += args.pool_max ? top : sum / float(args.pool_size);
+                const float mean = sum / float(args.pool == SNAPKV_METAL_POOL_TRIM ? args.pool_size - 1 : args.pool_size);
+                pooled += (args.pool == SNAPKV_METAL_POOL_MAX ? top : mean) + args.own * votes[h * args.cols + c + args.pool_size / 2];
             }
         }
         out[ulong(head_kv) * ulong(args.n) + ulong(j)] = pooled / float(args.g);

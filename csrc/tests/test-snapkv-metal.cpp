@@ -21,7 +21,9 @@
 #include <limits>
 #include <string>
 
-static_assert(POOL_MAX == LLAMA_SNAPKV_POOL_MAX && REDUCE_MAX == LLAMA_SNAPKV_REDUCE_MAX, "snapkv-metal.cpp cannot include snapkv.h");
+static_assert((int) SNAPKV_METAL_POOL_AVG == LLAMA_SNAPKV_POOL_AVG && (int) SNAPKV_METAL_POOL_MAX == LLAMA_SNAPKV_POOL_MAX &&
+                (int) SNAPKV_METAL_POOL_TRIM == LLAMA_SNAPKV_POOL_TRIM && REDUCE_MAX == LLAMA_SNAPKV_REDUCE_MAX,
+        "csrc/metal cannot include snapkv.h");
 
 //
 // tensors in one buffer, and an op on them
@@ -100,11 +102,12 @@ struct shape {
     int kernel;
     int pool;
     int reduce;
+    float own = 0.0f;
 
     std::string str() const {
         char buf[200];
-        snprintf(buf, sizeof(buf), "%s d=%d n=%d w=%d kv=%d g=%d cap=%g sinks=%d kernel=%d pool=%d reduce=%d threads=%d", ggml_type_name(type), head_dim, n, w,
-                n_head_kv, g, softcap, sinks, kernel, pool, reduce, device_max_threads);
+        snprintf(buf, sizeof(buf), "%s d=%d n=%d w=%d kv=%d g=%d cap=%g sinks=%d kernel=%d pool=%d reduce=%d own=%g threads=%d", ggml_type_name(type), head_dim, n, w,
+                n_head_kv, g, softcap, sinks, kernel, pool, reduce, own, device_max_threads);
         return buf;
     }
 };
@@ -127,7 +130,7 @@ struct scoring : tensors {
         k = ggml_view_3d(ctx.get(), cache, s.head_dim, s.n, s.n_head_kv, cache->nb[1], cache->nb[1] / s.n_head_kv, 0);
         sinks = s.sinks ? ggml_new_tensor_1d(ctx.get(), GGML_TYPE_F32, s.n_head_kv * s.g) : nullptr;
         stats = snapkv_op_stats(ctx.get(), q, k, sinks, scale, s.softcap);
-        votes = snapkv_op_votes(ctx.get(), q, k, stats, scale, s.softcap, s.kernel, s.pool, s.reduce);
+        votes = snapkv_op_votes(ctx.get(), q, k, stats, scale, s.softcap, s.kernel, s.pool, s.reduce, s.own);
         alloc();
 
         fill(chunk, 2.0f);
@@ -149,7 +152,8 @@ enum fault { NONE,
     REDUCE,
     MEAN,
     WINDOW,
-    SHIFT };
+    SHIFT,
+    OWN };
 
 struct reference {
     std::vector<double> stats; // [2, w, n_head]
@@ -214,9 +218,14 @@ struct reference {
                         }
                     }
                     const int divisor = f == POOLING ? std::max(cells, 1) : s.kernel;
+                    double score = a / divisor;
+                    if (s.kernel > 1 && s.pool != LLAMA_SNAPKV_POOL_AVG) {
+                        score = s.pool == LLAMA_SNAPKV_POOL_MAX ? b : (a - b) / std::max(divisor - 1, 1);
+                    }
+                    score += f == OWN ? 0.0 : s.own * vote[j];
                     const int to = f == SHIFT ? j + 1 : j;
                     if (to < np) {
-                        pooled[to] += (s.pool == LLAMA_SNAPKV_POOL_MAX ? b : a / divisor) / (f == MEAN ? 1 : s.g);
+                        pooled[to] += score / (f == MEAN ? 1 : s.g);
                     }
                 }
             }
@@ -266,15 +275,17 @@ static void test_scoring(const shape & s) {
 
 // a reference with a fault must be rejected
 static void test_scoring_faults() {
-    const shape s = { GGML_TYPE_F16, 64, 200, 9, 2, 3, 8.0f, true, 5, LLAMA_SNAPKV_POOL_AVG, LLAMA_SNAPKV_REDUCE_SUM };
-    scoring in(s);
-    in.run(in.stats);
-    in.run(in.votes);
-    for (const fault f : { NONE, CAUSAL, SOFTCAP, SINKS }) {
-        CHECK((error_stats(in, reference(in, f)) <= 1.0) == (f == NONE));
-    }
-    for (const fault f : { NONE, CAUSAL, SOFTCAP, SINKS, POOLING, REDUCE, MEAN, WINDOW, SHIFT }) {
-        CHECK((error_votes(in, reference(in, f)) <= 1.0) == (f == NONE));
+    for (const int pool : { LLAMA_SNAPKV_POOL_AVG, LLAMA_SNAPKV_POOL_TRIM }) {
+        const shape s = { GGML_TYPE_F16, 64, 200, 9, 2, 3, 8.0f, true, 5, pool, LLAMA_SNAPKV_REDUCE_SUM, 0.25f };
+        scoring in(s);
+        in.run(in.stats);
+        in.run(in.votes);
+        for (const fault f : { NONE, CAUSAL, SOFTCAP, SINKS }) {
+            CHECK((error_stats(in, reference(in, f)) <= 1.0) == (f == NONE));
+        }
+        for (const fault f : { NONE, CAUSAL, SOFTCAP, SINKS, POOLING, REDUCE, MEAN, WINDOW, SHIFT, OWN }) {
+            CHECK((error_votes(in, reference(in, f)) <= 1.0) == (f == NONE));
+        }
     }
 }
 
@@ -535,8 +546,9 @@ int main(int argc, char ** argv) {
         s.softcap = c % 3 == 0 ? 20.0f : 0.0f;
         s.sinks = pick(0, 1);
         s.kernel = c % 8 == 0 ? 127 : 2 * pick(0, 6) + 1;
-        s.pool = pick(0, 1);
+        s.pool = pick(0, 2);
         s.reduce = pick(0, 1);
+        s.own = 0.25f * (float) pick(0, 2);
         device_max_threads = maxima[pick(0, 4)];
         test_scoring(s);
     }

@@ -208,7 +208,7 @@ static ops_outputs ops_run_fused(ops_device & dev, const ops_case & c, const ops
     ops_tensors ts;
     ops_input_tensors in(ts, c, data.n_cells);
     ggml_tensor * stats = snapkv_op_stats(ts, in.q, in.k, in.sinks, c.scale(), c.softcap);
-    ggml_tensor * votes = snapkv_op_votes(ts, in.q, in.k, stats, c.scale(), c.softcap, c.kernel, c.pool, c.reduce);
+    ggml_tensor * votes = snapkv_op_votes(ts, in.q, in.k, stats, c.scale(), c.softcap, c.kernel, c.pool, c.reduce, c.own);
     ggml_tensor * ids = snapkv_op_select(ts, votes, c.w, c.n_kept, c.n_sinks);
     ggml_cgraph * gf = ggml_new_graph(ts);
     ggml_build_forward_expand(gf, snapkv_op_evict(ts, ops_target(ts, in.compact_k), in.cache_k, ids, c.n_head_kv, (int32_t) c.m()));
@@ -269,6 +269,7 @@ static llama_snapkv_params ops_params(const ops_case & c) {
     params.kernel = c.kernel;
     params.pool = (llama_snapkv_pool) c.pool;
     params.reduce = (llama_snapkv_reduce) c.reduce;
+    params.own = c.own;
     return params;
 }
 

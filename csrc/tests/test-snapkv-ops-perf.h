@@ -139,11 +139,16 @@ static ops_perf_row ops_time_size(ops_device & dev, const ops_options & opt, int
     c.w = 32;
     c.n = n;
     c.n_kept = (int) std::min<int64_t>(992, c.m());
+    const llama_snapkv_params defaults = llama_snapkv_default_params();
+    c.kernel = (int) defaults.kernel;
+    c.pool = defaults.pool;
+    c.reduce = defaults.reduce;
+    c.own = defaults.own;
 
     ops_tensors ts;
     ops_input_tensors in(ts, c, n);
     ggml_tensor * stats = snapkv_op_stats(ts, in.q, in.k, nullptr, c.scale(), 0.0f);
-    ggml_tensor * votes = snapkv_op_votes(ts, in.q, in.k, stats, c.scale(), 0.0f, c.kernel, c.pool, c.reduce);
+    ggml_tensor * votes = snapkv_op_votes(ts, in.q, in.k, stats, c.scale(), 0.0f, c.kernel, c.pool, c.reduce, c.own);
     ggml_tensor * ids = snapkv_op_select(ts, votes, c.w, c.n_kept, 0);
     ggml_cgraph * gf = ggml_new_graph(ts);
     ggml_build_forward_expand(gf, ids);
@@ -172,7 +177,7 @@ static ops_perf_row ops_time_size(ops_device & dev, const ops_options & opt, int
     };
     const int times = dev.is_cpu ? 1 : 20;
     res.stats = ops_time(dev, times, [&](ggml_context * ctx) { return snapkv_op_stats(ctx, in.q, in.k, nullptr, c.scale(), 0.0f); });
-    res.votes = ops_time(dev, times, [&](ggml_context * ctx) { return snapkv_op_votes(ctx, in.q, in.k, stats, c.scale(), 0.0f, c.kernel, c.pool, c.reduce); });
+    res.votes = ops_time(dev, times, [&](ggml_context * ctx) { return snapkv_op_votes(ctx, in.q, in.k, stats, c.scale(), 0.0f, c.kernel, c.pool, c.reduce, c.own); });
     res.select = ops_time(dev, times, [&](ggml_context * ctx) { return snapkv_op_select(ctx, votes, c.w, c.n_kept, 0); });
     res.evict = ops_time(dev, times, [&](ggml_context * ctx) { return evict(ctx, in.cache_k, in.compact_k, ids); }) +
             ops_time(dev, times, [&](ggml_context * ctx) { return evict(ctx, in.cache_v, in.compact_v, ids); });
@@ -182,7 +187,7 @@ static ops_perf_row ops_time_size(ops_device & dev, const ops_options & opt, int
     ggml_cgraph * chain = ggml_new_graph(all);
     for (int i = 0; i < times; ++i) {
         ggml_tensor * s = snapkv_op_stats(all, in.q, in.k, nullptr, c.scale(), 0.0f);
-        ggml_tensor * v = snapkv_op_votes(all, in.q, in.k, s, c.scale(), 0.0f, c.kernel, c.pool, c.reduce);
+        ggml_tensor * v = snapkv_op_votes(all, in.q, in.k, s, c.scale(), 0.0f, c.kernel, c.pool, c.reduce, c.own);
         ggml_tensor * k = snapkv_op_select(all, v, c.w, c.n_kept, 0);
         ggml_build_forward_expand(chain, evict(all, in.cache_k, in.compact_k, k));
         ggml_build_forward_expand(chain, evict(all, in.cache_v, in.compact_v, k));

@@ -28,6 +28,7 @@ struct ops_case {
     int kernel = 5;
     int pool = LLAMA_SNAPKV_POOL_AVG;
     int reduce = LLAMA_SNAPKV_REDUCE_SUM;
+    float own = 0.0f;
     bool strided = true;  // k is a view of a cache, else [head_dim, n, n_head_kv] of its own
     bool q_view = true; // q is a view of [head_dim, n_head, tokens], as a model computes it
     bool q_f16 = false;   // every element of q is an f16 number
@@ -40,9 +41,11 @@ struct ops_case {
 
     std::string name() const {
         char buf[256];
-        snprintf(buf, sizeof(buf), "k %s v %s d %d hkv %d g %d w %d n %lld kept %d sinks %d kernel %d %s %s%s%s%s%s%s sharp %g seed %u",
+        snprintf(buf, sizeof(buf), "k %s v %s d %d hkv %d g %d w %d n %lld kept %d sinks %d kernel %d %s %s own %g%s%s%s%s%s sharp %g seed %u",
                 ggml_type_name(type_k), ggml_type_name(type_v), head_dim, n_head_kv, g, w, (long long) n, n_kept, n_sinks, kernel,
-                pool == LLAMA_SNAPKV_POOL_AVG ? "avg" : "maxpool", reduce == LLAMA_SNAPKV_REDUCE_SUM ? "sum" : "max",
+                pool == LLAMA_SNAPKV_POOL_AVG ? "avg" : pool == LLAMA_SNAPKV_POOL_MAX ? "maxpool"
+                                                                                       : "trim",
+                reduce == LLAMA_SNAPKV_REDUCE_SUM ? "sum" : "max", own,
                 attn_sinks ? " attn-sinks" : "", softcap != 0.0f ? " softcap" : "", strided ? " strided" : "", q_view ? " q-view" : "", q_f16 ? " q-f16" : "", sharp, seed);
         return buf;
     }
@@ -133,6 +136,7 @@ enum ops_mistake {
     OPS_POOL_OVER_WINDOW, // the window's votes leak into the prefix's last positions
     OPS_OTHER_POOL,
     OPS_OTHER_REDUCE,
+    OPS_NO_OWN,
     OPS_NO_SINKS,
     OPS_NO_SOFTCAP,
     OPS_SUM_OF_HEADS,
@@ -156,7 +160,8 @@ static double ops_dot(const float * a, const float * b, int n) {
 
 // pooled votes of one query head, [m]. votes has n entries
 static std::vector<double> ops_pool(const ops_case & c, const std::vector<double> & votes, ops_mistake mistake) {
-    const bool average = (c.pool == LLAMA_SNAPKV_POOL_AVG) != (mistake == OPS_OTHER_POOL);
+    const int other = c.pool == LLAMA_SNAPKV_POOL_AVG ? LLAMA_SNAPKV_POOL_MAX : LLAMA_SNAPKV_POOL_AVG;
+    const int pool = mistake == OPS_OTHER_POOL ? other : c.pool;
     const int half = mistake == OPS_NO_POOLING ? 0 : c.kernel / 2;
     const int shift = mistake == OPS_POOL_SHIFTED ? 1 : 0;
     const int64_t end = mistake == OPS_POOL_OVER_WINDOW ? c.n : c.m();
@@ -174,7 +179,12 @@ static std::vector<double> ops_pool(const ops_case & c, const std::vector<double
             }
         }
         const int divisor = mistake == OPS_POOL_VALID_ONLY ? std::max(count, 1) : 2 * half + 1;
-        res[j] = average ? sum / divisor : max;
+        if (pool == LLAMA_SNAPKV_POOL_TRIM && half > 0) {
+            res[j] = (sum - max) / std::max(divisor - 1, 1);
+        } else {
+            res[j] = pool == LLAMA_SNAPKV_POOL_MAX ? max : sum / divisor;
+        }
+        res[j] += mistake == OPS_NO_OWN ? 0.0 : c.own * votes[j];
     }
     return res;
 }
@@ -252,17 +262,18 @@ static double ops_error_of_stats(const ops_reference & ref, const std::vector<fl
     return worst;
 }
 
-static double ops_error_of_votes(const std::vector<double> & ref, const std::vector<float> & votes, double tolerance) {
+// slack: what is allowed of a vote however small it is
+static double ops_error_of_votes(const std::vector<double> & ref, const std::vector<float> & votes, double tolerance, double slack = 1e-12) {
     double worst = 0.0;
     for (size_t i = 0; i < ref.size(); ++i) {
-        const double d = std::fabs(votes[i] - ref[i]) / (tolerance * std::fabs(ref[i]) + 1e-12);
+        const double d = std::fabs(votes[i] - ref[i]) / (tolerance * std::fabs(ref[i]) + slack);
         worst = std::max(worst, std::isfinite(votes[i]) ? d : INFINITY);
     }
     return worst;
 }
 
 // a choice may differ from the reference's only where votes are equal up to the tolerance; 0 where it is the same
-static double ops_error_of_ids(const double * votes, int64_t m, const std::vector<int32_t> & ids, int n_sinks, double tolerance) {
+static double ops_error_of_ids(const double * votes, int64_t m, const std::vector<int32_t> & ids, int n_sinks, double tolerance, double slack = 1e-12) {
     std::vector<bool> kept((size_t) m, false);
     double lowest = INFINITY;
     for (const int32_t i : ids) {
@@ -273,5 +284,5 @@ static double ops_error_of_ids(const double * votes, int64_t m, const std::vecto
     for (int64_t j = n_sinks; j < m; ++j) {
         highest = kept[j] ? highest : std::max(highest, votes[j]);
     }
-    return highest > lowest ? (highest - lowest) / (2.0 * tolerance * highest + 1e-12) : 0.0;
+    return highest > lowest ? (highest - lowest) / (2.0 * tolerance * highest + slack) : 0.0;
 }

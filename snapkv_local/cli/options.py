@@ -164,8 +164,18 @@ _CONFIG_OPTIONS = (
     ),
     click.option("--voters", type=SIZE, help="How many of these vote.  [default: 16]"),
     click.option("--kernel", type=int, help="Pooling kernel, odd.  [default: 21]"),
-    click.option("--pool", type=click.Choice(["avg", "max"]), help="[default: avg]"),
+    click.option(
+        "--pool",
+        type=click.Choice(["avg", "max", "trim"]),
+        help="Of the kernel's votes the mean, the largest, or the mean of the others.  "
+        "[default: trim]",
+    ),
     click.option("--reduce", type=click.Choice(["sum", "max"]), help="[default: max]"),
+    click.option(
+        "--own",
+        type=float,
+        help="What a row's own vote counts beside the pooled ones, from 0.  [default: 0.25]",
+    ),
     click.option("--sinks", type=int, help="First tokens that always stay.  [default: 0]"),
     click.option(
         "--min-coverage",

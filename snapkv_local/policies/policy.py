@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from snapkv_local.config import SnapKVConfig
 
 # settings of SnapKVConfig that say how the engine's own policy chooses
-OF_THE_ENGINE = ("voters", "kernel", "pool", "reduce", "sinks", "min_coverage", "max_budget")
+OF_THE_ENGINE = (
+    "voters",
+    "kernel",
+    "pool",
+    "reduce",
+    "own",
+    "sinks",
+    "min_coverage",
+    "max_budget",
+)
 
 
 @dataclass(frozen=True)

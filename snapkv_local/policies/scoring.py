@@ -18,8 +18,11 @@ from snapkv_local.policies.rows import Scores
 from snapkv_local.policies.view import LayerView
 
 Floats = npt.NDArray[np.float32]
-Pool = Literal["avg", "max"]
+Pool = Literal["avg", "max", "trim"]
 Reduce = Literal["sum", "max"]
+
+# of a position's own vote beside the pooled one: beyond it pooling says nothing
+MOST_OWN = 1000
 
 # of the attention matrix, elements: 4 MiB
 _BLOCK = 2**20
@@ -149,7 +152,7 @@ def pool(votes: Floats, kernel: int, kind: Pool) -> Floats:
 
     Args:
         votes: [..., m], not negative.
-        kernel: odd number of positions.
+        kernel: odd number of positions; 1 pools nothing.
 
     Returns:
         [..., m].
@@ -159,6 +162,8 @@ def pool(votes: Floats, kernel: int, kind: Pool) -> Floats:
         return votes
     padded = np.zeros((*votes.shape[:-1], m + 2 * half), dtype=np.float32)
     padded[..., half : half + m] = votes
+    if kind == "trim":
+        return _trimmed(padded, kernel)
     pooled = padded[..., :m].copy()
     combine = np.maximum if kind == "max" else np.add
     for shift in range(1, kernel):
@@ -166,6 +171,43 @@ def pool(votes: Floats, kernel: int, kind: Pool) -> Floats:
     if kind == "avg":
         pooled /= np.float32(kernel)
     return pooled
+
+
+def _trimmed(padded: Floats, kernel: int) -> Floats:
+    """Means of all votes of a kernel but the greatest.
+
+    That one never enters the sum: taken off it afterwards, a peak would leave its own rounding behind
+    where the others are small.
+
+    Args:
+        padded: [..., m + kernel - 1], not negative.
+
+    Returns:
+        [..., m].
+    """
+    m = padded.shape[-1] - kernel + 1
+    top = padded[..., :m].copy()
+    rest, lesser = np.zeros_like(top), np.empty_like(top)
+    for shift in range(1, kernel):
+        vote = padded[..., shift : shift + m]
+        rest += np.minimum(top, vote, out=lesser)
+        np.maximum(top, vote, out=top)
+    rest /= np.float32(kernel - 1)
+    return rest
+
+
+def weighed(votes: Floats, kernel: int, kind: Pool, own: float) -> Floats:
+    """What a query head's positions are ranked by: the pooled vote, and own times the vote itself.
+
+    Args:
+        votes: [..., m], not negative.
+        kernel, kind: as for pool().
+
+    Returns:
+        [..., m].
+    """
+    pooled = pool(votes, kernel, kind)
+    return pooled + np.float32(own) * votes if own else pooled
 
 
 def group_mean(votes: Floats, n_head_kv: int) -> Scores:

@@ -13,7 +13,7 @@ from snapkv_local.policies.budget import native_ratio
 from snapkv_local.policies.options import option
 from snapkv_local.policies.ranked import Ranked
 from snapkv_local.policies.rows import Positions, Scores, n_prefix
-from snapkv_local.policies.scoring import Floats, Pool, Reduce, group_mean, pool, votes
+from snapkv_local.policies.scoring import MOST_OWN, Floats, Pool, Reduce, group_mean, votes, weighed
 from snapkv_local.policies.view import LayerView, PromptView
 
 if TYPE_CHECKING:
@@ -28,12 +28,15 @@ class Voting(Ranked):
 
     Attributes:
         kernel: pooling kernel over positions, odd; 1 turns pooling off.
-        pool: "avg", or "max".
+        own: a position's score is its pooled vote + own * its own vote; 0 in the paper. Ours.
+        pool: "avg", "max", or "trim": the mean of the kernel's votes without the greatest of them, so
+            that a single peak lifts none of its neighbours. The last is ours.
         reduce: how the query rows vote together: "sum", or "max" to keep what any one query needs
             (DefensiveKV, arXiv 2510.13334).
     """
 
     kernel: int = option(5, least=1, odd=True)
+    own: float = option(0.0, most=MOST_OWN)
     pool: Pool = "avg"
     reduce: Reduce = "sum"
 
@@ -50,9 +53,9 @@ class Voting(Ranked):
         return prompt.n_prompt - self.voters(prompt)[0]
 
     def score(self, layer: LayerView, prompt: PromptView) -> Scores:
-        """Pooled votes, mean over the query heads of a KV head."""
-        pooled = pool(self.votes(layer, prompt), self.kernel, self.pool)
-        return group_mean(pooled[:, : n_prefix(prompt)], layer.k.shape[0])
+        """Pooled votes and own ones, mean over the query heads of a KV head."""
+        found = weighed(self.votes(layer, prompt), self.kernel, self.pool, self.own)
+        return group_mean(found[:, : n_prefix(prompt)], layer.k.shape[0])
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class SnapKV(Voting):
                 f"policy={config.policy!r}",
                 "snapkv runs in the engine, which has its options as settings",
                 f"give policy='snapkv' and {window}voters={n_voters}, kernel={self.kernel}, "
-                f"pool={self.pool!r}, reduce={self.reduce!r}, sinks={self.sinks}",
+                f"pool={self.pool!r}, reduce={self.reduce!r}, own={self.own:g}, sinks={self.sinks}",
             )
 
     def voters(self, prompt: PromptView) -> tuple[int, int]:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
+from snapkv_local.policies.scoring import MOST_OWN
+
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -31,8 +33,9 @@ class Overrides(_Part):
     ratio: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     window: Annotated[int, Field(ge=1, le=2**31)] | None = None
     kernel: Annotated[int, Field(ge=1, le=2**31)] | None = None
-    pool: Literal["avg", "max"] | None = None
+    pool: Literal["avg", "max", "trim"] | None = None
     reduce: Literal["sum", "max"] | None = None
+    own: Annotated[float, Field(ge=0, le=MOST_OWN, allow_inf_nan=False)] | None = None
     sinks: Annotated[int, Field(ge=0, le=2**31)] | None = None
     policy: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     protect_system: StrictBool | None = None

@@ -10,7 +10,7 @@ import numpy as np
 
 from snapkv_local.config import DEFAULT_VOTERS, SnapKVConfig
 from snapkv_local.policies.rows import Ids, best
-from snapkv_local.policies.scoring import Pool, Reduce, group_mean, pool, votes
+from snapkv_local.policies.scoring import Pool, Reduce, group_mean, votes, weighed
 from snapkv_local.policies.view import LayerView
 
 
@@ -23,9 +23,10 @@ class Setting:
     reduce: Reduce = SnapKVConfig.reduce
     kernel: int = SnapKVConfig.kernel
     pool: Pool = SnapKVConfig.pool
+    own: float = SnapKVConfig.own
     sinks: int = SnapKVConfig.sinks
 
-    def to_dict(self) -> dict[str, int | str]:
+    def to_dict(self) -> dict[str, int | float | str]:
         """Fields of SnapKVConfig."""
         return {
             "window": self.window,
@@ -33,6 +34,7 @@ class Setting:
             "kernel": self.kernel,
             "pool": self.pool,
             "reduce": self.reduce,
+            "own": self.own,
             "sinks": self.sinks,
         }
 
@@ -76,11 +78,12 @@ def choose(
             n_head_kv = layer.k.shape[0]
             counted = votes(layer, n_voted, n_prompt, n_voted, reduce)
             tail = np.tile(own, (n_head_kv, 1))
-            for (kernel, kind), pooled in groupby(
-                members, key=lambda t: (t.setting.kernel, t.setting.pool)
+            for (kernel, kind, weight), alike in groupby(
+                members, key=lambda t: (t.setting.kernel, t.setting.pool, t.setting.own)
             ):
-                scores = group_mean(pool(counted, kernel, kind)[:, :n_prefix], n_head_kv)
-                for trial in pooled:
+                ranked = weighed(counted, kernel, kind, weight)
+                scores = group_mean(ranked[:, :n_prefix], n_head_kv)
+                for trial in alike:
                     always = range(trial.setting.sinks)
                     ids = best(scores, trial.budget - own_window, always)
                     found[trial].append(np.concatenate([ids, tail], axis=1))

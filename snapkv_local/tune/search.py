@@ -20,7 +20,12 @@ Progress = Callable[[str, int, int], object]
 KERNELS = (1, 5, 13, 21, 31)
 WINDOWS = (16, 32)
 VOTERS = (16, 32)
-POOLS: tuple[Pool, ...] = ("avg", "max")
+# pooling and the weight of a row's own vote, which go together: the default, and the paper's two
+POOLS: tuple[tuple[Pool, float], ...] = (
+    (Setting.pool, Setting.own),
+    ("avg", 0.0),
+    ("max", 0.0),
+)
 REDUCES: tuple[Reduce, ...] = ("sum", "max")
 SINKS = (0, 4)
 LEAST_BUDGET = 64
@@ -54,15 +59,15 @@ class Breadth:
 
     def second(self, best: Setting) -> list[Setting]:
         """Those of the second round."""
-        pools = POOLS if best.kernel > 1 else (Setting.pool,)
-        every = [
-            replace(best, pool=pool, reduce=reduce, sinks=sinks)
-            for pool, reduce, sinks in product(pools, REDUCES, SINKS)
+        base = (best.pool, best.own), best.reduce, best.sinks
+        pools = POOLS if best.kernel > 1 else base[:1]
+        every = product(pools, REDUCES, SINKS)
+        return [
+            replace(best, pool=pool[0], own=pool[1], reduce=reduce, sinks=sinks)
+            for pool, reduce, sinks in every
+            if self.is_crossed
+            or sum(a != b for a, b in zip((pool, reduce, sinks), base, strict=True)) <= 1
         ]
-        if self.is_crossed:
-            return every
-        base = best.to_dict()
-        return [s for s in every if sum(s.to_dict()[k] != base[k] for k in base) <= 1]
 
     def most_trials(self) -> tuple[int, int, int]:
         """Trials of the three rounds, at most."""

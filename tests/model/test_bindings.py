@@ -34,8 +34,8 @@ def test_every_choice_of_a_setting_has_a_native_value(name, table):
 def test_numbers_of_the_configuration_reach_the_engine():
     from snapkv_local import native
 
-    params = native.make_params(SnapKVConfig(layer_group=3, chunk=256))
-    assert (params.layer_group, params.chunk) == (3, 256)
+    params = native.make_params(SnapKVConfig(own=0.5, layer_group=3, chunk=256))
+    assert (params.own, params.layer_group, params.chunk) == (0.5, 3, 256)
 
 
 def test_the_cpu_has_fused_ops_and_an_unknown_device_has_none():

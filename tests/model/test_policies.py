@@ -123,15 +123,22 @@ def test_the_rows_are_those_that_the_policy_chooses(
     np.testing.assert_allclose(engine.score(answer), logits, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("settings", "policy"),
+    [
+        ({"kernel": 7, "pool": "avg", "reduce": "sum", "own": 0}, "question:kernel=7"),
+        ({}, "question:kernel=21+own=0.25+pool=trim+reduce=max"),
+    ],
+)
 def test_snapkv_in_python_keeps_what_the_engine_keeps(
-    chooses: Llama, engine: Llama, prompt: list[int]
+    chooses: Llama, engine: Llama, prompt: list[int], settings: dict[str, Any], policy: str
 ) -> None:
     """The question is put where the engine's voters are, and is then the same policy."""
-    engine.set_snapkv(replace(CONFIG, vault="ram", kernel=7, reduce="sum"))
-    own = engine.prefill(prompt).coverage
-    chooses.set_snapkv(replace(CONFIG, vault="ram", policy="question:kernel=7"))
+    engine.set_snapkv(replace(CONFIG, vault="ram", **settings))
+    coverage = engine.prefill(prompt).coverage
+    chooses.set_snapkv(replace(CONFIG, vault="ram", policy=policy))
     chooses.set_question((len(prompt) - WINDOW, len(prompt)))
-    assert chooses.prefill(prompt).coverage == pytest.approx(own, rel=1e-4)
+    assert chooses.prefill(prompt).coverage == pytest.approx(coverage, rel=1e-4)
     pairs = zip(
         engine.kept_positions().reshape(-1, N_ROWS),
         chooses.kept_positions().reshape(-1, N_ROWS),

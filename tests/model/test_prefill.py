@@ -32,6 +32,8 @@ def assert_same_up_to_ties(kept, score, n_keep, sinks=0):
     [
         {},
         {"pool": "max"},
+        {"pool": "avg", "own": 0},
+        {"own": 2.5, "kernel": 3},
         {"kernel": 5, "reduce": "sum"},
         {"kernel": 1},
         {"voters": 7},
@@ -41,6 +43,8 @@ def assert_same_up_to_ties(kept, score, n_keep, sinks=0):
         {"ratio": 0.2, "budget": None, "layer_group": 30},
         {"ops": "stock"},
         {"ops": "stock", "pool": "max", "reduce": "max", "sinks": 4},
+        {"ops": "stock", "pool": "avg", "own": 0},
+        {"ops": "stock", "kernel": 1},
     ],
     ids=lambda settings: ",".join(map(str, settings)) or "default",
 )
@@ -64,7 +68,13 @@ def test_scores_and_kept_rows_are_the_references(make, prompt, tap, settings):
         assert (scale, layer["softcap"]) == (0.125, 0.0)
         q = q[:, -config.n_voters() :]
         expected = reference.scores(
-            q, k, scale, kernel=config.kernel, kind=config.pool, reduce=config.reduce
+            q,
+            k,
+            scale,
+            kernel=config.kernel,
+            kind=config.pool,
+            reduce=config.reduce,
+            own=config.own,
         )[:, :n_prefix]
         np.testing.assert_allclose(scores[ic], expected, rtol=2e-3, atol=1e-6)
         assert_same_up_to_ties(kept[ic], expected, n_keep, config.sinks)

@@ -173,6 +173,9 @@ def test_a_request_may_choose_the_rows(client: openai.OpenAI, document: str) -> 
     assert 0 < other["coverage"] != usual["coverage"]
     protected = snapkv(ask(client, content, extra_body={"snapkv": {"protect_system": True}}).usage)
     assert 0 < protected["coverage"] != usual["coverage"]
+    paper = {"pool": "avg", "own": 0, "kernel": 5, "reduce": "sum"}
+    averaged = snapkv(ask(client, content, extra_body={"snapkv": paper}).usage)
+    assert 0 < averaged["coverage"] != usual["coverage"]
     assert snapkv(ask(client, content).usage)["coverage"] == usual["coverage"]
 
     for given, message in [
@@ -210,6 +213,9 @@ def test_answers_are_cut_at_the_servers_limit(client: openai.OpenAI) -> None:
         ({"response_format": {"type": "json_object", "schema": {"type": "none"}}}, "schema"),
         ({"extra_body": {"snapkv": {"window": 600}}}, "window"),
         ({"extra_body": {"snapkv": {"kernel": 4}}}, "kernel"),
+        ({"extra_body": {"snapkv": {"pool": "mean"}}}, "pool"),
+        ({"extra_body": {"snapkv": {"own": -1}}}, "own"),
+        ({"extra_body": {"snapkv": {"own": 1001}}}, "own"),
         ({"extra_body": {"snapkv": {"room": 4}}}, "room"),
     ],
 )

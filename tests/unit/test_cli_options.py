@@ -56,7 +56,8 @@ def test_every_option_reaches_its_setting(loaded):
         "voters": ("24", 24),
         "kernel": ("7", 7),
         "pool": ("max", "max"),
-        "reduce": ("max", "max"),
+        "reduce": ("sum", "sum"),
+        "own": ("0.5", 0.5),
         "sinks": ("4", 4),
         "min_coverage": ("0.9", 0.9),
         "max_budget": ("6k", 6144),
@@ -101,6 +102,13 @@ def test_settings_that_contradict_each_other(write_gguf):
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: budget=32: leaves no row to select")
+
+
+def test_own_in_its_range(write_gguf):
+    command = ["run", str(write_gguf()), "--prompt", "Who?", "--own", "nan"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: own=nan: is no number from 0 to 1000")
 
 
 def test_full_names_the_option_as_it_was_written(write_gguf):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ def test_defaults():
         "window": 32,
         "voters": None,
         "kernel": 21,
-        "pool": "avg",
+        "pool": "trim",
         "reduce": "max",
+        "own": 0.25,
         "sinks": 0,
         "min_coverage": None,
         "max_budget": None,
@@ -53,8 +55,15 @@ def test_defaults():
         ({"window": 0}, "window=0: is no whole number from 1"),
         ({"kernel": 4}, "kernel=4: an even kernel has no middle"),
         ({"kernel": 0}, "kernel=0: is no whole number from 1"),
-        ({"pool": "mean"}, "pool='mean': is not known; choose one of avg, max"),
+        ({"pool": "mean"}, "pool='mean': is not known; choose one of avg, max, trim"),
         ({"reduce": "mean"}, "reduce='mean': is not known; choose one of sum, max"),
+        ({"own": -0.1}, "own=-0.1: is no number from 0 to 1000; give one, such as 0.25"),
+        ({"own": 1000.1}, "own=1000.1: is no number from 0 to 1000"),
+        ({"own": float("nan")}, "own=nan: is no number"),
+        ({"own": float("inf")}, "own=inf: is no number"),
+        ({"own": True}, "own=True: is no number"),
+        ({"own": "0.25"}, "own='0.25': is no number"),
+        ({"own": None}, "own=None: is no number"),
         ({"sinks": -1}, "sinks=-1: is no whole number from 0"),
         ({"room": 0}, "room=0: is no whole number from 1"),
         ({"layer_group": 0}, "layer_group=0: is no whole number from 1"),
@@ -69,11 +78,15 @@ def test_defaults():
         # snapkv's options are settings, with other defaults than its text has
         (
             {"policy": "snapkv:kernel=13"},
-            "give policy='snapkv' and voters=32, kernel=13, pool='avg', reduce='sum', sinks=0",
+            "give policy='snapkv' and voters=32, kernel=13, pool='avg', reduce='sum', own=0, sinks=0",
         ),
         (
             {"policy": "snapkv:window=64+pool=max", "budget": 128},
             "give policy='snapkv' and window=64, voters=64, kernel=5, pool='max'",
+        ),
+        (
+            {"policy": "snapkv:pool=trim+own=0.5"},
+            "kernel=5, pool='trim', reduce='sum', own=0.5, sinks=0",
         ),
         ({"policy": "snapkv:kernel=5"}, "snapkv runs in the engine"),
         ({"policy": "pyramid"}, "choose what it shares rows out for, snapkv"),
@@ -81,6 +94,8 @@ def test_defaults():
         # settings that would do nothing
         ({"policy": "value", "kernel": 5}, "kernel=5: is a setting of snapkv, and policy='value'"),
         ({"policy": "random", "voters": 8}, "leave it out; random has options of its own: seed"),
+        ({"policy": "value", "own": 0}, "own=0.0: is a setting of snapkv, and policy='value'"),
+        ({"policy": "value", "pool": "avg"}, "pool='avg': is a setting of snapkv"),
         ({"policy": "value", "sinks": 4}, "sinks=4: is a setting of snapkv"),
         ({"policy": "value", "min_coverage": 0.9}, "min_coverage=0.9: is a setting of snapkv"),
         ({"policy": "streaming", "budget": 36}, "the 4 rows that streaming always keeps"),
@@ -102,6 +117,8 @@ def test_refuses(settings, message):
         {"ratio": 1.0},
         {"ratio": 1e-6},
         {"kernel": 1},
+        {"own": 0},
+        {"own": 1000},
         {"layer_group": 1},
         {"chunk": 1},
         {"window": 1, "budget": 2},
@@ -119,6 +136,24 @@ def test_a_ratio_leaves_the_budget_empty():
 def test_numpy_integers_become_ints():
     # ctypes takes no NumPy integer for a field
     assert type(SnapKVConfig(budget=np.int64(512)).budget) is int  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "number", [1, np.float32(0.5), np.float64(0.1), np.int64(2), Fraction(1, 8)]
+)
+def test_numbers_of_other_types_become_floats(number):
+    config = SnapKVConfig(own=number)
+    assert type(config.own) is float
+    assert config.own == number
+
+
+def test_the_papers_form():
+    config = SnapKVConfig.paper(budget=512)
+    form = (config.window, config.n_voters(), config.kernel, config.pool, config.reduce, config.own)
+    assert form == (32, 32, 5, "avg", "sum", 0.0)
+    assert SnapKVConfig.paper(pool="max", own=0.5, kernel=7, window=16) == SnapKVConfig(
+        pool="max", own=0.5, kernel=7, window=16, voters=16, reduce="sum"
+    )
 
 
 def test_is_frozen_and_hashable():

@@ -10,7 +10,7 @@ import pytest
 from snapkv_local import policies, reference
 from snapkv_local.errors import ConfigError
 from snapkv_local.policies import LayerView, PromptView, scoring
-from snapkv_local.policies.snapkv import SnapKV
+from snapkv_local.policies.snapkv import SnapKV, Voting
 
 WINDOW = 9
 QUESTION = (101, 115)
@@ -67,8 +67,9 @@ def reduced(weights: np.ndarray, m: int, reduce: str) -> np.ndarray:
     return prefix.max(axis=1) if reduce == "max" else prefix.sum(axis=1)
 
 
-def pooled(votes: np.ndarray, layer: LayerView, kernel: int, kind: str) -> np.ndarray:
-    return reference.group_mean(reference.pool(votes, kernel, kind), len(layer.k))
+def weighed(votes: np.ndarray, layer: LayerView, policy: Voting) -> np.ndarray:
+    score = reference.pool(votes, policy.kernel, policy.pool) + policy.own * votes
+    return reference.group_mean(score, len(layer.k))
 
 
 # by name: (layer, prompt, policy) -> scores of the prefix [n_head_kv, m], in float64
@@ -79,13 +80,13 @@ def snapkv(layer, prompt, policy):
     w = min(policy.window or prompt.window, n)
     # rows that neither vote nor are of the prefix are pooled with it, as in the engine
     votes = reduced(weights_of(layer, n - w, n), max(m, n - w), policy.reduce)
-    return pooled(votes, layer, policy.kernel, policy.pool)[:, :m]
+    return weighed(votes, layer, policy)[:, :m]
 
 
 def question(layer, prompt, policy):
     m = prompt.n_prompt - prompt.window
     votes = reduced(weights_of(layer, *prompt.question), m, policy.reduce)
-    return pooled(votes, layer, policy.kernel, policy.pool)
+    return weighed(votes, layer, policy)
 
 
 def windows(layer, prompt, policy):
@@ -97,7 +98,7 @@ def windows(layer, prompt, policy):
         both.append(votes / weights.shape[1] if policy.reduce == "sum" else votes)
     first, second = policy.weight * both[0], (1 - policy.weight) * both[1]
     votes = first + second if policy.reduce == "sum" else np.maximum(first, second)
-    return pooled(votes, layer, policy.kernel, policy.pool)
+    return weighed(votes, layer, policy)
 
 
 def value(layer, prompt, policy):
@@ -112,7 +113,7 @@ def value(layer, prompt, policy):
         weights = reference.output_change(weights, layer.v)
     n_voted = max(m, n - w) if policy.kind == "norm" else m
     votes = reduced(weights, n_voted, policy.reduce)
-    return pooled(votes, layer, policy.kernel, policy.pool)[:, :m]
+    return weighed(votes, layer, policy)[:, :m]
 
 
 def h2o(layer, prompt, policy):
@@ -131,16 +132,23 @@ SPECS = [
     "snapkv",
     "snapkv:kernel=1",
     "snapkv:kernel=13+pool=max+reduce=max",
+    "snapkv:kernel=21+own=0.25+pool=trim+reduce=max",
+    "snapkv:kernel=1+own=0.5+pool=trim",
+    "snapkv:kernel=3+own=0.25+pool=trim+window=5",
+    "snapkv:own=2+kernel=3+pool=max",
     "snapkv:kernel=3+window=5",
     "snapkv:kernel=3+window=4+reduce=max",
     "question:kernel=3",
     "question:kernel=1+reduce=max",
+    "question:kernel=5+own=0.25+pool=trim+reduce=max",
     "windows",
+    "windows:own=0.25+pool=trim",
     "windows:reduce=max+weight=0.8+last=4",
     "value",
     "value:kind=caote",
     "value:kind=caote+reduce=max+kernel=1",
     "value:reduce=max+pool=max+window=3",
+    "value:kernel=5+own=0.25+pool=trim+reduce=max+window=3",
     "h2o:recent=0.0",
 ]
 
@@ -159,11 +167,12 @@ def test_keeps_what_float64_keeps(spec, shape):
 def test_snapkv_is_the_reference():
     # reference.scores() is what the native engine is tested with
     layer, prompt = make_layer(n_observed=WINDOW), prompt_of(Shape())
-    for kernel, pool, reduce in product((1, 5), ("avg", "max"), ("sum", "max")):
+    pools, owns = ("avg", "max", "trim"), (0.0, 0.25)
+    for kernel, pool, reduce, own in product((1, 5), pools, ("sum", "max"), owns):
         expected = reference.scores(
-            layer.q, layer.k, layer.scale, kernel=kernel, kind=pool, reduce=reduce
+            layer.q, layer.k, layer.scale, kernel=kernel, kind=pool, reduce=reduce, own=own
         )
-        policy = SnapKV(kernel=kernel, pool=pool, reduce=reduce, sinks=3)
+        policy = SnapKV(kernel=kernel, own=own, pool=pool, reduce=reduce, sinks=3)
         kept = policy.select(layer, prompt, 40)
         np.testing.assert_array_equal(kept, reference.select(expected, 40, sinks=3))
 
@@ -234,8 +243,56 @@ def test_equal_scores_keep_the_lower_position():
     kept = policies.parse("snapkv:kernel=1").select(layer, prompt_of(Shape()), 5)
     assert kept.tolist() == [[0, 1, 2, 3, 4]] * 2
     # the average counts zeros beyond the ends, so that the borders come last
-    kept = policies.parse("snapkv:kernel=5").select(layer, prompt_of(Shape()), 5)
-    assert kept.tolist() == [[2, 3, 4, 5, 6]] * 2
+    for spec in ("snapkv:kernel=5", "snapkv:kernel=5+own=0.25+pool=trim"):
+        kept = policies.parse(spec).select(layer, prompt_of(Shape()), 5)
+        assert kept.tolist() == [[2, 3, 4, 5, 6]] * 2
+
+
+@pytest.mark.parametrize("kind", ["avg", "max", "trim"])
+@pytest.mark.parametrize("kernel", [1, 3, 5, 21, 127])
+def test_pooled_votes_are_those_of_a_loop(kernel, kind):
+    votes = np.random.default_rng(kernel).exponential(size=(3, 50)).astype(np.float32)
+    votes[1] = np.round(votes[1])  # ties
+    votes[2, 7:] = 0
+    expected, half = np.empty(votes.shape), kernel // 2
+    for row, out in zip(votes.astype(np.float64).tolist(), expected, strict=True):
+        for j in range(50):
+            *rest, top = sorted(
+                row[i] if 0 <= i < 50 else 0.0 for i in range(j - half, j + half + 1)
+            )
+            trimmed = sum(rest) / (kernel - 1) if rest else top
+            out[j] = {"avg": (sum(rest) + top) / kernel, "max": top, "trim": trimmed}[kind]
+    before = votes.copy()
+    np.testing.assert_allclose(scoring.pool(votes, kernel, kind), expected, rtol=1e-5)
+    np.testing.assert_array_equal(votes, before)
+    with_own = scoring.weighed(votes, kernel, kind, 0.25)
+    np.testing.assert_allclose(with_own, expected + 0.25 * votes, rtol=1e-5)
+    assert with_own.dtype == np.float32
+    np.testing.assert_array_equal(votes, before)
+
+
+def test_a_lone_peak_lifts_no_neighbour_and_a_cluster_does():
+    votes = np.zeros((1, 30), dtype=np.float32)
+    votes[0, 8] = 1
+    assert not scoring.pool(votes, 7, "trim").any()
+    scores = scoring.weighed(votes, 7, "trim", 0.25)
+    assert np.flatnonzero(scores).tolist() == [8] and scores[0, 8] == np.float32(0.25)
+    votes[0, 20:22] = 0.5
+    assert np.flatnonzero(scoring.pool(votes, 7, "trim")).tolist() == list(range(18, 24))
+
+
+@pytest.mark.parametrize("at", [0, 10, 24, 49])
+def test_what_is_beside_a_peak_is_as_exact_as_without_it(at):
+    # 1 / 2**30 is lost in a float32 sum with the peak
+    small = np.random.default_rng(at).uniform(1, 2, size=50).astype(np.float32) / 2**30
+    votes = small.copy()
+    votes[at] = 1
+    small[at] = 0
+    rest = reference.pool(small.astype(np.float64), 21, "avg") * 21 / 20
+    near = np.abs(np.arange(50) - at) <= 10
+    pooled = scoring.pool(votes, 21, "trim")
+    np.testing.assert_allclose(pooled[near], rest[near], rtol=1e-5)
+    assert (pooled > 0).all()
 
 
 def test_scores_that_are_no_numbers_rank_last():
@@ -499,6 +556,7 @@ def test_queries_that_a_policy_needs(spec, n_observed):
         "snapkv:kernel=5",
         "snapkv:kernel=13+reduce=max",
         "snapkv:kernel=7+pool=max",
+        "snapkv:kernel=21+own=0.25+pool=trim+reduce=max",
         "value:kernel=5",
         "value:kind=caote+kernel=5",
     ],

@@ -8,6 +8,7 @@ import pytest
 from snapkv_local import policies
 from snapkv_local.errors import ConfigError
 from snapkv_local.policies.pyramid import Pyramid
+from snapkv_local.policies.question import Question
 from snapkv_local.policies.sentence import Sentence
 from snapkv_local.policies.snapkv import SnapKV
 from snapkv_local.policies.value import Value
@@ -24,6 +25,13 @@ from snapkv_local.policies.value import Value
             SnapKV(kernel=13, pool="max"),
             "snapkv:kernel=13+pool=max",
         ),
+        (
+            "snapkv:window=16+pool=trim+reduce=max+own=0.250+kernel=21",
+            SnapKV(kernel=21, own=0.25, pool="trim", reduce="max", window=16),
+            "snapkv:kernel=21+own=0.25+pool=trim+reduce=max+window=16",
+        ),
+        ("snapkv:own=0+kernel=7", SnapKV(kernel=7), "snapkv:kernel=7"),
+        ("question:own=1", Question(own=1.0), "question:own=1"),
         ("snapkv:window=8", SnapKV(window=8), "snapkv:window=8"),
         ("snapkv:window=None", SnapKV(), "snapkv"),
         ("pyramid:of=snapkv", Pyramid(), "pyramid"),
@@ -51,9 +59,9 @@ def test_a_text_and_its_canonical_form(text, policy, spec):
 @pytest.mark.parametrize("policy", policies.POLICIES.values(), ids=lambda policy: policy.name)
 def test_every_option_survives_the_round_trip(policy):
     others = {
-        "kernel": 7, "pool": "max", "reduce": "max", "sinks": 3, "window": 9, "seed": 5, "beta": 0.1 + 2,
-        "recent": 0.3, "kind": "caote", "weight": 1 / 3, "last": 12, "share": 0.95, "least": 0.0, "block": 24,
-        "by": "max", "heads": "all", "of": Value(reduce="max", sinks=1),
+        "kernel": 7, "own": 0.1, "pool": "trim", "reduce": "max", "sinks": 3, "window": 9, "seed": 5,
+        "beta": 0.1 + 2, "recent": 0.3, "kind": "caote", "weight": 1 / 3, "last": 12, "share": 0.95,
+        "least": 0.0, "block": 24, "by": "max", "heads": "all", "of": Value(reduce="max", sinks=1),
     }  # fmt: skip
     assert policies.parse(policy.name) == policy()
     assert policy().spec == policy.name
@@ -71,8 +79,8 @@ def test_every_option_survives_the_round_trip(policy):
         ("", "policy='': no such policy; choose one of snapkv"),
         (
             "snapkv:size=3",
-            "policy='snapkv:size=3', 'size=3': is no option of snapkv; its options are kernel, pool, "
-            "reduce, sinks, window",
+            "policy='snapkv:size=3', 'size=3': is no option of snapkv; its options are kernel, own, "
+            "pool, reduce, sinks, window",
         ),
         ("snapkv:", "'': is no option of snapkv"),
         ("snapkv:kernel", "'kernel': is no option of snapkv"),
@@ -98,7 +106,12 @@ def test_every_option_survives_the_round_trip(policy):
         ("snapkv:sinks=-1", "sinks=-1: is out of range; give a whole number from 0"),
         ("snapkv:window=0", "window=0: is out of range; give a whole number from 1, or None"),
         ("snapkv:kernel=None", "'kernel=None': is no number"),
-        ("snapkv:pool=mean", "pool='mean': is not known; give one of avg, max"),
+        ("snapkv:pool=mean", "pool='mean': is not known; give one of avg, max, trim"),
+        ("snapkv:own=-1", "own=-1.0: is out of range; give a number from 0 to 1000"),
+        ("snapkv:own=1001", "own=1001.0: is out of range; give a number from 0 to 1000"),
+        ("snapkv:own=nan", "own=nan: is not known; give a number from 0 to 1000"),
+        ("snapkv:own=much", "'own=much': is no number; give a number from 0 to 1000"),
+        ("snapkv:own=", "'own=': is no number"),
         ("snapkv:reduce=", "reduce='': is not known; give one of sum, max"),
         ("value:kind=dropkv", "kind='dropkv': is not known; give one of norm, caote"),
         ("pyramid:beta=0.5", "beta=0.5: is out of range; give a number from 1 to 1000"),

@@ -17,6 +17,7 @@ PROFILE = Profile(
         "kernel": 13,
         "pool": "max",
         "reduce": "sum",
+        "own": 0.125,
         "sinks": 4,
     },
     model={"name": 'A "small" \\ model\x7f ü', "file": "a.gguf", "fingerprint": "0123"},
@@ -49,6 +50,11 @@ def test_a_file_written_by_hand(tmp_path):
     assert profile.load(path) == Profile(settings={"ratio": 0.1, "vault": "ram"})
 
 
+def test_whole_numbers_are_numbers_too(tmp_path):
+    path = write(tmp_path, "[snapkv]\nown = 1\npool = 'trim'\n")
+    assert SnapKVConfig(**profile.load(path).settings) == SnapKVConfig(own=1.0, pool="trim")
+
+
 def test_all_fields_are_settings(tmp_path):
     path = write(tmp_path, "[snapkv]\nmin_coverage = 0.9\nbudget = 99\nchunk = 'auto'\nroom = 7\n")
     assert SnapKVConfig(**profile.load(path).settings).room == 7
@@ -62,6 +68,7 @@ def test_all_fields_are_settings(tmp_path):
         ("[model]\nsize = 5\n[snapkv]\nkernel = 5\n", r"\[model\] size: is not known"),
         ("[snapkv]\nkernel = 4\n", r"p.toml, \[snapkv\] kernel=4: .*use 3 or 5"),
         ("[snapkv]\nkernel = '5'\n", "kernel='5': is no whole number"),
+        ("[snapkv]\nown = '0.5'\n", r"\[snapkv\] own='0.5': is no number from 0 to 1000"),
         ("[snapkv]\nratio = '0.1'\n", "wrong type .*; write numbers unquoted"),
         ("[snapkv]\npolicy = []\n", "wrong type"),
         ("[snapkv]\nbudget = 99\nratio = 0.1\n", "both say how much to keep"),
@@ -150,7 +157,7 @@ def test_the_command_takes_a_profiles_settings(loaded, path):
 def test_options_win_over_the_profile(loaded, path):
     profile.save(path, PROFILE)
     config, _ = loaded("--kernel", "7", "--ratio", "0.2", "--room", "50")
-    rest = {"window": 16, "pool": "max", "reduce": "sum", "sinks": 4}
+    rest = {"window": 16, "pool": "max", "reduce": "sum", "own": 0.125, "sinks": 4}
     assert config == SnapKVConfig(kernel=7, ratio=0.2, room=50, **rest)
 
 

@@ -56,9 +56,32 @@ def test_max_pooling():
     np.testing.assert_allclose(reference.pool(votes, 3, "max"), [2, 6, 6, 6, 0.5, 0.5])
 
 
+def test_trimmed_pooling_is_the_mean_without_the_greatest():
+    votes = np.array([1.0, 2.0, 6.0, 0.0, 0.0, 0.5])
+    # the greatest of 0 1 2, 1 2 6, 2 6 0, 6 0 0, 0 0 0.5, 0 0.5 0 is left out
+    np.testing.assert_allclose(reference.pool(votes, 3, "trim"), [0.5, 1.5, 1, 0, 0, 0])
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 21])
+def test_trimmed_pooling_is_that_of_a_loop(kernel):
+    votes = np.random.default_rng(kernel).exponential(size=(2, 3, 40))
+    votes[0, 1] = np.round(votes[0, 1])  # ties
+    votes[1, 2] = 0
+    expected, half = np.empty_like(votes), kernel // 2
+    for row, out in zip(votes.reshape(-1, 40), expected.reshape(-1, 40), strict=True):
+        for j in range(40):
+            around = [row[i] if 0 <= i < 40 else 0.0 for i in range(j - half, j + half + 1)]
+            out[j] = sum(sorted(around)[:-1]) / (kernel - 1)
+    np.testing.assert_allclose(reference.pool(votes, kernel, "trim"), expected, atol=1e-12)
+
+
+def test_trimmed_pooling_leaves_out_one_of_equal_votes():
+    np.testing.assert_allclose(reference.pool(np.full(4, 3.0), 3, "trim"), [1.5, 3, 3, 1.5])
+
+
 def test_a_kernel_of_one_changes_nothing():
     votes = np.array([[1.0, 2.0], [3.0, 0.0]])
-    for kind in ("avg", "max"):
+    for kind in ("avg", "max", "trim"):
         np.testing.assert_array_equal(reference.pool(votes, 1, kind), votes)
 
 
@@ -70,6 +93,12 @@ def test_a_kernel_of_one_changes_nothing():
         ({"kernel": 1, "reduce": "max"}, [1 / 6, 2 / 6]),
         ({"kernel": 3}, [(1 / 6 + 0.1 + 2 / 6 + 0.2) / 3] * 2),
         ({"kernel": 3, "kind": "max"}, [2 / 6 + 0.2] * 2),
+        ({"kernel": 3, "kind": "trim"}, [(1 / 6 + 0.1) / 2] * 2),
+        (
+            {"kernel": 3, "kind": "trim", "own": 0.5},
+            [(1 / 6 + 0.1) / 2 + (1 / 6 + 0.1) / 2, (1 / 6 + 0.1) / 2 + (2 / 6 + 0.2) / 2],
+        ),
+        ({"kernel": 1, "kind": "trim", "own": 0.5, "reduce": "max"}, [1.5 / 6, 3 / 6]),
     ],
 )
 def test_scores_of_one_head(settings, expected):

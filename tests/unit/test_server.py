@@ -251,6 +251,37 @@ def test_a_field_at_fault_is_named(serve: Callable[..., TestClient]) -> None:
     assert error_of(response)["param"] == "temperature"
 
 
+@pytest.mark.parametrize(
+    "settings", [{"pool": "trim", "own": 0.5}, {"own": 0}, {"own": 1000, "kernel": 1}]
+)
+def test_settings_of_one_request(
+    serve: Callable[..., TestClient], engine: FakeEngine, settings: dict[str, Any]
+) -> None:
+    asked: list[Any] = []
+    chat = engine.chat
+
+    def note(request: Any, job: Job) -> Iterator[Event]:
+        asked.append(request.snapkv.model_dump(exclude_none=True))
+        return chat(request, job)
+
+    engine.chat = note  # type: ignore[method-assign]
+    assert (
+        serve().post("/v1/chat/completions", json={**BODY, "snapkv": settings}).status_code == 200
+    )
+    assert asked == [settings]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"own": -0.1}, {"own": 1000.5}, {"own": "much"}, {"pool": "trimmed"}]
+)
+def test_settings_out_of_range_are_refused(
+    serve: Callable[..., TestClient], settings: dict[str, Any]
+) -> None:
+    response = serve().post("/v1/chat/completions", json={**BODY, "snapkv": settings})
+    assert response.status_code == 400
+    assert error_of(response)["param"] == f"snapkv.{next(iter(settings))}"
+
+
 def test_a_server_by_another_name_is_refused(serve: Callable[..., TestClient]) -> None:
     client = serve(hosts=frozenset({"localhost"}))
     assert client.get("/health", headers={"Host": "localhost:80"}).status_code == 200

@@ -7,6 +7,7 @@ import pytest
 import cases
 import quality_tables
 import tables
+from snapkv_local import policies
 from snapkv_local.bench.summary import summarize
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.eval.summary import summarize as summarize_eval
@@ -202,6 +203,43 @@ def test_a_row_is_of_the_same_prompts(tmp_path):
     assert rows[2:] == [row]
 
 
+def test_a_default_that_is_not_measured_yet(tmp_path):
+    """The rows are of the paper's form then, and what was the default before has a column."""
+    exact = {"snapkv": 0.5, "snapkv:kernel=21+reduce=max+window=16": 0.75, "random": 0.0}
+    write(tmp_path, "a", eval_record(exact, budgets=(128,)))
+    head, _, needle = rows_below(quality_tables.short(tmp_path), "**Test-1B, 128 rows**")
+    assert head[3:] == ["default", "paper's form", "21, max", "random"]
+    assert needle[2:] == ["100 %, 0.00", "-", "50 %, 0.28", "75 %, 0.14", "0 %, 0.55"]
+
+    # a row of fewer cases, on which it is
+    ours = quality_tables.default_policy(128)
+    few = eval_record({"snapkv": 0.25, ours: 1.0}, budgets=(128,), prompts="b")
+    few["cases"] = {name: few["cases"][name] for name in list(few["cases"])[:1]}
+    few["summary"] = summarize_eval(few, "snapkv")
+    write(tmp_path, "b", few)
+    head, _, needle = rows_below(quality_tables.short(tmp_path), "**Test-1B, 128 rows**")
+    assert head[3:] == ["default", "paper's form"]
+    assert needle[1] == "1 (1)"
+
+
+def test_other_policies_with_the_defaults_settings(tmp_path):
+    given = "kernel=21+own=0.25+pool=trim+reduce=max"
+    ours = quality_tables.default_policy(128)
+    exact = {
+        f"value:{given}+window=16": 0.5,
+        "question:kernel=21+reduce=max": 0.75,
+        f"question:{given}": 0.25,
+        ours: 1.0,
+    }
+    write(tmp_path, "a", eval_record(exact, budgets=(128,)))
+    head, _, needle = rows_below(quality_tables.short(tmp_path), "**Test-1B, 128 rows**")
+    assert head[3:] == ["default", "`question`", "`value`"]
+    assert [cell.split(",")[0] for cell in needle[4:]] == ["25 %", "50 %"]
+    # as they are written in records
+    for policy in {*quality_tables.SHORT, ours}:
+        assert policies.parse(policy).spec == policy
+
+
 def test_devices_are_not_mixed_in_a_row(tmp_path):
     ours = quality_tables.default_policy(128)
     here = eval_record({"snapkv": 0.5, ours: 1.0}, budgets=(128,))
@@ -224,7 +262,13 @@ def test_the_model_with_most_tasks_comes_first(tmp_path):
 @pytest.mark.parametrize("budget", quality_tables.BUDGETS)
 def test_the_default_is_that_of_the_engine(budget):
     config = SnapKVConfig(budget=budget)
-    policy = SnapKV(kernel=config.kernel, reduce=config.reduce, window=config.n_voters())
+    policy = SnapKV(
+        kernel=config.kernel,
+        own=config.own,
+        pool=config.pool,
+        reduce=config.reduce,
+        window=config.n_voters(),
+    )
     assert quality_tables.default_policy(budget) == spec(policy)
 
 

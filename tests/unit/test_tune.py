@@ -2,7 +2,7 @@
 
 import random
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -220,10 +220,18 @@ def test_rows_are_those_of_the_policy():
     """With its own window: the engine's is smaller, and the rest of it is among the rows."""
     layers = make_layers()
     trials = [
-        Trial(Setting(window, voters, reduce, kernel, pool, sinks), budget)
+        Trial(Setting(window, voters, reduce, kernel, pool, own, sinks), budget)
         for window, voters in ((16, 16), (64, 64), (64, 16))
         for reduce in ("sum", "max")
-        for kernel, pool in ((1, "avg"), (5, "avg"), (5, "max"), (31, "avg"))
+        for kernel, pool, own in (
+            (1, "avg", 0.0),
+            (1, "trim", 0.25),
+            (5, "avg", 0.0),
+            (5, "max", 0.0),
+            (5, "trim", 0.0),
+            (5, "trim", 0.25),
+            (31, "avg", 0.25),
+        )
         for sinks in (0, 4)
         for budget in (96, 200)
     ]
@@ -235,6 +243,7 @@ def test_rows_are_those_of_the_policy():
             kernel=setting.kernel,
             pool=setting.pool,
             reduce=setting.reduce,
+            own=setting.own,
             sinks=setting.sinks,
             window=setting.voters,
         )
@@ -312,7 +321,7 @@ def make_case(name, n_prompt=N_PROMPT, document="d", seed=5):
 
 
 def test_scores_are_against_the_full_cache_at_the_kept_rows():
-    case, trial = make_case("a"), Trial(Setting(window=32, kernel=13, reduce="sum"), 96)
+    case, trial = make_case("a"), Trial(Setting(window=32, kernel=13, pool="max", reduce="sum"), 96)
     bench = Bench(FakeEngine(), 16)
     bench.measure(case, [trial])
 
@@ -320,7 +329,7 @@ def test_scores_are_against_the_full_cache_at_the_kept_rows():
     engine.prefill(case.prompt)
     forced = [*case.after, *case.gold[:-1]]
     full = Seen.of(engine.score(forced)[2:], case.gold, is_full=True)
-    policy = SnapKV(kernel=13, window=16)
+    policy = SnapKV(kernel=13, pool="max", own=0.25, window=16)
     ids = [policy.select(layer, PromptView(N_PROMPT, 32), 64) for layer in make_layers()]
     tail = np.tile(np.arange(N_PROMPT - 32, N_PROMPT - 16), (N_HEAD_KV, 1))
     engine.keep([np.concatenate([rows, tail], axis=1) for rows in ids])
@@ -476,7 +485,8 @@ def wants(best, budget):
 @pytest.mark.parametrize(
     ("best", "budget"),
     [
-        (Setting(window=16, kernel=13, pool="max", reduce="max", sinks=4), 700),
+        (Setting(window=16, kernel=13, pool="max", own=0.0, reduce="max", sinks=4), 700),
+        (Setting(pool="avg", own=0.0, reduce="sum"), 700),
         (Setting(voters=32, kernel=1, sinks=4), 100),
         (Setting(), 1301),
         (Setting(kernel=31), 3900),
@@ -546,7 +556,25 @@ def test_all_pairs_are_tried():
     search(bench).run()
     pairs = {(t.setting.kernel, t.setting.window) for t in bench.found}
     assert pairs == {(kernel, window) for kernel in KERNELS for window in WINDOWS}
-    assert len({(t.setting.pool, t.setting.reduce, t.setting.sinks) for t in bench.found}) == 8
+    pools = {("trim", 0.25), ("avg", 0.0), ("max", 0.0)}
+    second = {
+        ((s.pool, s.own), s.reduce, s.sinks) for s in (trial.setting for trial in bench.found)
+    }
+    assert second == set(product(pools, ("sum", "max"), (0, 4)))
+
+
+def test_one_change_at_a_time_changes_pooling_with_its_weight():
+    best = Setting(kernel=13)
+    second = NARROW.second(best)
+    assert best in second and len(second) == len(set(second)) == 5
+    assert replace(best, pool="avg", own=0.0) in second
+    assert replace(best, reduce="sum") in second and replace(best, sinks=4) in second
+
+
+@pytest.mark.parametrize("breadth", [WIDE, NARROW])
+def test_without_pooling_there_is_one_way_to_pool(breadth):
+    best = Setting(kernel=1)
+    assert {(s.pool, s.own) for s in breadth.second(best)} == {(best.pool, best.own)}
 
 
 def test_as_many_documents_as_fit():
