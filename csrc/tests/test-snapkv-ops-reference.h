@@ -44,7 +44,7 @@ struct ops_case {
         snprintf(buf, sizeof(buf), "k %s v %s d %d hkv %d g %d w %d n %lld kept %d sinks %d kernel %d %s %s own %g%s%s%s%s%s sharp %g seed %u",
                 ggml_type_name(type_k), ggml_type_name(type_v), head_dim, n_head_kv, g, w, (long long) n, n_kept, n_sinks, kernel,
                 pool == LLAMA_SNAPKV_POOL_AVG ? "avg" : pool == LLAMA_SNAPKV_POOL_MAX ? "maxpool"
-                                                                                       : "trim",
+                                                                                      : "trim",
                 reduce == LLAMA_SNAPKV_REDUCE_SUM ? "sum" : "max", own,
                 attn_sinks ? " attn-sinks" : "", softcap != 0.0f ? " softcap" : "", strided ? " strided" : "", q_view ? " q-view" : "", q_f16 ? " q-f16" : "", sharp, seed);
         return buf;
