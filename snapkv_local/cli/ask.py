@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from snapkv_local import models
-from snapkv_local import profile as profiles
 from snapkv_local.cli.answer import Message
 from snapkv_local.cli.document import (
     describe,
@@ -20,19 +19,15 @@ from snapkv_local.cli.document import (
     use_document,
 )
 from snapkv_local.cli.options import (
-    SIZE,
-    chat_format_option,
-    choice_options,
-    config_options,
+    answer_options,
     ctx_option,
-    gpu_layers_option,
-    kv_type_option,
-    profile_option,
-    threads_option,
+    model_options,
+    settings_options,
     warn_of_other_model,
 )
 from snapkv_local.cli.run import answer_one, load
 from snapkv_local.config import SnapKVConfig
+from snapkv_local.profile import Profile
 from snapkv_local.prompt import SEPARATOR
 
 
@@ -44,15 +39,9 @@ from snapkv_local.prompt import SEPARATOR
 @click.option("--model", metavar="MODEL", help="[default: where it was when DOCUMENT was made]")
 @click.option("--info", is_flag=True, help="Check DOCUMENT, and say what it is, instead.")
 @ctx_option
-@config_options
-@choice_options
-@profile_option
-@kv_type_option
-@gpu_layers_option
-@threads_option
-@click.option("--max-tokens", type=SIZE, default=512, show_default=True, help="Of an answer.")
-@click.option("--temperature", type=float, default=0.0, show_default=True)
-@chat_format_option
+@settings_options
+@model_options
+@answer_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line on stdout.")
 def ask(
     path: Path,
@@ -61,7 +50,7 @@ def ask(
     info: bool,
     max_tokens: int,
     temperature: float,
-    profile: Path | None,
+    profile: Profile | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -74,9 +63,8 @@ def ask(
         raise click.UsageError("give a QUESTION, or --info")
     if not all(question.strip() for question in questions):
         raise click.UsageError("a question is empty")
-    chosen = None if profile is None else profiles.load(profile)
     options["full"] = False
-    settings = take_document_settings(options, chosen)
+    settings = take_document_settings(options, profile)
 
     document = open_document(path, options)
     if info:
@@ -84,7 +72,7 @@ def ask(
         click.echo(json.dumps(about) if as_json else "\n".join(readable(document)))
         return
     model_path = model_of(document) if model is None else models.resolve(model)
-    warn_of_other_model(chosen, model_path)
+    warn_of_other_model(profile, model_path)
     llm = load(model_path, SnapKVConfig(**settings), options)
     use_document(llm, document)
     for question in questions:

@@ -12,10 +12,9 @@ from snapkv_local import models
 from snapkv_local.cli.options import (
     chat_format_option,
     ctx_option,
-    gpu_layers_option,
+    files_option,
     json_option,
-    kv_type_option,
-    threads_option,
+    model_options,
 )
 from snapkv_local.cli.progress import PrefillBar
 from snapkv_local.cli.run import can_chat, load
@@ -24,14 +23,7 @@ from snapkv_local.extract.passages import UNITS, cut
 
 @click.command()
 @click.argument("model")
-@click.option(
-    "--file",
-    "files",
-    multiple=True,
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
-    help="Text or source code; may be repeated, - for stdin.",
-)
+@files_option("Text or source code; may be repeated, - for stdin.", required=True)
 @click.option("--query", required=True, help="What to look for.")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many.")
 @click.option(
@@ -42,9 +34,7 @@ from snapkv_local.extract.passages import UNITS, cut
     help="What a passage is; auto: functions of source code, else sentences.",
 )
 @ctx_option
-@kv_type_option
-@gpu_layers_option
-@threads_option
+@model_options
 @chat_format_option
 @json_option
 def extract(

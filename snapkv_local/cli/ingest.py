@@ -15,6 +15,7 @@ from snapkv_local.cli.options import (
     chat_format_option,
     ctx_option,
     engine_options,
+    files_option,
     gpu_layers_option,
     json_option,
     kv_type_option,
@@ -31,14 +32,7 @@ from snapkv_local.units import size
 
 @click.command()
 @click.argument("model")
-@click.option(
-    "--file",
-    "files",
-    multiple=True,
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
-    help="Its text; may be repeated, - for stdin.",
-)
+@files_option("Its text; may be repeated, - for stdin.", required=True)
 @click.option(
     "--out",
     required=True,

@@ -16,11 +16,9 @@ from snapkv_local.cli.options import (
     config_options,
     ctx_option,
     files_option,
-    gpu_layers_option,
     json_option,
-    kv_type_option,
+    model_options,
     take_config,
-    threads_option,
 )
 from snapkv_local.cli.progress import PrefillBar
 from snapkv_local.cli.run import can_chat, load, read_document
@@ -30,13 +28,11 @@ from snapkv_local.config import SnapKVConfig
 @click.command()
 @click.argument("model")
 @ctx_option
-@files_option
+@files_option()
 @click.option("--prompt", "question", required=True, help="The question.")
 @config_options
 @choice_options
-@kv_type_option
-@gpu_layers_option
-@threads_option
+@model_options
 @chat_format_option
 @click.option("--layer", type=click.IntRange(0), help="Only this layer's heads, from 0.")
 @click.option(

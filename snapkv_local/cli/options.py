@@ -93,17 +93,37 @@ class NamedFile(click.ParamType):  # type: ignore[type-arg]
 SIZE = Size()
 KV_TYPES = ("f16", "q8_0", "q4_0")
 
+
+def together(*options: Callable[..., Any]) -> Callable[..., Any]:
+    """Several options as one; --help has them in this order."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout."
 )
 
-files_option = click.option(
-    "--file",
-    "files",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
-    help="Text to put before the question; may be repeated, - for stdin.",
-)
+
+def files_option(
+    says: str = "Text to put before the question; may be repeated, - for stdin.",
+    required: bool = False,
+) -> Callable[..., Any]:
+    """--file, paths of texts; "-" is stdin's. `says` is for --help."""
+    return click.option(
+        "--file",
+        "files",
+        multiple=True,
+        required=required,
+        type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+        help=says,
+    )
+
 
 document_option = click.option(
     "--document",
@@ -123,15 +143,22 @@ threads_option = click.option("--threads", type=int, help="[default: all cores]"
 chat_format_option = click.option(
     "--chat-format", help="For a model without a chat template, such as chatml."
 )
+model_options = together(kv_type_option, gpu_layers_option, threads_option)
+answer_options = together(
+    click.option("--max-tokens", type=SIZE, default=512, show_default=True, help="Of an answer."),
+    click.option("--temperature", type=float, default=0.0, show_default=True),
+    chat_format_option,
+)
 full_option = click.option("--full", is_flag=True, help="Keep the full KV cache.")
 profile_option = click.option(
     "--profile",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    callback=lambda _ctx, _param, path: None if path is None else profiles.load(path),
     help="Settings that `tune --save` has written; options given here win.",
 )
 
 # of how a prompt is computed, whatever is kept of it
-_ENGINE_OPTIONS = (
+engine_options = together(
     click.option(
         "--layer-group",
         type=SizeOrAuto("layers"),
@@ -154,7 +181,8 @@ _ENGINE_OPTIONS = (
     ),
 )
 
-_CONFIG_OPTIONS = (
+# settings of SnapKVConfig; None where they are not given
+config_options = together(
     click.option(
         "--budget", type=SIZE, help="Rows kept for each KV head, in tokens.  [default: 2048]"
     ),
@@ -188,7 +216,7 @@ _CONFIG_OPTIONS = (
         help="Most rows with --min-coverage.  [default: four times the budget]",
     ),
     click.option("--room", type=SIZE, help="Cells for tokens after the prompt.  [default: 1024]"),
-    *_ENGINE_OPTIONS,
+    engine_options,
     click.option(
         "--vault",
         metavar="off|ram|FOLDER",
@@ -200,8 +228,8 @@ _CONFIG_OPTIONS = (
     ),
 )
 
-# of commands that prefill: which rows stay
-_CHOICE_OPTIONS = (
+# the same, of commands that prefill: which rows stay
+choice_options = together(
     click.option(
         "--policy",
         help="What chooses the rows: NAME or NAME:OPTION=VALUE+...; all but snapkv run in Python.  "
@@ -215,28 +243,10 @@ _CHOICE_OPTIONS = (
     ),
 )
 
+# of commands that answer: ask, run and serve
+settings_options = together(config_options, choice_options, profile_option)
+
 CONFIG_NAMES = tuple(SnapKVConfig.__dataclass_fields__)
-
-
-def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds an option for each setting of SnapKVConfig; None where it is not given."""
-    for option in reversed(_CONFIG_OPTIONS):
-        command = option(command)
-    return command
-
-
-def choice_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --policy and --protect-system, settings of SnapKVConfig; None where not given."""
-    for option in reversed(_CHOICE_OPTIONS):
-        command = option(command)
-    return command
-
-
-def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of config_options() that say how a prompt is computed."""
-    for option in reversed(_ENGINE_OPTIONS):
-        command = option(command)
-    return command
 
 
 def take_config(options: dict[str, Any]) -> dict[str, Any]:

@@ -11,29 +11,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snapkv_local import hardware, models
-from snapkv_local import profile as profiles
 from snapkv_local.cli.answer import Answer, Message, ask
 from snapkv_local.cli.document import model_of, open_document, take_document_settings, use_document
 from snapkv_local.cli.options import (
-    SIZE,
-    chat_format_option,
-    choice_options,
-    config_options,
+    answer_options,
     ctx_option,
     document_option,
     files_option,
     full_option,
-    gpu_layers_option,
     json_option,
-    kv_type_option,
-    profile_option,
+    model_options,
+    settings_options,
     take_settings,
-    threads_option,
     warn_of_other_model,
 )
 from snapkv_local.cli.progress import PrefillBar
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ModelFileError
+from snapkv_local.profile import Profile
 
 if TYPE_CHECKING:
     from snapkv_local.llama import Llama
@@ -43,18 +38,12 @@ if TYPE_CHECKING:
 @click.argument("model", required=False)
 @click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
 @ctx_option
-@files_option
+@files_option()
 @document_option
 @click.option("--prompt", help="The question; without it stdin is read, or a chat opens.")
-@config_options
-@choice_options
-@profile_option
-@kv_type_option
-@gpu_layers_option
-@threads_option
-@click.option("--max-tokens", type=SIZE, default=512, show_default=True, help="Of an answer.")
-@click.option("--temperature", type=float, default=0.0, show_default=True)
-@chat_format_option
+@settings_options
+@model_options
+@answer_options
 @full_option
 @json_option
 def run(
@@ -65,7 +54,7 @@ def run(
     prompt: str | None,
     max_tokens: int,
     temperature: float,
-    profile: Path | None,
+    profile: Profile | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -80,13 +69,12 @@ def run(
     chats = prompt is None and sys.stdin.isatty() and Path("-") not in files
     if chats and as_json:
         raise click.UsageError("--json answers one question: give --prompt")
-    chosen = None if profile is None else profiles.load(profile)
     take = take_settings if document is None else take_document_settings
-    settings = take(options, chosen)
+    settings = take(options, profile)
 
     opened = None if document is None else open_document(document, options)
     path = model_of(opened) if opened and name is None else models.resolve(name or "")
-    warn_of_other_model(chosen, path)
+    warn_of_other_model(profile, path)
     if Path("-") in files and prompt is None:
         raise click.UsageError("--file - reads stdin: give the question with --prompt")
     texts = [*([opened.text] if opened else []), *(read_document(file) for file in files)]

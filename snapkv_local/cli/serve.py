@@ -13,28 +13,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snapkv_local import models
-from snapkv_local import profile as profiles
 from snapkv_local.cli.document import open_document, take_document_settings, use_document
 from snapkv_local.cli.options import (
     SIZE,
     ByteSize,
     NamedFile,
     chat_format_option,
-    choice_options,
-    config_options,
     ctx_option,
     full_option,
-    gpu_layers_option,
     json_option,
-    kv_type_option,
-    profile_option,
+    model_options,
+    settings_options,
     take_settings,
-    threads_option,
     warn_of_other_model,
 )
 from snapkv_local.cli.run import load
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
+from snapkv_local.profile import Profile
 
 if TYPE_CHECKING:
     from snapkv_local.document import Document
@@ -62,12 +58,8 @@ if TYPE_CHECKING:
     help="File of `ingest` that requests may name by its id.  [default id: the file's name]",
 )
 @ctx_option
-@config_options
-@choice_options
-@profile_option
-@kv_type_option
-@gpu_layers_option
-@threads_option
+@settings_options
+@model_options
 @chat_format_option
 @full_option
 @click.option("--max-tokens", type=SIZE, help="Of any answer.  [default: what the context allows]")
@@ -103,7 +95,7 @@ def serve(
     max_body: int,
     cors_origins: tuple[str, ...],
     hosts: tuple[str, ...],
-    profile: Path | None,
+    profile: Profile | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -112,14 +104,13 @@ def serve(
     Requests are answered one after the other. The address is printed on stdout, the log goes to
     stderr. Ctrl-C ends what runs, and the server.
     """
-    chosen = None if profile is None else profiles.load(profile)
     paths = dict(documents)
     if len(paths) < len(documents):
         raise click.UsageError("two documents have one id: name them with --document ID=PATH")
     for file in paths.values():
         if not file.is_file():
             raise click.UsageError(f"--document {file}: there is no such file")
-    settings = (take_document_settings if paths else take_settings)(options, chosen)
+    settings = (take_document_settings if paths else take_settings)(options, profile)
     try:
         from snapkv_local.server.guard import LOOPBACK
         from snapkv_local.server.run import Server, ServerOptions
@@ -131,7 +122,7 @@ def serve(
     config = None if settings is None else SnapKVConfig(**settings)
     options["logits_all"] = options["logprobs"]
     path = models.resolve(model)
-    warn_of_other_model(chosen, path)
+    warn_of_other_model(profile, path)
     api_keys = read_keys(keys, api_key_file)
     if not hosts and host in LOOPBACK:
         hosts = tuple(LOOPBACK)

@@ -17,10 +17,8 @@ from snapkv_local.cli.options import (
     SIZE,
     chat_format_option,
     files_option,
-    gpu_layers_option,
     json_option,
-    kv_type_option,
-    threads_option,
+    model_options,
 )
 from snapkv_local.cli.run import read_document
 from snapkv_local.errors import ConfigError
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@files_option
+@files_option()
 @click.option(
     "--target-kl",
     type=click.FloatRange(min=0, min_open=True),
@@ -53,9 +51,7 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write what was found to this file, for --profile of run and serve.",
 )
-@kv_type_option
-@gpu_layers_option
-@threads_option
+@model_options
 @chat_format_option
 @json_option
 def tune(
