@@ -14,9 +14,18 @@
 
 using access = llama_snapkv_access;
 
+// the question's words, as far as they are in the window
+static llama_snapkv_voters find_voters(const llama_snapkv & sk) {
+    if (sk.n_question == 0 || sk.n_after_question >= sk.params.window) {
+        return { llama_snapkv_n_voters(sk.params), 0 };
+    }
+    return { std::min(sk.n_question, sk.params.window - sk.n_after_question), sk.n_after_question };
+}
+
 llama_snapkv_compressor::llama_snapkv_compressor(llama_context & ctx, llama_snapkv & sk, llama_snapkv_runner & runner, const llama_snapkv_place & place,
         const llama_snapkv_staging & staging, uint32_t n_prompt, uint32_t n_kept, uint32_t n_least, llama_pos shift, llama_snapkv_record_ptr before) :
-    ctx(ctx), sk(sk), runner(runner), place(place), staging(staging), n(n_prompt), w(sk.params.window), n_kept(n_kept), n_least(n_least), shift(shift), before(std::move(before)) {
+    ctx(ctx), sk(sk), runner(runner), place(place), staging(staging), n(n_prompt), w(sk.params.window),
+    voters(find_voters(sk)), n_seen(n - voters.n_after), n_kept(n_kept), n_least(n_least), shift(shift), before(std::move(before)) {
 }
 
 static const auto & cache_layer(const llama_kv_cache & kv, int32_t il) {
@@ -29,9 +38,9 @@ ggml_tensor * llama_snapkv_compressor::queries(ggml_context * gctx, const llama_
     return ggml_view_3d(gctx, t, layer.head_dim, n_rows, layer.n_head, row, staging.n_queries * row, layer.slot * t->nb[1] + row0 * row);
 }
 
-ggml_tensor * llama_snapkv_compressor::keys(ggml_context * gctx, const llama_snapkv_layer & layer) const {
+ggml_tensor * llama_snapkv_compressor::keys(ggml_context * gctx, const llama_snapkv_layer & layer, int64_t n_rows) const {
     ggml_tensor * k = cache_layer(*staging.full, layer.il).k;
-    return ggml_view_3d(gctx, k, layer.head_dim, n, layer.n_head_kv, k->nb[1], ggml_row_size(k->type, layer.head_dim), 0);
+    return ggml_view_3d(gctx, k, layer.head_dim, n_rows, layer.n_head_kv, k->nb[1], ggml_row_size(k->type, layer.head_dim), 0);
 }
 
 ggml_tensor * llama_snapkv_compressor::values(ggml_context * gctx, const llama_snapkv_layer & layer) const {
@@ -53,20 +62,19 @@ bool llama_snapkv_compressor::can_fuse(const llama_snapkv_layer & layer) const {
     ggml_backend_dev_t dev = place.devs[layer.il];
     llama_snapkv_gctx gctx(32 * ggml_tensor_overhead());
     const llama_snapkv_observation obs = observe(gctx.get(), layer);
-    const bool fits = snapkv_op_fits(layer.head_dim, llama_snapkv_n_voters(sk.params), layer.n_head, layer.n_head_kv, obs.k->type, sk.params.kernel) &&
-            llama_snapkv_supports(dev, llama_snapkv_graph_score_fused(gctx.get(), obs, sk.params, n_kept));
+    const bool fits = snapkv_op_fits(layer.head_dim, voters.n, layer.n_head, layer.n_head_kv, obs.k->type, sk.params.kernel) &&
+            llama_snapkv_supports(dev, llama_snapkv_graph_score_fused(gctx.get(), obs, sk.params, n_seen - (n - w), n_kept));
     if (!fits && sk.params.ops == LLAMA_SNAPKV_OPS_FUSED) {
         throw std::invalid_argument(format("%s has no fused ops for layer %d (%d query heads of %d elements, %d KV heads in %s, %u voters, kernel %u): set ops to auto",
-                ggml_backend_dev_name(dev), layer.il, (int) layer.n_head, (int) layer.head_dim, (int) layer.n_head_kv, ggml_type_name(obs.k->type), llama_snapkv_n_voters(sk.params), sk.params.kernel));
+                ggml_backend_dev_name(dev), layer.il, (int) layer.n_head, (int) layer.head_dim, (int) layer.n_head_kv, ggml_type_name(obs.k->type), voters.n, sk.params.kernel));
     }
     return fits;
 }
 
 llama_snapkv_observation llama_snapkv_compressor::observe(ggml_context * gctx, const llama_snapkv_layer & layer) const {
     llama_snapkv_observation obs;
-    const uint32_t n_voters = llama_snapkv_n_voters(sk.params);
-    obs.q = queries(gctx, layer, staging.n_queries - n_voters, n_voters);
-    obs.k = keys(gctx, layer);
+    obs.q = queries(gctx, layer, staging.n_queries - voters.n_after - voters.n, voters.n);
+    obs.k = keys(gctx, layer, n_seen);
     obs.sinks = layer.sinks;
     obs.scale = layer.scale;
     obs.softcap = layer.softcap;
@@ -78,7 +86,7 @@ llama_snapkv_compressor::ballot llama_snapkv_compressor::vote(ggml_context * gct
     res.fused = use_fused(layer);
     llama_snapkv_observation obs = observe(gctx, layer);
     if (res.fused) {
-        res.votes = llama_snapkv_graph_score_fused(gctx, obs, sk.params, n_kept);
+        res.votes = llama_snapkv_graph_score_fused(gctx, obs, sk.params, n_seen - (n - w), n_kept);
         // the scheduler knows no preference for these; K must not leave its device
         for (ggml_tensor * node : { res.votes.stats, res.votes.votes, res.votes.ids }) {
             ggml_backend_sched_set_tensor_backend(ctx.get_sched(), node, runner.backend_of(place.devs[layer.il]));
@@ -92,8 +100,7 @@ llama_snapkv_compressor::ballot llama_snapkv_compressor::vote(ggml_context * gct
     }
 
     if (!mask || mask->src[0]->view_src != staging.masks[layer.ic]) {
-        const uint32_t n_voters = llama_snapkv_n_voters(sk.params);
-        mask = ggml_cont(gctx, staging.mask_view(gctx, layer.ic, n, n_voters, n - n_voters));
+        mask = ggml_cont(gctx, staging.mask_view(gctx, layer.ic, n_seen, voters.n, n_seen - voters.n));
     }
     obs.mask = mask;
     res.stock = llama_snapkv_graph_score(gctx, gf, obs, sk.params);
@@ -136,7 +143,7 @@ void llama_snapkv_compressor::score(const std::vector<llama_snapkv_layer> & laye
         for (const auto & layer : layers) {
             ballots.push_back(vote(gctx, gf, layer, mask));
             if (sk.tap) {
-                ggml_tensor * k = in_f32(gctx, gf, keys(gctx, layer));
+                ggml_tensor * k = in_f32(gctx, gf, keys(gctx, layer, n));
                 taps.emplace_back(k, in_f32(gctx, gf, values(gctx, layer)));
             }
         }
@@ -152,6 +159,8 @@ void llama_snapkv_compressor::score(const std::vector<llama_snapkv_layer> & laye
         record.layers.push_back({ layers[i].il, (uint32_t) layers[i].n_head_kv, n_kept, count(layers[i], ballots[i]) });
     }
     sk.stats.seconds_score += (ggml_time_us() - t0) * 1e-6;
+    sk.stats.n_voters = voters.n;
+    sk.stats.n_after_voters = voters.n_after;
 
     for (size_t i = 0; i < taps.size(); ++i) {
         tap(layers[i], taps[i].first, taps[i].second, record.layers[record.layers.size() - taps.size() + i]);
@@ -174,7 +183,7 @@ llama_snapkv_compressor::ranking llama_snapkv_compressor::rank(const llama_snapk
     ranking res;
     res.order = llama_snapkv_rank(pooled, n_kept, stays);
     const double total = std::accumulate(mass.begin(), mass.end(), 0.0);
-    double held = std::accumulate(mass.end() - w, mass.end(), 0.0);
+    double held = std::accumulate(mass.begin() + (n - w), mass.end(), 0.0);
     for (uint32_t i = 0; i <= n_kept; ++i) {
         held += i > 0 ? mass[res.order[i - 1]] : 0.0f;
         res.held.push_back(total > 0.0 ? (float) std::min(1.0, held / total) : 1.0f);
@@ -186,7 +195,7 @@ std::vector<int32_t> llama_snapkv_compressor::count(const llama_snapkv_layer & l
     std::vector<int32_t> ids;
     auto & coverage = sk.coverage[layer.ic];
     std::vector<float> pooled(n - w);
-    std::vector<float> mass(n);
+    std::vector<float> mass(n_seen);
     rankings.resize(sk.coverage.size());
     for (int64_t h = 0; h < layer.n_head_kv; ++h) {
         const auto & v = ballot.votes;
@@ -215,7 +224,7 @@ std::vector<int32_t> llama_snapkv_compressor::count(const llama_snapkv_layer & l
             head.pop_back();
         } else {
             head = llama_snapkv_select(pooled, n_kept, sk.params.sinks);
-            coverage.push_back((float) llama_snapkv_coverage_of(mass, head, w));
+            coverage.push_back((float) llama_snapkv_coverage_of(mass, head, n_seen - (n - w)));
         }
         ids.insert(ids.end(), head.begin(), head.end());
     }

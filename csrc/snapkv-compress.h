@@ -26,6 +26,12 @@ struct llama_snapkv_layer {
     uint32_t slot = 0; // of staging.queries
 };
 
+// rows of the window that vote
+struct llama_snapkv_voters {
+    uint32_t n;
+    uint32_t n_after; // rows after them
+};
+
 class llama_snapkv_compressor {
 public:
     llama_snapkv_compressor(llama_context & ctx, llama_snapkv & sk, llama_snapkv_runner & runner, const llama_snapkv_place & place,
@@ -71,7 +77,7 @@ private:
     bool use_fused(const llama_snapkv_layer & layer) const;
     bool can_fuse(const llama_snapkv_layer & layer) const;
     llama_snapkv_observation observe(ggml_context * gctx, const llama_snapkv_layer & layer) const; // its mask is not set
-    ggml_tensor * keys(ggml_context * gctx, const llama_snapkv_layer & layer) const;
+    ggml_tensor * keys(ggml_context * gctx, const llama_snapkv_layer & layer, int64_t n_rows) const; // the first
     ballot vote(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, ggml_tensor *& mask) const;
     ggml_tensor * values(ggml_context * gctx, const llama_snapkv_layer & layer) const;
     ggml_tensor * in_f32(ggml_context * gctx, ggml_cgraph * gf, ggml_tensor * rows) const;
@@ -86,6 +92,8 @@ private:
     const llama_snapkv_staging & staging;
     const uint32_t n; // rows: prompt tokens, or cells that go before and tokens
     const uint32_t w; // window
+    const llama_snapkv_voters voters;
+    const uint32_t n_seen; // rows up to the last one that votes
     const uint32_t n_kept; // prefix rows that are copied
     const uint32_t n_least; // fewer may be enough in the end
     const llama_pos shift; // position of a token - its row

@@ -30,6 +30,10 @@ struct llama_snapkv {
 
     std::vector<std::pair<llama_pos, llama_pos>> protected_spans; // [begin, end)
 
+    // the question's tokens, and those after it; 0: none is known
+    uint32_t n_question = 0;
+    uint32_t n_after_question = 0;
+
     std::map<llama_seq_id, llama_snapkv_vault> vaults;
     std::string vault_dir; // folder of the vault's files; "": it is in host memory
 
@@ -55,7 +59,7 @@ uint32_t llama_snapkv_n_rows(const llama_snapkv_params & params, uint32_t n_prom
 // the most rows that may be kept, if the budget's hold too little of the attention mass
 uint32_t llama_snapkv_n_rows_max(const llama_snapkv_params & params, uint32_t n_prompt);
 
-// rows of the window that vote
+// rows of the window that vote, where no question is known
 uint32_t llama_snapkv_n_voters(const llama_snapkv_params & params);
 
 // query rows that a prefill saves for each layer: the window's, and more for the vault

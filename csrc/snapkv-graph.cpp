@@ -264,11 +264,11 @@ static ggml_tensor * as_i32(ggml_context * ctx, ggml_tensor * t, int64_t n_head_
     return res;
 }
 
-llama_snapkv_fused_votes llama_snapkv_graph_score_fused(ggml_context * ctx, const llama_snapkv_observation & obs, const llama_snapkv_params & params, uint32_t n_kept) {
+llama_snapkv_fused_votes llama_snapkv_graph_score_fused(ggml_context * ctx, const llama_snapkv_observation & obs, const llama_snapkv_params & params, uint32_t window, uint32_t n_kept) {
     llama_snapkv_fused_votes res;
     res.stats = snapkv_op_stats(ctx, obs.q, obs.k, obs.sinks, obs.scale, obs.softcap);
     res.votes = snapkv_op_votes(ctx, obs.q, obs.k, res.stats, obs.scale, obs.softcap, params.kernel, params.pool, params.reduce, params.own);
-    res.ids = snapkv_op_select(ctx, res.votes, params.window, n_kept, params.sinks);
+    res.ids = snapkv_op_select(ctx, res.votes, (int32_t) window, n_kept, params.sinks);
     return res;
 }
 

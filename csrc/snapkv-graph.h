@@ -61,14 +61,15 @@ struct llama_snapkv_votes {
 // head. loops over KV heads, since all at once would take n*w*n_head*4 bytes
 llama_snapkv_votes llama_snapkv_graph_score(ggml_context * ctx, ggml_cgraph * gf, const llama_snapkv_observation & obs, const llama_snapkv_params & params);
 
-// the same as fused ops (snapkv-op.h): O(n*n_head_kv) instead of O(n*w*n_head) of scratch. obs.mask is not used
+// the same as fused ops (snapkv-op.h): O(n*n_head_kv) instead of O(n*w*n_head) of scratch. obs.mask is not used. the last `window`
+// of obs.k's rows stay, and n_kept of those before
 struct llama_snapkv_fused_votes {
     ggml_tensor * stats = nullptr; // as snapkv_op_stats
     ggml_tensor * votes = nullptr; // as snapkv_op_votes
     ggml_tensor * ids = nullptr;   // as snapkv_op_select
 };
 
-llama_snapkv_fused_votes llama_snapkv_graph_score_fused(ggml_context * ctx, const llama_snapkv_observation & obs, const llama_snapkv_params & params, uint32_t n_kept);
+llama_snapkv_fused_votes llama_snapkv_graph_score_fused(ggml_context * ctx, const llama_snapkv_observation & obs, const llama_snapkv_params & params, uint32_t window, uint32_t n_kept);
 
 // can the device run all three?
 bool llama_snapkv_supports(ggml_backend_dev_t dev, const llama_snapkv_fused_votes & votes);

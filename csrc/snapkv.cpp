@@ -268,6 +268,16 @@ bool llama_snapkv_set_protected(llama_context * ctx, const llama_pos * spans, ui
     return true;
 }
 
+bool llama_snapkv_set_question(llama_context * ctx, uint32_t n_tokens, uint32_t n_after) {
+    llama_snapkv * sk = snapkv_of(ctx);
+    if (!sk) {
+        return false;
+    }
+    sk->n_question = n_tokens;
+    sk->n_after_question = n_after;
+    return true;
+}
+
 bool llama_snapkv_set_params(llama_context * ctx, llama_snapkv_params params) {
     llama_snapkv * sk = snapkv_of(ctx);
     if (!sk) {

@@ -82,6 +82,8 @@ struct llama_snapkv_stats {
     uint32_t n_reused;         // tokens at the prompt's start that came from the vault
     uint32_t layer_group;      // G used; 0: ordinary path
     uint32_t chunk;            // tokens per ubatch
+    uint32_t n_voters;         // tokens that voted; 0 if nothing was evicted
+    uint32_t n_after_voters;   // tokens after them
     uint64_t bytes_compact;    // KV cache of the context, all sequences
     uint64_t bytes_staging;    // full KV of one layer group
     uint64_t bytes_hidden;     // hidden state between groups, on the device and in host memory
@@ -177,6 +179,11 @@ LLAMA_API int32_t llama_snapkv_extend(
 
 // positions that stay whatever the votes say, in evictions that follow: n_spans times [begin, end). false if a span is no range
 LLAMA_API bool llama_snapkv_set_protected(struct llama_context * ctx, const llama_pos * spans, uint32_t n_spans);
+
+// the question in prefills that follow: its n_tokens words vote in the place of the last `voters` tokens, as far as they lie in
+// the window. n_after tokens come after it, which a chat template writes. n_tokens 0, or a question before the window: the last
+// ones vote. false if the context is not ours
+LLAMA_API bool llama_snapkv_set_question(struct llama_context * ctx, uint32_t n_tokens, uint32_t n_after);
 
 // change what the next prefill does; cells are not changed, so a budget that needs more is an error. false on error
 LLAMA_API bool llama_snapkv_set_params(struct llama_context * ctx, struct llama_snapkv_params params);

@@ -33,7 +33,10 @@ class SnapKVConfig:
         window: last tokens of the prompt, whose rows all stay. With those that vote it must cover the
             question.
         voters: the observation window: how many of the last tokens vote; None for 16, or for the
-            window where that is smaller. The paper's vote is the whole window's.
+            window where that is smaller. The paper's vote is the whole window's. "question": in a
+            chat the words of the question vote that are in the window, without the template's;
+            where none is to be told, as in a text, as with None. It is the last paragraph of the
+            last user turn.
         kernel: pooling kernel over positions, in tokens, odd; 1 turns pooling off. The paper has 5
             and 7; docs/budget.md says what 21 gains.
         pool: what a position gets of the kernel's votes around it: "avg" (the paper's ablation and
@@ -80,7 +83,7 @@ class SnapKVConfig:
     budget: int | None = None
     ratio: float | None = None
     window: int = 32
-    voters: int | None = None
+    voters: int | Literal["question"] | None = None
     kernel: int = 21
     pool: Literal["avg", "max", "trim"] = "trim"
     reduce: Literal["sum", "max"] = "max"
@@ -117,7 +120,9 @@ class SnapKVConfig:
         else:
             self._take_int("budget", 1)
         self._take_int("window", 1)
-        if self.voters is not None:
+        if isinstance(self.voters, str):
+            _check_choice("voters", self.voters, ("question",))
+        elif self.voters is not None:
             self._take_int("voters", 1)
             if self.voters > self.window:
                 raise ConfigError(
@@ -235,8 +240,8 @@ class SnapKVConfig:
         return cls(**{"voters": settings["window"], **settings})
 
     def n_voters(self) -> int:
-        """Last tokens of the prompt that vote."""
-        return min(DEFAULT_VOTERS, self.window) if self.voters is None else self.voters
+        """Last tokens of the prompt that vote; with "question" those that do where it is not known."""
+        return self.voters if isinstance(self.voters, int) else min(DEFAULT_VOTERS, self.window)
 
     def n_kept(self, n_prompt: int) -> int:
         """Rows that each KV head keeps of a prompt, the window included; n_prompt if all stay."""

@@ -147,6 +147,7 @@ class SnapKVContext(_internals.LlamaContext):
         """
         parts = parts or Parts()
         self.set_protected(parts.protected)
+        self.set_question(parts.asked, len(tokens))
         choice = self._choice(len(tokens), parts)
         rc = self._evaluate(native.llama_snapkv_prefill, (), tokens, progress, choice)
         if rc != 0:
@@ -426,6 +427,17 @@ class SnapKVContext(_internals.LlamaContext):
                 native.llama_snapkv_last_error().decode(),
                 "give pairs of begin and end",
             )
+
+    def set_question(self, span: tuple[int, int] | None, n_prompt: int) -> None:
+        """Whose tokens vote in prefills that follow, as far as they are in the window.
+
+        Args:
+            span: [begin, end) positions; None for the last `voters` tokens.
+            n_prompt: tokens of the prompt, or of all that is evaluated by then.
+        """
+        begin, end = span or (n_prompt, n_prompt)
+        if not native.llama_snapkv_set_question(self.ctx, end - begin, n_prompt - end):
+            native.fail("llama_snapkv_set_question")
 
     def clear_vault(self) -> None:
         """Free the vault."""

@@ -354,9 +354,11 @@ class Llama(llama_cpp.Llama):
         self._marks.protected = tuple((int(begin), int(end)) for begin, end in spans)
 
     def set_question(self, span: tuple[int, int] | None) -> None:
-        """Where the question stands in later prompts, for policies that ask (`question`, `windows`).
+        """Where the question stands in later prompts: its words vote for the rows.
 
-        In a chat they find it themselves: it is the last paragraph of the last user turn.
+        That is for policies that ask (`question`, `windows`), and for `voters="question"`, where
+        those of its words vote that are in the window. In a chat it is found without this: it is
+        the last paragraph of the last user turn.
 
         Args:
             span: [begin, end) positions of its words, instead of a chat's; None for the chat's.
@@ -531,7 +533,9 @@ class Llama(llama_cpp.Llama):
         given = np.array([*self._input_ids[start:].tolist(), *tokens], np.int32)
         n_tokens = self.n_tokens
         whole = np.append(self._input_ids[:start], given)
-        self._context("eval").set_protected(self._marks.of(self, whole).protected)
+        parts = self._marks.of(self, whole)
+        self._context("eval").set_protected(parts.protected)
+        self._context("eval").set_question(parts.asked, len(whole))
         self.n_tokens, self._requires_eval = 0, True  # where it fails, the context is empty
         stats = self._context("eval").extend(start, given, progress)
         self.n_tokens, self._requires_eval = n_tokens, False

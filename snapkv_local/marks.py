@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # stands in the place of a user's words
 _WORDS = "7 SNAPKV WORDS 7"
+# tokens of a question; fewer say too little to vote alone
+_LEAST_ASKED = 4
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 
 
@@ -28,12 +30,14 @@ class Parts:
 
     Attributes:
         protected: [begin, end) spans whose rows always stay.
-        question: [begin, end) of the question's words.
+        question: [begin, end) of the question's words, for policies that ask.
+        asked: the same, for the engine's own policy; None where its last tokens vote.
         sentences: first position of each sentence, ascending.
     """
 
     protected: tuple[Span, ...] = ()
     question: Span | None = None
+    asked: Span | None = None
     sentences: tuple[int, ...] | None = None
 
 
@@ -104,6 +108,7 @@ class Marks:
         return Parts(
             protected=(*self.protected, *found.protected),
             question=self.question or found.question,
+            asked=self.question if self.question and _seeks(llm) else found.asked,
             sentences=found.sentences,
         )
 
@@ -117,8 +122,11 @@ def _find(llm: Llama, tokens: list[int], chat: Chat | None, is_named: bool) -> P
     config = llm.snapkv
     policy = None if config is None else config.chooser()
     protects = config is not None and config.protect_system and chat is not None
+    asked = None
+    if config is not None and chat is not None and not is_named and _seeks(llm):
+        asked = asked_of(llm, tokens, chat, config.window)
     if policy is None and not protects:
-        return Parts()
+        return Parts(asked=asked)
     from snapkv_local import prompt
 
     spelling = Spelling.of(prompt.pieces(llm, tokens))
@@ -126,11 +134,46 @@ def _find(llm: Llama, tokens: list[int], chat: Chat | None, is_named: bool) -> P
     if chat is not None:
         asks = policy is not None and policy.asks() and not is_named
         found = locate(llm, spelling, chat, protects=protects, asks=asks)
+    if asked is not None:
+        found = replace(found, asked=asked)
     if policy is not None:
         starts = {0, *spelling.sentences(0, len(spelling.data))}
         starts |= {span[0] for span in (found.question,) if span is not None}
-        found = Parts(found.protected, found.question, tuple(sorted(starts)))
+        found = replace(found, sentences=tuple(sorted(starts)))
     return found
+
+
+def _seeks(llm: Llama) -> bool:
+    """Do the question's words vote in the engine, where it is known?"""
+    config = llm.snapkv
+    return config is not None and config.chooser() is None and config.voters == "question"
+
+
+def asked_of(llm: Llama, tokens: list[int], chat: Chat, window: int) -> Span | None:
+    """[begin, end) of the question that a chat's prompt ends with, before the template's words.
+
+    None if there is none to be told: another turn is the last one, the template changes the words,
+    the last paragraph is longer than two windows, as a document without an empty line before its
+    question is, or shorter than _LEAST_ASKED tokens.
+    """
+    from snapkv_local import prompt
+
+    i = chat.last_user()
+    if i is None or i != len(chat.messages) - 1:
+        return None
+    try:
+        _, tail = frame(llm, chat)
+    except ConfigError:
+        return None
+    words = _BLANK_LINE.split(chat.text(i))[-1].strip().encode()
+    first = max(0, len(tokens) - 2 * window)
+    spelling = Spelling.of(prompt.pieces(llm, tokens[first:]))
+    # between the words and the tail a template may have kept spaces
+    before = spelling.data.removesuffix(tail).rstrip()
+    if not words or not spelling.data.endswith(tail) or not before.endswith(words):
+        return None
+    begin, end = spelling.span(len(before) - len(words), len(before))
+    return (first + begin, first + end) if end - begin >= _LEAST_ASKED else None
 
 
 def locate(llm: Llama, spelling: Spelling, chat: Chat, *, protects: bool, asks: bool) -> Parts:

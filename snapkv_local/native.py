@@ -83,6 +83,8 @@ class llama_snapkv_stats(ctypes.Structure):
         ("n_reused", ctypes.c_uint32),
         ("layer_group", ctypes.c_uint32),
         ("chunk", ctypes.c_uint32),
+        ("n_voters", ctypes.c_uint32),
+        ("n_after_voters", ctypes.c_uint32),
         ("bytes_compact", ctypes.c_uint64),
         ("bytes_staging", ctypes.c_uint64),
         ("bytes_hidden", ctypes.c_uint64),
@@ -276,6 +278,12 @@ def llama_snapkv_extend(
 def llama_snapkv_set_protected(ctx: Any, spans: Any, n_spans: int, /) -> bool: ...
 
 
+# LLAMA_API bool llama_snapkv_set_question(struct llama_context * ctx, uint32_t n_tokens,
+#     uint32_t n_after);
+@_function("llama_snapkv_set_question", [_ctx_p, _u32, _u32], ctypes.c_bool)
+def llama_snapkv_set_question(ctx: Any, n_tokens: int, n_after: int, /) -> bool: ...
+
+
 # LLAMA_API bool llama_snapkv_set_params(struct llama_context * ctx,
 #     struct llama_snapkv_params params);
 @_function("llama_snapkv_set_params", [_ctx_p, llama_snapkv_params], ctypes.c_bool)
@@ -431,7 +439,7 @@ def make_params(
         budget=config.budget or 0,
         ratio=native_ratio(config.ratio or 0.0),
         window=config.window,
-        voters=config.voters or 0,
+        voters=config.voters if isinstance(config.voters, int) else 0,
         kernel=config.kernel,
         pool=POOLS[config.pool],
         reduce=REDUCES[config.reduce],

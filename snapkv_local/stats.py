@@ -15,6 +15,8 @@ class PrefillStats:
         n_reused: tokens at the prompt's start whose K and V came from the vault.
         layer_group: G, the cached layers whose full KV was live at once; 0 if nothing was evicted.
         chunk: tokens in a ubatch.
+        n_voters: tokens that voted for rows; 0 if nothing was evicted.
+        n_after_voters: tokens of the prompt after these.
         bytes_compact: KV cache of the context, that of sliding-window layers included.
         bytes_staging: full KV of one layer group.
         bytes_hidden: hidden state between layer groups, on the device and in host memory.
@@ -38,6 +40,8 @@ class PrefillStats:
     n_reused: int
     layer_group: int
     chunk: int
+    n_voters: int
+    n_after_voters: int
     bytes_compact: int
     bytes_staging: int
     bytes_hidden: int

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from snapkv_local import models
 from snapkv_local.bench.shapes import SHAPES
-from snapkv_local.cli.options import KV_TYPES, Size, SizeOrAuto, gpu_layers_option, json_option
+from snapkv_local.cli.options import KV_TYPES, Size, SizeOr, gpu_layers_option, json_option
 from snapkv_local.units import size
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class KvType(click.Choice[str]):
 @click.option(
     "--layer-group",
     "layer_groups",
-    type=List(SizeOrAuto("layers")),
+    type=List(SizeOr("auto", "layers")),
     default="auto",
     show_default=True,
     help="Layers evaluated at a time.",

@@ -47,15 +47,16 @@ class ByteSize(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(e), param, ctx)
 
 
-class SizeOrAuto(Size):
-    """A number of tokens or layers, or "auto"."""
+class SizeOr(Size):
+    """A number of tokens or layers, or a word."""
 
-    def __init__(self, what: str) -> None:
-        self.name = f"auto|{what}"
-        self.refusal = f"is no number of {what}; write one, or auto"
+    def __init__(self, word: str, what: str) -> None:
+        self.word = word
+        self.name = f"{word}|{what}"
+        self.refusal = f"is no number of {what}; write one, or {word}"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if value == "auto" else super().convert(value, param, ctx)
+        return value if value == self.word else super().convert(value, param, ctx)
 
 
 class GpuLayers(click.ParamType):  # type: ignore[type-arg]
@@ -161,7 +162,7 @@ profile_option = click.option(
 engine_options = together(
     click.option(
         "--layer-group",
-        type=SizeOrAuto("layers"),
+        type=SizeOr("auto", "layers"),
         help="Layers evaluated at a time.  [default: auto]",
     ),
     click.option(
@@ -171,7 +172,7 @@ engine_options = together(
     ),
     click.option(
         "--chunk",
-        type=SizeOrAuto("tokens"),
+        type=SizeOr("auto", "tokens"),
         help="Prompt tokens computed at once.  [default: auto]",
     ),
     click.option(
@@ -190,7 +191,12 @@ config_options = together(
     click.option(
         "--window", type=SIZE, help="Tokens at the prompt's end that always stay.  [default: 32]"
     ),
-    click.option("--voters", type=SIZE, help="How many of these vote.  [default: 16]"),
+    click.option(
+        "--voters",
+        type=SizeOr("question", "tokens"),
+        help="How many of these vote, or question: in a chat the question's words do.  "
+        "[default: 16]",
+    ),
     click.option("--kernel", type=int, help="Pooling kernel, odd.  [default: 21]"),
     click.option(
         "--pool",

@@ -45,8 +45,12 @@ class Voting(Ranked):
         return max(0, prompt.n_prompt - prompt.window), prompt.n_prompt
 
     def votes(self, layer: LayerView, prompt: PromptView) -> Floats:
-        """Votes before pooling: [n_head, n_prefix or more], not negative."""
-        return votes(layer, *self.voters(prompt), n_prefix(prompt), self.reduce)
+        """Votes before pooling: [n_head, n_prefix or more], not negative.
+
+        Rows of the window that come before those that vote count in the pooling, as in the engine.
+        """
+        begin, end = self.voters(prompt)
+        return votes(layer, begin, end, max(begin, n_prefix(prompt)), self.reduce)
 
     def n_observed(self, prompt: PromptView) -> int:
         """From the first row that votes."""

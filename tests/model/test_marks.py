@@ -13,6 +13,7 @@ from snapkv_local.errors import ConfigError
 
 WINDOW, BUDGET = 16, 96
 CONFIG = SnapKVConfig(budget=BUDGET, window=WINDOW, room=64, protect_system=True)
+ASKED = replace(CONFIG, voters="question")
 SYSTEM = {
     "role": "system",
     "content": "You speak for the keeper of a lighthouse. Say where in the text you have it from, and "
@@ -169,3 +170,77 @@ def test_a_document_in_a_file(make: Callable[..., Llama], text: str, tmp_path: P
     assert spell(other, (begin, end)) == "Who keeps the light?"
     ask(llm, question)
     assert llm.kept_positions().tolist() == other.kept_positions().tolist()
+
+
+@pytest.mark.parametrize("protects", [False, True])
+@pytest.mark.parametrize("ops", ["fused", "stock"])
+def test_the_question_votes_in_the_engine(
+    make: Callable[..., Llama], text: str, ops: str, protects: bool
+) -> None:
+    config = replace(ASKED, protect_system=protects)
+    turns = [SYSTEM, user(f"{text}\n\nWho keeps the light?")]
+    chooses = make(
+        replace(config, voters=None, policy="question:kernel=21+own=0.25+pool=trim+reduce=max")
+    )
+    ask(chooses, *turns)
+    engine = make(replace(config, ops=ops))
+    ask(engine, *turns)
+    assert engine.kept_positions().tolist() == chooses.kept_positions().tolist()
+    stats = engine.last_prefill
+    assert (stats.n_voters, stats.n_after_voters) == (5, 6)
+    assert 0 < stats.coverage < 1
+
+    # the last tokens vote where they are asked to
+    engine.set_snapkv(replace(config, ops=ops, voters=16))
+    ask(engine, *turns)
+    assert engine.kept_positions().tolist() != chooses.kept_positions().tolist()
+    assert (engine.last_prefill.n_voters, engine.last_prefill.n_after_voters) == (16, 0)
+
+    # and in a text, which has no question but one that is named
+    engine.set_snapkv(replace(config, ops=ops))
+    prompt = chooses._input_ids[: chooses.n_prompt].tolist()
+    engine.prefill(prompt)
+    assert engine.last_prefill.n_voters == 16
+    engine.set_question((len(prompt) - 11, len(prompt) - 6))
+    if protects:
+        engine.set_protected([(0, N_SYSTEM)])
+    engine.prefill(prompt)
+    assert engine.kept_positions().tolist() == chooses.kept_positions().tolist()
+    engine.set_question((len(prompt) - 40, len(prompt) - 20))  # before the window
+    assert engine.prefill(prompt).n_voters == 16
+
+
+@pytest.mark.parametrize(
+    ("content", "n_voters", "n_after"),
+    [
+        ("{text}\n\nWho?", 16, 0),  # says too little
+        ("{text}", 16, 0),  # no question to be told
+        # as much of it as is in the window
+        ("{text}\n\nOf all those who came to the island, who keeps the light at night?", 10, 6),
+    ],
+)
+def test_whose_question_votes(
+    make: Callable[..., Llama], text: str, content: str, n_voters: int, n_after: int
+) -> None:
+    llm = make(replace(ASKED, protect_system=False))
+    ask(llm, user(content.format(text=text.replace("\n\n", "\n"))))
+    assert (llm.last_prefill.n_voters, llm.last_prefill.n_after_voters) == (n_voters, n_after)
+    # an answer is no question: the last turn is not the user's
+    ask(llm, user(f"{text}\n\nWho keeps it?"), {"role": "assistant", "content": "A man."})
+    assert (llm.last_prefill.n_voters, llm.last_prefill.n_after_voters) == (16, 0)
+
+
+def test_a_later_question_votes(make: Callable[..., Llama], text: str) -> None:
+    """Of the vault, and of a prefill anew, the same rows."""
+    turns = [user(f"{text}\n\nWho keeps the light?")]
+    kept = []
+    for vault in ("ram", "off"):
+        llm = make(replace(ASKED, protect_system=False, vault=vault))
+        ask(llm, *turns)
+        more = [{"role": "assistant", "content": "A man"}, user("And where does the man live?")]
+        llm.reset() if vault == "off" else None
+        ask(llm, *turns, *more)
+        assert llm.last_prefill.n_after_voters == 6
+        kept.append(heads(llm))
+    n_same = [len(a & b) / len(a | b) for a, b in zip(*kept, strict=True)]
+    assert min(n_same) > 0.9

@@ -85,6 +85,11 @@ def test_what_chooses_the_rows(loaded):
     assert config == SnapKVConfig(policy="question:kernel=21", protect_system=True)
 
 
+def test_the_question_votes(loaded):
+    _, config, _ = loaded("--voters", "question")
+    assert config == SnapKVConfig(voters="question")
+
+
 def test_a_ratio_and_what_is_automatic(loaded):
     automatic = ["--layer-group", "auto", "--hidden", "auto", "--chunk", "auto", "--ops", "auto"]
     _, config, _ = loaded("--ratio", "0.25", *automatic)

@@ -85,8 +85,9 @@ def snapkv(layer, prompt, policy):
 
 def question(layer, prompt, policy):
     m = prompt.n_prompt - prompt.window
-    votes = reduced(weights_of(layer, *prompt.question), m, policy.reduce)
-    return weighed(votes, layer, policy)
+    n_voted = max(m, prompt.question[0])
+    votes = reduced(weights_of(layer, *prompt.question), n_voted, policy.reduce)
+    return weighed(votes, layer, policy)[:, :m]
 
 
 def windows(layer, prompt, policy):
