@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import pytest
 from snapkv_local import models
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+@contextmanager
+def serve(*more: str) -> Iterator[str]:
+    """A server's address."""
     command = [sys.executable, "-m", "snapkv_local", "serve", "demo", "--threads", "1"]
-    command += ["--port", "0", "--budget", "512", "--max-tokens", "40", "--api-key", "sesame"]
+    command += ["--port", "0", "--budget", "512", "--max-tokens", "40", *more]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             command,
@@ -36,6 +38,12 @@ def url() -> Iterator[str]:
         yield url
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serve("--api-key", "sesame") as url:
+        yield url
 
 
 @pytest.fixture
@@ -128,4 +136,55 @@ def test_a_wrong_key_is_said(browser: Any, url: str) -> None:
     page.click("#send")
     page.wait_for_selector("#status.error")
     assert "API key" in page.inner_text("#status")
+    page.close()
+
+
+def test_a_document_of_the_server(browser: Any, tmp_path: Path) -> None:
+    file, document = tmp_path / "log.txt", tmp_path / "log.snapkv"
+    text = (Path(models.__file__).parent / "demo" / "station.txt").read_text(encoding="utf-8")
+    file.write_text(text[:4000], encoding="utf-8")
+    command = [sys.executable, "-m", "snapkv_local", "ingest", "demo", "--file", str(file)]
+    subprocess.run([*command, "--out", str(document)], check=True, capture_output=True)
+
+    with serve("--document", f"notes={document}") as url:
+        page, problems = open_page(browser, url)
+        page.wait_for_selector("#library:visible")
+        labels = page.eval_on_selector_all("#library option", "all => all.map((o) => o.text)")
+        assert labels[0] == "none"
+        assert labels[1].startswith("notes, ")
+        n_tokens = int("".join(filter(str.isdigit, labels[1])))
+        assert 700 < n_tokens < 1500
+        bodies = []
+        page.on("request", lambda r: bodies.append(r.post_data_json) if r.post_data else None)
+
+        page.select_option("#library", "notes")
+        for i, question in enumerate(("Who works here?", "And where?")):
+            page.fill("#question", question)
+            page.click("#send")
+            page.wait_for_selector(f".figures >> nth={i}", timeout=60_000)
+            n_prompt = page.inner_text(f".figures >> nth={i}").split(" of ")[1].split(" ")[0]
+            assert int(n_prompt.replace(",", "")) > n_tokens
+        assert [body["document"] for body in bodies] == ["notes", "notes"]
+        assert "Who works" in bodies[0]["messages"][0]["content"][:20]  # the text is the server's
+        assert page.inner_text(".turn.user >> nth=0").startswith("notes, ")
+
+        # another document, another chat
+        page.select_option("#library", "")
+        assert page.query_selector(".turn") is None
+        assert page.inner_text("#status").startswith("a new chat")
+        page.fill("#question", "Hello")
+        page.click("#send")
+        page.wait_for_selector(".figures", timeout=60_000)
+        assert "document" not in bodies[2]
+        assert len(bodies[2]["messages"]) == 1
+        assert problems == []
+        page.close()
+
+
+def test_a_server_without_documents_offers_none(browser: Any, url: str) -> None:
+    page, _ = open_page(browser, url)
+    page.fill("#key", "sesame")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("#model:not(:empty)")
+    assert page.is_hidden("#library-field")
     page.close()

@@ -127,10 +127,12 @@ async function failure(response) {
 
 async function ask(question) {
   const hasDocument = documentText !== "";
+  const library = at("library").value;
   const content = hasDocument ? `${documentText}\n\n${question}` : question;
   const attached = hasDocument ? documentName : "";
+  const about = messages.length === 0 && library !== "" ? at("library").selectedOptions[0].text : "";
   messages.push({ role: "user", content });
-  addTurn("user", question, attached);
+  addTurn("user", question, [about, attached].filter(Boolean).join(" · "));
   const turn = addTurn("assistant", "");
   const text = turn.querySelector(".text");
   setDocument("", "");
@@ -147,7 +149,12 @@ async function ask(question) {
       method: "POST",
       headers: headers(),
       signal: running.signal,
-      body: JSON.stringify({ messages, stream: true, stream_options: { include_usage: true } }),
+      body: JSON.stringify({
+        messages,
+        stream: true,
+        stream_options: { include_usage: true },
+        ...(library !== "" && { document: library }),
+      }),
     });
     if (!response.ok) {
       if (response.status === 401) at("key-field").hidden = false;
@@ -196,6 +203,7 @@ function setBusy(busy) {
   at("send").hidden = busy;
   at("stop").hidden = !busy;
   at("reset").disabled = busy;
+  at("library").disabled = busy;
 }
 
 function showProgress(share) {
@@ -204,12 +212,23 @@ function showProgress(share) {
   if (share !== null) show(`reading, ${percent(share)}`);
 }
 
-function reset() {
+function clear() {
   messages = [];
   at("chat").replaceChildren();
   setDocument("", "");
   show("");
-  at("question").focus();
+}
+
+// What the server has read before it was started. A conversation is about one of them from its beginning.
+async function listLibrary() {
+  const response = await fetch("/v1/documents", { headers: headers() });
+  if (!response.ok) return;
+  const documents = (await response.json()).data;
+  at("library-field").hidden = documents.length === 0;
+  at("library").replaceChildren(
+    new Option("none", ""),
+    ...documents.map((d) => new Option(`${d.id}, ${d.n_tokens.toLocaleString()} tokens`, d.id)),
+  );
 }
 
 async function start() {
@@ -230,6 +249,7 @@ async function start() {
     return;
   }
   at("model").textContent = (await response.json()).data[0].id;
+  await listLibrary();
 }
 
 at("form").addEventListener("submit", (event) => {
@@ -249,7 +269,15 @@ at("question").addEventListener("keydown", (event) => {
   }
 });
 at("stop").addEventListener("click", () => running?.abort());
-at("reset").addEventListener("click", reset);
+at("reset").addEventListener("click", () => {
+  clear();
+  at("question").focus();
+});
+at("library").addEventListener("change", () => {
+  if (messages.length === 0) return;
+  clear();
+  show("a new chat: a conversation is about one document from its beginning");
+});
 at("remove").addEventListener("click", () => setDocument("", ""));
 at("key").addEventListener("change", start);
 at("file").addEventListener("change", (event) => {
