@@ -495,8 +495,9 @@ class Llama(llama_cpp.Llama):
         if not self.documents:
             return
         context = self._context("prefill")
-        best = max(self.documents, key=lambda found: _n_common(found.tokens, prompt))
-        if _n_common(best.tokens, prompt) > _n_common(vault.tokens(context), prompt):
+        common = [_n_common(found.tokens, prompt) for found in self.documents]
+        if max(common) > _n_common(vault.tokens(context), prompt):
+            best = self.documents[common.index(max(common))]
             self.clear_vault()
             self._attached = best.segment
             vault.attach(context, best.segment)

@@ -22,12 +22,7 @@ def mean(name: str, interval: Interval) -> str:
 
 def between(name: str, interval: Interval) -> str:
     """Its interval, 71..92 or 0.25..0.38; "" if there is none."""
-    _, low, high = interval
-    if low is None or high is None:
-        return ""
-    if SCORES[name].is_share:
-        return f"{100 * low:.0f}..{100 * high:.0f}"
-    return f"{low:.2f}..{high:.2f}"
+    return _between(name, interval, "")
 
 
 def difference(name: str, interval: Interval) -> str:
@@ -40,12 +35,16 @@ def difference(name: str, interval: Interval) -> str:
 
 def difference_between(name: str, interval: Interval) -> str:
     """Its interval, -2..+9 or -0.20..-0.05; "" if there is none."""
+    return _between(name, interval, "+")
+
+
+def _between(name: str, interval: Interval, sign: str) -> str:
     _, low, high = interval
     if low is None or high is None:
         return ""
     if SCORES[name].is_share:
-        return f"{100 * low:+.0f}..{100 * high:+.0f}"
-    return f"{low:+.2f}..{high:+.2f}"
+        return f"{100 * low:{sign}.0f}..{100 * high:{sign}.0f}"
+    return f"{low:{sign}.2f}..{high:{sign}.2f}"
 
 
 def verdict(name: str, interval: Interval) -> str:
