@@ -168,13 +168,29 @@ def test_a_document_of_the_server(browser: Any, tmp_path: Path) -> None:
         assert "Who works" in bodies[0]["messages"][0]["content"][:20]  # the text is the server's
         assert page.inner_text(".turn.user >> nth=0").startswith("notes, ")
 
-        # another document, another chat
+        # a list that comes again, as with another key, changes nothing
+        with page.expect_response("**/v1/documents"):
+            page.dispatch_event("#key", "change")
+        page.wait_for_timeout(200)
+        assert page.input_value("#library") == "notes"
+        assert len(page.query_selector_all(".turn")) == 4
+
+        # another document, another chat, from the next question on; a file for that stays
+        page.set_input_files("#file", file)
+        page.wait_for_selector("#drop.has-document")
         page.select_option("#library", "")
-        assert page.query_selector(".turn") is None
-        assert page.inner_text("#status").startswith("a new chat")
+        assert page.inner_text("#status").endswith("the next question starts a new chat")
+        assert "log.txt" in page.inner_text("#document-name")
+        page.click("#remove")
+        page.select_option("#library", "notes")
+        assert page.inner_text("#status") == ""
+        assert len(page.query_selector_all(".turn")) == 4
+        page.select_option("#library", "")
         page.fill("#question", "Hello")
         page.click("#send")
+        page.wait_for_selector("text=Hello")
         page.wait_for_selector(".figures", timeout=60_000)
+        assert len(page.query_selector_all(".turn")) == 2
         assert "document" not in bodies[2]
         assert len(bodies[2]["messages"]) == 1
         assert problems == []

@@ -6,6 +6,7 @@ const MAX_FILE = 64 * 1024 * 1024;
 const at = (id) => document.getElementById(id);
 
 let messages = [];
+let library = ""; // the document of the server that they are about
 let documentText = "";
 let documentName = "";
 let running = null;
@@ -127,7 +128,8 @@ async function failure(response) {
 
 async function ask(question) {
   const hasDocument = documentText !== "";
-  const library = at("library").value;
+  if (messages.length > 0 && at("library").value !== library) clear();
+  library = at("library").value;
   const content = hasDocument ? `${documentText}\n\n${question}` : question;
   const attached = hasDocument ? documentName : "";
   const about = messages.length === 0 && library !== "" ? at("library").selectedOptions[0].text : "";
@@ -215,20 +217,29 @@ function showProgress(share) {
 function clear() {
   messages = [];
   at("chat").replaceChildren();
-  setDocument("", "");
   show("");
 }
 
 // What the server has read before it was started. A conversation is about one of them from its beginning.
 async function listLibrary() {
   const response = await fetch("/v1/documents", { headers: headers() });
-  if (!response.ok) return;
+  if (!response.ok) {
+    show(await failure(response), true);
+    return;
+  }
   const documents = (await response.json()).data;
-  at("library-field").hidden = documents.length === 0;
-  at("library").replaceChildren(
-    new Option("none", ""),
-    ...documents.map((d) => new Option(`${d.id}, ${d.n_tokens.toLocaleString()} tokens`, d.id)),
+  // the list may come again, with another key, in the middle of a chat: what is chosen stays, even if the
+  // server no longer has it, so that no question goes without its document unnoticed
+  const chosen = at("library").value;
+  const options = documents.map(
+    (d) => new Option(`${d.id}, ${d.n_tokens.toLocaleString()} tokens`, d.id),
   );
+  if (chosen !== "" && !documents.some((d) => d.id === chosen)) {
+    options.push(new Option(`${chosen}, no longer there`, chosen));
+  }
+  at("library-field").hidden = options.length === 0;
+  at("library").replaceChildren(new Option("none", ""), ...options);
+  at("library").value = chosen;
 }
 
 async function start() {
@@ -271,12 +282,12 @@ at("question").addEventListener("keydown", (event) => {
 at("stop").addEventListener("click", () => running?.abort());
 at("reset").addEventListener("click", () => {
   clear();
+  setDocument("", "");
   at("question").focus();
 });
 at("library").addEventListener("change", () => {
-  if (messages.length === 0) return;
-  clear();
-  show("a new chat: a conversation is about one document from its beginning");
+  const changes = messages.length > 0 && at("library").value !== library;
+  show(changes ? "a conversation is about one document: the next question starts a new chat" : "");
 });
 at("remove").addEventListener("click", () => setDocument("", ""));
 at("key").addEventListener("change", start);
