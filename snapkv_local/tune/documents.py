@@ -14,7 +14,7 @@ from snapkv_local.eval.case import Case
 from snapkv_local.eval.draft import Question
 from snapkv_local.eval.render import case, write
 from snapkv_local.eval.tokens import Tokens
-from snapkv_local.spelling import find, starts
+from snapkv_local.spelling import Spelling
 
 DEFAULT_LENGTH = 4096
 MIN_LENGTH = 256
@@ -181,11 +181,10 @@ def _document(tokens: Tokens, name: str, piece: list[int], length: int, can_chat
 def _cases(tokens: Tokens, name: str, text: str, length: int, n_question: int) -> list[Case]:
     """The continuation, and questions if they are given room."""
     ids = tokens.chat(text)
-    pieces = tokens.spell(ids)
-    at = find(b"".join(pieces), text)
-    begins = starts(pieces)
-    first = int(np.searchsorted(begins, at, side="right")) - 1
-    last = int(np.searchsorted(begins, at + len(text.encode()), side="left"))
+    spelling = Spelling.of(tokens.spell(ids))
+    at = spelling.find(text)
+    first = spelling.first(at)
+    last = int(np.searchsorted(spelling.begins, at + len(text.encode()), side="left"))
     template = first + len(ids) - last
     end = min(first + length - template - n_question, last - N_NEXT)
     if end - first < MIN_LENGTH // 2:
@@ -205,11 +204,12 @@ def _cases(tokens: Tokens, name: str, text: str, length: int, n_question: int) -
             after=(ids[end - 1],),
             gold=tuple(ids[end : end + N_NEXT]),
             system=(0, first),
+            sentences=tuple(sorted({0, *spelling.sentences(0, int(spelling.begins[end - 1]))})),
         )
     ]
     if n_question:
         # from the text's first byte: the token that holds it may begin before it
-        data = b"".join(pieces[first:end])[at - int(begins[first]) :]
+        data = spelling.data[at : spelling.begins[end]]
         document = data.decode("utf-8", errors="ignore").rstrip()
         for i, question in enumerate(questions(document)):
             written = write(tokens, document, question.words, "question last")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from snapkv_local.eval.case import Case
 from snapkv_local.eval.engine import Engine
 from snapkv_local.eval.scores import Logits, Seen, measure
+from snapkv_local.policies import PromptView
 from snapkv_local.tune.choose import Trial, choose
 from snapkv_local.tune.documents import Document
 
@@ -59,7 +60,10 @@ class Bench:
         ready = self.clock()
         (self._next if case.document == self._document else self._first).append(ready - started)
         self._document = case.document
-        for trial, ids in choose(layers, len(case.prompt), self.window, missing):
+        prompt = PromptView(
+            len(case.prompt), self.window, question=case.question, sentences=case.sentences
+        )
+        for trial, ids in choose(layers, prompt, missing):
             self.engine.keep(ids)
             measured = measure(self._score(case), full)
             self.found[trial][case.id] = {name: measured[name] for name in NO_LOSS}

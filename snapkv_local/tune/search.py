@@ -1,4 +1,4 @@
-"""The search: kernels and windows, then pooling, votes and sinks, then the budget; then held out."""
+"""The search: kernels and windows, then pooling, votes and sinks, then policies, then the budget."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any
 
 from snapkv_local.policies.scoring import Pool, Reduce
-from snapkv_local.tune.choose import Setting, Trial
+from snapkv_local.tune.choose import IN_ENGINE, By, Setting, Trial
 from snapkv_local.tune.curve import STEP, between, bracket, few, needed
 from snapkv_local.tune.documents import MOST_CASES, Document, Pieces
 from snapkv_local.tune.measure import Bench
@@ -28,6 +28,9 @@ POOLS: tuple[tuple[Pool, float], ...] = (
 )
 REDUCES: tuple[Reduce, ...] = ("sum", "max")
 SINKS = (0, 4)
+POLICIES: tuple[By, ...] = ("question", "value", "sentence")
+# rows that a policy in Python must do with for each of the engine's, as its prefill takes longer
+_WORTH = 0.9
 LEAST_BUDGET = 64
 
 
@@ -39,7 +42,8 @@ class Breadth:
         kernels, windows, voters: all are tried first that go together.
         shares: of the prompt, budgets that this is done at.
         is_crossed: pooling, votes and sinks in all combinations, or one change at a time.
-        n_budgets: at which these are tried, between those before.
+        policies: that choose in the engine's place, or with the question's votes.
+        n_budgets: at which these are tried.
         n_narrow: budgets that each round of narrowing tries.
     """
 
@@ -48,6 +52,7 @@ class Breadth:
     voters: tuple[int, ...]
     shares: tuple[float, ...]
     is_crossed: bool
+    policies: tuple[By, ...]
     n_budgets: int
     n_narrow: int
 
@@ -69,17 +74,22 @@ class Breadth:
             or sum(a != b for a, b in zip((pool, reduce, sinks), base, strict=True)) <= 1
         ]
 
-    def most_trials(self) -> tuple[int, int, int]:
-        """Trials of the three rounds, at most."""
+    def third(self, best: Setting) -> list[Setting]:
+        """Those of the third round: the best one's fields are the policies' options."""
+        return [best, *(replace(best, by=policy) for policy in self.policies)]
+
+    def most_trials(self) -> tuple[int, int, int, int]:
+        """Trials of the four rounds, at most."""
         return (
             len(self.first()) * len(self.shares),
             len(self.second(Setting())) * self.n_budgets,
+            len(self.third(Setting())) * self.n_budgets,
             self.n_narrow,
         )
 
 
-WIDE = Breadth(KERNELS, WINDOWS, VOTERS, (1 / 32, 1 / 8, 1 / 2), True, 3, 7)
-NARROW = Breadth((5, 13, 31), (32,), (16,), (1 / 8, 1 / 2), False, 1, 3)
+WIDE = Breadth(KERNELS, WINDOWS, VOTERS, (1 / 32, 1 / 8, 1 / 2), True, POLICIES, 3, 7)
+NARROW = Breadth((5, 13, 31), (32,), (16,), (1 / 8, 1 / 2), False, ("question",), 1, 3)
 N_HELD_OUT = 5  # trials
 N_CASES = 3  # of each document, before there are more of them
 
@@ -120,10 +130,10 @@ class Search:
         first = self.breadth.first()
         self._round("kernels and windows", first, budgets)
 
-        second = self.breadth.second(self.best)
         budgets = self._inner(self.breadth.n_budgets)
-        if self._fits(len(second) * len(budgets)):
-            self._round("pooling, votes and sinks", second, budgets)
+        self._try("pooling, votes and sinks", self.breadth.second(self.best), budgets)
+        budgets = self._below(self.breadth.n_budgets)
+        self._try("policies", self.breadth.third(self.best), budgets)
         while (budgets := self._inner(self.breadth.n_narrow)) and self._fits(len(budgets)):
             self._round("the budget", [self.best], budgets)
 
@@ -236,8 +246,22 @@ class Search:
     def _inner(self, n: int) -> list[int]:
         """Budgets within the bracket of the best setting."""
         low, high = bracket(self.curve(self.best), self.target, self.n_prompt)
-        least = max(LEAST_BUDGET, self.best.window + max(SINKS) + 1)
+        least = self._least()
         return [b for b in between(max(low, least - STEP), high, n) if b >= least]
+
+    def _below(self, n: int) -> list[int]:
+        """Up to n budgets, from half of what the best setting needs: others may need fewer rows."""
+        most = needed(self.curve(self.best), self.target, self.n_prompt)
+        found = {round(most * 0.5 ** (i / n) / STEP) * STEP for i in range(n)}
+        return sorted(b for b in found if self._least() <= b < self.n_prompt)
+
+    def _least(self) -> int:
+        return max(LEAST_BUDGET, self.best.window + max(SINKS) + 1)
+
+    def _try(self, what: str, settings: Sequence[Setting], budgets: Sequence[int]) -> None:
+        """A round, if there is time."""
+        if self._fits(len(settings) * len(budgets)):
+            self._round(what, settings, budgets)
 
     def _round(self, what: str, settings: Sequence[Setting], budgets: Sequence[int]) -> None:
         trials = [Trial(setting, budget) for setting, budget in product(settings, budgets)]
@@ -282,7 +306,8 @@ class Search:
 
     def _needed(self, setting: Setting, budgets: Sequence[int]) -> tuple[float, float]:
         kl = {b: v for b, v in self.curve(setting).items() if b in budgets}
-        return needed(kl, self.target, self.n_prompt), sum(kl.values())
+        n_rows = needed(kl, self.target, self.n_prompt)
+        return n_rows if setting.by in IN_ENGINE else n_rows / _WORTH, sum(kl.values())
 
     def _tried(self) -> list[dict[str, Any]]:
         """All settings that were measured, in that order, with their mean KL by budget."""

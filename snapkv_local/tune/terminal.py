@@ -88,6 +88,6 @@ def _held_out(report: dict[str, Any]) -> Table:
 
 def _name(row: dict[str, Any], best: dict[str, Any]) -> str:
     """What was found, the default, or both."""
-    is_best = all(row[name] == value for name, value in best.items())
+    is_best = all(row.get(name) == value for name, value in best.items())
     names = [*(["found"] if is_best else []), *(["default"] if row["is_default"] else [])]
     return " = ".join(names)

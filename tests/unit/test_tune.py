@@ -1,24 +1,27 @@
 """Tuning: documents and questions from files, rows of many settings, and the search."""
 
+import io
 import random
-from dataclasses import replace
+from dataclasses import astuple, replace
 from itertools import pairwise, product
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from snapkv_local import SnapKVConfig
 from snapkv_local.errors import PromptError
 from snapkv_local.eval.case import Case
 from snapkv_local.eval.scores import Seen, measure
-from snapkv_local.policies import PromptView
+from snapkv_local.policies import PromptView, parse
 from snapkv_local.policies.snapkv import SnapKV
 from snapkv_local.policies.view import LayerView
-from snapkv_local.tune.choose import Setting, Trial, choose
+from snapkv_local.tune.choose import IN_ENGINE, Setting, Trial, choose
 from snapkv_local.tune.curve import between, bracket, few, needed
 from snapkv_local.tune.documents import MOST, N_NEXT, Document, Pieces, cut, questions
 from snapkv_local.tune.measure import NO_LOSS, Bench
-from snapkv_local.tune.search import KERNELS, NARROW, WIDE, WINDOWS, Search
+from snapkv_local.tune.search import KERNELS, NARROW, POLICIES, WIDE, WINDOWS, Search
+from snapkv_local.tune.terminal import show
 
 USER, ANSWER = 256, 257
 SPELT = {USER: b"<user>", ANSWER: b"</user><answer>"}
@@ -235,7 +238,7 @@ def test_rows_are_those_of_the_policy():
         for sinks in (0, 4)
         for budget in (96, 200)
     ]
-    found = dict(choose(layers, N_PROMPT, 16, trials))
+    found = dict(choose(layers, PromptView(N_PROMPT, 16), trials))
     assert set(found) == set(trials)
     for trial, ids in found.items():
         setting = trial.setting
@@ -254,6 +257,54 @@ def test_rows_are_those_of_the_policy():
             assert rows.dtype == np.int32 and rows.shape == (N_HEAD_KV, trial.budget - 16)
             for row, kept in zip(rows, selected, strict=True):
                 assert row.tolist() == [*kept, *window]
+
+
+QUESTION = (270, 290)
+SENTENCES = (0, 40, 55, 130, 222)
+
+
+@pytest.mark.parametrize(
+    ("by", "policy", "question"),
+    [
+        ("value", "value:kernel=5+own=0.25+pool=trim+reduce=sum+sinks=4+window=8", QUESTION),
+        ("sentence", "sentence:sinks=4+of=snapkv:kernel=1+reduce=sum+window=8", QUESTION),
+        ("question", "question:kernel=5+own=0.25+pool=trim+reduce=sum+sinks=4", QUESTION),
+        # before the window, and none at all: the last tokens vote, as in the engine
+        ("question", "snapkv:kernel=5+own=0.25+pool=trim+reduce=sum+sinks=4+window=8", (240, 268)),
+        ("question", "snapkv:kernel=5+own=0.25+pool=trim+reduce=sum+sinks=4+window=8", None),
+    ],
+)
+def test_rows_of_other_policies(by, policy, question):
+    layers = make_layers()
+    setting = Setting(32, 8, "sum", 5, sinks=4, by=by)
+    trials = [Trial(setting, budget) for budget in (96, 200)]
+    prompt = PromptView(N_PROMPT, 16, question=question, sentences=SENTENCES)
+    found = dict(choose(layers, prompt, [*trials, Trial(Setting(), 96)]))
+    assert set(found) == {*trials, Trial(Setting(), 96)}
+    view = PromptView(N_PROMPT, 32, question=question, sentences=SENTENCES)
+    for trial in trials:
+        for layer, rows in zip(layers, found[trial], strict=True):
+            selected = parse(policy).select(layer, view, trial.budget - 32)
+            assert rows.dtype == np.int32
+            for row, kept in zip(rows, selected, strict=True):
+                assert row.tolist() == [*kept, *range(N_PROMPT - 32, N_PROMPT - 16)]
+
+
+def test_of_a_longer_question_the_window_s_part_votes():
+    layers, trial = make_layers(), Trial(Setting(by="question"), 96)
+    prompts = [PromptView(N_PROMPT, 16, question=(begin, 290)) for begin in (250, 268, 269)]
+    long, whole, shorter = (next(choose(layers, prompt, [trial]))[1] for prompt in prompts)
+    assert all((a == b).all() for a, b in zip(long, whole, strict=True))
+    assert any((a != b).any() for a, b in zip(long, shorter, strict=True))
+
+
+@pytest.mark.parametrize("by", [*IN_ENGINE, *POLICIES])
+def test_every_setting_is_one_that_run_takes(by):
+    config = SnapKVConfig(budget=128, **Setting(sinks=4, kernel=5, by=by).to_dict())
+    assert config.chooser() == (
+        None if by in IN_ENGINE else Setting(32, 16, kernel=5, sinks=4, by=by).policy(None)
+    )
+    assert config.voters == ("question" if by == "question" else 16 if by == "snapkv" else None)
 
 
 def test_the_default_setting_is_the_configurations():
@@ -476,8 +527,8 @@ def wants(best, budget):
     """Each setting that differs from the best one makes the needed budget larger."""
 
     def reaches(setting):
-        base = best.to_dict()
-        return budget * 1.2 ** sum(setting.to_dict()[key] != base[key] for key in base)
+        ours, theirs = astuple(setting), astuple(best)
+        return budget * 1.2 ** sum(a != b for a, b in zip(ours, theirs, strict=True))
 
     return reaches
 
@@ -489,6 +540,9 @@ def wants(best, budget):
         (Setting(pool="avg", own=0.0, reduce="sum"), 700),
         (Setting(voters=32, kernel=1, sinks=4), 100),
         (Setting(), 1301),
+        (Setting(by="question"), 900),
+        (Setting(kernel=13, by="value"), 700),
+        (Setting(sinks=4, by="sentence"), 700),
         (Setting(kernel=31), 3900),
     ],
 )
@@ -549,6 +603,28 @@ def test_a_target_that_no_budget_reaches():
     assert found.budget is None and report["settings"] is None
     assert report["curve"][-1]["budget"] == 3968
     assert report["held_out_scores"][0]["budget"] == 3968
+
+
+@pytest.mark.parametrize(("saves", "by"), [(0.8, "value"), (0.95, "snapkv")])
+def test_a_policy_in_python_must_be_worth_its_time(saves, by):
+    best = Setting(kernel=13)
+    wanted = wants(best, 1000)
+    value = replace(best, by="value")
+    found = search(FakeBench(lambda s: 1000 * saves if s == value else wanted(s)))
+    found.run()
+    assert found.best == replace(best, by=by)
+
+
+def test_the_window_of_a_policy_is_reported_with_the_default_beside_it():
+    best = Setting(window=16, by="value")
+    found = search(FakeBench(wants(best, 700)))
+    found.run()
+    report = found.report()
+    assert report["settings"]["policy"].startswith("value:")
+    console = Console(width=200, file=io.StringIO())
+    console.print(show(report))
+    assert "--policy value:" in console.file.getvalue()
+    assert " = ".join(["found", "default"]) not in console.file.getvalue()
 
 
 def test_all_pairs_are_tried():
@@ -640,8 +716,8 @@ def test_progress_is_of_cases():
     found.run()
     rounds = list(dict.fromkeys(what for what, _, _ in found.told))
     assert rounds == [
-        "what a document costs", "kernels and windows", "pooling, votes and sinks", "the budget",
-        "held-out documents",
+        "what a document costs", "kernels and windows", "pooling, votes and sinks", "policies",
+        "the budget", "held-out documents",
     ]  # fmt: skip
     assert [told[1:] for told in found.told if told[0] == rounds[1]] == [(i, 20) for i in range(21)]
 
