@@ -47,6 +47,9 @@ struct llama_snapkv_memory {
     llama_kv_cache_iswa * iswa = nullptr;
 };
 
+// null and llama_snapkv_last_error() set if the context is not ours
+llama_snapkv * llama_snapkv_of(const llama_context * ctx);
+
 // {nullptr, nullptr} for a kind of memory that is not supported
 llama_snapkv_memory llama_snapkv_memory_of(llama_context & ctx);
 
@@ -74,6 +77,10 @@ std::vector<llama_snapkv_vault_layer> llama_snapkv_vault_layers(llama_context & 
 // side by side, for a sequence: free cells, or given ones. empty if there are none
 llama_kv_cache::slot_info llama_snapkv_free_cells(llama_kv_cache & base, llama_seq_id seq_id, uint32_t n_cells);
 llama_kv_cache::slot_info llama_snapkv_cells_at(const llama_kv_cache & base, llama_seq_id seq_id, uint32_t cell0, uint32_t n_cells);
+
+// first one and number of a sequence's cells before a position, if they lie side by side and in the order of their positions;
+// else none
+std::pair<uint32_t, uint32_t> llama_snapkv_cells_before(const llama_kv_cache & base, llama_seq_id seq_id, llama_pos pos);
 
 // kept rows and window of a compacted sequence as contiguous cells of the compact cache: packed right before the prompt's end
 void llama_snapkv_place_cells(llama_kv_cache & base, llama_seq_id seq_id, const llama_kv_cache::slot_info & target, llama_snapkv_record_ptr record);

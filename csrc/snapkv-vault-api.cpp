@@ -12,11 +12,11 @@
 using access = llama_snapkv_access;
 
 const llama_snapkv_vault * llama_snapkv_vault_of(const llama_context * ctx, llama_seq_id seq_id) {
-    if (!llama_snapkv_enabled(ctx)) {
-        llama_snapkv_set_error("the context was not made by llama_snapkv_init_from_model()");
+    const llama_snapkv * sk = llama_snapkv_of(ctx);
+    if (!sk) {
         return nullptr;
     }
-    const auto & vaults = access::snapkv(*ctx)->vaults;
+    const auto & vaults = sk->vaults;
     const auto it = vaults.find(seq_id);
     if (it == vaults.end() || it->second.n_tokens() == 0) {
         llama_snapkv_set_error(format("sequence %d has no vault: set it in the parameters, and prefill", seq_id));
@@ -99,12 +99,11 @@ void llama_snapkv_vault_clear(llama_context * ctx, llama_seq_id seq_id) {
 }
 
 bool llama_snapkv_set_vault_dir(llama_context * ctx, const char * dir) {
-    if (!llama_snapkv_enabled(ctx)) {
-        llama_snapkv_set_error("the context was not made by llama_snapkv_init_from_model()");
-        return false;
+    llama_snapkv * sk = llama_snapkv_of(ctx);
+    if (sk) {
+        sk->vault_dir = dir ? dir : "";
     }
-    access::snapkv(*ctx)->vault_dir = dir ? dir : "";
-    return true;
+    return sk;
 }
 
 uint32_t llama_snapkv_vault_n_segments(const llama_context * ctx, llama_seq_id seq_id) {
@@ -144,11 +143,10 @@ bool llama_snapkv_vault_get_segment(const llama_context * ctx, llama_seq_id seq_
 }
 
 bool llama_snapkv_vault_attach(llama_context * ctx, llama_seq_id seq_id, const llama_snapkv_vault_segment * segment) {
-    if (!llama_snapkv_enabled(ctx)) {
-        llama_snapkv_set_error("the context was not made by llama_snapkv_init_from_model()");
+    if (!llama_snapkv_of(ctx)) {
         return false;
     }
-    auto & sk = *access::snapkv(*ctx);
+    auto & sk = *llama_snapkv_of(ctx);
     if (segment->size != sizeof(*segment) || seq_id < 0 || (uint32_t) seq_id >= ctx->n_seq_max()) {
         llama_snapkv_set_error("the caller's llama_snapkv_vault_segment is of another version, or the sequence id is out of range");
         return false;

@@ -11,8 +11,6 @@
 #include "llama-impl.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 
 using access = llama_snapkv_access;
 
@@ -27,159 +25,12 @@ const char * llama_snapkv_last_error(void) {
     return last_error.c_str();
 }
 
-//
-// parameters
-//
-
-llama_snapkv_params llama_snapkv_default_params(void) {
-    llama_snapkv_params params = {};
-    params.size = sizeof(params);
-    params.budget = 2048;
-    params.ratio = 0.0f;
-    params.window = 32;
-    params.voters = 0;
-    params.kernel = 21;
-    params.pool = LLAMA_SNAPKV_POOL_TRIM;
-    params.reduce = LLAMA_SNAPKV_REDUCE_MAX;
-    params.own = 0.25f;
-    params.sinks = 0;
-    params.min_coverage = 0.0f;
-    params.max_budget = 0;
-    params.room = 1024;
-    params.layer_group = 0;
-    params.hidden = LLAMA_SNAPKV_HIDDEN_AUTO;
-    params.chunk = 0;
-    params.ops = LLAMA_SNAPKV_OPS_AUTO;
-    params.keep_scores = false;
-    params.queries = 0;
-    params.vault = false;
-    params.vault_limit = 0;
-    return params;
-}
-
-std::string llama_snapkv_check_params(const llama_snapkv_params & params) {
-    if (params.size != sizeof(llama_snapkv_params)) {
-        return format("the caller's llama_snapkv_params has %zu bytes, the library's %zu: they are of different versions", params.size, sizeof(llama_snapkv_params));
-    }
-    if (params.window == 0) {
-        return "window must be at least 1 token";
-    }
-    if (params.voters > params.window) {
-        return format("voters %u are more than the window's %u rows", params.voters, params.window);
-    }
-    if (params.kernel % 2 == 0) {
-        return format("kernel must be odd, not %u", params.kernel);
-    }
-    if (!(params.own >= 0.0f && std::isfinite(params.own))) {
-        return format("own must be a number that is not negative, not %g", params.own);
-    }
-    if (params.budget == 0 && !(params.ratio > 0.0f && params.ratio <= 1.0f)) {
-        return format("ratio must be in (0, 1], not %g", params.ratio);
-    }
-    if (params.budget > 0 && params.budget <= params.window + params.sinks) {
-        return format("budget %u leaves no row to select: it must be more than window %u + sinks %u", params.budget, params.window, params.sinks);
-    }
-    if (!(params.min_coverage >= 0.0f && params.min_coverage <= 1.0f)) {
-        return format("min_coverage must be in [0, 1], not %g", params.min_coverage);
-    }
-    if (params.min_coverage > 0.0f && (params.budget == 0 || params.max_budget < params.budget)) {
-        return format("min_coverage needs a budget, and a max_budget that is not below it: not %u and %u", params.budget, params.max_budget);
-    }
-    if (params.room == 0) {
-        return "room must be at least 1 cell";
-    }
-    return "";
-}
-
-uint32_t llama_snapkv_n_rows(const llama_snapkv_params & params, uint32_t n_prompt) {
-    if (n_prompt <= params.window) {
-        return n_prompt;
-    }
-    if (params.budget > 0) {
-        return std::min(params.budget, n_prompt);
-    }
-    const uint32_t n_kept = (uint32_t) std::floor((double) params.ratio * (n_prompt - params.window));
-    return std::min(std::max(n_kept, params.sinks) + params.window, n_prompt);
-}
-
-uint32_t llama_snapkv_n_rows_max(const llama_snapkv_params & params, uint32_t n_prompt) {
-    const uint32_t n_rows = llama_snapkv_n_rows(params, n_prompt);
-    return params.min_coverage > 0.0f && n_rows < n_prompt ? std::min(params.max_budget, n_prompt) : n_rows;
-}
-
-uint32_t llama_snapkv_n_voters(const llama_snapkv_params & params) {
-    return params.voters > 0 ? params.voters : std::min(16u, params.window);
-}
-
-uint32_t llama_snapkv_n_queries(const llama_snapkv_params & params, uint32_t n_prompt) {
-    return std::min(std::max(params.window, params.queries), n_prompt);
-}
-
-//
-// cells
-//
-
-static thread_local uint32_t scope_n_cells = 0;
-static thread_local bool scope_all = false;
-
-llama_snapkv_cells_scope::llama_snapkv_cells_scope(uint32_t n_cells, bool all) {
-    scope_n_cells = n_cells;
-    scope_all = all;
-}
-
-llama_snapkv_cells_scope::~llama_snapkv_cells_scope() {
-    scope_n_cells = 0;
-    scope_all = false;
-}
-
-uint32_t llama_snapkv_n_cells(uint32_t kv_size, bool is_swa) {
-    if (scope_n_cells == 0 || (is_swa && !scope_all)) {
-        return kv_size;
-    }
-    return std::min(kv_size, scope_n_cells);
-}
-
 // cells of a stream. a unified cache has one stream for all sequences
 static uint32_t cells_needed(const llama_model & model, const llama_snapkv_params & params, uint32_t n_ctx_seq, uint32_t n_seqs_per_stream) {
     // flash-attention kernels of GPUs want a multiple of 256 rows; the CPU's take any number
     const bool cpu_only = model.devices.empty();
     const uint64_t rows = llama_snapkv_n_rows_max(params, n_ctx_seq);
     return (uint32_t) GGML_PAD((rows + params.room) * n_seqs_per_stream, cpu_only ? 32 : LLAMA_SNAPKV_N_KV_PAD);
-}
-
-llama_kv_cache::slot_info llama_snapkv_free_cells(llama_kv_cache & base, llama_seq_id seq_id, uint32_t n_cells) {
-    llama_batch_allocr allocr(1);
-    llama_ubatch rows = allocr.ubatch_reserve(n_cells, 1);
-    rows.seq_id_unq[0] = seq_id;
-    for (uint32_t i = 0; i < n_cells; ++i) {
-        rows.n_seq_id[i] = 1;
-        rows.seq_id[i] = rows.seq_id_unq;
-    }
-    return base.find_slot(rows, true);
-}
-
-llama_kv_cache::slot_info llama_snapkv_cells_at(const llama_kv_cache & base, llama_seq_id seq_id, uint32_t cell0, uint32_t n_cells) {
-    const uint32_t stream = base.get_stream(seq_id);
-    llama_kv_cache::slot_info res = { stream, stream, {}, {} };
-    if (cell0 + n_cells <= base.get_size()) {
-        res.resize(1);
-        res.strm[0] = stream;
-        for (uint32_t i = 0; i < n_cells; ++i) {
-            res.idxs[0].push_back(cell0 + i);
-        }
-    }
-    return res;
-}
-
-void llama_snapkv_place_cells(llama_kv_cache & base, llama_seq_id seq_id, const llama_kv_cache::slot_info & target, llama_snapkv_record_ptr record) {
-    auto & cells = access::v_cells(base)[target.strm[0]];
-    const auto & idxs = target.idxs[0];
-    for (size_t i = 0; i < idxs.size(); ++i) {
-        cells.pos_set(idxs[i], (llama_pos) (record->n_prompt - idxs.size() + i));
-        cells.seq_add(idxs[i], seq_id);
-    }
-    access::v_heads(base)[target.strm[0]] = idxs.back() + 1;
-    base.snapkv.set(seq_id, std::move(record));
 }
 
 //
@@ -234,8 +85,7 @@ bool llama_snapkv_enabled(const llama_context * ctx) {
     return ctx && access::snapkv(*ctx);
 }
 
-// null and last_error set if the context is not ours
-static llama_snapkv * snapkv_of(const llama_context * ctx) {
+llama_snapkv * llama_snapkv_of(const llama_context * ctx) {
     if (!llama_snapkv_enabled(ctx)) {
         llama_snapkv_set_error("the context was not made by llama_snapkv_init_from_model()");
         return nullptr;
@@ -243,16 +93,12 @@ static llama_snapkv * snapkv_of(const llama_context * ctx) {
     return access::snapkv(*ctx).get();
 }
 
-static llama_snapkv_memory memory_of(const llama_context * ctx) {
-    return llama_snapkv_memory_of(const_cast<llama_context &>(*ctx));
-}
-
 static uint32_t seqs_per_stream(const llama_context & ctx) {
     return ctx.get_cparams().kv_unified ? ctx.get_cparams().n_seq_max : 1;
 }
 
 bool llama_snapkv_set_protected(llama_context * ctx, const llama_pos * spans, uint32_t n_spans) {
-    llama_snapkv * sk = snapkv_of(ctx);
+    llama_snapkv * sk = llama_snapkv_of(ctx);
     if (!sk) {
         return false;
     }
@@ -269,7 +115,7 @@ bool llama_snapkv_set_protected(llama_context * ctx, const llama_pos * spans, ui
 }
 
 bool llama_snapkv_set_question(llama_context * ctx, uint32_t n_tokens, uint32_t n_after) {
-    llama_snapkv * sk = snapkv_of(ctx);
+    llama_snapkv * sk = llama_snapkv_of(ctx);
     if (!sk) {
         return false;
     }
@@ -278,14 +124,21 @@ bool llama_snapkv_set_question(llama_context * ctx, uint32_t n_tokens, uint32_t 
     return true;
 }
 
+void llama_snapkv_set_tap(llama_context * ctx, llama_snapkv_tap_callback tap, void * user_data) {
+    if (llama_snapkv * sk = llama_snapkv_of(ctx)) {
+        sk->tap = tap;
+        sk->tap_data = user_data;
+    }
+}
+
 bool llama_snapkv_set_params(llama_context * ctx, llama_snapkv_params params) {
-    llama_snapkv * sk = snapkv_of(ctx);
+    llama_snapkv * sk = llama_snapkv_of(ctx);
     if (!sk) {
         return false;
     }
     std::string error = llama_snapkv_check_params(params);
     const uint32_t needed = error.empty() ? cells_needed(ctx->get_model(), params, ctx->n_ctx_seq(), seqs_per_stream(*ctx)) : 0;
-    const uint32_t have = memory_of(ctx).base->get_size();
+    const uint32_t have = llama_snapkv_memory_of(*ctx).base->get_size();
     if (error.empty() && std::min(needed, ctx->n_ctx_seq()) > have) {
         error = format("budget and room need %u cells and the context has %u: make a new context", needed, have);
     }
@@ -382,7 +235,7 @@ static int32_t run_groups(llama_context & ctx, llama_snapkv & sk, const llama_sn
 
 int32_t llama_snapkv_prefill(llama_context * ctx, llama_seq_id seq_id, const llama_token * tokens, uint32_t n_tokens,
         llama_snapkv_progress_callback progress, void * user_data) {
-    llama_snapkv * sk = snapkv_of(ctx);
+    llama_snapkv * sk = llama_snapkv_of(ctx);
     if (!sk) {
         return -1;
     }
@@ -416,27 +269,9 @@ int32_t llama_snapkv_prefill(llama_context * ctx, llama_seq_id seq_id, const lla
     return rc;
 }
 
-// cells of a sequence before a position, if they lie side by side and in the order of their positions; else none
-static std::pair<uint32_t, uint32_t> cells_before(const llama_kv_cache & base, llama_seq_id seq_id, llama_pos pos) {
-    const auto & cells = base.get_cells(seq_id);
-    uint32_t first = 0;
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < cells.size(); ++i) {
-        if (cells.is_empty(i) || !cells.seq_has(i, seq_id) || cells.pos_get(i) >= pos) {
-            continue;
-        }
-        first = n == 0 ? i : first;
-        if (i != first + n || (n > 0 && cells.pos_get(i) != cells.pos_get(i - 1) + 1)) {
-            return { 0, 0 };
-        }
-        ++n;
-    }
-    return { first, n };
-}
-
 int32_t llama_snapkv_extend(llama_context * ctx, llama_seq_id seq_id, llama_pos pos0, const llama_token * tokens, uint32_t n_tokens,
         llama_snapkv_progress_callback progress, void * user_data) {
-    llama_snapkv * sk = snapkv_of(ctx);
+    llama_snapkv * sk = llama_snapkv_of(ctx);
     if (!sk) {
         return -1;
     }
@@ -449,10 +284,10 @@ int32_t llama_snapkv_extend(llama_context * ctx, llama_seq_id seq_id, llama_pos 
     ctx->synchronize();
     ctx->memory_update(false);
 
-    const auto mem = memory_of(ctx);
+    const auto mem = llama_snapkv_memory_of(*ctx);
     const auto record = mem.base->snapkv.get(seq_id);
     const uint32_t window = sk->params.window;
-    const auto [cell0, n_cells] = cells_before(*mem.base, seq_id, pos0);
+    const auto [cell0, n_cells] = llama_snapkv_cells_before(*mem.base, seq_id, pos0);
     const llama_pos end = mem.base->seq_pos_max(seq_id) + 1;
     std::string error;
     if (n_tokens < window) {
@@ -510,7 +345,7 @@ void llama_snapkv_show_logits(llama_context & ctx) {
 }
 
 bool llama_snapkv_set_logits(llama_context * ctx, const float * logits) {
-    if (!snapkv_of(ctx)) {
+    if (!llama_snapkv_of(ctx)) {
         return false;
     }
     ctx->synchronize();
@@ -522,121 +357,4 @@ bool llama_snapkv_set_logits(llama_context * ctx, const float * logits) {
     }
     llama_snapkv_show_logits(*ctx);
     return true;
-}
-
-//
-// what it did
-//
-
-bool llama_snapkv_get_stats(const llama_context * ctx, llama_snapkv_stats * stats) {
-    const llama_snapkv * sk = snapkv_of(ctx);
-    if (!sk) {
-        return false;
-    }
-    if (stats->size != sizeof(*stats)) {
-        llama_snapkv_set_error("the caller's llama_snapkv_stats is of another version");
-        return false;
-    }
-    if (!sk->has_stats) {
-        llama_snapkv_set_error("no prefill has ended well yet");
-        return false;
-    }
-    *stats = sk->stats;
-    return true;
-}
-
-bool llama_snapkv_get_seq_info(const llama_context * ctx, llama_seq_id seq_id, llama_snapkv_seq_info * info) {
-    if (!snapkv_of(ctx)) {
-        return false;
-    }
-    if (info->size != sizeof(*info) || seq_id < 0 || (uint32_t) seq_id >= ctx->n_seq_max()) {
-        llama_snapkv_set_error("the caller's llama_snapkv_seq_info is of another version, or the sequence id is out of range");
-        return false;
-    }
-    const auto mem = memory_of(ctx);
-    llama_kv_cache & base = *mem.base;
-    const auto & cells = base.get_cells(seq_id);
-    const auto record = base.snapkv.get(seq_id);
-
-    const size_t size = info->size;
-    *info = {};
-    info->size = size;
-    info->pos_swa = mem.iswa ? mem.iswa->get_swa()->seq_pos_min(seq_id) : 0;
-    info->n_cells = cells.size();
-    info->n_free = cells.size() - cells.get_used();
-    if (record) {
-        info->compacted = true;
-        info->n_prompt = record->n_prompt;
-        info->pos_exact = record->pos_exact();
-        info->n_kept = record->window + (record->layers.empty() ? 0 : record->layers[0].n_kept);
-    }
-    return true;
-}
-
-uint32_t llama_snapkv_n_layer(const llama_context * ctx) {
-    return snapkv_of(ctx) ? (uint32_t) access::layers(*memory_of(ctx).base).size() : 0;
-}
-
-int32_t llama_snapkv_layer_id(const llama_context * ctx, uint32_t ic) {
-    return ic < llama_snapkv_n_layer(ctx) ? (int32_t) access::layers(*memory_of(ctx).base)[ic].il : -1;
-}
-
-uint32_t llama_snapkv_n_head_kv(const llama_context * ctx, uint32_t ic) {
-    const int32_t il = llama_snapkv_layer_id(ctx, ic);
-    return il < 0 ? 0 : ctx->get_model().hparams.n_head_kv(il);
-}
-
-uint64_t llama_snapkv_row_bytes(const llama_context * ctx) {
-    return snapkv_of(ctx) ? llama_snapkv_full_bytes(*memory_of(ctx).base, 1) : 0;
-}
-
-uint32_t llama_snapkv_kept(const llama_context * ctx, llama_seq_id seq_id, uint32_t ic, uint32_t head, int32_t * ids, uint32_t n) {
-    if (!snapkv_of(ctx)) {
-        return 0;
-    }
-    const auto record = memory_of(ctx).base->snapkv.get(seq_id);
-    if (!record || ic >= record->layers.size() || head >= record->layers[ic].n_head_kv) {
-        llama_snapkv_set_error(record ? "no such cached layer or KV head" : "the sequence is not compacted");
-        return 0;
-    }
-    const auto & layer = record->layers[ic];
-    if (ids) {
-        std::copy_n(layer.ids.begin() + (size_t) head * layer.n_kept, std::min(n, layer.n_kept), ids);
-    }
-    return layer.n_kept;
-}
-
-uint32_t llama_snapkv_scores(const llama_context * ctx, uint32_t ic, uint32_t head, float * scores, uint32_t n) {
-    const llama_snapkv * sk = snapkv_of(ctx);
-    if (!sk) {
-        return 0;
-    }
-    if (ic >= sk->scores.size() || head >= sk->scores[ic].size()) {
-        llama_snapkv_set_error("no scores: set keep_scores, and evict with the last prefill; or no such cached layer or KV head");
-        return 0;
-    }
-    const auto & values = sk->scores[ic][head];
-    if (scores) {
-        std::copy_n(values.begin(), std::min<size_t>(n, values.size()), scores);
-    }
-    return (uint32_t) values.size();
-}
-
-float llama_snapkv_coverage(const llama_context * ctx, uint32_t ic, uint32_t head) {
-    const llama_snapkv * sk = snapkv_of(ctx);
-    if (!sk) {
-        return -1.0f;
-    }
-    if (ic >= sk->coverage.size() || head >= sk->coverage[ic].size()) {
-        llama_snapkv_set_error("no coverage: the last prefill has evicted nothing, or there is no such cached layer or KV head");
-        return -1.0f;
-    }
-    return sk->coverage[ic][head];
-}
-
-void llama_snapkv_set_tap(llama_context * ctx, llama_snapkv_tap_callback tap, void * user_data) {
-    if (llama_snapkv * sk = snapkv_of(ctx)) {
-        sk->tap = tap;
-        sk->tap_data = user_data;
-    }
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 # first of all: it loads our library, which llama_cpp then uses
-from snapkv_local.context import ContextOptions, Progress, SnapKVContext, compact_contexts  # isort: skip
+from snapkv_local.context import ContextOptions, Progress, compact_contexts  # isort: skip
 
 import llama_cpp
 
 from snapkv_local import document, hub, models, session, vault
+from snapkv_local.completion import CompletingLlama
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.document import Document
-from snapkv_local.errors import ConfigError, DocumentError, NoRoomError, PromptError, SnapKVError
+from snapkv_local.errors import ConfigError, DocumentError
 from snapkv_local.marks import Chat, Marks
 from snapkv_local.policies.view import LayerView
 from snapkv_local.stats import PrefillStats
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Llama(llama_cpp.Llama):
+class Llama(CompletingLlama):
     """llama_cpp.Llama with SnapKV.
 
     With snapkv=None it is llama_cpp.Llama. With a SnapKVConfig, n_ctx is the longest conversation,
@@ -140,127 +141,6 @@ class Llama(llama_cpp.Llama):
             local_dir=local_dir,
         )
         return cls(str(path), **kwargs)
-
-    def prefill(self, tokens: Sequence[int], progress: Progress | None = None) -> PrefillStats:
-        """Evaluate a prompt from position 0, replacing what the context held.
-
-        generate() and sample() go on from it. With logits_all=True, scores gets the last token's
-        row only: nothing else of a compressed prompt has logits, and logprobs of generated tokens
-        need no other.
-
-        Args:
-            tokens: [n_prompt]; compressed if the configuration keeps fewer rows.
-            progress: instead of prefill_progress for this call.
-
-        Raises:
-            ConfigError: made without snapkv, or policy or budget do not fit the prompt.
-            PromptError: no tokens, or more than n_ctx.
-            NoRoomError, OutOfMemoryError, NativeError: from the engine. After these, after Ctrl-C,
-                and after whatever progress or a policy raises, the context is empty and usable.
-        """
-        context = self._context("prefill")
-        prompt = np.asarray(tokens, dtype=np.int32)
-        if len(prompt) == 0:
-            raise PromptError("prompt", "is empty", "give at least one token")
-        if len(prompt) > self._n_ctx:
-            raise PromptError(
-                f"prompt of {len(prompt)} tokens",
-                f"is longer than the context of {self._n_ctx}",
-                "raise n_ctx or shorten the prompt",
-            )
-        self.n_tokens = 0
-        self._requires_eval = True
-        self.last_prefill = None
-        self.n_prompt = len(prompt)
-        self.evictions = []
-        self._attach(prompt)
-        parts = self._marks.of(self, prompt)
-        self.last_prefill = context.prefill(prompt, progress or self.prefill_progress, parts)
-        self.input_ids[: len(prompt)] = prompt
-        if self._logits_all:
-            self._store_logits(len(prompt) - 1, 1)
-        self.n_tokens = len(prompt)
-        self._requires_eval = False
-        return self.last_prefill
-
-    def eval(self, tokens: Sequence[int]) -> None:
-        """Evaluate tokens from the current position.
-
-        A prompt at position 0 that is to be compressed goes to prefill(). Where the tokens do not
-        fit the free cells, rows are evicted again: the new tokens vote, and all rows compete, those
-        kept from the prompt and those of later tokens. With a vault,
-        every turn of more than one token does, so that it chooses its own rows; only what is new is
-        evaluated.
-
-        Raises:
-            NoRoomError: within generate(), after its first token.
-            PromptError: more than n_ctx tokens in all.
-        """
-        if self.snapkv is None:
-            self._eval_full(tokens)
-            return
-        context = self._context("eval")
-        tokens = list(tokens)
-        if self.n_tokens == 0:
-            self.last_prefill = None
-            self.evictions = []
-            if self.snapkv.n_kept(len(tokens)) < len(tokens):
-                self.prefill(tokens)
-                return
-        if self.snapkv.vault != "off" and not self._generating and len(tokens) > 1:
-            self.prefill([*self._input_ids.tolist(), *tokens])
-            return
-        goes_on = self._generating or self._same_window(context, tokens)
-        goes_on = goes_on and self._trim()
-        n_free = self._n_free() if goes_on else 0
-        if len(tokens) > n_free:
-            if not self._generating:
-                if goes_on and (stats := self._extend(tokens, self.prefill_progress)):
-                    self.last_prefill, self.evictions = stats, []
-                else:
-                    self.prefill([*self._input_ids.tolist(), *tokens])
-                return
-            self._make_room()
-            n_free = self._n_free()
-            if n_free == 0 or (len(tokens) > n_free and self.draft_model is None):
-                raise self._no_room(f"{len(tokens)} tokens at position {self.n_tokens}", n_free)
-            tokens = tokens[:n_free]  # the rest are drafts: guesses that need not be checked
-        start, report = self.n_tokens, None if self._generating else self.prefill_progress
-        for _ in self._decode(tokens, self._logits_all):
-            if report is not None and len(tokens) > 1:
-                report(self.n_tokens - start, len(tokens))
-
-    def score(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Logits of given tokens ("teacher forcing") from the current position, which moves on.
-
-        Args:
-            tokens: [n].
-
-        Returns:
-            [n, n_vocab]; row i holds the logits after tokens[i].
-
-        Raises:
-            NoRoomError: more tokens than free cells, or than n_ctx allows.
-        """
-        if not self._trim():
-            raise NoRoomError(
-                f"position {self.n_tokens}",
-                "lies in the compacted prompt, or so far back that sliding windows are gone",
-                "prefill the prompt again",
-            )
-        n_free = self._n_free()
-        if len(tokens) > n_free:
-            raise self._no_room(f"{len(tokens)} tokens to score", n_free)
-        # each batch's logits are where the one before had its own
-        rows = [chunk.copy() for chunk in self._decode(list(tokens), True)]
-        return np.concatenate([np.empty((0, self._n_vocab), np.float32), *rows])
-
-    def n_ctx(self) -> int:
-        """Tokens that a conversation may have: n_ctx as it was asked for, or the model's.
-
-        llama.cpp rounds it up, while llama_cpp holds no token beyond it.
-        """
-        return min(super().n_ctx(), int(self.context_params.n_ctx))
 
     def set_snapkv(self, config: SnapKVConfig) -> None:
         """Compress later prompts in another way. What the context holds is dropped.
@@ -460,18 +340,6 @@ class Llama(llama_cpp.Llama):
                 return [*found.tokens.tolist(), *rest]
         return super().tokenize(text, add_bos, special)
 
-    def generate(
-        self, tokens: Sequence[int], *args: Any, **kwargs: Any
-    ) -> Generator[int, Any, None]:
-        """As llama_cpp.Llama.generate(); ends early where no eviction can free a cell.
-
-        n_prompt is then the number of tokens given here, as it is after prefill().
-        """
-        self.n_prompt = len(tokens)
-        self._marks.begin(self, tokens)
-        inner = super().generate(tokens, *args, **kwargs)
-        return inner if self.snapkv is None else self._until_full(list(tokens), inner)
-
     def __getstate__(self) -> dict[str, Any]:
         return {
             **super().__getstate__(),  # type: ignore[no-untyped-call]
@@ -480,15 +348,6 @@ class Llama(llama_cpp.Llama):
             "keep_queries": self.keep_queries,
             "prefill_progress": self.prefill_progress,
         }
-
-    def _context(self, function: str) -> SnapKVContext:
-        if not isinstance(self._ctx, SnapKVContext):
-            raise ConfigError(
-                f"{function}()",
-                "this Llama was made without snapkv",
-                "pass snapkv=SnapKVConfig(...)",
-            )
-        return self._ctx
 
     def _attach(self, prompt: npt.NDArray[np.int32]) -> None:
         """Give the vault the document that has more in common with the prompt than it has itself."""
@@ -501,162 +360,6 @@ class Llama(llama_cpp.Llama):
             self.clear_vault()
             self._attached = best.segment
             vault.attach(context, best.segment)
-
-    def _same_window(self, context: SnapKVContext, tokens: list[int]) -> bool:
-        """False if tokens replace a part of the window that has voted by another text."""
-        start, end = self.n_tokens, context.n_compacted()
-        return (
-            start == 0
-            or start >= end
-            or self.input_ids[start:end].tolist() == tokens[: end - start]
-        )
-
-    def _n_free(self) -> int:
-        """Tokens that can still be evaluated: by cells, and by positions of the context."""
-        n_left = self._n_ctx - self.n_tokens
-        return min(n_left, self._ctx.n_free()) if isinstance(self._ctx, SnapKVContext) else n_left
-
-    def _trim(self) -> bool:
-        """Remove what follows n_tokens; False if nothing can be evaluated there."""
-        if isinstance(self._ctx, SnapKVContext):
-            return self._ctx.trim(self.n_tokens)
-        return bool(self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1))
-
-    def _extend(self, tokens: list[int], progress: Progress | None = None) -> PrefillStats | None:
-        """Evaluate tokens and evict down to the budget; None if the engine cannot go on here."""
-        assert self.snapkv is not None
-        if self.snapkv.chooser() is not None:
-            return None  # it chooses from whole prompts
-        n_back = max(0, self.snapkv.window - len(tokens))
-        start, end = self.n_tokens - n_back, self.n_tokens + len(tokens)
-        if start <= 0 or end > self._n_ctx:
-            return None
-        given = np.array([*self._input_ids[start:].tolist(), *tokens], np.int32)
-        n_tokens = self.n_tokens
-        whole = np.append(self._input_ids[:start], given)
-        parts = self._marks.of(self, whole)
-        self._context("eval").set_protected(parts.protected)
-        self._context("eval").set_question(parts.asked, len(whole))
-        self.n_tokens, self._requires_eval = 0, True  # where it fails, the context is empty
-        stats = self._context("eval").extend(start, given, progress)
-        self.n_tokens, self._requires_eval = n_tokens, False
-        if stats is None:
-            return None
-        self.input_ids[start:end] = given
-        if self._logits_all:
-            self._store_logits(end - 1, 1)
-        self.n_tokens = end
-        return stats
-
-    def _make_room(self) -> None:
-        """Evict again while tokens are generated: the last ones vote."""
-        assert self.snapkv is not None
-        if self.n_tokens >= self._n_ctx:
-            return
-        if self.snapkv.vault == "off" and self.snapkv.chooser() is None:
-            if stats := self._extend([]):
-                self.evictions.append(stats)
-            return
-        n_prompt, last, evictions = self.n_prompt, self.last_prefill, [*self.evictions]
-        stats = self.prefill(self._input_ids.tolist())
-        self.n_prompt, self.last_prefill, self.evictions = n_prompt, last, [*evictions, stats]
-
-    def _no_room(self, what: str, n_free: int) -> NoRoomError:
-        if n_free == self._n_ctx - self.n_tokens:
-            return NoRoomError(what, f"the context has {n_free} positions left", "raise n_ctx")
-        return NoRoomError(
-            what, f"the KV cache has {n_free} free cells", "raise room in SnapKVConfig"
-        )
-
-    def _eval_full(self, tokens: Sequence[int]) -> None:
-        if self.prefill_progress is None or len(tokens) <= 1:
-            super().eval(tokens)
-            return
-        # the batches that one call would make, with a report after each
-        for start in range(0, len(tokens), self.n_batch):
-            super().eval(tokens[start : start + self.n_batch])
-            self.prefill_progress(min(start + self.n_batch, len(tokens)), len(tokens))
-
-    def _decode(self, tokens: list[int], logits_all: bool) -> Iterator[npt.NDArray[np.float32]]:
-        """Evaluate tokens in batches; yields logits, [n or 1, n_vocab], valid until the next."""
-        for start in range(0, len(tokens), self.n_batch):
-            batch = tokens[start : start + self.n_batch]
-            n_past = self.n_tokens
-            self._batch.set_batch(batch=batch, n_past=n_past, logits_all=logits_all)
-            self._ctx.decode(self._batch)
-            self.input_ids[n_past : n_past + len(batch)] = batch
-            if self._logits_all:
-                self._store_logits(n_past, len(batch))
-            self.n_tokens += len(batch)
-            self._requires_eval = False
-            yield self._logits(len(batch) if logits_all else 1)
-
-    def _logits(self, n: int) -> npt.NDArray[np.float32]:
-        return np.ctypeslib.as_array(self._ctx.get_logits(), shape=(n, self._n_vocab))
-
-    def _store_logits(self, start: int, n: int) -> None:
-        # with a draft model, llama_cpp makes scores n_batch rows long and the logits of later
-        # positions find no place
-        rows = self.scores[start : start + n]
-        rows[:] = self._logits(n)[: len(rows)]
-
-    def _until_full(
-        self, prompt: list[int], inner: Generator[int, Any, None]
-    ) -> Generator[int, Any, None]:
-        produced: list[int] = []
-        sent = None
-        with contextlib.closing(inner):
-            while True:
-                self._generating = len(produced) > 0
-                try:
-                    token = inner.send(sent)
-                except StopIteration:
-                    return
-                except NoRoomError:
-                    if not produced:
-                        raise
-                    self._cut_short = (prompt, produced)
-                    return
-                finally:
-                    self._generating = False
-                produced.append(token)
-                sent = yield token
-
-    def create_chat_completion(self, *args: Any, **kwargs: Any) -> Any:
-        """As llama_cpp.Llama.create_chat_completion(); notes where system prompt and question are."""
-        self._asked = Chat.of(super().create_chat_completion, args, kwargs)
-        try:
-            return super().create_chat_completion(*args, **kwargs)
-        finally:
-            self._asked = None
-
-    def _create_completion(self, *args: Any, **kwargs: Any) -> Any:
-        responses = super()._create_completion(*args, **kwargs)
-        if self.snapkv is None:
-            return responses
-        return self._complete(responses, kwargs.get("stream", False), self._asked)
-
-    def _complete(self, responses: Iterator[Any], stream: bool, chat: Chat | None) -> Iterator[Any]:
-        """Passes responses on, and mends what llama_cpp does not foresee."""
-        self._cut_short = None
-        self._marks.chat = chat
-        try:
-            for response in responses:
-                if self._cut_short is not None and not stream:
-                    # without streaming it takes the text at a stop or at max_tokens, not when
-                    # generate() ends
-                    prompt, tokens = self._cut_short
-                    text = self.detokenize(tokens, prev_tokens=prompt)
-                    response["choices"][0]["text"] += text.decode("utf-8", errors="ignore")
-                yield response
-        except ValueError as e:
-            if "exceed context window" not in str(e) or isinstance(e, SnapKVError):
-                raise
-            # it ends with llama.cpp's number, which is rounded up
-            says = f"{str(e).rpartition(' ')[0]} {self._n_ctx}"
-            raise PromptError("prompt", says, "raise n_ctx or shorten the prompt") from e
-        finally:
-            self._marks.chat = None
 
 
 def _n_common(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> int:

@@ -15,7 +15,7 @@ from snapkv_local.errors import ConfigError
 from snapkv_local.spelling import Span, Spelling
 
 if TYPE_CHECKING:
-    from snapkv_local.llama import Llama
+    from snapkv_local.evaluation import EvaluatingLlama
 
 # stands in the place of a user's words
 _WORDS = "7 SNAPKV WORDS 7"
@@ -91,7 +91,7 @@ class Marks:
         self._prompt: npt.NDArray[np.int32] = np.empty(0, np.int32)
         self._found = Parts()
 
-    def begin(self, llm: Llama, tokens: Sequence[int]) -> None:
+    def begin(self, llm: EvaluatingLlama, tokens: Sequence[int]) -> None:
         """Look for the parts of a prompt, as far as the settings ask for them.
 
         Raises:
@@ -100,7 +100,7 @@ class Marks:
         self._prompt = np.array(tokens, np.int32)
         self._found = _find(llm, self._prompt.tolist(), self.chat, self.question is not None)
 
-    def of(self, llm: Llama, tokens: npt.NDArray[np.int32]) -> Parts:
+    def of(self, llm: EvaluatingLlama, tokens: npt.NDArray[np.int32]) -> Parts:
         """The parts of a prompt: that of begin(), with or without what followed it, or another."""
         n = len(self._prompt)
         goes_on = 0 < n <= len(tokens) and np.array_equal(tokens[:n], self._prompt)
@@ -113,7 +113,7 @@ class Marks:
         )
 
 
-def _find(llm: Llama, tokens: list[int], chat: Chat | None, is_named: bool) -> Parts:
+def _find(llm: EvaluatingLlama, tokens: list[int], chat: Chat | None, is_named: bool) -> Parts:
     """The parts that the Llama's settings ask for.
 
     Args:
@@ -143,13 +143,13 @@ def _find(llm: Llama, tokens: list[int], chat: Chat | None, is_named: bool) -> P
     return found
 
 
-def _seeks(llm: Llama) -> bool:
+def _seeks(llm: EvaluatingLlama) -> bool:
     """Do the question's words vote in the engine, where it is known?"""
     config = llm.snapkv
     return config is not None and config.chooser() is None and config.voters == "question"
 
 
-def asked_of(llm: Llama, tokens: list[int], chat: Chat, window: int) -> Span | None:
+def asked_of(llm: EvaluatingLlama, tokens: list[int], chat: Chat, window: int) -> Span | None:
     """[begin, end) of the question that a chat's prompt ends with, before the template's words.
 
     None if there is none to be told: another turn is the last one, the template changes the words,
@@ -176,7 +176,9 @@ def asked_of(llm: Llama, tokens: list[int], chat: Chat, window: int) -> Span | N
     return (first + begin, first + end) if end - begin >= _LEAST_ASKED else None
 
 
-def locate(llm: Llama, spelling: Spelling, chat: Chat, *, protects: bool, asks: bool) -> Parts:
+def locate(
+    llm: EvaluatingLlama, spelling: Spelling, chat: Chat, *, protects: bool, asks: bool
+) -> Parts:
     """System prompt and question of a chat.
 
     The system prompt is what stands before the first user's text, with the template's own words.
@@ -197,7 +199,7 @@ def locate(llm: Llama, spelling: Spelling, chat: Chat, *, protects: bool, asks: 
     )
 
 
-def frame(llm: Llama, chat: Chat) -> tuple[bytes, bytes]:
+def frame(llm: EvaluatingLlama, chat: Chat) -> tuple[bytes, bytes]:
     """What the template writes before the first user's text, system prompt included, and at the end.
 
     Raises:

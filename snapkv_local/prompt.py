@@ -13,7 +13,7 @@ from snapkv_local.errors import PromptError
 from snapkv_local.spelling import Span, Spelling
 
 if TYPE_CHECKING:
-    from snapkv_local.llama import Llama
+    from snapkv_local.evaluation import EvaluatingLlama
 
 SEPARATOR = "\n\n"
 
@@ -46,7 +46,7 @@ class Prompt:
         return np.append(self.starts[1:], len(self.text))
 
 
-def build(llm: Llama, document: str, question: str, raw: bool = False) -> Prompt:
+def build(llm: EvaluatingLlama, document: str, question: str, raw: bool = False) -> Prompt:
     """The prompt that asks a question about a document.
 
     Args:
@@ -91,7 +91,7 @@ def characters_before(data: bytes) -> npt.NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(begins)]).astype(np.int64)
 
 
-def pieces(llm: Llama, tokens: list[int]) -> list[bytes]:
+def pieces(llm: EvaluatingLlama, tokens: list[int]) -> list[bytes]:
     """What each token spells, in bytes of UTF-8; of control tokens too."""
     import llama_cpp
 
@@ -113,7 +113,7 @@ def pieces(llm: Llama, tokens: list[int]) -> list[bytes]:
     return found
 
 
-def chat_tokens(llm: Llama, content: str) -> list[int]:
+def chat_tokens(llm: EvaluatingLlama, content: str) -> list[int]:
     """A user's message in the chat template, up to where the answer begins.
 
     Raises:
@@ -122,7 +122,7 @@ def chat_tokens(llm: Llama, content: str) -> list[int]:
     return conversation_tokens(llm, [{"role": "user", "content": content}])
 
 
-def conversation_tokens(llm: Llama, messages: Any, **options: Any) -> list[int]:
+def conversation_tokens(llm: EvaluatingLlama, messages: Any, **options: Any) -> list[int]:
     """A conversation in the chat template, up to where the answer begins.
 
     Args:
@@ -134,7 +134,7 @@ def conversation_tokens(llm: Llama, messages: Any, **options: Any) -> list[int]:
     return list(_hear(llm, messages, **options).tokens)
 
 
-def chat_text(llm: Llama, content: str) -> tuple[str, dict[str, Any]]:
+def chat_text(llm: EvaluatingLlama, content: str) -> tuple[str, dict[str, Any]]:
     """What chat_tokens() are the tokens of, and tokenize()'s other arguments.
 
     Raises:
@@ -148,7 +148,7 @@ def chat_text(llm: Llama, content: str) -> tuple[str, dict[str, Any]]:
     return listener.text.decode(), listener.arguments
 
 
-def _hear(llm: Llama, messages: Any, **options: Any) -> _Listener:
+def _hear(llm: EvaluatingLlama, messages: Any, **options: Any) -> _Listener:
     import llama_cpp
 
     listener = _Listener(llm)
@@ -171,7 +171,7 @@ class _Listener:
     llama_cpp has no function for that: what applies a template also asks for the completion.
     """
 
-    def __init__(self, llm: Llama) -> None:
+    def __init__(self, llm: EvaluatingLlama) -> None:
         self._llm = llm
         self.text: bytes | None = None
         self.arguments: dict[str, Any] = {}

@@ -20,8 +20,8 @@ struct ops_perf_log {
 
     void append(const ops_device & dev, const ops_options & opt, double copy_gbs, const std::vector<ops_perf_row> & rows) {
         char buf[512];
-        snprintf(buf, sizeof(buf), "%s{\"device\": \"%s\", \"description\": \"%s\", \"head_dim\": %d, \"n_head_kv\": 8, \"group\": %d, \"window\": 32, \"kernel\": 5, \"type\": \"f16\", \"threads\": %d, \"copy_gbs\": %.2f, \"rows\": [",
-                devices.empty() ? "" : ",\n", dev.name.c_str(), ggml_backend_dev_description(dev.dev), opt.head_dim, opt.group, opt.n_threads, copy_gbs);
+        snprintf(buf, sizeof(buf), "%s{\"device\": \"%s\", \"description\": \"%s\", \"head_dim\": %d, \"n_head_kv\": 8, \"group\": %d, \"window\": 32, \"kernel\": %u, \"type\": \"f16\", \"threads\": %d, \"copy_gbs\": %.2f, \"rows\": [",
+                devices.empty() ? "" : ",\n", dev.name.c_str(), ggml_backend_dev_description(dev.dev), opt.head_dim, opt.group, llama_snapkv_default_params().kernel, opt.n_threads, copy_gbs);
         devices += buf;
         for (const auto & r : rows) {
             char stock[32] = "null";
@@ -202,7 +202,8 @@ static ops_perf_row ops_time_size(ops_device & dev, const ops_options & opt, int
 static void ops_perf(ops_device & dev, const ops_options & opt, ops_perf_log & log) {
     dev.set_threads(opt.n_threads);
     const double copy = ops_copy_speed(dev);
-    printf("copies %.1f GB/s, read and written. head_dim %d, n_head_kv 8, group %d, window 32, kernel 5, f16, 1024 rows kept; ms a layer\n", copy, opt.head_dim, opt.group);
+    printf("copies %.1f GB/s, read and written. head_dim %d, n_head_kv 8, group %d, window 32, kernel %u, f16, 1024 rows kept; ms a layer\n", copy, opt.head_dim, opt.group,
+            llama_snapkv_default_params().kernel);
     printf("%8s %9s %9s %9s %9s %9s %9s %7s %9s %6s\n", "n", "stats", "votes", "select", "evict", "fused", "stock", "ratio", "K GB/s", "share");
     std::vector<ops_perf_row> rows;
     for (const int64_t n : opt.sizes) {
