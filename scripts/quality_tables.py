@@ -18,14 +18,19 @@ Record = dict[str, Any]
 Row = dict[str, Any]
 
 PAPER = "snapkv"
-OURS = "snapkv:kernel=21+own=0.25+pool=trim+reduce=max+window=16"
+OURS = "snapkv:kernel=21+own=0.25+pool=trim+reduce=max+prefer=question+window=16"
 WIDE = "snapkv:kernel=21+reduce=max+window=16"
+
+# what the default keeps in records that name its two halves: the question's words vote where the
+# prompt ends with a question, which in all of these tasks is in the window, else the last tokens
+ASKED = "question:kernel=21+own=0.25+pool=trim+reduce=max"
+LAST = "snapkv:kernel=21+own=0.25+pool=trim+reduce=max+window=16"
 
 # of the short tables, and how they are called there; the default's place is before all
 SHORT = {
     PAPER: "paper's form",
     WIDE: "21, max",
-    "question:kernel=21+own=0.25+pool=trim+reduce=max": "`question`",
+    LAST: "last 16",
     "value:kernel=21+own=0.25+pool=trim+reduce=max+window=16": "`value`",
     "sentence:of=snapkv:kernel=1+reduce=max+window=16": "`sentence`",
     "h2o": "H2O",
@@ -46,6 +51,8 @@ TASKS = (
 )
 # they are continued, and nothing in them is a right answer
 NO_ANSWER = ("continue", "code")
+# the prompt ends with a question
+ASKS = ("needle", "needles", "keys", "trace", "count")
 
 
 def default_policy(budget: int) -> str:
@@ -99,6 +106,14 @@ class _Cell:
     @property
     def key(self) -> tuple[str, int]:
         return self.row["task"], self.row["length"]
+
+    @property
+    def policy(self) -> str:
+        """The row's, or the default if it is what that keeps in this task."""
+        policy = str(self.row["policy"])
+        half = ASKED if self.row["task"] in ASKS else LAST
+        has_both = any(cell["policy"] == OURS for cell in self.record["cells"].values())
+        return OURS if policy == half and not has_both else policy
 
     @property
     def prompts(self) -> tuple[str, frozenset[str]]:
@@ -159,9 +174,9 @@ def _short(cells: Sequence[_Cell], model: str, budget: int) -> str:
     for cell in measured:
         if not _is_measured(cell, budget):
             continue
-        policies = {c.row["policy"] for c in measured if c.prompts == cell.prompts}
+        policies = {c.policy for c in measured if c.prompts == cell.prompts}
         rank = (
-            cell.row["policy"] == ours,
+            cell.policy == ours,
             cell.row["n_cases"],
             len(policies & SHORT.keys()),
         )
@@ -171,7 +186,7 @@ def _short(cells: Sequence[_Cell], model: str, budget: int) -> str:
     found = {}
     for key in sorted(best, key=_order):
         found[key] = {
-            cell.row["policy"]: cell
+            cell.policy: cell
             for cell in measured
             if cell.prompts == best[key].prompts and cell.row["budget"] in (budget, None)
         }
@@ -234,12 +249,12 @@ def _by_bytes(cells: Sequence[_Cell]) -> str:
 
 def _is_measured(cell: _Cell, budget: int) -> bool:
     """Is it of the default, or of what the default is compared with?"""
-    policy, at = cell.row["policy"], cell.row["budget"]
+    policy, at = cell.policy, cell.row["budget"]
     return at == budget and policy in (default_policy(budget), PAPER)
 
 
 def _kept(cell: _Cell) -> tuple[str, int | None, str]:
-    return cell.row["policy"], cell.row["budget"], cell.row["kv_type"]
+    return cell.policy, cell.row["budget"], cell.row["kv_type"]
 
 
 def _task(name: str, record: Record, task: str, length: int) -> str:

@@ -32,11 +32,10 @@ class SnapKVConfig:
             the prefix stay.
         window: last tokens of the prompt, whose rows all stay. With those that vote it must cover the
             question.
-        voters: the observation window: how many of the last tokens vote; None for 16, or for the
-            window where that is smaller. The paper's vote is the whole window's. "question": in a
-            chat the words of the question vote that are in the window, without the template's;
-            where none is to be told, as in a text, as with None. It is the last paragraph of the
-            last user turn.
+        voters: the observation window: how many of the last tokens vote; the paper's vote is the
+            whole window's. "question": in a chat the words of the question vote that are in the
+            window, without the template's. It is the last paragraph of the last user turn. Where
+            none is to be told, as in a text, the last 16 tokens vote, or all of a smaller window.
         kernel: pooling kernel over positions, in tokens, odd; 1 turns pooling off. The paper has 5
             and 7; docs/budget.md says what 21 gains.
         pool: what a position gets of the kernel's votes around it: "avg" (the paper's ablation and
@@ -71,7 +70,7 @@ class SnapKVConfig:
         vault_limit: bytes that the vault may take; None for no limit. A prompt that needs more is
             refused.
         policy: what chooses the rows: "snapkv", which the engine runs with the settings above, or one
-            of snapkv_local.policies with its options, such as "question:kernel=21+reduce=max". These
+            of snapkv_local.policies with its options, such as "value:kernel=21+reduce=max". These
             run in Python, layer by layer; docs/api.md says what that costs.
         protect_system: in a chat, all rows of what stands before the first user's text stay: the
             system prompt, and the template's own words. They count into the budget.
@@ -83,7 +82,7 @@ class SnapKVConfig:
     budget: int | None = None
     ratio: float | None = None
     window: int = 32
-    voters: int | Literal["question"] | None = None
+    voters: int | Literal["question"] = "question"
     kernel: int = 21
     pool: Literal["avg", "max", "trim"] = "trim"
     reduce: Literal["sum", "max"] = "max"
@@ -122,7 +121,7 @@ class SnapKVConfig:
         self._take_int("window", 1)
         if isinstance(self.voters, str):
             _check_choice("voters", self.voters, ("question",))
-        elif self.voters is not None:
+        else:
             self._take_int("voters", 1)
             if self.voters > self.window:
                 raise ConfigError(
@@ -240,7 +239,7 @@ class SnapKVConfig:
         return cls(**{"voters": settings["window"], **settings})
 
     def n_voters(self) -> int:
-        """Last tokens of the prompt that vote; with "question" those that do where it is not known."""
+        """Last tokens of the prompt that vote; with "question" where none is to be told."""
         return self.voters if isinstance(self.voters, int) else min(DEFAULT_VOTERS, self.window)
 
     def n_kept(self, n_prompt: int) -> int:

@@ -15,6 +15,7 @@ from snapkv_local.errors import ConfigError
 from snapkv_local.spelling import Span, Spelling
 
 if TYPE_CHECKING:
+    from snapkv_local.config import SnapKVConfig
     from snapkv_local.evaluation import EvaluatingLlama
 
 # stands in the place of a user's words
@@ -31,7 +32,7 @@ class Parts:
     Attributes:
         protected: [begin, end) spans whose rows always stay.
         question: [begin, end) of the question's words, for policies that ask.
-        asked: the same, for the engine's own policy; None where its last tokens vote.
+        asked: the same, for votes that go to the last tokens where it is not known.
         sentences: first position of each sentence, ascending.
     """
 
@@ -108,7 +109,7 @@ class Marks:
         return Parts(
             protected=(*self.protected, *found.protected),
             question=self.question or found.question,
-            asked=self.question if self.question and _seeks(llm) else found.asked,
+            asked=self.question if self.question and _seeks(llm.snapkv) else found.asked,
             sentences=found.sentences,
         )
 
@@ -123,7 +124,7 @@ def _find(llm: EvaluatingLlama, tokens: list[int], chat: Chat | None, is_named: 
     policy = None if config is None else config.chooser()
     protects = config is not None and config.protect_system and chat is not None
     asked = None
-    if config is not None and chat is not None and not is_named and _seeks(llm):
+    if config is not None and chat is not None and not is_named and _seeks(config):
         asked = asked_of(llm, tokens, chat, config.window)
     if policy is None and not protects:
         return Parts(asked=asked)
@@ -137,16 +138,19 @@ def _find(llm: EvaluatingLlama, tokens: list[int], chat: Chat | None, is_named: 
     if asked is not None:
         found = replace(found, asked=asked)
     if policy is not None:
+        found = replace(found, question=found.question or asked)
         starts = {0, *spelling.sentences(0, len(spelling.data))}
         starts |= {span[0] for span in (found.question,) if span is not None}
         found = replace(found, sentences=tuple(sorted(starts)))
     return found
 
 
-def _seeks(llm: EvaluatingLlama) -> bool:
-    """Do the question's words vote in the engine, where it is known?"""
-    config = llm.snapkv
-    return config is not None and config.chooser() is None and config.voters == "question"
+def _seeks(config: SnapKVConfig | None) -> bool:
+    """Do the question's words vote where it is known, and the last tokens where it is not?"""
+    if config is None:
+        return False
+    policy = config.chooser()
+    return config.voters == "question" if policy is None else policy.seeks() and not policy.asks()
 
 
 def asked_of(llm: EvaluatingLlama, tokens: list[int], chat: Chat, window: int) -> Span | None:
@@ -159,11 +163,11 @@ def asked_of(llm: EvaluatingLlama, tokens: list[int], chat: Chat, window: int) -
     from snapkv_local import prompt
 
     i = chat.last_user()
-    if i is None or i != len(chat.messages) - 1:
-        return None
+    if i is None or i != len(chat.messages) - 1 or llm.chat_handler is not None:
+        return None  # a handler of one's own may do more than write a text
     try:
         _, tail = frame(llm, chat)
-    except ConfigError:
+    except Exception:  # whatever a template says to words that nobody has said: the chat is fine
         return None
     words = _BLANK_LINE.split(chat.text(i))[-1].strip().encode()
     first = max(0, len(tokens) - 2 * window)

@@ -194,8 +194,8 @@ config_options = together(
     click.option(
         "--voters",
         type=SizeOr("question", "tokens"),
-        help="How many of these vote, or question: in a chat the question's words do.  "
-        "[default: 16]",
+        help="How many of these vote, or question: in a chat its words do, else 16.  "
+        "[default: question]",
     ),
     click.option("--kernel", type=int, help="Pooling kernel, odd.  [default: 21]"),
     click.option(

@@ -66,6 +66,10 @@ class Policy(ABC):
         """Does it need PromptView.question?"""
         return False
 
+    def seeks(self) -> bool:
+        """Does it use PromptView.question where there is one?"""
+        return self.asks()
+
     def always(self, prompt: PromptView) -> Positions:
         """Prefix positions that stay whatever the scores: [n], ascending."""
         return protected(prompt)

@@ -40,6 +40,10 @@ class Sentence(Ranked):
         """As the inner policy."""
         return self.of.asks()
 
+    def seeks(self) -> bool:
+        """As the inner policy."""
+        return self.of.seeks()
+
     def n_observed(self, prompt: PromptView) -> int:
         """As the inner policy."""
         return self.of.n_observed(prompt)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -70,6 +70,9 @@ class SnapKV(Voting):
     section 4. With equal settings it keeps what the native engine keeps, but for rounding.
 
     Attributes:
+        prefer: "last": the last rows vote, as in the paper; "question": the question's words, as far
+            as they are in the prompt's window, and the last rows where there are none in it. A chat
+            template's words after the question have no vote then. Ours.
         window: how many of the last rows vote; None for those that stay as the prompt's window. Of
             a larger one all rows stay, as with the engine's window of that size.
     """
@@ -78,7 +81,12 @@ class SnapKV(Voting):
     source: ClassVar[str] = "arXiv 2404.14469, section 4"
     native: ClassVar[bool] = True
 
+    prefer: Literal["last", "question"] = "last"
     window: int | None = option(None, least=1)
+
+    def seeks(self) -> bool:
+        """If it prefers the question."""
+        return self.prefer == "question"
 
     def check(self, config: SnapKVConfig) -> None:
         """The engine runs snapkv by its settings, whose defaults are others than those here.
@@ -93,15 +101,21 @@ class SnapKV(Voting):
         if config.policy != self.name:
             n_voters = self.window or config.window
             window = f"window={n_voters}, " if n_voters > config.window else ""
+            voters = "'question'" if self.seeks() else n_voters
             raise ConfigError(
                 f"policy={config.policy!r}",
                 "snapkv runs in the engine, which has its options as settings",
-                f"give policy='snapkv' and {window}voters={n_voters}, kernel={self.kernel}, "
+                f"give policy='snapkv' and {window}voters={voters}, kernel={self.kernel}, "
                 f"pool={self.pool!r}, reduce={self.reduce!r}, own={self.own:g}, sinks={self.sinks}",
             )
 
     def voters(self, prompt: PromptView) -> tuple[int, int]:
-        """The last rows; all, of a shorter prompt."""
+        """The question's words in the window, or the last rows; all, of a shorter prompt."""
+        if self.seeks() and prompt.question is not None:
+            begin, end = prompt.question
+            begin = max(begin, n_prefix(prompt))
+            if begin < end:
+                return begin, end
         window = prompt.window if self.window is None else self.window
         return max(0, prompt.n_prompt - window), prompt.n_prompt
 

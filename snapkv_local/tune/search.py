@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
+from snapkv_local.config import DEFAULT_VOTERS
 from snapkv_local.policies.scoring import Pool, Reduce
-from snapkv_local.tune.choose import IN_ENGINE, By, Setting, Trial
+from snapkv_local.tune.choose import By, Setting, Trial
 from snapkv_local.tune.curve import STEP, between, bracket, few, needed
 from snapkv_local.tune.documents import MOST_CASES, Document, Pieces
 from snapkv_local.tune.measure import Bench
@@ -19,7 +20,7 @@ Progress = Callable[[str, int, int], object]
 
 KERNELS = (1, 5, 13, 21, 31)
 WINDOWS = (16, 32)
-VOTERS = (16, 32)
+VOTERS = (0, 32)  # the question's words, or the paper's window
 # pooling and the weight of a row's own vote, which go together: the default, and the paper's two
 POOLS: tuple[tuple[Pool, float], ...] = (
     (Setting.pool, Setting.own),
@@ -28,7 +29,7 @@ POOLS: tuple[tuple[Pool, float], ...] = (
 )
 REDUCES: tuple[Reduce, ...] = ("sum", "max")
 SINKS = (0, 4)
-POLICIES: tuple[By, ...] = ("question", "value", "sentence")
+POLICIES: tuple[By, ...] = ("value", "sentence")
 # rows that a policy in Python must do with for each of the engine's, as its prefill takes longer
 _WORTH = 0.9
 LEAST_BUDGET = 64
@@ -42,7 +43,7 @@ class Breadth:
         kernels, windows, voters: all are tried first that go together.
         shares: of the prompt, budgets that this is done at.
         is_crossed: pooling, votes and sinks in all combinations, or one change at a time.
-        policies: that choose in the engine's place, or with the question's votes.
+        policies: that choose in the engine's place.
         n_budgets: at which these are tried.
         n_narrow: budgets that each round of narrowing tries.
     """
@@ -75,8 +76,10 @@ class Breadth:
         ]
 
     def third(self, best: Setting) -> list[Setting]:
-        """Those of the third round: the best one's fields are the policies' options."""
-        return [best, *(replace(best, by=policy) for policy in self.policies)]
+        """Those of the third round: the last tokens vote, or another policy has the best one's fields."""
+        last = replace(best, voters=DEFAULT_VOTERS)
+        others = (replace(best, by=policy) for policy in self.policies)
+        return list(dict.fromkeys([best, last, *others]))
 
     def most_trials(self) -> tuple[int, int, int, int]:
         """Trials of the four rounds, at most."""
@@ -89,7 +92,7 @@ class Breadth:
 
 
 WIDE = Breadth(KERNELS, WINDOWS, VOTERS, (1 / 32, 1 / 8, 1 / 2), True, POLICIES, 3, 7)
-NARROW = Breadth((5, 13, 31), (32,), (16,), (1 / 8, 1 / 2), False, ("question",), 1, 3)
+NARROW = Breadth((5, 13, 31), (32,), (0,), (1 / 8, 1 / 2), False, (), 1, 3)
 N_HELD_OUT = 5  # trials
 N_CASES = 3  # of each document, before there are more of them
 
@@ -133,7 +136,7 @@ class Search:
         budgets = self._inner(self.breadth.n_budgets)
         self._try("pooling, votes and sinks", self.breadth.second(self.best), budgets)
         budgets = self._below(self.breadth.n_budgets)
-        self._try("policies", self.breadth.third(self.best), budgets)
+        self._try("voters and policies", self.breadth.third(self.best), budgets)
         while (budgets := self._inner(self.breadth.n_narrow)) and self._fits(len(budgets)):
             self._round("the budget", [self.best], budgets)
 
@@ -307,7 +310,7 @@ class Search:
     def _needed(self, setting: Setting, budgets: Sequence[int]) -> tuple[float, float]:
         kl = {b: v for b, v in self.curve(setting).items() if b in budgets}
         n_rows = needed(kl, self.target, self.n_prompt)
-        return n_rows if setting.by in IN_ENGINE else n_rows / _WORTH, sum(kl.values())
+        return n_rows if setting.by == "snapkv" else n_rows / _WORTH, sum(kl.values())
 
     def _tried(self) -> list[dict[str, Any]]:
         """All settings that were measured, in that order, with their mean KL by budget."""

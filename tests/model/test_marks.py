@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from snapkv_local import Llama, SnapKVConfig
+from snapkv_local import Llama, SnapKVConfig, marks
 from snapkv_local import prompt as prompts
 from snapkv_local.errors import ConfigError
 
 WINDOW, BUDGET = 16, 96
 CONFIG = SnapKVConfig(budget=BUDGET, window=WINDOW, room=64, protect_system=True)
-ASKED = replace(CONFIG, voters="question")
 SYSTEM = {
     "role": "system",
     "content": "You speak for the keeper of a lighthouse. Say where in the text you have it from, and "
@@ -177,11 +176,9 @@ def test_a_document_in_a_file(make: Callable[..., Llama], text: str, tmp_path: P
 def test_the_question_votes_in_the_engine(
     make: Callable[..., Llama], text: str, ops: str, protects: bool
 ) -> None:
-    config = replace(ASKED, protect_system=protects)
+    config = replace(CONFIG, protect_system=protects)
     turns = [SYSTEM, user(f"{text}\n\nWho keeps the light?")]
-    chooses = make(
-        replace(config, voters=None, policy="question:kernel=21+own=0.25+pool=trim+reduce=max")
-    )
+    chooses = make(replace(config, policy="question:kernel=21+own=0.25+pool=trim+reduce=max"))
     ask(chooses, *turns)
     engine = make(replace(config, ops=ops))
     ask(engine, *turns)
@@ -222,7 +219,7 @@ def test_the_question_votes_in_the_engine(
 def test_whose_question_votes(
     make: Callable[..., Llama], text: str, content: str, n_voters: int, n_after: int
 ) -> None:
-    llm = make(replace(ASKED, protect_system=False))
+    llm = make(replace(CONFIG, protect_system=False))
     ask(llm, user(content.format(text=text.replace("\n\n", "\n"))))
     assert (llm.last_prefill.n_voters, llm.last_prefill.n_after_voters) == (n_voters, n_after)
     # an answer is no question: the last turn is not the user's
@@ -235,7 +232,7 @@ def test_a_later_question_votes(make: Callable[..., Llama], text: str) -> None:
     turns = [user(f"{text}\n\nWho keeps the light?")]
     kept = []
     for vault in ("ram", "off"):
-        llm = make(replace(ASKED, protect_system=False, vault=vault))
+        llm = make(replace(CONFIG, protect_system=False, vault=vault))
         ask(llm, *turns)
         more = [{"role": "assistant", "content": "A man"}, user("And where does the man live?")]
         llm.reset() if vault == "off" else None
@@ -244,3 +241,46 @@ def test_a_later_question_votes(make: Callable[..., Llama], text: str) -> None:
         kept.append(heads(llm))
     n_same = [len(a & b) / len(a | b) for a, b in zip(*kept, strict=True)]
     assert min(n_same) > 0.9
+
+
+def test_policies_in_python_that_prefer_the_question(make: Callable[..., Llama], text: str) -> None:
+    llm = make(replace(CONFIG, policy="sentence:of=snapkv:prefer=question", protect_system=False))
+    ask(llm, user(f"{text}\n\nWho keeps the light?"))
+    span = llm._marks.of(llm, llm._input_ids[: llm.n_prompt]).question
+    assert span is not None and spell(llm, span) == "Who keeps the light?"
+    ask(llm, user(text))  # refused by those that need one
+    assert llm.last_prefill is not None and llm.last_prefill.n_kept == BUDGET
+
+
+def test_chats_whose_question_is_not_looked_for(
+    make: Callable[..., Llama], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler of one's own may evaluate what it is given, and a template may refuse a probe."""
+    from llama_cpp import llama_chat_format
+
+    llm = make(replace(CONFIG, protect_system=False))
+    question = user(f"{text}\n\nWho keeps the light?")
+    handled = []
+    inner = llama_chat_format.get_chat_completion_handler("chatml")
+
+    def handler(**arguments: Any) -> Any:
+        handled.append(arguments["messages"])
+        return inner(**arguments)
+
+    llm.chat_handler = handler
+    ask(llm, question)
+    assert handled == [[question]]
+    assert (llm.last_prefill.n_voters, llm.last_prefill.n_after_voters) == (16, 0)
+
+    def refuse(*_: Any) -> Any:
+        raise ValueError("System role not supported")
+
+    llm.chat_handler = None
+    monkeypatch.setattr(marks, "frame", refuse)
+    llm.reset()
+    ask(llm, question)
+    assert (llm.last_prefill.n_voters, llm.last_prefill.n_after_voters) == (16, 0)
+    monkeypatch.undo()
+    llm.reset()
+    ask(llm, question)
+    assert llm.last_prefill.n_after_voters > 0

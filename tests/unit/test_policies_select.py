@@ -528,6 +528,43 @@ def test_a_prompt_without_a_question_is_refused(name):
             policy.n_observed(PromptView(131, WINDOW, question=span))
 
 
+@pytest.mark.parametrize("form", ["", "kernel=21+own=0.25+pool=trim+reduce=max"])
+@pytest.mark.parametrize("span", [(124, 128), (122, 131), (118, 126), (5, 130)])
+def test_a_question_votes_as_far_as_it_is_in_the_window(form, span):
+    layer, options = make_layer(), f"+{form}" if form else ""
+    prefers = policies.parse(f"snapkv:prefer=question+window=4{options}")
+    prompt = prompt_of(Shape(), question=span)
+    whole = prompt_of(Shape(), question=(max(span[0], 131 - WINDOW), span[1]))
+    asks = policies.parse("question" + (f":{form}" if form else ""))
+    np.testing.assert_array_equal(prefers.select(layer, prompt, 40), asks.select(layer, whole, 40))
+    assert prefers.n_observed(prompt) == 131 - whole.question[0]
+
+
+@pytest.mark.parametrize("span", [None, (101, 115), (101, 122)])
+@pytest.mark.parametrize("of", ["snapkv:", "value:", "sentence:of=snapkv:"])
+def test_without_a_question_in_the_window_the_last_rows_vote(of, span):
+    layer, prompt = make_layer(), prompt_of(Shape(), question=span)
+    prefers, last = (policies.parse(f"{of}{more}window=4") for more in ("prefer=question+", ""))
+    np.testing.assert_array_equal(prefers.select(layer, prompt, 40), last.select(layer, prompt, 40))
+    assert prefers.n_observed(prompt) == 4
+
+
+@pytest.mark.parametrize(
+    ("spec", "seeks", "asks"),
+    [
+        ("snapkv", False, False),
+        ("snapkv:prefer=question", True, False),
+        ("sentence:of=snapkv:prefer=question", True, False),
+        ("sentence:of=question", True, True),
+        ("windows", True, True),
+        ("random", False, False),
+    ],
+)
+def test_who_looks_for_a_question_and_who_needs_one(spec, seeks, asks):
+    policy = policies.parse(spec)
+    assert (policy.seeks(), policy.asks()) == (seeks, asks)
+
+
 @pytest.mark.parametrize(
     ("spec", "n_observed"),
     [

@@ -61,7 +61,8 @@ def test_every_option_survives_the_round_trip(policy):
     others = {
         "kernel": 7, "own": 0.1, "pool": "trim", "reduce": "max", "sinks": 3, "window": 9, "seed": 5,
         "beta": 0.1 + 2, "recent": 0.3, "kind": "caote", "weight": 1 / 3, "last": 12, "share": 0.95,
-        "least": 0.0, "block": 24, "by": "max", "heads": "all", "of": Value(reduce="max", sinks=1),
+        "least": 0.0, "prefer": "question", "block": 24, "by": "max", "heads": "all",
+        "of": Value(reduce="max", sinks=1),
     }  # fmt: skip
     assert policies.parse(policy.name) == policy()
     assert policy().spec == policy.name
@@ -80,7 +81,7 @@ def test_every_option_survives_the_round_trip(policy):
         (
             "snapkv:size=3",
             "policy='snapkv:size=3', 'size=3': is no option of snapkv; its options are kernel, own, "
-            "pool, reduce, sinks, window",
+            "pool, prefer, reduce, sinks, window",
         ),
         ("snapkv:", "'': is no option of snapkv"),
         ("snapkv:kernel", "'kernel': is no option of snapkv"),

@@ -228,16 +228,27 @@ def test_other_policies_with_the_defaults_settings(tmp_path):
     exact = {
         f"value:{given}+window=16": 0.5,
         "question:kernel=21+reduce=max": 0.75,
-        f"question:{given}": 0.25,
+        f"question:{given}": 0.375,
+        f"snapkv:{given}+window=16": 0.25,
         ours: 1.0,
     }
     write(tmp_path, "a", eval_record(exact, budgets=(128,)))
     head, _, needle = rows_below(quality_tables.short(tmp_path), "**Test-1B, 128 rows**")
-    assert head[3:] == ["default", "`question`", "`value`"]
-    assert [cell.split(",")[0] for cell in needle[4:]] == ["25 %", "50 %"]
+    assert head[3:] == ["default", "last 16", "`value`"]
+    assert [cell.split(",")[0] for cell in needle[3:]] == ["100 %", "25 %", "50 %"]
     # as they are written in records
-    for policy in {*quality_tables.SHORT, ours}:
+    for policy in {*quality_tables.SHORT, ours, quality_tables.ASKED}:
         assert policies.parse(policy).spec == policy
+
+
+def test_where_there_is_a_question_the_default_keeps_what_it_votes_for(tmp_path):
+    """Records that have the default's two halves, and not the default itself."""
+    exact = {"snapkv": 0.5, quality_tables.ASKED: 0.75, quality_tables.LAST: 0.25}
+    write(tmp_path, "a", eval_record(exact, ("needle", "continue"), budgets=(128,)))
+    _, _, needle, text = rows_below(quality_tables.short(tmp_path), "**Test-1B, 128 rows**")
+    # default, the paper's form, the last 16
+    assert [cell.split(",")[0] for cell in needle[3:]] == ["**75 %", "50 %", "25 %"]
+    assert [text[3], text[5]] == ["0.41 †", "-"]
 
 
 def test_devices_are_not_mixed_in_a_row(tmp_path):
@@ -267,6 +278,7 @@ def test_the_default_is_that_of_the_engine(budget):
         own=config.own,
         pool=config.pool,
         reduce=config.reduce,
+        prefer=config.voters,
         window=config.n_voters(),
     )
     assert quality_tables.default_policy(budget) == spec(policy)

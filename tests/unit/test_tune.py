@@ -16,7 +16,7 @@ from snapkv_local.eval.scores import Seen, measure
 from snapkv_local.policies import PromptView, parse
 from snapkv_local.policies.snapkv import SnapKV
 from snapkv_local.policies.view import LayerView
-from snapkv_local.tune.choose import IN_ENGINE, Setting, Trial, choose
+from snapkv_local.tune.choose import Setting, Trial, choose
 from snapkv_local.tune.curve import between, bracket, few, needed
 from snapkv_local.tune.documents import MOST, N_NEXT, Document, Pieces, cut, questions
 from snapkv_local.tune.measure import NO_LOSS, Bench
@@ -261,27 +261,26 @@ def test_rows_are_those_of_the_policy():
 
 QUESTION = (270, 290)
 SENTENCES = (0, 40, 55, 130, 222)
+FORM = "kernel=5+own=0.25+pool=trim"
 
 
 @pytest.mark.parametrize(
-    ("by", "policy", "question"),
+    ("voters", "by", "policy"),
     [
-        ("value", "value:kernel=5+own=0.25+pool=trim+reduce=sum+sinks=4+window=8", QUESTION),
-        ("sentence", "sentence:sinks=4+of=snapkv:kernel=1+reduce=sum+window=8", QUESTION),
-        ("question", "question:kernel=5+own=0.25+pool=trim+reduce=sum+sinks=4", QUESTION),
-        # before the window, and none at all: the last tokens vote, as in the engine
-        ("question", "snapkv:kernel=5+own=0.25+pool=trim+reduce=sum+sinks=4+window=8", (240, 268)),
-        ("question", "snapkv:kernel=5+own=0.25+pool=trim+reduce=sum+sinks=4+window=8", None),
+        (0, "snapkv", f"question:{FORM}+reduce=sum+sinks=4"),
+        (0, "value", f"value:{FORM}+prefer=question+reduce=sum+sinks=4+window=16"),
+        (8, "value", f"value:{FORM}+reduce=sum+sinks=4+window=8"),
+        (8, "sentence", "sentence:sinks=4+of=snapkv:kernel=1+reduce=sum+window=8"),
     ],
 )
-def test_rows_of_other_policies(by, policy, question):
+def test_rows_of_questions_and_other_policies(voters, by, policy):
     layers = make_layers()
-    setting = Setting(32, 8, "sum", 5, sinks=4, by=by)
+    setting = Setting(32, voters, "sum", 5, sinks=4, by=by)
     trials = [Trial(setting, budget) for budget in (96, 200)]
-    prompt = PromptView(N_PROMPT, 16, question=question, sentences=SENTENCES)
+    prompt = PromptView(N_PROMPT, 16, question=QUESTION, sentences=SENTENCES)
     found = dict(choose(layers, prompt, [*trials, Trial(Setting(), 96)]))
     assert set(found) == {*trials, Trial(Setting(), 96)}
-    view = PromptView(N_PROMPT, 32, question=question, sentences=SENTENCES)
+    view = PromptView(N_PROMPT, 32, question=QUESTION, sentences=SENTENCES)
     for trial in trials:
         for layer, rows in zip(layers, found[trial], strict=True):
             selected = parse(policy).select(layer, view, trial.budget - 32)
@@ -290,27 +289,27 @@ def test_rows_of_other_policies(by, policy, question):
                 assert row.tolist() == [*kept, *range(N_PROMPT - 32, N_PROMPT - 16)]
 
 
-def test_of_a_longer_question_the_window_s_part_votes():
-    layers, trial = make_layers(), Trial(Setting(by="question"), 96)
-    prompts = [PromptView(N_PROMPT, 16, question=(begin, 290)) for begin in (250, 268, 269)]
-    long, whole, shorter = (next(choose(layers, prompt, [trial]))[1] for prompt in prompts)
-    assert all((a == b).all() for a, b in zip(long, whole, strict=True))
-    assert any((a != b).any() for a, b in zip(long, shorter, strict=True))
+@pytest.mark.parametrize("question", [None, (230, 268)])
+def test_without_a_question_in_the_window_the_last_tokens_vote(question):
+    layers, prompt = make_layers(), PromptView(N_PROMPT, 16, question=question)
+    trials = Trial(Setting(voters=0), 96), Trial(Setting(voters=16), 96)
+    first, second = (next(choose(layers, prompt, [trial]))[1] for trial in trials)
+    assert all((a == b).all() for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("by", [*IN_ENGINE, *POLICIES])
-def test_every_setting_is_one_that_run_takes(by):
-    config = SnapKVConfig(budget=128, **Setting(sinks=4, kernel=5, by=by).to_dict())
-    assert config.chooser() == (
-        None if by in IN_ENGINE else Setting(32, 16, kernel=5, sinks=4, by=by).policy(None)
-    )
-    assert config.voters == ("question" if by == "question" else 16 if by == "snapkv" else None)
+@pytest.mark.parametrize("by", ["snapkv", *POLICIES])
+@pytest.mark.parametrize("voters", [0, 16])
+def test_every_setting_is_one_that_run_takes(voters, by):
+    setting = Setting(voters=voters, sinks=4, kernel=5, by=by)
+    config = SnapKVConfig(budget=128, **setting.to_dict())
+    assert config.chooser() == (None if by == "snapkv" else setting.policy())
+    assert by != "snapkv" or config.voters == (voters or "question")
 
 
 def test_the_default_setting_is_the_configurations():
     config = SnapKVConfig(budget=999)
     for name, value in Setting().to_dict().items():
-        assert value == (config.n_voters() if name == "voters" else getattr(config, name))
+        assert value == getattr(config, name)
 
 
 def test_a_trial_has_all_settings_that_decide_which_rows_stay():
@@ -540,7 +539,7 @@ def wants(best, budget):
         (Setting(pool="avg", own=0.0, reduce="sum"), 700),
         (Setting(voters=32, kernel=1, sinks=4), 100),
         (Setting(), 1301),
-        (Setting(by="question"), 900),
+        (Setting(voters=16), 900),
         (Setting(kernel=13, by="value"), 700),
         (Setting(sinks=4, by="sentence"), 700),
         (Setting(kernel=31), 3900),
@@ -716,7 +715,7 @@ def test_progress_is_of_cases():
     found.run()
     rounds = list(dict.fromkeys(what for what, _, _ in found.told))
     assert rounds == [
-        "what a document costs", "kernels and windows", "pooling, votes and sinks", "policies",
+        "what a document costs", "kernels and windows", "pooling, votes and sinks", "voters and policies",
         "the budget", "held-out documents",
     ]  # fmt: skip
     assert [told[1:] for told in found.told if told[0] == rounds[1]] == [(i, 20) for i in range(21)]
