@@ -93,7 +93,9 @@ def test_llama_cpp_that_was_imported_first_with_another_library(tmp_path, python
 
 def test_llama_cpp_that_was_imported_first_with_our_library(python):
     folder = str(library.find())
-    code = "import llama_cpp; from snapkv_local import Llama; print(llama_cpp.Llama in Llama.__mro__)"
+    code = (
+        "import llama_cpp; from snapkv_local import Llama; print(llama_cpp.Llama in Llama.__mro__)"
+    )
     result = python(code, LLAMA_CPP_LIB_PATH=folder, MTMD_CPP_LIB=folder)
     assert result.stdout == "True\n", result.stderr
 
