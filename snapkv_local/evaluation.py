@@ -122,18 +122,19 @@ class EvaluatingLlama(llama_cpp.Llama):
                 raise self._no_room(f"{len(tokens)} tokens at position {self.n_tokens}", n_free)
             tokens = tokens[:n_free]  # the rest are drafts: guesses that need not be checked
         start, report = self.n_tokens, None if self._generating else self.prefill_progress
-        for _ in self._decode(tokens, self._logits_all):
+        for _ in self._decode(tokens, 1):
             if report is not None and len(tokens) > 1:
                 report(self.n_tokens - start, len(tokens))
 
-    def score(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+    def score(self, tokens: Sequence[int], last: int | None = None) -> npt.NDArray[np.float32]:
         """Logits of given tokens ("teacher forcing") from the current position, which moves on.
 
         Args:
             tokens: [n].
+            last: of so many last tokens, which takes less time; None for all.
 
         Returns:
-            [n, n_vocab]; row i holds the logits after tokens[i].
+            [last, n_vocab]; row i holds the logits after the i-th of these tokens.
 
         Raises:
             NoRoomError: more tokens than free cells, or than n_ctx allows.
@@ -148,8 +149,10 @@ class EvaluatingLlama(llama_cpp.Llama):
         if len(tokens) > n_free:
             raise self._no_room(f"{len(tokens)} tokens to score", n_free)
         # each batch's logits are where the one before had its own
-        rows = [chunk.copy() for chunk in self._decode(list(tokens), True)]
-        return np.concatenate([np.empty((0, self._n_vocab), np.float32), *rows])
+        n = len(tokens) if last is None else min(last, len(tokens))
+        rows = [chunk.copy() for chunk in self._decode(list(tokens), n)]
+        found = np.concatenate([np.empty((0, self._n_vocab), np.float32), *rows])
+        return found[len(found) - n :]
 
     def n_ctx(self) -> int:
         """Tokens that a conversation may have: n_ctx as it was asked for, or the model's.
@@ -245,19 +248,28 @@ class EvaluatingLlama(llama_cpp.Llama):
             super().eval(tokens[start : start + self.n_batch])
             self.prefill_progress(min(start + self.n_batch, len(tokens)), len(tokens))
 
-    def _decode(self, tokens: list[int], logits_all: bool) -> Iterator[npt.NDArray[np.float32]]:
-        """Evaluate tokens in batches; yields logits, [n or 1, n_vocab], valid until the next."""
+    def _decode(self, tokens: list[int], n_logits: int) -> Iterator[npt.NDArray[np.float32]]:
+        """Evaluate tokens in batches; yields logits, [n, n_vocab], valid until the next.
+
+        Args:
+            n_logits: last tokens whose logits are wanted. A batch has those of its last one anyway,
+                and with logits_all of all.
+        """
         for start in range(0, len(tokens), self.n_batch):
             batch = tokens[start : start + self.n_batch]
             n_past = self.n_tokens
-            self._batch.set_batch(batch=batch, n_past=n_past, logits_all=logits_all)
+            wanted = max(1, n_logits - (len(tokens) - start - len(batch)))
+            n_rows = len(batch) if self._logits_all else min(wanted, len(batch))
+            self._batch.set_batch(batch=batch, n_past=n_past, logits_all=n_rows == len(batch))
+            for i in range(len(batch) - n_rows, len(batch)):
+                self._batch.batch.logits[i] = True
             self._ctx.decode(self._batch)
             self.input_ids[n_past : n_past + len(batch)] = batch
             if self._logits_all:
                 self._store_logits(n_past, len(batch))
             self.n_tokens += len(batch)
             self._requires_eval = False
-            yield self._logits(len(batch) if logits_all else 1)
+            yield self._logits(n_rows)
 
     def _logits(self, n: int) -> npt.NDArray[np.float32]:
         return np.ctypeslib.as_array(self._ctx.get_logits(), shape=(n, self._n_vocab))

@@ -25,8 +25,8 @@ class Engine(Protocol):
     def keep(self, ids: Ids | None, /) -> None:
         """Only these rows of the prompt and its window, or all; what followed it is removed."""
 
-    def score(self, tokens: Sequence[int], /) -> npt.NDArray[np.float32]:
-        """Logits after each token, [n, n_vocab], from the end of the prompt."""
+    def score(self, tokens: Sequence[int], last: int, /) -> npt.NDArray[np.float32]:
+        """Logits after each of the last tokens, [last, n_vocab], from the end of the prompt."""
 
     def close(self) -> None:
         """Free the model."""

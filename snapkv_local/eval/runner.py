@@ -159,10 +159,9 @@ class Evaluation:
         return found
 
     def _score(self, engine: Engine, case: Case, is_full: bool = False) -> Seen:
-        n_gold = len(case.gold)
         with self._timed("score"):
             # the last gold token is predicted, and not fed
-            logits: Logits = engine.score([*case.after, *case.gold[:-1]])[-n_gold:]
+            logits: Logits = engine.score([*case.after, *case.gold[:-1]], len(case.gold))
         with self._timed("measure"):
             return Seen.of(logits, case.gold, is_full)
 

@@ -49,8 +49,18 @@ class Voting(Ranked):
 
         Rows of the window that come before those that vote count in the pooling, as in the engine.
         """
+        return self.counted(layer, prompt)
+
+    def counted(self, layer: LayerView, prompt: PromptView) -> Floats:
+        """Votes of the voters, which policies with the same ones share: read only."""
         begin, end = self.voters(prompt)
-        return votes(layer, begin, end, max(begin, n_prefix(prompt)), self.reduce)
+        n = max(begin, n_prefix(prompt))
+        key = ("votes", layer.index, begin, end, n, self.reduce)
+        if key not in prompt.cache:
+            prompt.cache[key] = votes(layer, begin, end, n, self.reduce)
+            prompt.cache[key].setflags(write=False)
+        found: Floats = prompt.cache[key]
+        return found
 
     def n_observed(self, prompt: PromptView) -> int:
         """From the first row that votes."""
@@ -121,9 +131,11 @@ class SnapKV(Voting):
 
     def votes(self, layer: LayerView, prompt: PromptView) -> Floats:
         """Of all positions before the rows that vote, as in the engine; their own get none."""
-        begin, end = self.voters(prompt)
-        found = votes(layer, begin, end, max(begin, n_prefix(prompt)), self.reduce)
-        found[:, begin:] = 0
+        begin, _ = self.voters(prompt)
+        found = self.counted(layer, prompt)
+        if found.shape[1] > begin:
+            found = found.copy()
+            found[:, begin:] = 0
         return found
 
     def always(self, prompt: PromptView) -> Positions:

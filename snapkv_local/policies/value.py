@@ -43,8 +43,8 @@ class Value(SnapKV):
         if self.kind == "norm":
             found = super().votes(layer, prompt)
             norms = np.abs(layer.v[:, : found.shape[1]]).sum(axis=2)
-            found *= np.repeat(norms, group, axis=0)
-            return found
+            weighted: Floats = found * np.repeat(norms, group, axis=0)
+            return weighted
         n = n_prefix(prompt)
         moved = np.zeros((layer.k.shape[0], group, n), dtype=np.float32)
         for block in attention(layer, *self.voters(prompt)):

@@ -80,7 +80,7 @@ class Bench:
 
     def _score(self, case: Case, is_full: bool = False) -> Seen:
         # the last gold token is predicted, and not fed
-        logits: Logits = self.engine.score([*case.after, *case.gold[:-1]])[-len(case.gold) :]
+        logits: Logits = self.engine.score([*case.after, *case.gold[:-1]], len(case.gold))
         return Seen.of(logits, case.gold, is_full)
 
     def expected(

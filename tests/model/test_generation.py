@@ -243,6 +243,22 @@ def test_score_of_several_batches(make, prompt):
     np.testing.assert_array_equal(at_once, expected)
 
 
+@pytest.mark.parametrize("n_batch", [512, 32, 16])
+def test_score_of_the_last_tokens(make, prompt, n_batch):
+    llm = make(n_batch=n_batch, n_ubatch=32)
+    llm.prefill(prompt)
+    every = llm.score(prompt[:56])
+    for last in (1, 3, 40, 56, 99):
+        llm.prefill(prompt)
+        some = llm.score(prompt[:56], last)
+        assert some.shape == (min(last, 56), llm.n_vocab())
+        # products of fewer rows may take another way through the processor
+        np.testing.assert_allclose(some, every[-last:], atol=1e-3)
+        assert llm.n_tokens == len(prompt) + 56
+    llm.prefill(prompt)
+    assert llm.score(prompt[:8], 0).shape == (0, llm.n_vocab())
+
+
 def test_score_beyond_the_free_cells(llm, prompt):
     llm.prefill(prompt)
     with pytest.raises(NoRoomError, match="65 tokens to score: the KV cache has 64 free cells"):

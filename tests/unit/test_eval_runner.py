@@ -66,7 +66,7 @@ class FakeEngine:
         ]
         self.fed = 0
 
-    def score(self, tokens):
+    def score(self, tokens, last):
         self.calls.append("score")
         state = sum(
             self.rows[i, h, self.prompt[positions]].mean(0)
@@ -75,7 +75,7 @@ class FakeEngine:
         )
         assert self.fed == 0, "score() goes on from the end of the prompt"
         self.fed = len(tokens)
-        return np.stack([8 * state + self.rows[0, 0, token] for token in tokens])
+        return np.stack([8 * state + self.rows[0, 0, token] for token in tokens[-last:]])
 
     def close(self):
         self.closed = True
@@ -217,10 +217,10 @@ def test_scores_are_of_the_kept_rows(data):
     case = make_cases()[0]
     engine = FakeEngine()
     engine.prefill(case.prompt)
-    full = engine.score([*case.after, *case.gold[:-1]])[2:]
+    full = engine.score([*case.after, *case.gold[:-1]], len(case.gold))
     before = np.arange(len(case.prompt) - WINDOW - 32, len(case.prompt) - WINDOW)
     engine.keep([np.tile(before, (N_HEAD_KV, 1))] * N_LAYER)
-    kept = engine.score([*case.after, *case.gold[:-1]])[2:]
+    kept = engine.score([*case.after, *case.gold[:-1]], len(case.gold))
 
     def log_p(logits):
         return logits - np.log(np.exp(logits.astype(np.float64)).sum(-1, keepdims=True))

@@ -352,10 +352,10 @@ class FakeEngine:
         window = np.tile(np.arange(n - 16, n), (N_HEAD_KV, 1))
         self.kept = [np.concatenate([layer, window], axis=1) for layer in ids]
 
-    def score(self, tokens):
+    def score(self, tokens, last):
         self.calls.append("score")
         state = sum(self.table[self.prompt[layer]].mean((0, 1)) for layer in self.kept)
-        return np.stack([8 * state + self.table[token] for token in tokens])
+        return np.stack([8 * state + self.table[token] for token in tokens[-last:]])
 
     def close(self):
         self.calls.append("close")
@@ -378,12 +378,12 @@ def test_scores_are_against_the_full_cache_at_the_kept_rows():
     engine = FakeEngine()
     engine.prefill(case.prompt)
     forced = [*case.after, *case.gold[:-1]]
-    full = Seen.of(engine.score(forced)[2:], case.gold, is_full=True)
+    full = Seen.of(engine.score(forced, 4), case.gold, is_full=True)
     policy = SnapKV(kernel=13, pool="max", own=0.25, window=16)
     ids = [policy.select(layer, PromptView(N_PROMPT, 32), 64) for layer in make_layers()]
     tail = np.tile(np.arange(N_PROMPT - 32, N_PROMPT - 16), (N_HEAD_KV, 1))
     engine.keep([np.concatenate([rows, tail], axis=1) for rows in ids])
-    kept = measure(Seen.of(engine.score(forced)[2:], case.gold), full)
+    kept = measure(Seen.of(engine.score(forced, 4), case.gold), full)
 
     assert bench.found[trial]["a"] == {"kl": kept["kl"], "top1": kept["top1"]}
     assert kept["kl"] > 0.001
@@ -417,9 +417,9 @@ def test_what_trials_will_take():
             self.now += 4 if self.calls else 10
             super().prefill(tokens)
 
-        def score(self, tokens):
+        def score(self, tokens, last):
             self.now += 1
-            return super().score(tokens)
+            return super().score(tokens, last)
 
     engine = SlowEngine()
     bench = Bench(engine, 16, clock=lambda: engine.now)

@@ -43,12 +43,12 @@ class FakeEngine:
             LayerView(0, 1, made(4, 64), made(N_HEAD_KV, self.n), made(N_HEAD_KV, self.n), 1, 0)
         ]
 
-    def score(self, tokens):
+    def score(self, tokens, last):
         self.n_scored += 1
         if self.n_scored == self.stop_after:
             raise KeyboardInterrupt
         logits = np.linspace(0, 1, 10, dtype=np.float32) * (1 + 2 * (1 - self.n_kept / self.n))
-        return np.tile(logits, (len(tokens), 1))
+        return np.tile(logits, (last, 1))
 
     def close(self):
         self.closed = True
@@ -141,9 +141,9 @@ def test_a_held_out_miss_is_said_and_saved(fake, file, tmp_path):
         engine.n = engine.n_kept = len(tokens)
         engine.loss = 8 if tokens[0] == 9 else 1
 
-    def score(tokens):
+    def score(tokens, last):
         factor = 1 + 2 * engine.loss * (1 - engine.n_kept / engine.n)
-        return np.tile(np.linspace(0, 1, 10, dtype=np.float32) * factor, (len(tokens), 1))
+        return np.tile(np.linspace(0, 1, 10, dtype=np.float32) * factor, (last, 1))
 
     engine.prefill, engine.score = prefill, score
     with pytest.MonkeyPatch.context() as patch:
@@ -183,7 +183,7 @@ def test_the_profile(fake, file, tmp_path):
 
 
 def test_a_target_that_is_not_reached(fake, file, tmp_path):
-    fake["engine"].score = lambda tokens, n=[0]: random_logits(tokens, n)
+    fake["engine"].score = lambda tokens, last, n=[0]: random_logits(tokens[-last:], n)
     result = invoke("--file", file, "--target-kl", "0.000001")
     assert result.exit_code == 0, result.output
     assert "reaches KL 1e-06" in result.stdout and "--target-kl" in result.stdout
