@@ -253,9 +253,9 @@ class Search:
         return [b for b in between(max(low, least - STEP), high, n) if b >= least]
 
     def _below(self, n: int) -> list[int]:
-        """Up to n budgets, from half of what the best setting needs: others may need fewer rows."""
-        most = needed(self.curve(self.best), self.target, self.n_prompt)
-        found = {round(most * 0.5 ** (i / n) / STEP) * STEP for i in range(n)}
+        """Up to n budgets below what the best setting needs, the first that would be worth it."""
+        most = _WORTH * needed(self.curve(self.best), self.target, self.n_prompt)
+        found = {int(most * 0.8**i / STEP) * STEP for i in range(n)}
         return sorted(b for b in found if self._least() <= b < self.n_prompt)
 
     def _least(self) -> int:
@@ -284,11 +284,19 @@ class Search:
 
     def _choose(self, settings: Sequence[Setting], budgets: Sequence[int]) -> None:
         # by what all of them are measured at, lest one with more budgets looks better or worse
+        known = [s for s in settings if self.curve(s)]
+        if not known:
+            return
         self.best = min(
-            (s for s in settings if self.curve(s)),
+            (s for s in known if s.by == "snapkv"),
             key=lambda s: self._needed(s, budgets),
             default=self.best,
         )
+        # not by estimates: a policy in Python must have reached the target with so few rows
+        most = _WORTH * needed(self.curve(self.best), self.target, self.n_prompt)
+        reached = {s: bracket(self.curve(s), self.target, self.n_prompt)[1] for s in known}
+        others = [s for s in known if s.by != "snapkv" and reached[s] <= most]
+        self.best = min(others, key=lambda s: reached[s], default=self.best)
 
     def _take_measured(self, trials: Sequence[Trial]) -> None:
         """Only cases of tuning that all trials are measured on."""
@@ -309,8 +317,7 @@ class Search:
 
     def _needed(self, setting: Setting, budgets: Sequence[int]) -> tuple[float, float]:
         kl = {b: v for b, v in self.curve(setting).items() if b in budgets}
-        n_rows = needed(kl, self.target, self.n_prompt)
-        return n_rows if setting.by == "snapkv" else n_rows / _WORTH, sum(kl.values())
+        return needed(kl, self.target, self.n_prompt), sum(kl.values())
 
     def _tried(self) -> list[dict[str, Any]]:
         """All settings that were measured, in that order, with their mean KL by budget."""
