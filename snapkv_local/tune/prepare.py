@@ -17,8 +17,8 @@ from snapkv_local.eval.prepare import opener
 from snapkv_local.eval.runner import Needs
 from snapkv_local.eval.tokens import open_tokens
 from snapkv_local.plan.layers import KvType
+from snapkv_local.tune.breadth import WINDOWS
 from snapkv_local.tune.documents import N_NEXT, Pieces, cut
-from snapkv_local.tune.search import WINDOWS
 
 WINDOW = min(WINDOWS)  # rows that stay by themselves
 

@@ -16,11 +16,12 @@ from snapkv_local.eval.scores import Seen, measure
 from snapkv_local.policies import PromptView, parse
 from snapkv_local.policies.snapkv import SnapKV
 from snapkv_local.policies.view import LayerView
+from snapkv_local.tune.breadth import KERNELS, NARROW, POLICIES, WIDE, WINDOWS
 from snapkv_local.tune.choose import Setting, Trial, choose
 from snapkv_local.tune.curve import between, bracket, few, needed
 from snapkv_local.tune.documents import MOST, N_NEXT, Document, Pieces, cut, questions
 from snapkv_local.tune.measure import NO_LOSS, Bench
-from snapkv_local.tune.search import KERNELS, NARROW, POLICIES, WIDE, WINDOWS, Search
+from snapkv_local.tune.search import Search
 from snapkv_local.tune.terminal import show
 
 USER, ANSWER = 256, 257
