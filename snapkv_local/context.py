@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -22,14 +20,13 @@ from llama_cpp import _internals, llama_cpp
 
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError, NoRoomError
+from snapkv_local.interrupt import deferred_interrupt
+from snapkv_local.kept_rows import KeptRows, pointer
 from snapkv_local.marks import Parts, check
-from snapkv_local.policies.view import LayerView
 from snapkv_local.stats import PrefillStats
 from snapkv_local.tap import Choice, tapped
 
 Progress = Callable[[int, int], object]
-
-_SEQ_ID = 0  # llama_cpp.Llama has one sequence
 
 
 @dataclass(frozen=True)
@@ -63,28 +60,7 @@ def compact_contexts(options: ContextOptions | None) -> Iterator[None]:
         _options.reset(token)
 
 
-@contextmanager
-def deferred_interrupt() -> Iterator[list[int]]:
-    """While open, Ctrl-C is noted in the list; the handler that was there gets it at the end.
-
-    Python would raise KeyboardInterrupt on entry to a callback, before its first statement, where
-    ctypes prints and drops it. Signals reach the main thread only; elsewhere this does nothing.
-    """
-    noted: list[int] = []
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(previous):
-        yield noted
-        return
-    signal.signal(signal.SIGINT, lambda number, _frame: noted.append(number))
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, previous)
-        if noted:
-            previous(noted[0], None)
-
-
-class SnapKVContext(_internals.LlamaContext):
+class SnapKVContext(KeptRows, _internals.LlamaContext):
     """Made by llama_snapkv_init_from_model(), with the KV cells that budget and room ask for.
 
     Raises:
@@ -219,9 +195,9 @@ class SnapKVContext(_internals.LlamaContext):
         with deferred_interrupt() as noted, tapped(self.ctx, choice, raised):
             rc = function(
                 self.ctx,
-                _SEQ_ID,
+                native.SEQ_ID,
                 *where,
-                _pointer(tokens, ctypes.c_int32),
+                pointer(tokens, ctypes.c_int32),
                 len(tokens),
                 native.llama_snapkv_progress_callback(report),
                 None,
@@ -281,137 +257,16 @@ class SnapKVContext(_internals.LlamaContext):
         n_swa = llama_cpp.llama_model_n_swa(self.model.model)
         if n_swa == 0 or n_past == 0:
             return True
-        return bool(0 <= self._info().pos_swa <= max(0, n_past - n_swa))
+        return bool(0 <= self.info().pos_swa <= max(0, n_past - n_swa))
 
     def n_free(self) -> int:
         """Free cells of the KV cache."""
-        return int(self._info().n_free)
+        return int(self.info().n_free)
 
     def n_compacted(self) -> int:
         """Tokens of the prompt that was compressed, 0 if none was."""
-        info = self._info()
+        info = self.info()
         return int(info.n_prompt) if info.compacted else 0
-
-    def _info(self) -> native.llama_snapkv_seq_info:
-        info = native.llama_snapkv_seq_info(size=ctypes.sizeof(native.llama_snapkv_seq_info))
-        if not native.llama_snapkv_get_seq_info(self.ctx, _SEQ_ID, ctypes.byref(info)):
-            native.fail("llama_snapkv_get_seq_info")
-        return info
-
-    def kept(self) -> npt.NDArray[np.int32]:
-        """Prompt positions kept before the window, [n_layer_cached, n_head_kv, n_kept], ascending.
-
-        Raises:
-            ConfigError: nothing was evicted, or the heads keep different numbers of rows.
-        """
-        if not self._info().compacted:
-            raise ConfigError(
-                "kept positions",
-                "the prompt was not compressed",
-                "prefill one longer than the budget",
-            )
-
-        def read(ic: int, head: int, out: Any, n: int) -> int:
-            return int(native.llama_snapkv_kept(self.ctx, _SEQ_ID, ic, head, out, n))
-
-        return self._by_head("kept positions", read, np.int32, ctypes.c_int32)
-
-    def scores(self) -> npt.NDArray[np.float32]:
-        """Pooled scores of the last prefill, [n_layer_cached, n_head_kv, n_prompt - window].
-
-        Raises:
-            ConfigError: they were not kept, or nothing was evicted.
-        """
-        if native.llama_snapkv_scores(self.ctx, 0, 0, None, 0) == 0:
-            raise ConfigError(
-                "prefill scores",
-                "the last prefill has kept none",
-                "pass keep_scores=True to Llama and prefill a prompt longer than the budget",
-            )
-
-        def read(ic: int, head: int, out: Any, n: int) -> int:
-            return int(native.llama_snapkv_scores(self.ctx, ic, head, out, n))
-
-        return self._by_head("prefill scores", read, np.float32, ctypes.c_float)
-
-    def coverage(self) -> npt.NDArray[np.float32]:
-        """Share of the window's attention mass on the kept rows, [n_layer_cached, n_head_kv].
-
-        Raises:
-            ConfigError: the last prefill has evicted nothing.
-        """
-        if native.llama_snapkv_coverage(self.ctx, 0, 0) < 0:
-            raise ConfigError(
-                "coverage",
-                "the last prefill has evicted nothing",
-                "prefill a prompt longer than the budget",
-            )
-
-        def read(ic: int, head: int, out: Any, n: int) -> int:
-            if out is not None:
-                out[0] = native.llama_snapkv_coverage(self.ctx, ic, head)
-            return 1
-
-        return self._by_head("coverage", read, np.float32, ctypes.c_float)[:, :, 0]
-
-    def layer_views(self) -> list[LayerView]:
-        """What the vault holds of each cached layer.
-
-        Raises:
-            ConfigError: there is no vault, or nothing in it.
-        """
-        views = []
-        n_layer = native.llama_snapkv_n_layer(self.ctx)
-        for ic in range(n_layer):
-            info = native.llama_snapkv_vault_info(
-                size=ctypes.sizeof(native.llama_snapkv_vault_info)
-            )
-            if not native.llama_snapkv_get_vault_info(self.ctx, _SEQ_ID, ic, ctypes.byref(info)):
-                raise _no_vault()
-            q = np.empty((info.n_head, info.n_queries, info.head_dim), np.float32)
-            k = np.empty((info.n_head_kv, info.n_tokens, info.head_dim), np.float32)
-            v = np.empty((info.n_head_kv, info.n_tokens, info.head_dim_v), np.float32)
-            out = [_pointer(array, ctypes.c_float) for array in (q, k, v)]
-            if not native.llama_snapkv_vault_read(self.ctx, _SEQ_ID, ic, *out):
-                native.fail("llama_snapkv_vault_read")
-            views.append(LayerView(ic, n_layer, q, k, v, info.scale, info.softcap))
-        return views
-
-    def keep(self, ids: Sequence[npt.NDArray[np.int32]] | None) -> None:
-        """Fill the compact cache anew from the vault; what followed the prompt is removed.
-
-        Args:
-            ids: for each cached layer [n_head_kv, n_kept]; None keeps the whole prompt.
-
-        Raises:
-            ConfigError: no vault, or the positions are not ascending prefix positions, or differ in
-                number between layers.
-            NoRoomError: more rows than cells.
-        """
-        n_kept = rows = None
-        if ids is not None:
-            heads = [
-                native.llama_snapkv_n_head_kv(self.ctx, ic)
-                for ic in range(native.llama_snapkv_n_layer(self.ctx))
-            ]
-            if [layer.shape[:1] for layer in ids] != [(n,) for n in heads]:
-                raise ConfigError(
-                    "positions to keep",
-                    f"have shapes {[layer.shape for layer in ids]}",
-                    f"give one array [n_head_kv, n_kept] for each of {len(heads)} cached layers",
-                )
-            n_kept = np.array([layer.shape[1] for layer in ids], np.uint32)
-            rows = np.concatenate([np.ascontiguousarray(layer, np.int32).ravel() for layer in ids])
-        rc = native.llama_snapkv_keep(
-            self.ctx, _SEQ_ID, _pointer(n_kept, ctypes.c_uint32), _pointer(rows, ctypes.c_int32)
-        )
-        if rc == native.RC_NO_ROOM:
-            raise NoRoomError(
-                "the rows to keep", "are more than the cells", "keep less or raise the budget"
-            )
-        if rc != 0:
-            reason = native.llama_snapkv_last_error().decode()
-            raise ConfigError("positions to keep", reason, 'prefill first, with vault="ram"')
 
     def set_protected(self, spans: Sequence[tuple[int, int]]) -> None:
         """[begin, end) positions that stay in later prefills.
@@ -419,9 +274,9 @@ class SnapKVContext(_internals.LlamaContext):
         Raises:
             ConfigError: a span is no range.
         """
-        flat = np.array(spans, np.int32).reshape(-1, 2)
-        pointer = _pointer(np.ascontiguousarray(flat), ctypes.c_int32)
-        if not native.llama_snapkv_set_protected(self.ctx, pointer, len(flat)):
+        flat = np.ascontiguousarray(np.array(spans, np.int32).reshape(-1, 2))
+        given = pointer(flat, ctypes.c_int32)
+        if not native.llama_snapkv_set_protected(self.ctx, given, len(flat)):
             raise ConfigError(
                 "protected positions",
                 native.llama_snapkv_last_error().decode(),
@@ -438,47 +293,6 @@ class SnapKVContext(_internals.LlamaContext):
         begin, end = span or (n_prompt, n_prompt)
         if not native.llama_snapkv_set_question(self.ctx, end - begin, n_prompt - end):
             native.fail("llama_snapkv_set_question")
-
-    def clear_vault(self) -> None:
-        """Free the vault."""
-        native.llama_snapkv_vault_clear(self.ctx, _SEQ_ID)
-
-    def layers(self) -> tuple[int, ...]:
-        """The model's numbers of the layers whose cache is compressed, [n_layer_cached]."""
-        n_layer = native.llama_snapkv_n_layer(self.ctx)
-        return tuple(native.llama_snapkv_layer_id(self.ctx, ic) for ic in range(n_layer))
-
-    def _by_head(
-        self, what: str, read: Callable[[int, int, Any, int], int], dtype: Any, c_type: Any
-    ) -> npt.NDArray[Any]:
-        """[n_layer_cached, n_head_kv, n] from a function that fills one head's row, returning n."""
-        layers: list[list[npt.NDArray[Any]]] = []
-        for ic in range(native.llama_snapkv_n_layer(self.ctx)):
-            rows = []
-            for head in range(native.llama_snapkv_n_head_kv(self.ctx, ic)):
-                row = np.empty(read(ic, head, None, 0), dtype)
-                read(ic, head, _pointer(row, c_type), len(row))
-                rows.append(row)
-            layers.append(rows)
-        if len({(len(rows), len(row)) for rows in layers for row in rows}) != 1:
-            raise ConfigError(
-                what,
-                "differ in number between heads or layers",
-                "read them head by head (snapkv.h)",
-            )
-        return np.array(layers, dtype)
-
-
-def _pointer(array: npt.NDArray[Any] | None, c_type: Any) -> Any:
-    return None if array is None else array.ctypes.data_as(ctypes.POINTER(c_type))
-
-
-def _no_vault() -> ConfigError:
-    return ConfigError(
-        "the vault",
-        native.llama_snapkv_last_error().decode(),
-        'pass SnapKVConfig(vault="ram") and prefill',
-    )
 
 
 def _new_context(cls: type[_internals.LlamaContext], *_args: Any, **_kwargs: Any) -> Any:

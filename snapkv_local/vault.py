@@ -15,8 +15,6 @@ from snapkv_local import native
 if TYPE_CHECKING:
     from snapkv_local.context import SnapKVContext
 
-_SEQ_ID = 0  # llama_cpp.Llama has one sequence
-
 Rows = npt.NDArray[np.uint8]
 
 
@@ -88,7 +86,7 @@ def attach(context: SnapKVContext, segment: Segment) -> None:
         swa_bytes=segment.swa.size,
         n_swa_rows=segment.n_swa_rows,
     )
-    if not native.llama_snapkv_vault_attach(context.ctx, _SEQ_ID, ctypes.byref(raw)):
+    if not native.llama_snapkv_vault_attach(context.ctx, native.SEQ_ID, ctypes.byref(raw)):
         native.fail("llama_snapkv_vault_attach")
 
 
@@ -106,7 +104,9 @@ def row_sizes(context: SnapKVContext) -> list[tuple[int, int]]:
     sizes = []
     for ic in range(native.llama_snapkv_n_layer(context.ctx)):
         info = native.llama_snapkv_vault_info(size=ctypes.sizeof(native.llama_snapkv_vault_info))
-        if not native.llama_snapkv_get_vault_info(context.ctx, _SEQ_ID, ic, ctypes.byref(info)):
+        if not native.llama_snapkv_get_vault_info(
+            context.ctx, native.SEQ_ID, ic, ctypes.byref(info)
+        ):
             native.fail("llama_snapkv_get_vault_info")
         sizes.append((info.row_bytes_k, info.row_bytes_v))
     return sizes
@@ -138,11 +138,13 @@ def from_arrays(
 
 
 def _raw_segments(context: SnapKVContext) -> Iterator[native.llama_snapkv_vault_segment]:
-    for i in range(native.llama_snapkv_vault_n_segments(context.ctx, _SEQ_ID)):
+    for i in range(native.llama_snapkv_vault_n_segments(context.ctx, native.SEQ_ID)):
         raw = native.llama_snapkv_vault_segment(
             size=ctypes.sizeof(native.llama_snapkv_vault_segment)
         )
-        if not native.llama_snapkv_vault_get_segment(context.ctx, _SEQ_ID, i, ctypes.byref(raw)):
+        if not native.llama_snapkv_vault_get_segment(
+            context.ctx, native.SEQ_ID, i, ctypes.byref(raw)
+        ):
             native.fail("llama_snapkv_vault_get_segment")
         yield raw
 
