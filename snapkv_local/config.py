@@ -13,6 +13,7 @@ from snapkv_local import policies
 from snapkv_local.errors import ConfigError
 from snapkv_local.policies import budget
 from snapkv_local.policies.scoring import MOST_OWN
+from snapkv_local.policies.snapkv import SnapKV
 
 DEFAULT_BUDGET = 2048
 DEFAULT_VOTERS = 16
@@ -245,6 +246,18 @@ class SnapKVConfig:
     def n_kept(self, n_prompt: int) -> int:
         """Rows that each KV head keeps of a prompt, the window included; n_prompt if all stay."""
         return budget.n_kept(self, n_prompt)
+
+    def as_policy(self) -> policies.Policy:
+        """What the engine does with these settings, as one of snapkv_local.policies."""
+        return SnapKV(
+            kernel=self.kernel,
+            own=self.own,
+            pool=self.pool,
+            reduce=self.reduce,
+            sinks=self.sinks,
+            prefer="question" if self.voters == "question" else "last",
+            window=self.n_voters(),
+        )
 
     def chooser(self) -> policies.Policy | None:
         """The policy that chooses the rows in the engine's place; None for snapkv."""

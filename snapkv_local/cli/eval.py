@@ -18,6 +18,7 @@ from snapkv_local.cli.options import (
     gpu_layers_option,
     threads_option,
 )
+from snapkv_local.config import SnapKVConfig
 
 if TYPE_CHECKING:
     from snapkv_local.eval.runner import Evaluation
@@ -37,9 +38,10 @@ _TASKS = "needle,needles,question-after,continue,code"
 @click.option(
     "--policies",
     type=List(click.STRING),
-    default="snapkv,streaming,random",
+    default="snapkv,default,streaming,random",
     show_default=True,
-    help="Each NAME or NAME:OPTION=VALUE+...",
+    help="Each NAME or NAME:OPTION=VALUE+..., or default, what the engine does without settings; "
+    "snapkv is the paper's form.",
 )
 @click.option(
     "--budgets",
@@ -133,7 +135,7 @@ def evaluate(
 
         load_template("snapkv_local.eval")  # a missing package is found before the work
     to_stdout = out == Path("-")
-    chosen = {p.spec: p for p in (policies.parse(text) for text in options["policies"])}
+    chosen = {p.spec: p for p in map(_policy, options["policies"])}
     baseline = _baseline(against, list(chosen))
     settings = Settings(
         tasks=tuple(tasks.get(name) for name in options["tasks"]),
@@ -188,10 +190,14 @@ def _baseline(against: str | None, specs: list[str]) -> str:
     """The policy that others are compared with."""
     if against is None:
         return specs[0]
-    spec: str = policies.parse(against).spec
+    spec = _policy(against).spec
     if spec not in specs:
         raise click.UsageError(f"--against {against} is not measured: add it to --policies")
     return spec
+
+
+def _policy(text: str) -> policies.Policy:
+    return SnapKVConfig().as_policy() if text.strip() == "default" else policies.parse(text)
 
 
 class Bar:

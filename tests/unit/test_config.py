@@ -175,3 +175,15 @@ def test_an_error_is_a_value_error_too_and_has_three_parts():
     assert caught.value.subject == "kernel=4"
     assert caught.value.problem.startswith("an even kernel")
     assert caught.value.cure == "use 3 or 5"
+
+
+@pytest.mark.parametrize(
+    ("config", "spec"),
+    [
+        (SnapKVConfig(), "snapkv:kernel=21+own=0.25+pool=trim+reduce=max+prefer=question+window=16"),
+        (SnapKVConfig.paper(sinks=4), "snapkv:sinks=4+window=32"),
+        (SnapKVConfig(window=8, pool="avg"), "snapkv:kernel=21+own=0.25+reduce=max+prefer=question+window=8"),
+    ],
+)  # fmt: skip
+def test_as_a_policy(config, spec):
+    assert config.as_policy().spec == spec

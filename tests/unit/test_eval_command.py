@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
+from snapkv_local import SnapKVConfig
 from snapkv_local.cli import main
 from snapkv_local.eval import prepare, tasks
 from snapkv_local.eval.case import Case
@@ -187,3 +188,12 @@ def test_the_same_policy_twice_is_one(fake):
     invoke("m.gguf", "--policies", "snapkv,random,snapkv")
     assert len(fake["settings"].policies) == 2
     assert replace(fake["settings"]).cells()[0].name == "full/f16"
+
+
+def test_the_default_is_measured_beside_the_papers_form(fake):
+    default = SnapKVConfig().as_policy().spec
+    assert invoke("m.gguf").exit_code == 0
+    assert fake["settings"].policies == ("snapkv", default, "streaming", "random")
+    result = invoke("m.gguf", "--policies", "random,default", "--against", "default")
+    assert result.exit_code == 0, result.output
+    assert fake["settings"].policies == ("random", default)

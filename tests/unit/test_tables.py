@@ -11,8 +11,6 @@ from snapkv_local import policies
 from snapkv_local.bench.summary import summarize
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.eval.summary import summarize as summarize_eval
-from snapkv_local.policies.options import spec
-from snapkv_local.policies.snapkv import SnapKV
 
 STATS = {"layer_group": 4, "chunk": 512}
 
@@ -272,16 +270,7 @@ def test_the_model_with_most_tasks_comes_first(tmp_path):
 
 @pytest.mark.parametrize("budget", quality_tables.BUDGETS)
 def test_the_default_is_that_of_the_engine(budget):
-    config = SnapKVConfig(budget=budget)
-    policy = SnapKV(
-        kernel=config.kernel,
-        own=config.own,
-        pool=config.pool,
-        reduce=config.reduce,
-        prefer=config.voters,
-        window=config.n_voters(),
-    )
-    assert quality_tables.default_policy(budget) == spec(policy)
+    assert quality_tables.default_policy(budget) == SnapKVConfig(budget=budget).as_policy().spec
 
 
 def test_quantized_caches_by_bytes(tmp_path):
