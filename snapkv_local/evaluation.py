@@ -148,8 +148,8 @@ class EvaluatingLlama(llama_cpp.Llama):
         n_free = self._n_free()
         if len(tokens) > n_free:
             raise self._no_room(f"{len(tokens)} tokens to score", n_free)
-        # each batch's logits are where the one before had its own
         n = len(tokens) if last is None else min(last, len(tokens))
+        # each batch's logits are where the one before had its own
         rows = [chunk.copy() for chunk in self._decode(list(tokens), n)]
         found = np.concatenate([np.empty((0, self._n_vocab), np.float32), *rows])
         return found[len(found) - n :]
