@@ -89,9 +89,11 @@ class EvaluatingLlama(llama_cpp.Llama):
         evaluated.
 
         Raises:
+            ConfigError: made with vocab_only.
             NoRoomError: within generate(), after its first token.
             PromptError: more than n_ctx tokens in all.
         """
+        self._check_weights("eval")
         if self.snapkv is None:
             self._eval_full(tokens)
             return
@@ -137,8 +139,10 @@ class EvaluatingLlama(llama_cpp.Llama):
             [last, n_vocab]; row i holds the logits after the i-th of these tokens.
 
         Raises:
+            ConfigError: made with vocab_only.
             NoRoomError: more tokens than free cells, or than n_ctx allows.
         """
+        self._check_weights("score")
         if not self._trim():
             raise NoRoomError(
                 f"position {self.n_tokens}",
@@ -161,7 +165,16 @@ class EvaluatingLlama(llama_cpp.Llama):
         """
         return min(super().n_ctx(), int(self.context_params.n_ctx))
 
+    def _check_weights(self, function: str) -> None:
+        if self.model_params.vocab_only:
+            raise ConfigError(
+                f"{function}()",
+                "only the vocabulary is loaded",
+                "load the model without vocab_only",
+            )
+
     def _context(self, function: str) -> SnapKVContext:
+        self._check_weights(function)
         if not isinstance(self._ctx, SnapKVContext):
             raise ConfigError(
                 f"{function}()",

@@ -104,7 +104,8 @@ class Llama(CompletingLlama):
             )
         models.check(Path(model_path))
         options = None if snapkv is None else ContextOptions(snapkv, keep_scores, keep_queries)
-        with compact_contexts(options):
+        # a vocabulary has no layers, and so no cache to compress
+        with compact_contexts(None if kwargs.get("vocab_only") else options):
             super().__init__(model_path, **kwargs)
 
     @classmethod

@@ -97,3 +97,15 @@ def test_a_prompt_within_the_window_is_not_compressed(make, prompt, settings):
     llm = make(SnapKVConfig(**settings, window=32, room=64))
     for n in (1, 31, 32):
         assert llm.prefill(prompt[:n]).n_kept == n
+
+
+@pytest.mark.parametrize(
+    "config", [None, SnapKVConfig(budget=96)], ids=["snapkv=None", "compressing"]
+)
+def test_a_vocabulary_alone_tokenizes_and_evaluates_nothing(make, model_path, config):
+    vocabulary = make(config, vocab_only=True)
+    assert vocabulary.tokenize(b"Hello World") == make(None).tokenize(b"Hello World")
+    with pytest.raises(ConfigError, match="vocab_only"):
+        vocabulary.create_completion("Hello World", max_tokens=1)
+    with pytest.raises(ConfigError, match="vocab_only"):
+        vocabulary.score([1])
