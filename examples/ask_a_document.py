@@ -6,7 +6,7 @@ python examples/ask_a_document.py MODEL FILE "Who finds the letter?"
 import argparse
 from pathlib import Path
 
-from snapkv_local import Llama, SnapKVConfig, models
+from snapkv_local import Llama, SnapKVConfig, models, read_text
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("model", help="a GGUF file, `demo`, or hf:owner/repo")
@@ -26,7 +26,7 @@ llm = Llama(
 )
 
 # the question comes last: what is kept is chosen for the end of the prompt
-text = args.file.read_text(encoding="utf-8") + "\n\n" + args.question
+text = read_text(args.file) + "\n\n" + args.question
 for chunk in llm.create_chat_completion(
     [{"role": "user", "content": text}],
     max_tokens=args.max_tokens,

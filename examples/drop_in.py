@@ -4,9 +4,8 @@ python examples/drop_in.py MODEL.gguf FILE "Who finds the letter?"
 """
 
 import sys
-from pathlib import Path
 
-from snapkv_local import Llama, SnapKVConfig  # was: from llama_cpp import Llama
+from snapkv_local import Llama, SnapKVConfig, read_text  # was: from llama_cpp import Llama
 
 model, file, question = sys.argv[1:]
 
@@ -17,7 +16,7 @@ llm = Llama(
     snapkv=SnapKVConfig(budget=512),  # without this argument it is llama_cpp.Llama
 )
 
-document = Path(file).read_text(encoding="utf-8")
+document = read_text(file)  # PDF and DOCX, too
 response = llm.create_chat_completion(
     messages=[{"role": "user", "content": f"{document}\n\n{question}"}],
     max_tokens=48,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from snapkv_local import errors
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import SnapKVError
+from snapkv_local.reading import read_text
 from snapkv_local.stats import PrefillStats
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "SnapKVError",
     "__version__",
     "errors",
+    "read_text",
 ]
 
 

@@ -47,6 +47,10 @@ class DocumentError(SnapKVError, ValueError):
     """A file of ours that cannot be read, written or used: another kind, damaged, of another model."""
 
 
+class TextFileError(SnapKVError, ValueError):
+    """A file, or stdin, that gives no text: it is of another kind, damaged or empty."""
+
+
 class LibraryError(SnapKVError, ImportError):
     """The native library or llama-cpp-python is missing or does not fit."""
 

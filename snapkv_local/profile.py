@@ -17,6 +17,7 @@ from typing import Any
 
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
+from snapkv_local.reading import decode
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -65,6 +66,7 @@ def load(path: str | Path) -> Profile:
 
     Raises:
         ConfigError: it cannot be read, is no TOML, or has keys or values that are not known.
+        TextFileError: it is no text.
     """
     path = Path(path)
     data = _parse(path)
@@ -144,11 +146,9 @@ def fingerprint(path: Path) -> str:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(decode(path.read_bytes(), str(path)))
     except OSError as e:
         raise ConfigError(str(path), f"cannot be read ({e.strerror})", "check the path") from e
-    except UnicodeDecodeError as e:
-        raise ConfigError(str(path), f"is no UTF-8 at byte {e.start:,}", "save it as UTF-8") from e
     except tomllib.TOMLDecodeError as e:
         raise ConfigError(
             str(path), f"is no TOML ({e})", "correct it, or write one with `snapkv-local tune`"

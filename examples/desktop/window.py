@@ -27,7 +27,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from snapkv_local import PrefillStats
+from snapkv_local import PrefillStats, SnapKVError, read_text
 
 MIB = 1024**2
 
@@ -73,11 +73,11 @@ class Window(QMainWindow):
             self.load_requested.emit(model)
 
     def open_document(self, path: str) -> None:
-        """Read a text file. Its text goes before each question."""
+        """Read a file: text, PDF or DOCX. Its text goes before each question."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeError) as e:
-            self._show(f"{path} is no text file that can be read: {e}", is_error=True)
+            text = read_text(path)
+        except SnapKVError as e:
+            self._show(str(e), is_error=True)
             return
         self.document = text
         self.document_label.setText(f"{Path(path).name}, {len(text.split()):,} words")

@@ -17,13 +17,13 @@ from snapkv_local.cli.options import (
     model_options,
 )
 from snapkv_local.cli.progress import PrefillBar
-from snapkv_local.cli.run import can_chat, load
+from snapkv_local.cli.run import can_chat, load, read_exactly
 from snapkv_local.extract.passages import UNITS, cut
 
 
 @click.command()
 @click.argument("model")
-@files_option("Text or source code; may be repeated, - for stdin.", required=True)
+@files_option("Text, source code, PDF or DOCX; may be repeated, - for stdin.", required=True)
 @click.option("--query", required=True, help="What to look for.")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many.")
 @click.option(
@@ -49,7 +49,7 @@ def extract(
     """Find the passages of documents that a query points at: sentences, or functions of code.
 
     Nothing is generated: the model reads each document with the query, and its attention votes.
-    Offsets are in characters of the file. What is longer than the context is read in parts.
+    Offsets are in characters of the file's text. What is longer than the context is read in parts.
     """
     if not query.strip():
         raise click.UsageError("the query is empty: say with --query what to look for")
@@ -71,14 +71,3 @@ def extract(
         where = f"{files[passage.document]}:{passage.start}-{passage.end}"
         click.echo(f"{click.style(where, bold=True)}  score {passage.score:.4f}")
         click.echo("\n".join(f"    {line}" for line in passage.text.splitlines()) + "\n")
-    if not found:
-        click.echo("no passage: the files are empty", err=True)
-
-
-def read_exactly(file: Path) -> str:
-    """Text of a file, or of stdin for "-", each character as it is there, ends of lines included.
-
-    Bytes that are no UTF-8 are replaced.
-    """
-    with click.open_file(str(file), "rb") as stream:
-        return bytes(stream.read()).decode("utf-8", errors="replace")

@@ -27,12 +27,13 @@ from snapkv_local.cli.run import load, read_document
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.hardware import peak_rss
 from snapkv_local.new_file import check_space
+from snapkv_local.reading import STDIN
 from snapkv_local.units import size
 
 
 @click.command()
 @click.argument("model")
-@files_option("Its text; may be repeated, - for stdin.", required=True)
+@files_option("Its text, PDF or DOCX; may be repeated, - for stdin.", required=True)
 @click.option(
     "--out",
     required=True,
@@ -73,10 +74,8 @@ def ingest(
     check_space(out, 0)  # a wrong place is said now and not after the model is loaded
     path = models.resolve(model)
     text = "\n\n".join(read_document(file) for file in files)
-    if not text.strip():
-        raise click.UsageError("the document is empty: name its text with --file")
     if title is None:
-        title = "stdin" if files[0] == Path("-") else files[0].name
+        title = "stdin" if files[0] == STDIN else files[0].name
 
     llm = load(path, SnapKVConfig(**{"vault": "ram", **take_config(options)}), options)
     started = time.monotonic()

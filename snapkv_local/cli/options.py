@@ -112,7 +112,7 @@ json_option = click.option(
 
 
 def files_option(
-    says: str = "Text to put before the question; may be repeated, - for stdin.",
+    says: str = "Text, PDF or DOCX to put before the question; may be repeated, - for stdin.",
     required: bool = False,
 ) -> Callable[..., Any]:
     """--file, paths of texts; "-" is stdin's. `says` is for --help."""

@@ -27,8 +27,9 @@ from snapkv_local.cli.options import (
 )
 from snapkv_local.cli.progress import PrefillBar
 from snapkv_local.config import SnapKVConfig
-from snapkv_local.errors import ModelFileError
+from snapkv_local.errors import ModelFileError, TextFileError
 from snapkv_local.profile import Profile
+from snapkv_local.reading import STDIN, read_text
 
 if TYPE_CHECKING:
     from snapkv_local.llama import Llama
@@ -66,7 +67,7 @@ def run(
     name = model or model_option
     if (name is None and document is None) or (model is not None and model_option is not None):
         raise click.UsageError("name one MODEL, as the argument or with --model")
-    chats = prompt is None and sys.stdin.isatty() and Path("-") not in files
+    chats = prompt is None and sys.stdin.isatty() and STDIN not in files
     if chats and as_json:
         raise click.UsageError("--json answers one question: give --prompt")
     take = take_settings if document is None else take_document_settings
@@ -75,13 +76,13 @@ def run(
     opened = None if document is None else open_document(document, options)
     path = model_of(opened) if opened and name is None else models.resolve(name or "")
     warn_of_other_model(profile, path)
-    if Path("-") in files and prompt is None:
+    if STDIN in files and prompt is None:
         raise click.UsageError("--file - reads stdin: give the question with --prompt")
     texts = [*([opened.text] if opened else []), *(read_document(file) for file in files)]
     if prompt is None and not chats:
-        prompt = read_document(Path("-"))
+        prompt = read_question()
     if prompt is not None and not prompt.strip():
-        raise click.UsageError("the question is empty: give it with --prompt or on stdin")
+        raise click.UsageError("the question is empty: give it with --prompt")
 
     llm = load(path, None if settings is None else SnapKVConfig(**settings), options)
     if opened is not None:
@@ -99,9 +100,30 @@ def run(
 
 
 def read_document(file: Path) -> str:
-    """Text of a file, or of stdin for "-"; bytes that are no UTF-8 are replaced."""
-    with click.open_file(str(file), encoding="utf-8", errors="replace") as stream:
-        return str(stream.read()).strip()
+    """Text of a file, or of stdin for "-", without white space around it; lines end with \\n.
+
+    Raises:
+        TextFileError: as reading.read_text().
+    """
+    text = read_exactly(file)
+    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
+
+
+def read_exactly(file: Path) -> str:
+    """As reading.read_text(); what little could not be read is said on stderr."""
+    return read_text(file, lambda warning: click.echo(f"Warning: {warning}", err=True))
+
+
+def read_question() -> str:
+    """The question, from stdin.
+
+    Raises:
+        click.UsageError: stdin has no text.
+    """
+    try:
+        return read_document(STDIN)
+    except TextFileError as e:
+        raise click.UsageError(f"no question: {e}, or the question with --prompt") from e
 
 
 def questions() -> Iterator[str]:

@@ -31,6 +31,7 @@ from snapkv_local.cli.run import load
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
 from snapkv_local.profile import Profile
+from snapkv_local.reading import decode
 
 if TYPE_CHECKING:
     from snapkv_local.document import Document
@@ -170,7 +171,7 @@ def read_keys(keys: tuple[str, ...], file: Path | None) -> tuple[str, ...]:
     """
     found = [*keys, *filter(None, [os.environ.get("SNAPKV_API_KEY")])]
     if file is not None:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in decode(file.read_bytes(), str(file)).splitlines()]
         if not any(lines):
             raise ConfigError(str(file), "holds no key", "write one a line")
         found += filter(None, lines)

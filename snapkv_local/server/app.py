@@ -38,6 +38,7 @@ _STATUSES = (400, 401, 403, 404, 405, 413, 415, 429, 500, 501, 503)
 _PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page/chat.js": ("chat.js", "text/javascript; charset=utf-8"),
+    "/page/reading.js": ("reading.js", "text/javascript; charset=utf-8"),
     "/page/chat.css": ("chat.css", "text/css; charset=utf-8"),
 }
 

@@ -16,7 +16,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-PUBLIC = frozenset({"/", "/health", "/page/chat.js", "/page/chat.css"})
+PUBLIC = frozenset({"/", "/health", "/page/chat.js", "/page/reading.js", "/page/chat.css"})
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 # the page has no script, style or request of any other origin

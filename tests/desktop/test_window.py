@@ -163,7 +163,7 @@ def test_errors_are_shown_and_the_next_question_works(window, wait, tmp_path):
     assert "absent.txt" in window.status.text()
     (tmp_path / "image.png").write_bytes(b"\x89PNG\xff\xfe")
     window.open_document(str(tmp_path / "image.png"))
-    assert "image.png is no text file" in window.status.text()
+    assert "image.png: is a PNG picture, and no text" in window.status.text()
 
     long = tmp_path / "long.txt"
     long.write_text(DOCUMENT.read_text(encoding="utf-8") * 3, encoding="utf-8")

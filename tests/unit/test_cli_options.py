@@ -143,10 +143,10 @@ def test_documents_come_before_the_question(tmp_path, write_gguf, monkeypatch):
         raise KeyboardInterrupt
 
     (tmp_path / "a.txt").write_bytes(b"One.\n\n")
-    (tmp_path / "b.txt").write_bytes(b"Tw\xff.")  # no UTF-8
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfe" + "Two.\r\n".encode("utf-16-le"))
     command = ["run", str(write_gguf()), "--prompt", "Who?"]
     for file in (tmp_path / "a.txt", tmp_path / "b.txt"):
         command += ["--file", str(file)]
     CliRunner().invoke(main, [*command, "--file", "-"], input="Three.\n")
-    content = "One.\n\nTw\N{REPLACEMENT CHARACTER}.\n\nThree.\n\nWho?"
+    content = "One.\n\nTwo.\n\nThree.\n\nWho?"
     assert asked == [{"role": "user", "content": content}]

@@ -76,6 +76,9 @@ def test_errors_exit_with_1_and_a_message():
 def test_empty_question():
     result = invoke("run", "demo", stdin="  \n")
     assert result.exit_code == 2
+    assert "no question: stdin: has nothing but white space" in result.stderr
+    result = invoke("run", "demo", "--prompt", " ")
+    assert result.exit_code == 2
     assert "the question is empty" in result.stderr
 
 

@@ -167,7 +167,7 @@ def test_extras_in_the_docs_exist():
 def site(tmp_path_factory):
     for package in ("mkdocs", "material", "mkdocstrings"):
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f'no {package}: pip install "snapkv-local[docs]"')
+            pytest.skip(f'no {package}: pip install "snapkv-local[site]"')
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(folder)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

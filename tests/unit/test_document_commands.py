@@ -52,7 +52,6 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("ingest demo --out new.snapkv", "Missing option '--file'"),
         ("ingest demo --file TEXT", "Missing option '--out'"),
         ("ingest demo --file TEXT --out TEXT", "is there already: --force replaces it"),
-        ("ingest demo --file - --out new.snapkv", "the document is empty"),
         ("ask", "Missing argument 'DOCUMENT'"),
         ("ask no.snapkv x", "'no.snapkv' does not exist"),
         ("ask BOOK", "give a QUESTION, or --info"),

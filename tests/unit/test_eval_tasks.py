@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from snapkv_local.errors import ConfigError, PromptError
+from snapkv_local.errors import ConfigError, PromptError, TextFileError
 from snapkv_local.eval import prose, tasks, words
 from snapkv_local.eval.draft import Draft, Planted, Question
 from snapkv_local.eval.render import answer, fit
@@ -318,8 +318,8 @@ def test_malformed_files_are_named_with_their_line(write, rows, says):
 def test_missing_and_binary_files(tmp_path):
     with pytest.raises(PromptError, match="cannot be read"):
         of_file("jsonl", tmp_path / "none.jsonl")
-    (tmp_path / "x").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(PromptError, match="no UTF-8"):
+    (tmp_path / "x").write_bytes(b"\x89PNG\x00")
+    with pytest.raises(TextFileError, match="x: is a PNG picture, and no text"):
         of_file("jsonl", tmp_path / "x")
 
 

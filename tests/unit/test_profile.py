@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from snapkv_local import SnapKVConfig, profile
 from snapkv_local.cli import main
-from snapkv_local.errors import ConfigError, OutOfMemoryError
+from snapkv_local.errors import ConfigError, OutOfMemoryError, TextFileError
 from snapkv_local.profile import Profile
 
 PROFILE = Profile(
@@ -89,7 +89,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(ConfigError, match=r"none.toml: cannot be read \(No such file"):
         profile.load(tmp_path / "none.toml")
     (tmp_path / "b.toml").write_bytes(b"[snapkv]\n# \xff\n")
-    with pytest.raises(ConfigError, match="is no UTF-8 at byte 11; save it as UTF-8"):
+    with pytest.raises(TextFileError, match=r"b\.toml: is no UTF-8 at 1 place of 13 bytes"):
         profile.load(tmp_path / "b.toml")
 
 

@@ -15,6 +15,7 @@ from snapkv_local.eval.draft import Question
 from snapkv_local.eval.render import case, write
 from snapkv_local.eval.tasks.task import Wanted
 from snapkv_local.eval.tokens import Tokens
+from snapkv_local.reading import decode
 
 Row = dict[str, Any]
 
@@ -62,6 +63,7 @@ class FileTask:
 
         Raises:
             PromptError: the file is missing or malformed, with the line.
+            TextFileError: it is no text.
         """
         documents: dict[str, list[tuple[int, Entry]]] = {}
         for line, row in self._rows():
@@ -93,12 +95,7 @@ class FileTask:
 
     def _rows(self) -> list[tuple[int, Any]]:
         """Each with its number: of the line, or in a JSON list."""
-        try:
-            text = self._read().decode("utf-8-sig")
-        except UnicodeDecodeError as e:
-            raise PromptError(
-                str(self.path), f"is no UTF-8 at byte {e.start:,}", "save it as UTF-8"
-            ) from e
+        text = decode(self._read(), str(self.path))
         rows: list[tuple[int, Any]] = []
         if text.lstrip().startswith("["):
             rows = list(enumerate(self._parse(text, 0), 1))

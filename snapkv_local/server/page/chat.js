@@ -50,14 +50,14 @@ async function readFile(file) {
     show(`${file.name} is larger than ${size(MAX_FILE)}`, true);
     return;
   }
-  const text = await file.text();
-  if (text.includes("\0")) {
-    show(`${file.name} is no text file`, true);
-    return;
+  try {
+    const { text, warning } = textOf(new Uint8Array(await file.arrayBuffer()), file.name);
+    at("pasted").hidden = true;
+    setDocument(file.name, text);
+    show(warning);
+  } catch (e) {
+    show(e.message, true);
   }
-  at("pasted").hidden = true;
-  setDocument(file.name, text);
-  show("");
 }
 
 function addTurn(role, text, attached) {
