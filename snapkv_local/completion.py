@@ -7,13 +7,13 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 # first of all: it loads our library, which llama_cpp then uses
-from snapkv_local.evaluation import EvaluatingLlama  # isort: skip
+from snapkv_local.guided import GuidedLlama, asked_for  # isort: skip
 
 from snapkv_local.errors import NoRoomError, PromptError, SnapKVError
 from snapkv_local.marks import Chat
 
 
-class CompletingLlama(EvaluatingLlama):
+class CompletingLlama(GuidedLlama):
     """What Llama adds to llama_cpp's completions."""
 
     _asked: Chat | None
@@ -54,12 +54,19 @@ class CompletingLlama(EvaluatingLlama):
                 sent = yield token
 
     def create_chat_completion(self, *args: Any, **kwargs: Any) -> Any:
-        """As llama_cpp.Llama.create_chat_completion(); notes where system prompt and question are."""
+        """As llama_cpp.Llama.create_chat_completion(); notes where system prompt and question are.
+
+        Raises:
+            GrammarError: answers cannot be held to response_format, or to the parameters of a
+                function that must be called.
+        """
         self._asked = Chat.of(super().create_chat_completion, args, kwargs)
+        self._held_to = asked_for(self._asked)
         try:
             return super().create_chat_completion(*args, **kwargs)
         finally:
             self._asked = None
+            self._held_to = None
 
     def _create_completion(self, *args: Any, **kwargs: Any) -> Any:
         responses = super()._create_completion(*args, **kwargs)

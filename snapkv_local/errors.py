@@ -51,6 +51,10 @@ class TextFileError(SnapKVError, ValueError):
     """A file, or stdin, that gives no text: it is of another kind, damaged or empty."""
 
 
+class GrammarError(SnapKVError, ValueError):
+    """A JSON schema or a grammar that answers cannot be held to."""
+
+
 class LibraryError(SnapKVError, ImportError):
     """The native library or llama-cpp-python is missing or does not fit."""
 

@@ -24,8 +24,6 @@ from snapkv_local.server.worker import Chunk, Done, Event, Job, Progress
 from snapkv_local.usage import Usage
 
 if TYPE_CHECKING:
-    from llama_cpp.llama_grammar import LlamaGrammar
-
     from snapkv_local.document import Document
     from snapkv_local.llama import Llama
 
@@ -89,7 +87,7 @@ class Engine:
     def chat(self, request: ChatRequest, job: Job) -> Iterator[Event]:
         """Answer POST /v1/chat/completions."""
         offered = tools.offered(request)
-        answer_grammar = self._grammar(request, offered)
+        answer_grammar = grammar.of(self.llm, request, offered)
         native = self._template_knows_tools
         messages = tools.to_llama(request.messages, offered, native)
         if request.document is not None:
@@ -198,20 +196,6 @@ class Engine:
         config = dataclasses.replace(self.config, **given)
         if config != self.llm.snapkv:
             self.llm.set_snapkv(config)
-
-    def _grammar(self, request: ChatRequest, offered: list[Tool]) -> LlamaGrammar | None:
-        form = request.response_format
-        if tools.is_forced(request):
-            return grammar.from_schema(self.llm, tools.call_schema(offered), "tools")
-        if form is None or form.type == "text":
-            return None
-        if form.type == "json_schema":
-            if form.json_schema is None:
-                raise refusal("json_schema is missing", "response_format")
-            return grammar.from_schema(self.llm, form.json_schema.schema_, "response_format")
-        if form.schema_ is not None:
-            return grammar.from_schema(self.llm, form.schema_, "response_format")
-        return grammar.any_json(self.llm)
 
     def _check_logprobs(self, asked: bool) -> None:
         if asked and not self.llm._logits_all:

@@ -1,59 +1,49 @@
-"""From a JSON schema of a request to a grammar that llama.cpp takes."""
+"""From the forms of answers that a request may ask for to grammars."""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from snapkv_local.errors import GrammarError
+from snapkv_local.server import tools
 from snapkv_local.server.errors import refusal
+from snapkv_local.server.schemas import ChatRequest, Tool
 
 if TYPE_CHECKING:
-    from llama_cpp.llama_grammar import LlamaGrammar
-
+    from snapkv_local.guide import JsonGrammar
     from snapkv_local.llama import Llama
 
-_MAX_BYTES = 1024 * 1024
 
-
-def any_json(llm: Llama) -> LlamaGrammar:
-    """For any JSON object."""
-    from llama_cpp.llama_grammar import JSON_GBNF
-
-    return _checked(llm, JSON_GBNF, "response_format")
-
-
-def from_schema(llm: Llama, schema: dict[str, Any], param: str) -> LlamaGrammar:
-    """For JSON of a schema.
+def of(llm: Llama, request: ChatRequest, offered: list[Tool]) -> JsonGrammar | None:
+    """What the answer is held to; None for any text. It is tried before the prompt is evaluated.
 
     Args:
-        param: the request's field that has the schema.
+        offered: functions that the answer may call.
 
     Raises:
-        ApiError: llama.cpp has no grammar for the schema. Schemas are never fetched.
+        ApiError: no answer can be held to it.
     """
-    from llama_cpp.llama_grammar import json_schema_to_gbnf
-
     try:
-        text = json_schema_to_gbnf(json.dumps(schema))
-    # it has no exception of its own: KeyError, AssertionError, RecursionError ...
-    except Exception as e:
-        raise refusal(f"the JSON schema cannot be used: {e or type(e).__name__}", param) from e
-    return _checked(llm, text, param)
+        grammar = _wanted(request, offered)
+        if grammar is not None:
+            llm.check_grammar(grammar)
+    except GrammarError as e:
+        raise refusal(str(e), "tools" if tools.is_forced(request) else "response_format") from e
+    return grammar
 
 
-def _checked(llm: Llama, text: str, param: str) -> LlamaGrammar:
-    """llama_cpp does not look at what llama.cpp says of a grammar, so it is parsed once before."""
-    from llama_cpp import llama_cpp
-    from llama_cpp.llama_grammar import LlamaGrammar
+def _wanted(request: ChatRequest, offered: list[Tool]) -> JsonGrammar | None:
+    from snapkv_local.guide import JsonGrammar
 
-    if len(text) > _MAX_BYTES:
-        raise refusal("the JSON schema makes too large a grammar", param)
-    vocab = llama_cpp.llama_model_get_vocab(llm.model)
-    try:
-        sampler = llama_cpp.llama_sampler_init_grammar(vocab, text.encode("utf-8"), b"root")
-    except UnicodeEncodeError as e:
-        raise refusal("the JSON schema holds text that is not Unicode", param) from e
-    if not sampler:
-        raise refusal("llama.cpp cannot use the grammar of this JSON schema", param)
-    llama_cpp.llama_sampler_free(sampler)
-    return LlamaGrammar.from_string(text, verbose=False)
+    if tools.is_forced(request):
+        functions = [tool.function for tool in offered]
+        return JsonGrammar.of_calls([(each.name, each.parameters) for each in functions])
+    form = request.response_format
+    if form is None or form.type == "text":
+        return None
+    schema = form.schema_
+    if form.type == "json_schema":
+        if form.json_schema is None:
+            raise refusal("json_schema is missing", "response_format")
+        schema = form.json_schema.schema_
+    return JsonGrammar.any_object() if schema is None else JsonGrammar.of_schema(schema)

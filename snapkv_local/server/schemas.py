@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 
 from snapkv_local.policies.scoring import MOST_OWN
 
@@ -13,6 +13,21 @@ Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+# templates and encoders of JSON go down once for each level
+_MOST_LEVELS = 100
+
+
+def _shallow(value: dict[str, Any]) -> dict[str, Any]:
+    level: list[Any] = [value]
+    for _ in range(_MOST_LEVELS):
+        inner = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [each for values in inner for each in values if isinstance(each, dict | list)]
+        if not level:
+            return value
+    raise ValueError(f"is nested more than {_MOST_LEVELS} levels deep")
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_shallow)]
 
 
 class _Part(BaseModel):
@@ -60,7 +75,7 @@ class CommonRequest(_Part):
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
     n: Literal[1] | None = None
     user: str | None = Field(None, description="Without effect.")
-    metadata: dict[str, Any] | None = Field(None, description="Without effect.")
+    metadata: JsonObject | None = Field(None, description="Without effect.")
     store: Literal[False] | None = None
     snapkv: Overrides | None = None
 
@@ -123,7 +138,7 @@ class FunctionSpec(BaseModel):
 
     name: Name
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
     strict: bool | None = None
 
 
@@ -152,7 +167,7 @@ class JsonSchema(BaseModel):
 
     name: Name
     description: str | None = None
-    schema_: dict[str, Any] = Field(alias="schema")
+    schema_: JsonObject = Field(alias="schema")
     strict: bool | None = None
 
 
@@ -161,7 +176,7 @@ class ResponseFormat(_Part):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    schema_: JsonObject | None = Field(None, alias="schema")
 
 
 class ChatRequest(CommonRequest):

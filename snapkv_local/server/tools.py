@@ -40,26 +40,6 @@ def is_forced(request: ChatRequest) -> bool:
     return request.tool_choice == "required" or isinstance(request.tool_choice, NamedTool)
 
 
-def call_schema(tools: list[Tool]) -> dict[str, Any]:
-    """The JSON schema of a call."""
-    calls = [
-        {
-            "type": "object",
-            "properties": {
-                "name": {"const": tool.function.name},
-                "arguments": tool.function.parameters or {"type": "object"},
-            },
-            "required": ["name", "arguments"],
-        }
-        for tool in tools
-    ]
-    if len(calls) == 1:
-        return calls[0]
-    if any("$ref" in json.dumps(tool.function.parameters or {}) for tool in tools):
-        raise refusal("with $ref in parameters, name one function in tool_choice", "tools")
-    return {"anyOf": calls}
-
-
 def describe(tools: list[Tool]) -> str:
     """For the system message of a model whose template knows no tools."""
     lines = [json.dumps(tool.model_dump(exclude_none=True)["function"]) for tool in tools]
