@@ -60,8 +60,9 @@ class Document:
             found = {name: file.array(name) for name in file.names()}
             about = file.header
             text = found.pop("text").tobytes().decode()
-            tokens = found.pop("tokens")
-            segment = vault.from_arrays(found, tokens, about["n_swa_rows"])
+            # a copy: each prompt is compared with them, those about other things, too
+            tokens = np.array(found.pop("tokens"))
+            segment = vault.from_arrays(found, tokens, about["n_swa_rows"], file.file)
             return cls(
                 path=file.path,
                 title=about["title"],

@@ -12,8 +12,10 @@ from snapkv_local.context import Progress, SnapKVContext  # isort: skip
 
 import llama_cpp
 
+from snapkv_local import vault
 from snapkv_local.config import SnapKVConfig
-from snapkv_local.errors import ConfigError, NoRoomError, PromptError
+from snapkv_local.errors import ConfigError, ModelFileError, NoRoomError, PromptError
+from snapkv_local.mapped import MappedFile
 from snapkv_local.marks import Marks
 from snapkv_local.stats import PrefillStats
 
@@ -36,6 +38,8 @@ class EvaluatingLlama(llama_cpp.Llama):
     n_prompt: int
     _generating: bool
     _marks: Marks
+    _attached: vault.Segment | None  # memory that the vault reads
+    _model_files: tuple[MappedFile, ...]
 
     def prefill(self, tokens: Sequence[int], progress: Progress | None = None) -> PrefillStats:
         """Evaluate a prompt from position 0, replacing what the context held.
@@ -69,9 +73,11 @@ class EvaluatingLlama(llama_cpp.Llama):
         self.last_prefill = None
         self.n_prompt = len(prompt)
         self.evictions = []
+        self._check_model()
         self._attach(prompt)
         parts = self._marks.of(self, prompt)
-        self.last_prefill = context.prefill(prompt, progress or self.prefill_progress, parts)
+        report = self._checking(progress or self.prefill_progress)
+        self.last_prefill = context.prefill(prompt, report, parts)
         self.input_ids[: len(prompt)] = prompt
         if self._logits_all:
             self._store_logits(len(prompt) - 1, 1)
@@ -186,6 +192,43 @@ class EvaluatingLlama(llama_cpp.Llama):
     def _attach(self, prompt: npt.NDArray[np.int32]) -> None:
         """Called before a prompt is evaluated: what the vault may begin with."""
 
+    def _check_model(self) -> None:
+        """Called before weights are used.
+
+        Raises:
+            ModelFileError: they may be gone.
+        """
+        for file in self._model_files:
+            change = file.change()
+            if change is not None:
+                raise ModelFileError(
+                    str(file.path),
+                    f"{change} after it was loaded, and weights may be gone",
+                    "load it again; one that changes can be read into memory, with --no-mmap or "
+                    "use_mmap=False",
+                )
+
+    def _check_vault(self) -> None:
+        """Called before the vault is used.
+
+        Raises:
+            DocumentError: it reads from a file that is no longer what it was.
+        """
+        error = None if self._attached is None else self._attached.change()
+        if error is not None:
+            raise error
+
+    def _checking(self, progress: Progress | None) -> Progress:
+        """A prefill takes long, so it looks at the files with each report."""
+
+        def report(done: int, total: int) -> None:
+            self._check_model()
+            self._check_vault()
+            if progress is not None:
+                progress(done, total)
+
+        return report
+
     def _same_window(self, context: SnapKVContext, tokens: list[int]) -> bool:
         """False if tokens replace a part of the window that has voted by another text."""
         start, end = self.n_tokens, context.n_compacted()
@@ -222,7 +265,7 @@ class EvaluatingLlama(llama_cpp.Llama):
         self._context("eval").set_protected(parts.protected)
         self._context("eval").set_question(parts.asked, len(whole))
         self.n_tokens, self._requires_eval = 0, True  # where it fails, the context is empty
-        stats = self._context("eval").extend(start, given, progress)
+        stats = self._context("eval").extend(start, given, self._checking(progress))
         self.n_tokens, self._requires_eval = n_tokens, False
         if stats is None:
             return None
@@ -253,11 +296,13 @@ class EvaluatingLlama(llama_cpp.Llama):
         )
 
     def _eval_full(self, tokens: Sequence[int]) -> None:
+        self._check_model()
         if self.prefill_progress is None or len(tokens) <= 1:
             super().eval(tokens)
             return
         # the batches that one call would make, with a report after each
         for start in range(0, len(tokens), self.n_batch):
+            self._check_model()
             super().eval(tokens[start : start + self.n_batch])
             self.prefill_progress(min(start + self.n_batch, len(tokens)), len(tokens))
 
@@ -269,6 +314,7 @@ class EvaluatingLlama(llama_cpp.Llama):
                 and with logits_all of all.
         """
         for start in range(0, len(tokens), self.n_batch):
+            self._check_model()
             batch = tokens[start : start + self.n_batch]
             n_past = self.n_tokens
             wanted = max(1, n_logits - (len(tokens) - start - len(batch)))

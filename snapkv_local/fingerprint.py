@@ -86,7 +86,7 @@ def of(llm: Llama) -> Model:
 
 
 def _of_files(path: Path) -> str:
-    files = [path.with_name(name) for name in models.file_names(path.name)]
+    files = models.files(path)
     stats = [file.stat() for file in files]
     return _digest(tuple(files), tuple((s.st_size, s.st_mtime_ns) for s in stats))
 

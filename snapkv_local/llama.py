@@ -20,6 +20,7 @@ from snapkv_local.completion import CompletingLlama
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.document import Document
 from snapkv_local.errors import ConfigError, DocumentError
+from snapkv_local.mapped import MappedFile
 from snapkv_local.marks import Chat, Marks
 from snapkv_local.policies.view import LayerView
 from snapkv_local.stats import PrefillStats
@@ -88,7 +89,8 @@ class Llama(CompletingLlama):
         self.evictions: list[PrefillStats] = []
         self.n_prompt = 0
         self.documents: tuple[Document, ...] = ()
-        self._attached: vault.Segment | None = None  # memory that the vault reads
+        self._attached = None
+        self._model_files = ()
         self._generating = False
         self._marks = Marks()
         self._asked: Chat | None = None
@@ -103,6 +105,9 @@ class Llama(CompletingLlama):
                 "keep_scores=True", "there are no scores without snapkv", "pass snapkv"
             )
         models.check(Path(model_path))
+        if kwargs.get("use_mmap", True):
+            # from now on: what happens while it is loaded counts, too
+            self._model_files = tuple(map(MappedFile, models.files(Path(model_path))))
         options = None if snapkv is None else ContextOptions(snapkv, keep_scores, keep_queries)
         # a vocabulary has no layers, and so no cache to compress
         with compact_contexts(None if kwargs.get("vocab_only") else options):
@@ -203,7 +208,9 @@ class Llama(CompletingLlama):
 
         Raises:
             ConfigError: made without a vault, or nothing was prefilled.
+            DocumentError: the vault reads from a file that has changed.
         """
+        self._check_vault()
         return self._context("layer_views").layer_views()
 
     def keep(self, ids: Sequence[npt.NDArray[np.int32]] | None) -> None:
@@ -217,7 +224,9 @@ class Llama(CompletingLlama):
         Raises:
             ConfigError: made without a vault, or ids do not fit the prompt.
             NoRoomError: more rows than the cache has cells.
+            DocumentError: the vault reads from a file that has changed.
         """
+        self._check_vault()
         self._context("keep").keep(ids)
         self.n_tokens = self.n_prompt
 
@@ -301,7 +310,9 @@ class Llama(CompletingLlama):
             )
         found = opened if isinstance(opened, Document) else Document.open(opened)
         document.check(self, found)
-        self.documents = (*self.documents, found)
+        # one that has changed gives way to what is now at its place
+        others = [known for known in self.documents if known.segment.change() is None]
+        self.documents = (*others, found)
         return found
 
     def save_session(self, path: str | Path) -> int:
@@ -312,8 +323,10 @@ class Llama(CompletingLlama):
 
         Raises:
             ConfigError: made without snapkv.
-            DocumentError: the disk has no space for it. A file that was there stays then.
+            DocumentError: the disk has no space for it, or the vault reads from a file that has
+                changed. A file that was there stays then.
         """
+        self._check_vault()
         return session.save(self, path)
 
     def load_session(self, path: str | Path) -> None:
@@ -351,13 +364,29 @@ class Llama(CompletingLlama):
         }
 
     def _attach(self, prompt: npt.NDArray[np.int32]) -> None:
-        """Give the vault the document that has more in common with the prompt than it has itself."""
-        if not self.documents:
+        """Give the vault the document that has more in common with the prompt than it has itself.
+
+        Raises:
+            DocumentError: the prompt begins with a document whose file has changed.
+        """
+        given = [found.segment for found in self.documents]
+        if self._attached is not None:
+            given.append(self._attached)
+        for segment in given:
+            error = segment.change()
+            if error is None:
+                continue
+            if segment is self._attached:
+                self.clear_vault()
+            if _n_common(segment.tokens, prompt) == len(segment.tokens):
+                raise error
+        whole = [found for found in self.documents if found.segment.change() is None]
+        if not whole:
             return
         context = self._context("prefill")
-        common = [_n_common(found.tokens, prompt) for found in self.documents]
+        common = [_n_common(found.tokens, prompt) for found in whole]
         if max(common) > _n_common(vault.tokens(context), prompt):
-            best = self.documents[common.index(max(common))]
+            best = whole[common.index(max(common))]
             self.clear_vault()
             self._attached = best.segment
             vault.attach(context, best.segment)

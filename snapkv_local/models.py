@@ -72,6 +72,11 @@ def check(path: Path) -> GGUFHeader:
     return header
 
 
+def files(path: Path) -> list[Path]:
+    """All files of a model, in order, from the path of one of them."""
+    return [path.with_name(name) for name in file_names(path.name)]
+
+
 def file_names(name: str) -> list[str]:
     """The names of all files of a model, in order, from the name of one of them."""
     split = _SPLIT.search(name)

@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 from snapkv_local.errors import DocumentError
 from snapkv_local.hardware import n_cores
+from snapkv_local.mapped import MappedFile
 from snapkv_local.new_file import NewFile, check_space
 
 if TYPE_CHECKING:
@@ -127,12 +128,18 @@ class Sealed:
         path: of the file.
         header: the caller's.
         n_bytes: of the file.
+        file: asked before its arrays are used, which are read from it then.
     """
 
     def __init__(
-        self, path: Path, header: dict[str, Any], blocks: dict[str, _Span], mapped: mmap.mmap
+        self,
+        file: MappedFile,
+        header: dict[str, Any],
+        blocks: dict[str, _Span],
+        mapped: mmap.mmap,
     ) -> None:
-        self.path = path
+        self.file = file
+        self.path = file.path
         self.header = header
         self.n_bytes = len(mapped)
         self._blocks = blocks
@@ -154,6 +161,7 @@ class Sealed:
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise DocumentError(str(path), "is no file", "give one that snapkv-local has made")
+            file = MappedFile(path, fd)
             about, data = _read_header(path, fd)
             if about["kind"] != kind:
                 raise DocumentError(
@@ -161,7 +169,12 @@ class Sealed:
                 )
             spans = _spans(path, about["blocks"], data)
             _check_pieces(path, fd, spans, about["crc32"], data)
-            return cls(path, about["header"], spans, mmap.mmap(fd, 0, access=mmap.ACCESS_READ))
+            change = file.change()
+            if change is not None:
+                raise DocumentError(
+                    str(path), f"{change} while it was checked", "wait until it is whole"
+                )
+            return cls(file, about["header"], spans, mmap.mmap(fd, 0, access=mmap.ACCESS_READ))
         except (KeyError, TypeError) as e:  # somebody made it up: the digest fits
             raise _damaged(path, "in its header, which lacks or misstates something") from e
         finally:

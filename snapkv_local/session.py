@@ -84,7 +84,8 @@ def load(llm: Llama, path: str | Path) -> vault.Segment | None:
     segment = None
     keeps = llm.snapkv is not None and llm.snapkv.vault != "off"
     if "vault" in found and keeps:
-        segment = vault.from_arrays(found, found["vault"], about["n_swa_rows"])
+        held = np.array(found["vault"])
+        segment = vault.from_arrays(found, held, about["n_swa_rows"], file.file)
         vault.attach(context, segment)
     llm.input_ids[: len(tokens)] = tokens
     llm.n_tokens, llm.n_prompt = len(tokens), about["n_prompt"]

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from snapkv_local import native
+from snapkv_local.errors import DocumentError
+from snapkv_local.mapped import MappedFile
 
 if TYPE_CHECKING:
     from snapkv_local.context import SnapKVContext
@@ -29,6 +31,7 @@ class Segment:
         swa: uint8 [n_bytes], rows of the sliding-window layers before the segment's end; empty for
             other models.
         n_swa_rows: positions that swa has.
+        file: that k, v and swa are mapped from; None if they are memory.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -36,6 +39,18 @@ class Segment:
     v: Sequence[Rows]
     swa: Rows
     n_swa_rows: int
+    file: MappedFile | None = None
+
+    def change(self) -> DocumentError | None:
+        """What forbids to use it any more."""
+        change = None if self.file is None else self.file.change()
+        if self.file is None or change is None:
+            return None
+        return DocumentError(
+            str(self.file.path),
+            f"{change} after it was opened, and what was read of it may be gone",
+            "put a whole one in its place, by copying to another name and renaming, and start again",
+        )
 
 
 def segments(context: SnapKVContext) -> list[Segment]:
@@ -124,9 +139,12 @@ def joined(parts: Sequence[Segment]) -> Iterator[tuple[str, list[Rows]]]:
 
 
 def from_arrays(
-    found: dict[str, npt.NDArray[Any]], given: npt.NDArray[np.int32], n_swa_rows: int
+    found: dict[str, npt.NDArray[Any]],
+    given: npt.NDArray[np.int32],
+    n_swa_rows: int,
+    file: MappedFile,
 ) -> Segment:
-    """A segment from what joined() has named, and its tokens."""
+    """A segment from what joined() has named, and its tokens. The arrays are of a mapped file."""
     n_layer = sum(name.startswith("k.") for name in found)
     return Segment(
         tokens=given,
@@ -134,6 +152,7 @@ def from_arrays(
         v=[found[f"v.{ic}"] for ic in range(n_layer)],
         swa=found["swa"],
         n_swa_rows=n_swa_rows,
+        file=file,
     )
 
 

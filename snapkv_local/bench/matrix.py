@@ -53,7 +53,7 @@ class Model:
             weights = LlamaFileType(kind).name.removeprefix("MOSTLY_").removeprefix("ALL_").lower()
         except ValueError:  # missing, or newer than the gguf package
             weights = "weights of unknown type"
-        files = [path.with_name(name) for name in models.file_names(path.name)]
+        files = models.files(path)
         return cls(
             path=path,
             # a made model is named after what it is made after, and says that it is made

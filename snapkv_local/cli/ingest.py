@@ -19,6 +19,7 @@ from snapkv_local.cli.options import (
     gpu_layers_option,
     json_option,
     kv_type_option,
+    no_mmap_option,
     take_config,
     threads_option,
 )
@@ -52,6 +53,7 @@ from snapkv_local.units import size
 )
 @gpu_layers_option
 @threads_option
+@no_mmap_option
 @chat_format_option
 @json_option
 def ingest(

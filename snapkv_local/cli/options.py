@@ -144,7 +144,10 @@ threads_option = click.option("--threads", type=int, help="[default: all cores]"
 chat_format_option = click.option(
     "--chat-format", help="For a model without a chat template, such as chatml."
 )
-model_options = together(kv_type_option, gpu_layers_option, threads_option)
+no_mmap_option = click.option(
+    "--no-mmap", is_flag=True, help="Read MODEL into memory, instead of mapping its file."
+)
+model_options = together(kv_type_option, gpu_layers_option, threads_option, no_mmap_option)
 answer_options = together(
     click.option("--max-tokens", type=SIZE, default=512, show_default=True, help="Of an answer."),
     click.option("--temperature", type=float, default=0.0, show_default=True),

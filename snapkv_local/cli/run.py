@@ -175,6 +175,7 @@ def load(
         type_k=kv_type,
         type_v=kv_type,
         flash_attn=True,
+        use_mmap=not options["no_mmap"],
         chat_format=options["chat_format"],
         logits_all=options.get("logits_all", False),
         keep_scores=keep_scores,

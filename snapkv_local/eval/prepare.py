@@ -77,7 +77,12 @@ def prepare(
 
 
 def opener(
-    path: Path, needs: Needs, window: int, n_gpu_layers: int, threads: int | None
+    path: Path,
+    needs: Needs,
+    window: int,
+    n_gpu_layers: int,
+    threads: int | None,
+    no_mmap: bool = False,
 ) -> Callable[[KvType], Engine]:
     """Loads the model with cells for whole prompts and a vault."""
 
@@ -98,6 +103,7 @@ def opener(
             n_threads=n_threads,
             n_threads_batch=n_threads,
             n_gpu_layers=n_gpu_layers,
+            use_mmap=not no_mmap,
             type_k=native.ggml_type(kv_type),
             type_v=native.ggml_type(kv_type),
             verbose=False,

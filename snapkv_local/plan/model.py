@@ -69,16 +69,14 @@ def read_model(path: Path) -> PlannedModel:
         ModelFileError: a file is missing, or no model's GGUF.
         UnsupportedModelError: a recurrent or MLA model, which has no KV cache of the usual kind.
     """
-    names = models.file_names(path.name)
     headers = []
-    for name in names:
-        file = path.with_name(name)
+    for file in models.files(path):
         if not file.is_file():
             raise ModelFileError(
                 str(file), "does not exist", "a split model needs all of its files"
             )
         headers.append(read_header(file))
-    first = path.with_name(names[0])
+    first = models.files(path)[0]
     shape = shape_of(headers[0], first)
     metadata = headers[0].metadata
     _check_supported(metadata, shape.arch, first)

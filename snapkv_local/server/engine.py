@@ -125,6 +125,10 @@ class Engine:
                 "document",
                 "unknown_document",
             )
+        # Llama sees it, too, unless the question is the last one again and needs no row of the file
+        error = document.segment.change()
+        if error is not None:
+            raise error
         if offered:
             raise refusal("a prompt with a document begins with it: leave out tools", "tools")
         first, *rest = messages

@@ -7,6 +7,8 @@ from typing import Any
 
 from snapkv_local.errors import (
     ConfigError,
+    DocumentError,
+    ModelFileError,
     NoRoomError,
     OutOfMemoryError,
     PromptError,
@@ -86,6 +88,9 @@ def from_exception(error: BaseException) -> ApiError:
         return refusal(str(error), param="snapkv", code="invalid_config")
     if isinstance(error, OutOfMemoryError):
         return ApiError(503, str(error), code="out_of_memory")
+    if isinstance(error, DocumentError | ModelFileError):  # changed since the server started
+        logger.error("%s", error)
+        return ApiError(503, str(error), code="file_changed")
     if isinstance(error, SnapKVError):
         logger.error("%s", error)
         return ApiError(500, str(error), code="engine_error")

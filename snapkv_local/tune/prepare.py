@@ -79,6 +79,7 @@ def prepare(
     kv_type: KvType = "f16",
     gpu_layers: int | str = "auto",
     threads: int | None = None,
+    no_mmap: bool = False,
     chat_format: str | None = None,
 ) -> Prepared:
     """Cut the files into cases; the model's weights are not read yet.
@@ -89,6 +90,7 @@ def prepare(
         length: of the prompts, in tokens; None for 4096, or less if the files have less.
         gpu_layers: layers on GPUs, "all", or "auto": all if there is a GPU.
         threads: None for all cores.
+        no_mmap: read the model into memory, instead of mapping its file.
         chat_format: for a model without a chat template.
 
     Raises:
@@ -114,7 +116,7 @@ def prepare(
         n_observed=max(WINDOWS),
     )
     n_gpu_layers = Machine.describe().n_gpu_layers(gpu_layers)
-    open_engine = opener(path, needs, WINDOW, n_gpu_layers, threads)
+    open_engine = opener(path, needs, WINDOW, n_gpu_layers, threads, no_mmap)
     return Prepared(
         pieces=pieces,
         open_engine=lambda: open_engine(kv_type),

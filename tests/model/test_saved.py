@@ -1,5 +1,7 @@
 """Documents and conversations in files."""
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -238,3 +240,48 @@ def test_sessions_that_do_not_fit(make: Callable[..., Llama], text: str, tmp_pat
     assert short.n_tokens == 200
     with pytest.raises(DocumentError, match="holds a session"):
         llm.open_document(path)
+
+
+def test_files_that_are_cut_while_they_are_mapped(
+    make: Callable[..., Llama], text: str, ingested: Path, tmp_path: Path
+) -> None:
+    path, saved = tmp_path / "cut.snapkv", tmp_path / "talk.snapkv"
+    shutil.copy(ingested, path)
+    llm = make(CONFIG)
+    tokens = asked(llm, text)
+    document = llm.open_document(path)
+    about = [*document.tokens.tolist(), *tokens[-40:]]
+    expected = llm.prefill(about)
+    assert expected.n_reused > 0
+    llm.save_session(saved)
+
+    os.truncate(path, 8192)
+    for use in (llm.layer_views, lambda: llm.keep(None), lambda: llm.save_session(saved)):
+        with pytest.raises(DocumentError, match="to 8,192 bytes after it was opened"):
+            use()
+    with pytest.raises(DocumentError, match="was cut in place"):
+        llm.prefill(about)
+    assert llm.prefill(tokens[20:]).n_reused == 0  # of something else
+
+    shutil.copy(ingested, tmp_path / "new")
+    (tmp_path / "new").replace(path)
+    llm.open_document(path)
+    assert llm.prefill(about).n_reused == expected.n_reused
+
+    llm.load_session(saved)
+    os.truncate(saved, 8192)
+    with pytest.raises(DocumentError, match="was cut in place"):
+        llm.prefill([*about, *tokens[:20]])
+    assert llm.prefill(about).n_reused == expected.n_reused
+
+
+def test_a_file_that_is_cut_within_a_prefill(
+    make: Callable[..., Llama], text: str, ingested: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "cut.snapkv"
+    shutil.copy(ingested, path)
+    llm = make(CONFIG)
+    about = [*llm.open_document(path).tokens.tolist(), *asked(llm, text)[-40:]]
+    with pytest.raises(DocumentError, match="was written to in place"):
+        llm.prefill(about, lambda _done, _total: os.utime(path))
+    assert llm.prefill(about[20:]).n_kept == 96

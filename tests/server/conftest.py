@@ -32,13 +32,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Process:
     """A server in a process of its own; url once it listens."""
 
-    def __init__(self, *options: str, **environment: str) -> None:
+    def __init__(self, *options: str, model: str = "demo", **environment: str) -> None:
         command = [
             sys.executable,
             "-m",
             "snapkv_local",
             "serve",
-            "demo",
+            model,
             "--threads",
             "1",  # two would wait for each other on a busy machine
             *options,

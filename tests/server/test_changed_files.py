@@ -1,0 +1,88 @@
+"""Files that are cut or replaced while a server has them mapped."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from snapkv_local import models
+
+SETTINGS = ("--ctx", "1k", "--budget", "192", "--window", "16", "--room", "64", "--port", "0")
+STATION = "What is the name of the station?"
+OTHER = "What is the capital of France?"
+
+
+def ask(server: Any, question: str, **fields: Any) -> httpx.Response:
+    body = {"messages": [{"role": "user", "content": question}], "max_tokens": 12, **fields}
+    address = f"{server.url}/v1/chat/completions"
+    return httpx.post(address, json={"temperature": 0, **body}, timeout=60, trust_env=False)
+
+
+def text_of(response: httpx.Response) -> str:
+    assert response.status_code == 200, response.text
+    text: str = response.json()["choices"][0]["message"]["content"]
+    return text
+
+
+def refuses(server: Any, response: httpx.Response, says: str) -> None:
+    assert response.status_code == 503
+    error = response.json()["error"]
+    assert error["code"] == "file_changed"
+    assert says in error["message"]
+    assert f"ERROR {error['message']}" in server.errors()
+    assert server.process.poll() is None
+
+
+@pytest.fixture
+def book(document: str, tmp_path: Path) -> Path:
+    """About 400 tokens, in a file."""
+    text, path = tmp_path / "station.txt", tmp_path / "station.snapkv"
+    text.write_text(document[:1600], encoding="utf-8")
+    command = [sys.executable, "-m", "snapkv_local", "ingest", "demo", "--file", str(text)]
+    command += ["--out", str(path), "--ctx", "1k", "--threads", "1"]
+    subprocess.run(command, check=True, capture_output=True)
+    return path
+
+
+def test_a_document_that_is_cut(serve: Callable[..., Any], book: Path) -> None:
+    server = serve(*SETTINGS, "--document", f"book={book}").wait_until_ready()
+    whole = book.read_bytes()
+    answer = text_of(ask(server, STATION, document="book"))
+    assert "varde" in answer.lower()
+    other = text_of(ask(server, OTHER))
+
+    # a copy that takes its place leaves the one that is open as it is
+    kept, copy = book.with_name("kept"), book.with_name("copy")
+    os.link(book, kept)
+    copy.write_bytes(b"x")
+    copy.replace(book)
+    assert text_of(ask(server, STATION, document="book")) == answer
+
+    os.truncate(kept, 8192)
+    for _ in range(2):
+        refused = ask(server, STATION, document="book")
+        refuses(server, refused, f"was cut in place from {len(whole):,} to 8,192 bytes")
+        assert text_of(ask(server, OTHER)) == other
+    assert ask(server, STATION, document="book", stream=True).status_code == 503
+
+
+def test_a_model_that_is_cut(serve: Callable[..., Any], tmp_path: Path) -> None:
+    model = tmp_path / "model.gguf"
+    shutil.copy(models.demo_model(), model)
+    mapped = serve("--ctx", "1k", "--port", "0", model=str(model)).wait_until_ready()
+    full = serve("--ctx", "1k", "--port", "0", "--full", model=str(model)).wait_until_ready()
+    read = serve("--ctx", "1k", "--port", "0", "--no-mmap", model=str(model)).wait_until_ready()
+    answer = text_of(ask(read, OTHER))
+    assert text_of(ask(mapped, OTHER)) == text_of(ask(full, OTHER)) == answer
+    os.truncate(model, 2**20)
+    for server in (mapped, full):
+        for _ in range(2):
+            refuses(server, ask(server, OTHER), "to 1,048,576 bytes after it was loaded")
+        assert "--no-mmap" in server.errors()
+    assert text_of(ask(read, OTHER)) == answer
