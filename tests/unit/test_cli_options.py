@@ -44,6 +44,7 @@ def test_without_options_the_defaults_are_those_of_the_configuration(loaded):
         "kv_type": "f16",
         "gpu_layers": "auto",
         "threads": None,
+        "no_mmap": False,
         "chat_format": None,
         "full": False,
     }

@@ -96,7 +96,7 @@ def invoke(*arguments, **options):
 def test_what_is_prepared(fake, file):
     result = invoke(
         "--file", file, "--file", "-", "--file", file, "--length", "1k", "--kv-type", "q8_0",
-        "--gpu-layers", "3", "--threads", "2", "--chat-format", "chatml", input="Stdin.",
+        "--gpu-layers", "3", "--threads", "2", "--no-mmap", "--chat-format", "chatml", input="Stdin.",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert str(fake.pop("path")) == "m.gguf"
@@ -107,6 +107,7 @@ def test_what_is_prepared(fake, file):
         "kv_type": "q8_0",
         "gpu_layers": 3,
         "threads": 2,
+        "no_mmap": True,
         "chat_format": "chatml",
     }
 
