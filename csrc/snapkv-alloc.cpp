@@ -34,3 +34,9 @@ void llama_snapkv_require_memory(size_t size) {
     }
     free(p);
 }
+
+void llama_snapkv_require_sched(size_t max_nodes) {
+    static constexpr size_t MAX_SPLIT_INPUTS = 30; // GGML_SCHED_MAX_SPLIT_INPUTS
+    const size_t per_node = 2 * MAX_SPLIT_INPUTS * (sizeof(ggml_tensor) + 4 * sizeof(int)) + 8 * ggml_tensor_overhead();
+    llama_snapkv_require_memory(max_nodes * (per_node + LLAMA_SNAPKV_PLAN_BYTES_PER_NODE));
+}

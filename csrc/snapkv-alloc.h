@@ -32,3 +32,10 @@ private:
 
 // throws std::bad_alloc unless so much could be had now, for what ggml allocates itself
 void llama_snapkv_require_memory(size_t size);
+
+// more than the graph allocator's hash table and lists take for a node
+static constexpr size_t LLAMA_SNAPKV_PLAN_BYTES_PER_NODE = 1024;
+
+// llama_context::sched_reserve, before it makes a scheduler for graphs of so many nodes and plans some: throws
+// std::bad_alloc unless so much memory could be had now
+void llama_snapkv_require_sched(size_t max_nodes);

@@ -13,16 +13,6 @@
 
 using access = llama_snapkv_access;
 
-// of the scheduler's metadata
-static size_t sched_bytes(int64_t max_nodes) {
-    static constexpr size_t MAX_SPLIT_INPUTS = 30; // GGML_SCHED_MAX_SPLIT_INPUTS
-    const size_t per_node = 2 * MAX_SPLIT_INPUTS * (sizeof(ggml_tensor) + 4 * sizeof(int)) + 8 * ggml_tensor_overhead();
-    return max_nodes * per_node;
-}
-
-// more than the allocator's hash table and lists take for a node
-static constexpr size_t PLAN_BYTES_PER_NODE = 1024;
-
 // the context's scheduler, without any buffer yet
 static void reset_sched(llama_context & ctx, int64_t max_nodes) {
     auto & ptrs = access::backend_ptrs(ctx);
@@ -54,14 +44,14 @@ void llama_snapkv_runner::begin(int64_t n_nodes) {
     }
     access::gf_res_prev_active(ctx) = nullptr;
     access::sched(ctx).reset();
-    llama_snapkv_require_memory(sched_bytes(max_nodes));
+    llama_snapkv_require_sched(max_nodes);
     reset_sched(ctx, max_nodes);
     ggml_backend_sched_set_eval_callback(ctx.get_sched(), ctx.get_cparams().cb_eval, ctx.get_cparams().cb_eval_user_data);
 }
 
 llama_snapkv_gctx llama_snapkv_runner::make_context() const {
     llama_snapkv_gctx gctx(2 * max_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(max_nodes, false));
-    llama_snapkv_require_memory(max_nodes * PLAN_BYTES_PER_NODE); // to plan and compute what will be built
+    llama_snapkv_require_memory(max_nodes * LLAMA_SNAPKV_PLAN_BYTES_PER_NODE); // to plan and compute what will be built
     return gctx;
 }
 
@@ -132,7 +122,6 @@ ggml_backend_t llama_snapkv_runner::backend_of(ggml_backend_dev_t dev) const {
 }
 
 void llama_snapkv_reserve(llama_context & ctx) {
-    llama_snapkv_require_memory(sched_bytes(ctx.graph_max_nodes(ctx.n_ubatch())));
     ctx.sched_reserve();
 }
 

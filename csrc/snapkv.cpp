@@ -71,7 +71,7 @@ llama_context * llama_snapkv_init_from_model(llama_model * model, llama_context_
         ctx = llama_init_from_model(model, cparams);
     }
     if (!ctx) {
-        llama_snapkv_set_error("llama.cpp could not make the context: out of memory, or see its log");
+        llama_snapkv_set_error("llama.cpp could not make the context");
         return nullptr;
     }
     auto sk = std::make_shared<llama_snapkv>();
@@ -168,7 +168,7 @@ static int32_t prefill_ordinary(llama_context & ctx, llama_snapkv & sk, llama_se
             batch.seq_id[i][0] = seq_id;
             batch.logits[i] = p + i + 1 == n_tokens;
         }
-        rc = llama_decode(&ctx, batch);
+        rc = llama_snapkv_decode(&ctx, batch);
         ctx.synchronize();
         if (rc == 0 && progress && !progress(p + batch.n_tokens, n_tokens, user_data)) {
             rc = 2;
@@ -178,9 +178,9 @@ static int32_t prefill_ordinary(llama_context & ctx, llama_snapkv & sk, llama_se
 
     if (rc != 0) {
         ctx.get_memory()->seq_rm(seq_id, -1, -1);
-        llama_snapkv_set_error(
-                rc == 1 ? format("no free cells for a prompt of %u tokens: remove other sequences first", n_tokens) : rc == 2 ? "the prefill was aborted"
-                                                                                                                              : format("llama_decode() failed with %d", rc));
+        if (rc > 0) {
+            llama_snapkv_set_error(rc == 1 ? format("no free cells for a prompt of %u tokens: remove other sequences first", n_tokens) : "the prefill was aborted");
+        }
         return rc;
     }
     sk.stats.n_kept = n_tokens;

@@ -138,6 +138,17 @@ LLAMA_API struct llama_snapkv_params llama_snapkv_default_params(void);
 // the reason of this thread's last failure in a llama_snapkv_ function; "" if none
 LLAMA_API const char * llama_snapkv_last_error(void);
 
+// llama_decode() for callers that C++ exceptions must not reach: what it throws is an error (-1), and so is too little
+// memory for what it would not check itself. What the context holds is then unknown: clear it
+LLAMA_API int32_t llama_snapkv_decode(struct llama_context * ctx, struct llama_batch batch);
+
+// true if so many bytes could be had now
+LLAMA_API bool llama_snapkv_has_memory(size_t size);
+
+// for programs, not for libraries: where ggml would abort, or an exception would leave a thread, the process writes one
+// line to fd and exits with status 1
+LLAMA_API void llama_snapkv_exit_on_abort(int fd);
+
 // true if contexts for this model can be made with these parameters. nothing of the model's KV size is allocated.
 // if false, llama_snapkv_last_error() names the reason
 LLAMA_API bool llama_snapkv_supported(struct llama_model * model, struct llama_context_params cparams, struct llama_snapkv_params params);

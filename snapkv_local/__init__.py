@@ -1,22 +1,22 @@
 """SnapKV for llama.cpp: long prompts in a small KV cache.
 
-Importing the package loads no native code; the first use of Llama or Document does.
+Importing the package loads neither NumPy nor native code; the first use of what it names does.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from snapkv_local import errors
-from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import SnapKVError
-from snapkv_local.reading import read_text
-from snapkv_local.stats import PrefillStats
 
 if TYPE_CHECKING:
+    from snapkv_local.config import SnapKVConfig
     from snapkv_local.document import Document
     from snapkv_local.llama import Llama
+    from snapkv_local.reading import read_text
+    from snapkv_local.stats import PrefillStats
 
 __all__ = [
     "Document",
@@ -29,14 +29,23 @@ __all__ = [
     "read_text",
 ]
 
+_HOMES = {
+    "Document": "document",
+    "Llama": "llama",
+    "PrefillStats": "stats",
+    "SnapKVConfig": "config",
+    "read_text": "reading",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name in ("Llama", "Document"):
+    if name == "Document":
         # first of all: it loads our library, which llama_cpp then uses
-        from snapkv_local.llama import Llama  # isort: skip
-        from snapkv_local.document import Document
-
-        return Llama if name == "Llama" else Document
+        import_module("snapkv_local.llama")
+    if name in _HOMES:
+        return getattr(import_module(f"snapkv_local.{_HOMES[name]}"), name)
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("snapkv-local")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

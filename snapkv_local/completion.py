@@ -70,8 +70,6 @@ class CompletingLlama(GuidedLlama):
 
     def _create_completion(self, *args: Any, **kwargs: Any) -> Any:
         responses = super()._create_completion(*args, **kwargs)
-        if self.snapkv is None:
-            return responses
         return self._complete(responses, kwargs.get("stream", False), self._asked)
 
     def _complete(self, responses: Iterator[Any], stream: bool, chat: Chat | None) -> Iterator[Any]:
@@ -92,6 +90,6 @@ class CompletingLlama(GuidedLlama):
                 raise
             # it ends with llama.cpp's number, which is rounded up
             says = f"{str(e).rpartition(' ')[0]} {self._n_ctx}"
-            raise PromptError("prompt", says, "raise n_ctx or shorten the prompt") from e
+            raise PromptError("prompt", says, "raise {n_ctx} or shorten the prompt") from e
         finally:
             self._marks.chat = None

@@ -18,6 +18,8 @@ from snapkv_local.policies.snapkv import SnapKV
 DEFAULT_BUDGET = 2048
 DEFAULT_VOTERS = 16
 
+N_THREADS_MAX = 512  # GGML_MAX_N_THREADS
+
 _UINT32_MAX = 2**32 - 1
 _UINT64_MAX = 2**64 - 1
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from snapkv_local import native  # isort: skip
 
 from llama_cpp import _internals, llama_cpp
 
+from snapkv_local import voices
+from snapkv_local.checked import CheckedContext
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError, NoRoomError
 from snapkv_local.interrupt import deferred_interrupt
@@ -48,19 +51,26 @@ class ContextOptions:
 
 
 _options: ContextVar[ContextOptions | None] = ContextVar("snapkv_local_options", default=None)
+_class: ContextVar[type[CheckedContext] | None] = ContextVar("snapkv_local_class", default=None)
 
 
 @contextmanager
-def compact_contexts(options: ContextOptions | None) -> Iterator[None]:
-    """While open, contexts that llama_cpp makes on this thread are ours, unless options is None."""
+def our_contexts(options: ContextOptions | None) -> Iterator[None]:
+    """While open, contexts that llama_cpp makes on this thread are ours.
+
+    Args:
+        options: of compact ones; None for the full cache.
+    """
     token = _options.set(options)
+    token_class = _class.set(CheckedContext if options is None else SnapKVContext)
     try:
         yield
     finally:
         _options.reset(token)
+        _class.reset(token_class)
 
 
-class SnapKVContext(KeptRows, _internals.LlamaContext):
+class SnapKVContext(KeptRows, CheckedContext):
     """Made by llama_snapkv_init_from_model(), with the KV cells that budget and room ask for.
 
     Raises:
@@ -83,13 +93,14 @@ class SnapKVContext(KeptRows, _internals.LlamaContext):
         self._exit_stack = ExitStack()
 
         options = _options.get()
-        assert options is not None, "made within compact_contexts() only"
+        assert options is not None, "made within our_contexts() only"
         self.options = options
         native_params = native.make_params(options.config, options.keep_scores, options.n_queries)
         native.check_supported(model.path_model, model.model, params, native_params)
-        ctx = native.llama_snapkv_init_from_model(model.model, params, native_params)
+        with voices.heard(silent=not verbose) as said:
+            ctx = native.llama_snapkv_init_from_model(model.model, params, native_params)
         if ctx is None:
-            native.fail("llama_snapkv_init_from_model")
+            native.fail(f"the context of {Path(model.path_model).name}", said.reason)
 
         self.ctx = ctx
         self._set_vault_folder(options.config)
@@ -127,7 +138,7 @@ class SnapKVContext(KeptRows, _internals.LlamaContext):
         choice = self._choice(len(tokens), parts)
         rc = self._evaluate(native.llama_snapkv_prefill, (), tokens, progress, choice)
         if rc != 0:
-            native.fail("llama_snapkv_prefill")
+            native.fail("the prefill")
         return self._stats()
 
     def _choice(self, n_prompt: int, parts: Parts) -> Choice | None:
@@ -168,7 +179,7 @@ class SnapKVContext(KeptRows, _internals.LlamaContext):
         if rc == native.RC_REFUSED:
             return None
         if rc != 0:
-            native.fail("llama_snapkv_extend")
+            native.fail("the prefill")
         return self._stats()
 
     def _evaluate(
@@ -209,7 +220,7 @@ class SnapKVContext(KeptRows, _internals.LlamaContext):
             raise KeyboardInterrupt
         if rc == native.RC_NO_ROOM:
             raise NoRoomError(
-                f"prompt of {len(tokens)} tokens", "finds no free cells", "raise the budget or room"
+                f"prompt of {len(tokens)} tokens", "finds no free cells", "raise {budget} or {room}"
             )
         return rc
 
@@ -236,7 +247,7 @@ class SnapKVContext(KeptRows, _internals.LlamaContext):
             raise ConfigError(
                 "the new settings",
                 native.llama_snapkv_last_error().decode(),
-                "keep budget and room at or below those that the context was made with",
+                "keep {budget} and {room} at or below those that the context was made with",
             )
         self._set_vault_folder(options.config)
 
@@ -296,11 +307,11 @@ class SnapKVContext(KeptRows, _internals.LlamaContext):
 
 
 def _new_context(cls: type[_internals.LlamaContext], *_args: Any, **_kwargs: Any) -> Any:
-    compact = cls is _internals.LlamaContext and _options.get() is not None
-    return object.__new__(SnapKVContext if compact else cls)
+    ours = _class.get() if cls is _internals.LlamaContext else None
+    return object.__new__(ours or cls)
 
 
 # llama_cpp.Llama.__init__ makes its context by this class's name and has no argument to choose
 # another. Changing __new__ leaves the class as it is for everybody else: the choice is made for one
-# thread, within compact_contexts().
+# thread, within our_contexts().
 _internals.LlamaContext.__new__ = _new_context  # type: ignore[method-assign,assignment]

@@ -82,9 +82,7 @@ def ingest(
     """Llama.ingest()."""
     context = llm._context("ingest")
     if llm.snapkv is None or llm.snapkv.vault == "off":
-        raise DocumentError(
-            str(path), "needs the vault, whose K and V it holds", 'pass SnapKVConfig(vault="ram")'
-        )
+        raise DocumentError(str(path), "needs the vault, whose K and V it holds", "use {vault}")
     opening, tokens = _opening(llm, text)
     if len(tokens) <= llm.snapkv.window:
         raise PromptError(
@@ -147,7 +145,7 @@ def check(llm: Llama, document: Document) -> None:
         raise DocumentError(
             str(document.path),
             f"has {len(document.tokens):,} tokens, and the context {llm.n_ctx():,}",
-            "raise n_ctx",
+            "raise {n_ctx}",
         )
 
 

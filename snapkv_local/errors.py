@@ -3,9 +3,38 @@
 Each message has three parts: the input at fault, what is wrong with it, and what to do about it.
 The second base class is what llama-cpp-python or the standard library would raise for the same
 mistake, so that existing handlers keep working.
+
+What to do has another name at each door: n_ctx in Python is --ctx on the command line. A cure names
+arguments in braces, "raise {n_ctx}", and says() puts in what the reader can turn.
 """
 
 from __future__ import annotations
+
+import re
+from typing import Literal
+
+Door = Literal["python", "cli", "server"]
+
+_NAMES: dict[Door, dict[str, str]] = {
+    "python": {
+        "room": "room in SnapKVConfig",
+        "verbose": "verbose=True",
+        "full": "snapkv=None",
+        "vault": 'SnapKVConfig(vault="ram")',
+    },
+    "cli": {
+        "n_ctx": "--ctx",
+        "full": "--full",
+        "vault": "--vault ram",
+    },
+    "server": {
+        "n_ctx": "the server's --ctx",
+        "room": "the server's --room",
+        "verbose": "the server's --verbose",
+        "full": "the server's --full",
+        "vault": "the server's --vault ram",
+    },
+}
 
 
 class SnapKVError(Exception):
@@ -14,7 +43,7 @@ class SnapKVError(Exception):
     Args:
         subject: the input at fault, as the caller gave it ("kernel=4", a file name).
         problem: what is wrong with it.
-        cure: what to do.
+        cure: what to do, with arguments of Llama and SnapKVConfig in braces.
     """
 
     def __init__(self, subject: str, problem: str, cure: str) -> None:
@@ -24,7 +53,25 @@ class SnapKVError(Exception):
         self.cure = cure
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.problem}; {self.cure}"
+        return self.says("python")
+
+    def says(self, door: Door) -> str:
+        """The message, with names that a reader at this door knows."""
+        subject = self.subject
+        given = re.fullmatch(r"(?:n_)?([a-z][a-z_]*)=(.*)", subject, re.DOTALL)
+        if door == "cli" and given is not None:
+            subject = f"{_option(given[1])} {given[2]}"
+        cure = re.sub(r"\{([a-z_]+)\}", lambda found: _name(found[1], door), self.cure)
+        return f"{subject}: {self.problem}; {cure}"
+
+
+def _name(argument: str, door: Door) -> str:
+    ordinary = argument if door == "python" else _option(argument)
+    return _NAMES[door].get(argument, ordinary)
+
+
+def _option(argument: str) -> str:
+    return "--" + argument.replace("_", "-")
 
 
 class ConfigError(SnapKVError, ValueError):

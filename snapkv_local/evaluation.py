@@ -66,7 +66,7 @@ class EvaluatingLlama(llama_cpp.Llama):
             raise PromptError(
                 f"prompt of {len(prompt)} tokens",
                 f"is longer than the context of {self._n_ctx}",
-                "raise n_ctx or shorten the prompt",
+                "raise {n_ctx} or shorten the prompt",
             )
         self.n_tokens = 0
         self._requires_eval = True
@@ -290,10 +290,8 @@ class EvaluatingLlama(llama_cpp.Llama):
 
     def _no_room(self, what: str, n_free: int) -> NoRoomError:
         if n_free == self._n_ctx - self.n_tokens:
-            return NoRoomError(what, f"the context has {n_free} positions left", "raise n_ctx")
-        return NoRoomError(
-            what, f"the KV cache has {n_free} free cells", "raise room in SnapKVConfig"
-        )
+            return NoRoomError(what, f"the context has {n_free} positions left", "raise {n_ctx}")
+        return NoRoomError(what, f"the KV cache has {n_free} free cells", "raise {room}")
 
     def _eval_full(self, tokens: Sequence[int]) -> None:
         self._check_model()

@@ -188,5 +188,5 @@ def _no_vault() -> ConfigError:
     return ConfigError(
         "the vault",
         native.llama_snapkv_last_error().decode(),
-        'pass SnapKVConfig(vault="ram") and prefill',
+        "use {vault} and prefill",
     )

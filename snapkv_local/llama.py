@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 # first of all: it loads our library, which llama_cpp then uses
-from snapkv_local.context import ContextOptions, Progress, compact_contexts  # isort: skip
+from snapkv_local.context import ContextOptions, Progress, our_contexts  # isort: skip
 
 import llama_cpp
 
-from snapkv_local import document, hub, models, session, vault
+from snapkv_local import document, foreign, hub, models, session, vault, voices
 from snapkv_local.completion import CompletingLlama
-from snapkv_local.config import SnapKVConfig
+from snapkv_local.config import N_THREADS_MAX, SnapKVConfig
 from snapkv_local.document import Document
 from snapkv_local.errors import ConfigError, DocumentError
 from snapkv_local.mapped import MappedFile
@@ -104,14 +104,20 @@ class Llama(CompletingLlama):
             raise ConfigError(
                 "keep_scores=True", "there are no scores without snapkv", "pass snapkv"
             )
+        _check_numbers(kwargs)
         models.check(Path(model_path))
         if kwargs.get("use_mmap", True):
             # from now on: what happens while it is loaded counts, too
             self._model_files = tuple(map(MappedFile, models.files(Path(model_path))))
         options = None if snapkv is None else ContextOptions(snapkv, keep_scores, keep_queries)
         # a vocabulary has no layers, and so no cache to compress
-        with compact_contexts(None if kwargs.get("vocab_only") else options):
-            super().__init__(model_path, **kwargs)
+        made = our_contexts(None if kwargs.get("vocab_only") else options)
+        with voices.heard(silent=not kwargs.get("verbose", True)) as said, made:
+            try:
+                super().__init__(model_path, **kwargs)
+            except Exception as e:
+                self._stack.close()  # what is loaded by then
+                raise foreign.from_load(e, str(model_path), said.reason) from e
 
     @classmethod
     def from_pretrained(
@@ -305,9 +311,7 @@ class Llama(CompletingLlama):
         """
         self._context("open_document")
         if self.snapkv is None or self.snapkv.vault == "off":
-            raise DocumentError(
-                str(opened), "needs a vault to choose rows from", 'pass SnapKVConfig(vault="ram")'
-            )
+            raise DocumentError(str(opened), "needs a vault to choose rows from", "use {vault}")
         found = opened if isinstance(opened, Document) else Document.open(opened)
         document.check(self, found)
         # one that has changed gives way to what is now at its place
@@ -397,6 +401,22 @@ def _n_common(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> int:
     n = min(len(a), len(b))
     differ = np.flatnonzero(a[:n] != b[:n])
     return int(differ[0]) if len(differ) else n
+
+
+def _check_numbers(kwargs: dict[str, Any]) -> None:
+    """What llama_cpp hands on as it is, and llama.cpp takes for something else."""
+    for name, least, most in (
+        ("n_ctx", 0, 2**31 - 1),
+        ("n_batch", 1, 2**31 - 1),
+        ("n_ubatch", 1, 2**31 - 1),
+        ("n_threads", 0, N_THREADS_MAX),
+        ("n_threads_batch", 0, N_THREADS_MAX),
+    ):
+        value = kwargs.get(name)
+        if value is not None and not least <= value <= most:
+            raise ConfigError(
+                f"{name}={value}", "is out of range", f"give a number from {least} to {most}"
+            )
 
 
 def _check_arguments(kwargs: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+from snapkv_local import foreign
 from snapkv_local.errors import ModelFileError
 from snapkv_local.gguf_header import GGUFHeader, read_header, truncated
 
@@ -64,10 +65,24 @@ def check(path: Path) -> GGUFHeader:
         The file's header.
 
     Raises:
-        ModelFileError: missing, a folder, not GGUF, or truncated.
+        ModelFileError: missing, a folder, not GGUF, truncated, or not the first of a split model.
+        OutOfMemoryError: no address space to read its header.
     """
+    first, *rest = file_names(path.name)
+    if path.name != first:
+        raise ModelFileError(
+            str(path), f"is not the first file of a model in {len(rest) + 1}", f"give {first}"
+        )
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ModelFileError(
+            repr(str(path)),
+            "is a path with bytes that are no UTF-8, which llama.cpp does not open",
+            "rename it",
+        ) from None
     header = _check_file(path)
-    for name in file_names(path.name)[1:]:
+    for name in rest:
         _check_file(path.with_name(name))
     return header
 
@@ -96,6 +111,8 @@ def _check_file(path: Path) -> GGUFHeader:
     try:
         header = read_header(path)
     except OSError as e:
+        if foreign.is_out_of_memory(e):
+            raise foreign.out_of_memory(str(path)) from e
         raise ModelFileError(
             str(path), f"cannot be read ({e.strerror})", "check its permissions"
         ) from e

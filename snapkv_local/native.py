@@ -6,6 +6,7 @@ Importing this module loads the library.
 from __future__ import annotations
 
 import ctypes
+import os
 from typing import Any, NoReturn
 
 # first of all: llama_cpp, below, loads the library that it has chosen
@@ -14,12 +15,12 @@ from snapkv_local.backends import LIB_DIR  # isort: skip
 from llama_cpp import llama_cpp
 from llama_cpp._ctypes_extensions import ctypes_function_for_shared_library
 
+from snapkv_local import foreign, process
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import (
     LibraryError,
     NativeError,
     OutOfMemoryError,
-    SnapKVError,
     UnsupportedModelError,
 )
 from snapkv_local.policies.snapkv import native_ratio
@@ -420,6 +421,26 @@ def llama_snapkv_vault_clear(ctx: Any, seq_id: int, /) -> None: ...
 def llama_snapkv_set_tap(ctx: Any, tap: Any, user_data: Any, /) -> None: ...
 
 
+# LLAMA_API int32_t llama_snapkv_decode(struct llama_context * ctx, struct llama_batch batch);
+@_function("llama_snapkv_decode", [_ctx_p, llama_cpp.llama_batch], ctypes.c_int32)
+def llama_snapkv_decode(ctx: Any, batch: Any, /) -> int: ...
+
+
+# LLAMA_API bool llama_snapkv_has_memory(size_t size);
+@_function("llama_snapkv_has_memory", [ctypes.c_size_t], ctypes.c_bool)
+def llama_snapkv_has_memory(size: int, /) -> bool: ...
+
+
+# LLAMA_API void llama_snapkv_exit_on_abort(int fd);
+@_function("llama_snapkv_exit_on_abort", [ctypes.c_int], None)
+def llama_snapkv_exit_on_abort(fd: int, /) -> None: ...
+
+
+if process.is_own:
+    # a descriptor of its own: llama_cpp points stderr elsewhere while a model is loaded
+    llama_snapkv_exit_on_abort(os.dup(2))
+
+
 def ggml_type(kv_type: str) -> int:
     """ggml's number of a type of the KV cache, such as "q8_0"."""
     return int(getattr(llama_cpp, f"GGML_TYPE_{kv_type.upper()}"))
@@ -474,21 +495,24 @@ def check_supported(name: str, model: Any, cparams: Any, params: llama_snapkv_pa
     """
     reason = supported(model, cparams, params)
     if reason is not None:
-        raise UnsupportedModelError(
-            name, reason, "use it with the full cache (snapkv=None, --full)"
-        )
+        raise UnsupportedModelError(name, reason, "use it with the full cache ({full})")
 
 
-def fail(function: str) -> NoReturn:
-    """Raise the reason of this thread's last failure in a native function of that name."""
+def fail(what: str, said: str = "") -> NoReturn:
+    """Raise the reason of this thread's last failure in a llama_snapkv_ function.
+
+    Args:
+        what: failed: the function, or what it was to do.
+        said: what llama.cpp has logged about it, or "".
+    """
     reason = _last_error()
-    kind: type[SnapKVError]
-    # the second is what llama.cpp itself says
-    if "out of memory" in reason or "failed to allocate" in reason:
-        kind, cure = OutOfMemoryError, "lower n_ctx, budget, layer_group or chunk, or free memory"
-    else:
-        kind, cure = NativeError, "llama.cpp's log (verbose=True) may say more"
-    raise kind(function, reason, cure)
+    if foreign.says_out_of_memory(reason):
+        raise OutOfMemoryError(what, reason, foreign.LESS_MEMORY)
+    if foreign.says_out_of_memory(said):
+        raise foreign.out_of_memory(what, said)
+    if said and said not in reason:
+        reason = f"{reason} ({said})"
+    raise NativeError(what, reason, "llama.cpp's log ({verbose}) may say more")
 
 
 def _last_error() -> str:

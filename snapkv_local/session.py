@@ -70,7 +70,9 @@ def load(llm: Llama, path: str | Path) -> vault.Segment | None:
     tokens = found.pop("tokens")
     if len(tokens) > llm.n_ctx():
         raise DocumentError(
-            str(path), f"has {len(tokens):,} tokens, and the context {llm.n_ctx():,}", "raise n_ctx"
+            str(path),
+            f"has {len(tokens):,} tokens, and the context {llm.n_ctx():,}",
+            "raise {n_ctx}",
         )
     state, logits = found.pop("state"), found.pop("logits")
     llm.reset()  # type: ignore[no-untyped-call]

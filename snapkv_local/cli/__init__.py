@@ -1,6 +1,7 @@
 """The command line, `snapkv-local`. One file a command.
 
-Exit codes: 0 success, 1 error, 2 wrong usage, 130 Ctrl-C. Messages go to stderr, results to stdout.
+Exit codes: 0 success, 1 error, 2 wrong usage, 130 Ctrl-C, 141 nobody reads stdout any more. Messages
+go to stderr, results to stdout.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 import click
 
+from snapkv_local.cli import border
 from snapkv_local.cli.ask import ask
 from snapkv_local.cli.bench import bench
 from snapkv_local.cli.compare import compare
@@ -23,7 +25,6 @@ from snapkv_local.cli.plan import plan
 from snapkv_local.cli.run import run
 from snapkv_local.cli.serve import serve
 from snapkv_local.cli.tune import tune
-from snapkv_local.errors import SnapKVError
 
 __all__ = ["main"]
 
@@ -34,21 +35,18 @@ class _Group(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         standalone_mode = kwargs.pop("standalone_mode", True)
         kwargs["standalone_mode"] = False
-        try:
-            result = super().main(*args, **kwargs)
-            code = result if isinstance(result, int) else 0
-        except click.ClickException as e:
-            e.show()
-            code = e.exit_code
-        except (SnapKVError, OSError, ValueError) as e:  # ValueError is how llama_cpp refuses input
-            click.echo(f"Error: {e}", err=True)
-            code = 1
-        except (click.Abort, KeyboardInterrupt):
-            click.echo("Interrupted", err=True)
-            code = 130
+        code = border.run(lambda: super(_Group, self).main(*args, **kwargs))
         if standalone_mode:
             sys.exit(code)
         return code
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with border.readers():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with border.readers():
+            return super().invoke(ctx)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

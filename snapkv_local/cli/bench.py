@@ -11,7 +11,7 @@ from rich.console import Console
 
 from snapkv_local import models
 from snapkv_local.bench.shapes import SHAPES
-from snapkv_local.cli.options import KV_TYPES, Size, SizeOr, gpu_layers_option, json_option
+from snapkv_local.cli.options import KV_TYPES, Size, SizeOr, Threads, gpu_layers_option, json_option
 from snapkv_local.units import size
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class KvType(click.Choice[str]):
     help="Layers evaluated at a time.",
 )
 @click.option("--ubatch", type=Size(), default=512, show_default=True, help="Tokens in a ubatch.")
-@click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")
+@click.option("--threads", type=Threads(), help="[default: all cores]")
 @click.option(
     "--decode-tokens",
     type=Size(),

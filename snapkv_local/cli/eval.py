@@ -17,6 +17,7 @@ from snapkv_local.cli.options import (
     chat_format_option,
     gpu_layers_option,
     threads_option,
+    verbose_option,
 )
 from snapkv_local.config import SnapKVConfig
 
@@ -93,6 +94,7 @@ _TASKS = "needle,needles,question-after,continue,code"
 )
 @gpu_layers_option
 @threads_option
+@verbose_option
 @chat_format_option
 @click.option("--note", help="What a reader of the record should know.")
 @click.option(

@@ -22,6 +22,7 @@ from snapkv_local.cli.options import (
     no_mmap_option,
     take_config,
     threads_option,
+    verbose_option,
 )
 from snapkv_local.cli.progress import PrefillBar
 from snapkv_local.cli.run import load, read_document
@@ -54,6 +55,7 @@ from snapkv_local.units import size
 @gpu_layers_option
 @threads_option
 @no_mmap_option
+@verbose_option
 @chat_format_option
 @json_option
 def ingest(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +11,16 @@ from typing import Any
 
 import click
 
+from snapkv_local import hardware, memory, process
 from snapkv_local import profile as profiles
-from snapkv_local.config import SnapKVConfig
+from snapkv_local.config import N_THREADS_MAX, SnapKVConfig
 from snapkv_local.errors import ConfigError
 from snapkv_local.units import parse_size
 
 # of a document, in requests to a server
 NAME = r"[A-Za-z0-9_.-]{1,64}"
+
+_INT32_MAX = 2**31 - 1
 
 _UNITS = {"": 1, "k": 1024, "m": 1024**2}
 
@@ -28,10 +33,13 @@ class Size(click.ParamType):  # type: ignore[type-arg]
     refusal = "is no number of tokens; write 131072 or 128k"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        match = re.fullmatch(r"(\d+)([km]?)", str(value).strip().lower())
+        match = re.fullmatch(r"([0-9]{1,20})([km]?)", str(value).strip().lower())
         if match is None or int(match[1]) == 0:
             self.fail(f"{value!r} {self.refusal}", param, ctx)
-        return int(match[1]) * _UNITS[match[2]]
+        number = int(match[1]) * _UNITS[match[2]]
+        if number > _INT32_MAX:
+            self.fail(f"{value!r} is more than {_INT32_MAX:,}, the most there can be", param, ctx)
+        return number
 
 
 # generic from click 8.4 on, and not subscriptable before
@@ -67,9 +75,43 @@ class GpuLayers(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value in ("auto", "all") or isinstance(value, int):
             return value
-        if not str(value).isdecimal():
+        if not re.fullmatch(r"[0-9]{1,5}", str(value)):
             self.fail(f"{value!r} is no number of layers; write one, auto or all", param, ctx)
         return int(value)
+
+
+# generic from click 8.4 on, and not subscriptable before
+class Threads(click.ParamType):  # type: ignore[type-arg]
+    """A number of threads. More than there are cores wait for each other: a warning says so."""
+
+    name = "threads"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not re.fullmatch(r"[0-9]{1,5}", str(value)) or not 1 <= int(value) <= N_THREADS_MAX:
+            cure = f"write one from 1 to {N_THREADS_MAX}, or leave it out for all cores"
+            self.fail(f"{value!r} is no number of threads; {cure}", param, ctx)
+        if int(value) > (n_cores := hardware.n_cores()):
+            click.echo(
+                f"Warning: --threads {value} on {n_cores} cores: threads will wait for each other",
+                err=True,
+            )
+        return int(value)
+
+
+# generic from click 8.4 on, and not subscriptable before
+class Temperature(click.ParamType):  # type: ignore[type-arg]
+    """A number from 0."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not 0 <= number < math.inf:
+            self.fail(f"{value!r} is no temperature; write a number from 0, as in 0.7", param, ctx)
+        return number
 
 
 # generic from click 8.4 on, and not subscriptable before
@@ -140,17 +182,36 @@ kv_type_option = click.option(
 gpu_layers_option = click.option(
     "--gpu-layers", type=GpuLayers(), default="auto", show_default=True
 )
-threads_option = click.option("--threads", type=int, help="[default: all cores]")
+threads_option = click.option("--threads", type=Threads(), help="[default: all cores]")
 chat_format_option = click.option(
     "--chat-format", help="For a model without a chat template, such as chatml."
 )
 no_mmap_option = click.option(
     "--no-mmap", is_flag=True, help="Read MODEL into memory, instead of mapping its file."
 )
-model_options = together(kv_type_option, gpu_layers_option, threads_option, no_mmap_option)
+
+
+def _begin_to_load(_ctx: click.Context, _param: click.Parameter, verbose: bool) -> None:
+    """For --verbose, which all commands have that load a model."""
+    memory.require_engine()
+    if verbose:
+        # a descriptor of its own: llama_cpp points stderr elsewhere while a model is loaded
+        process.log = os.dup(2)
+
+
+verbose_option = click.option(
+    "--verbose",
+    is_flag=True,
+    expose_value=False,
+    callback=_begin_to_load,
+    help="Show llama.cpp's log on stderr.",
+)
+model_options = together(
+    kv_type_option, gpu_layers_option, threads_option, no_mmap_option, verbose_option
+)
 answer_options = together(
     click.option("--max-tokens", type=SIZE, default=512, show_default=True, help="Of an answer."),
-    click.option("--temperature", type=float, default=0.0, show_default=True),
+    click.option("--temperature", type=Temperature(), default=0.0, show_default=True),
     chat_format_option,
 )
 full_option = click.option("--full", is_flag=True, help="Keep the full KV cache.")

@@ -15,10 +15,12 @@ from snapkv_local import hardware, models
 from snapkv_local.cli.options import (
     KV_TYPES,
     SIZE,
+    Threads,
     config_options,
     gpu_layers_option,
     json_option,
     take_config,
+    verbose_option,
 )
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
@@ -58,7 +60,8 @@ _LABELS = {
 @click.option("--device", help='One of a table, such as "RTX 4060".  [default: this machine]')
 @gpu_layers_option
 @click.option("--measure", is_flag=True, help="Run it here, and compare.")
-@click.option("--threads", type=int, help="For --measure.  [default: all cores]")
+@click.option("--threads", type=Threads(), help="For --measure.  [default: all cores]")
+@verbose_option
 @json_option
 def plan(
     model: str,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from snapkv_local import hardware, models
+from snapkv_local import foreign, hardware, models
 from snapkv_local.cli.answer import Answer, Message, ask
 from snapkv_local.cli.document import model_of, open_document, take_document_settings, use_document
 from snapkv_local.cli.options import (
@@ -181,6 +181,14 @@ def load(
         keep_scores=keep_scores,
         verbose=False,
     )
+    check_chat_format(llm)
+    n_train = llm._model.n_ctx_train()
+    if (options["ctx"] or 0) > n_train:
+        click.echo(
+            f"Warning: --ctx {options['ctx']:,} is more than the {n_train:,} tokens that the model "
+            "was trained for: what it says of longer prompts is not to be relied on",
+            err=True,
+        )
     if must_chat and not can_chat(llm, options):
         raise ModelFileError(
             str(path),
@@ -188,6 +196,19 @@ def load(
             "use an instruct model, or name the format with --chat-format",
         )
     return llm
+
+
+def check_chat_format(llm: Llama) -> None:
+    """Refuse a --chat-format that is neither the model's nor one of llama_cpp's.
+
+    Raises:
+        ConfigError: it would fail at the first question.
+    """
+    from llama_cpp.llama_chat_format import LlamaChatCompletionHandlerRegistry
+
+    known = [*llm._chat_handlers, *LlamaChatCompletionHandlerRegistry()._chat_handlers]
+    if llm.chat_format not in known:
+        raise foreign.from_chat_format(str(llm.chat_format), known)
 
 
 def can_chat(llm: Llama, options: dict[str, Any]) -> bool:

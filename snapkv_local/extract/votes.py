@@ -160,7 +160,7 @@ class Extractor:
             raise PromptError(
                 f"context of {n_ctx} tokens",
                 "has no room for a document beside the query and the chat template",
-                "shorten the query, or raise n_ctx",
+                "shorten the query, or raise {n_ctx}",
             )
         tokens = self.llm.tokenize(text.encode(), add_bos=False, special=False)
         if len(tokens) <= n_free:

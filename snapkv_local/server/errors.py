@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from snapkv_local import foreign
 from snapkv_local.errors import (
     ConfigError,
     DocumentError,
@@ -16,9 +17,6 @@ from snapkv_local.errors import (
 )
 
 logger = logging.getLogger("snapkv_local.server")
-
-# llama_cpp's words, as it has no exception of its own
-_TOO_LONG = "exceed context window"
 
 
 class ApiError(Exception):
@@ -78,21 +76,21 @@ def from_exception(error: BaseException) -> ApiError:
     """What the caller gets to see of an exception; what nobody foresaw is logged."""
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, PromptError) or (
-        isinstance(error, ValueError) and _TOO_LONG in str(error)
-    ):
-        return refusal(str(error), code="context_length_exceeded")
-    if isinstance(error, NoRoomError):
-        return refusal(str(error), code="no_room")
-    if isinstance(error, ConfigError):
-        return refusal(str(error), param="snapkv", code="invalid_config")
-    if isinstance(error, OutOfMemoryError):
-        return ApiError(503, str(error), code="out_of_memory")
-    if isinstance(error, DocumentError | ModelFileError):  # changed since the server started
-        logger.error("%s", error)
-        return ApiError(503, str(error), code="file_changed")
+    if foreign.is_out_of_memory(error) and not isinstance(error, SnapKVError):
+        error = foreign.out_of_memory("memory", str(error))
     if isinstance(error, SnapKVError):
-        logger.error("%s", error)
-        return ApiError(500, str(error), code="engine_error")
+        says = error.says("server")
+        if isinstance(error, PromptError):
+            return refusal(says, code="context_length_exceeded")
+        if isinstance(error, NoRoomError):
+            return refusal(says, code="no_room")
+        if isinstance(error, ConfigError):
+            return refusal(says, param="snapkv", code="invalid_config")
+        logger.error("%s", says)
+        if isinstance(error, OutOfMemoryError):
+            return ApiError(503, says, code="out_of_memory")
+        if isinstance(error, DocumentError | ModelFileError):  # changed since the server started
+            return ApiError(503, says, code="file_changed")
+        return ApiError(500, says, code="engine_error")
     logger.error("a request failed", exc_info=error)
     return ApiError(500, "the server failed; its log has the reason", code="internal_error")

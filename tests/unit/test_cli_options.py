@@ -107,14 +107,14 @@ def test_settings_that_contradict_each_other(write_gguf):
     command = ["run", str(write_gguf()), "--prompt", "Who?", "--budget", "32", "--window", "32"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: budget=32: leaves no row to select")
+    assert result.stderr.startswith("Error: --budget 32: leaves no row to select")
 
 
 def test_own_in_its_range(write_gguf):
     command = ["run", str(write_gguf()), "--prompt", "Who?", "--own", "nan"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: own=nan: is no number from 0 to 1000")
+    assert result.stderr.startswith("Error: --own nan: is no number from 0 to 1000")
 
 
 def test_full_names_the_option_as_it_was_written(write_gguf):

@@ -1,0 +1,86 @@
+// Failures of llama.cpp and ggml that would end the process: errors where that is possible, else one line and an exit status.
+#include "snapkv.h"
+
+#include "snapkv-alloc.h"
+#include "snapkv-context.h"
+
+#include "llama-context.h"
+#include "llama-impl.h"
+
+#include "ggml.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <new>
+
+// what one step of llama.cpp may ask for without looking whether it gets it: lists, graphs, the threads' work buffer
+static constexpr size_t STEP_BYTES = 64 << 20;
+
+int32_t llama_snapkv_decode(llama_context * ctx, llama_batch batch) {
+    try {
+        llama_snapkv_require_memory(STEP_BYTES);
+        const int32_t rc = llama_decode(ctx, batch);
+        if (rc != 0) {
+            llama_snapkv_set_error(rc == 1 ? "no free cells in the KV cache" : format("llama_decode() failed with %d", rc));
+        }
+        return rc;
+    } catch (const std::bad_alloc &) {
+        llama_snapkv_set_error("out of memory");
+    } catch (const std::exception & e) {
+        llama_snapkv_set_error(e.what());
+    }
+    return -1;
+}
+
+bool llama_snapkv_has_memory(size_t size) {
+    try {
+        llama_snapkv_require_memory(size);
+        return true;
+    } catch (const std::bad_alloc &) {
+        return false;
+    }
+}
+
+//
+// the end of the process
+//
+
+static int last_fd = -1;
+
+// no allocation, no stdio, no destructors: nothing of the process can be trusted any more
+[[noreturn]] static void last_words(const char * reason) {
+    static char line[1024];
+    const bool full = !llama_snapkv_has_memory(STEP_BYTES);
+    const int n = snprintf(line, sizeof(line), "Error: llama.cpp: ended the process (%.600s); %s\n", reason,
+            full ? "memory has run out: lower --ctx, --budget, --layer-group or --chunk, or give it more" : "this is a fault: please report this line");
+    if (n > 0 && write(last_fd, line, strnlen(line, sizeof(line))) < 0) {
+        _exit(1);
+    }
+    _exit(1);
+}
+
+static void on_abort(const char * message) {
+    const char * name = strrchr(message, '/'); // the path of the builder's source file says nothing to a reader
+    last_words(name ? name + 1 : message);
+}
+
+[[noreturn]] static void on_terminate() {
+    try {
+        if (std::current_exception()) {
+            std::rethrow_exception(std::current_exception());
+        }
+    } catch (const std::exception & e) {
+        last_words(e.what());
+    } catch (...) {
+    }
+    last_words("an exception of an unknown kind");
+}
+
+void llama_snapkv_exit_on_abort(int fd) {
+    last_fd = fd;
+    ggml_set_abort_callback(on_abort);
+    std::set_terminate(on_terminate);
+}
