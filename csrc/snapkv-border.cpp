@@ -35,15 +35,6 @@ int32_t llama_snapkv_decode(llama_context * ctx, llama_batch batch) {
     return -1;
 }
 
-bool llama_snapkv_has_memory(size_t size) {
-    try {
-        llama_snapkv_require_memory(size);
-        return true;
-    } catch (const std::bad_alloc &) {
-        return false;
-    }
-}
-
 //
 // the end of the process
 //
@@ -53,9 +44,9 @@ static int last_fd = -1;
 // no allocation, no stdio, no destructors: nothing of the process can be trusted any more
 [[noreturn]] static void last_words(const char * reason) {
     static char line[1024];
-    const bool full = !llama_snapkv_has_memory(STEP_BYTES);
+    void * some = malloc(STEP_BYTES); // not freed: the heap may be what is broken
     const int n = snprintf(line, sizeof(line), "Error: llama.cpp: ended the process (%.600s); %s\n", reason,
-            full ? "memory has run out: lower --ctx, --budget, --layer-group or --chunk, or give it more" : "this is a fault: please report this line");
+            !some ? "memory has run out: lower --ctx, --budget, --layer-group or --chunk, or give it more" : "this is a fault: please report this line");
     if (n > 0 && write(last_fd, line, strnlen(line, sizeof(line))) < 0) {
         _exit(1);
     }

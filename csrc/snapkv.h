@@ -142,9 +142,6 @@ LLAMA_API const char * llama_snapkv_last_error(void);
 // memory for what it would not check itself. What the context holds is then unknown: clear it
 LLAMA_API int32_t llama_snapkv_decode(struct llama_context * ctx, struct llama_batch batch);
 
-// true if so many bytes could be had now
-LLAMA_API bool llama_snapkv_has_memory(size_t size);
-
 // for programs, not for libraries: where ggml would abort, or an exception would leave a thread, the process writes one
 // line to fd and exits with status 1
 LLAMA_API void llama_snapkv_exit_on_abort(int fd);

@@ -138,8 +138,8 @@ def shell(script: str, **more: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.parametrize(
     ("script", "code", "says"),
     [
-        ("$S run demo <&-", 2, "the question is empty"),
-        ("$S ingest demo --file - --out x.snapkv <&-", 2, "the document is empty"),
+        ("$S run demo <&-", 2, "Error: no question: stdin: is empty; give"),
+        ("$S ingest demo --file - --out x.snapkv <&-", 1, "Error: stdin: is empty; give"),
         ("$S plan demo >&-", 1, "Error: stdout: is closed; leave it open"),
         ("$S --help >/dev/full", 1, "Error: output: no space left on device; free some space"),
         ("$S plan nosuch.gguf <&- 2>&-", 1, ""),
