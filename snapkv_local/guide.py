@@ -29,6 +29,17 @@ _SECONDS = 5.0
 _SECONDS_START = 120.0
 _MOST_BYTES = 1024 * 1024
 _MOST_NAMED = 3
+# words of llguidance, the keywords that they are about, and better words
+_REASONS = (
+    ("coerce_one_of", {"oneOf"}, "schemas of oneOf may fit the same value; anyOf allows it"),
+    ("regex parse error", {"pattern", "patternProperties"}, ""),
+    (
+        "patternProperty",
+        {"patternProperties"},
+        "patterns of patternProperties may fit the same name",
+    ),
+    ("circular references", {"allOf"}, "a $ref leads back to itself"),
+)
 
 
 @dataclass(frozen=True)
@@ -103,20 +114,28 @@ class JsonGrammar:
         return cls(name, text, tuple(reader.heavy))
 
     def refusal(self, reason: str) -> GrammarError:
-        """What it is refused with."""
+        """What it is refused with; names the keywords that the reason is about, if it says so."""
+        for words, keywords, plain in _REASONS:
+            if words in reason:
+                named = [at for at in self.heavy if at.rpartition(".")[2] in keywords]
+                reason = plain or reason.rpartition("error: ")[2]
+                break
+        else:
+            named = list(self.heavy)
         reason = " ".join(reason.split())[:300].rstrip(" .")
-        named = self.heavy[:_MOST_NAMED]
-        more = ", ..." if len(self.heavy) > len(named) else ""
+        more = ", ..." if len(named) > _MOST_NAMED else ""
         return GrammarError(
             self.name,
             f"answers cannot be held to this JSON schema: {reason}",
-            f"look at {', '.join(named)}{more}" if named else "use a simpler schema",
+            f"look at {', '.join(named[:_MOST_NAMED])}{more}" if named else "use a simpler schema",
         )
 
 
 def _arguments(reader: SchemaReader, parameters: dict[str, Any] | None, name: str) -> Any:
     if not parameters:
         return {"type": "object", "additionalProperties": False}
+    if parameters.get("type", "object") != "object":
+        raise GrammarError(f"{name}.type", "is not object", "arguments of a function are an object")
     return {"allOf": [reader.read(parameters, name), {"type": "object"}]}
 
 

@@ -60,7 +60,7 @@ _HEAVY = frozenset(
     {
         *("pattern", "multipleOf", "format", "oneOf", "allOf", "patternProperties"),
         *("minProperties", "maxProperties", "minItems", "maxItems", "minLength", "maxLength"),
-        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "required"),
+        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "const", "required"),
     }
 )
 
