@@ -60,7 +60,15 @@ _HEAVY = frozenset(
     {
         *("pattern", "multipleOf", "format", "oneOf", "allOf", "patternProperties"),
         *("minProperties", "maxProperties", "minItems", "maxItems", "minLength", "maxLength"),
-        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "const", "required"),
+        *(
+            "minimum",
+            "maximum",
+            "exclusiveMinimum",
+            "exclusiveMaximum",
+            "enum",
+            "const",
+            "required",
+        ),
     }
 )
 

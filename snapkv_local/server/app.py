@@ -275,7 +275,7 @@ def _add_errors(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"] if part != "body")
-        message = f"{field or 'body'}: {first['msg']}"
+        message = f"{field or 'body'}: {first['msg'].removeprefix('Value error, ')}"
         return respond(ApiError(400, message, param=field or None, code="invalid_value"))
 
     app.add_exception_handler(ApiError, on_api_error)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 from snapkv_local.policies.scoring import MOST_OWN
 
@@ -13,6 +14,7 @@ Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+_SURROGATE = re.compile("[\ud800-\udfff]")
 # templates and encoders of JSON go down once for each level
 _MOST_LEVELS = 100
 
@@ -56,8 +58,36 @@ class Overrides(_Part):
     protect_system: StrictBool | None = None
 
 
+def _check_text(value: Any) -> None:
+    """Half of a surrogate pair passes as JSON, and has no bytes."""
+    rest = [("", value)]
+    while rest:
+        at, value = rest.pop()
+        if isinstance(value, str):
+            if not value.isascii() and _SURROGATE.search(value):
+                where = at[1:] if len(at) < 100 else f"{at[1:80]}..."
+                raise ValueError(
+                    f"{where} has half of a surrogate pair, which is no Unicode: send both halves"
+                )
+        elif isinstance(value, dict | list):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            if isinstance(value, dict):
+                rest += [(at, name) for name in value]
+            rest += [
+                (f"{at}.{name}", each)
+                for name, each in items
+                if isinstance(each, str | dict | list)
+            ]
+
+
 class CommonRequest(_Part):
     """What both kinds of completions take."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, data: Any) -> Any:
+        _check_text(data)
+        return data
 
     model: str | None = Field(None, max_length=1000)
     stream: StrictBool = False

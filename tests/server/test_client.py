@@ -153,6 +153,80 @@ def test_an_answer_fits_its_schema(client: openai.OpenAI) -> None:
     assert set(json.loads(answer.choices[0].message.content)) == {"capital"}
 
 
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("schema", "refusal"),
+    [
+        ({"type": "string", "maxLength": 60_000}, None),
+        ({"type": "string", "maxLength": 4_000}, None),
+        ({"type": "string", "pattern": "^a{0,20000}$"}, None),
+        (nested(40), None),
+        (nested(90), r"items is nested more than 50|levels deep"),
+        ({"type": "array", "uniqueItems": True}, r"uniqueItems: this keyword"),
+        ({"type": "string", "pattern": "(" * 300 + "a" + ")" * 300}, r"pattern"),
+        ({"type": "integer", "multipleOf": 999_983}, r"multipleOf: 999983 is too large"),
+    ],
+    ids=range(8),
+)
+def test_no_schema_ends_the_server(
+    client: openai.OpenAI, schema: dict[str, Any], refusal: str | None
+) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    parameters = {"type": "object", "properties": {"text": schema}, "required": ["text"]}
+    tool = {"type": "function", "function": {"name": "say", "parameters": parameters}}
+    for options in (
+        {"response_format": form},
+        {"response_format": {"type": "json_object", "schema": schema}},
+        {"tools": [tool], "tool_choice": "required"},
+    ):
+        if refusal is None:
+            answer = ask(client, "Say something.", max_tokens=1, **options)
+            assert answer.choices[0].finish_reason == "length"
+        else:
+            with pytest.raises(openai.BadRequestError, match=refusal) as caught:
+                ask(client, "Say something.", **options)
+            assert caught.value.param == ("tools" if "tools" in options else "response_format")
+
+
+def test_bounds_of_numbers_are_obeyed(client: openai.OpenAI) -> None:
+    age = {"type": "integer", "minimum": 200, "maximum": 250, "multipleOf": 7}
+    schema = {"type": "object", "properties": {"age": age}, "required": ["age"]}
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema}}
+    answer = ask(client, "How old is he?", response_format=form, max_tokens=MAX_TOKENS)
+    assert json.loads(answer.choices[0].message.content)["age"] in range(203, 251, 7)
+
+
+def test_functions_keep_to_their_own_definitions(client: openai.OpenAI) -> None:
+    def tool(name: str, city: str) -> dict[str, Any]:
+        parameters = {
+            "properties": {"city": {"$ref": "#/$defs/city"}},
+            "required": ["city"],
+            "$defs": {"city": {"const": city}},
+        }
+        return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+    tools = [tool("visit", "Rome"), tool("leave", "Oslo")]
+    answer = ask(
+        client, "Go.", tools=tools, tool_choice="required", max_tokens=MAX_TOKENS, temperature=1
+    )
+    call = answer.choices[0].message.tool_calls[0].function
+    assert json.loads(call.arguments) == {"city": {"visit": "Rome", "leave": "Oslo"}[call.name]}
+
+
+def test_a_function_without_parameters_takes_nothing(client: openai.OpenAI) -> None:
+    tool = {"type": "function", "function": {"name": "ring"}}
+    answer = ask(
+        client, "Ring for Ada!", tools=[tool], tool_choice="required", max_tokens=MAX_TOKENS
+    )
+    assert json.loads(answer.choices[0].message.tool_calls[0].function.arguments) == {}
+
+
 def test_a_request_may_ask_for_a_smaller_budget(client: openai.OpenAI, document: str) -> None:
     small = ask(client, document[:4000], extra_body={"snapkv": {"budget": 128}})
     assert snapkv(small.usage)["n_kept"] == 128

@@ -90,6 +90,36 @@ def error_of(response: Any) -> dict[str, Any]:
     return body["error"]
 
 
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages.0.content"),
+        ({"user": "\udfff"}, "user"),
+        ({"metadata": {"\ud800": 1}}, "metadata"),
+        ({"stop": ["a", "\ud83d"]}, "stop.1"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused(
+    serve: Callable[..., TestClient], change: Any, where: str
+) -> None:
+    body = json.dumps({**BODY, **change})
+    headers = {**KEY, "Content-Type": "application/json"}
+    answer = serve().post("/v1/chat/completions", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert f"{where} has half of a surrogate pair" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("levels", [101, 400, 50_000])
+def test_deep_json_is_refused(serve: Callable[..., TestClient], levels: int) -> None:
+    inner = '{"a":' * levels + "1" + "}" * levels
+    function = f'[{{"type":"function","function":{{"name":"f","parameters":{inner}}}}}]'
+    for field in (f'"metadata":{inner}', f'"tools":{function}', f'"other":{inner}'):
+        body = json.dumps(BODY)[:-1] + f",{field}}}"
+        headers = {**KEY, "Content-Type": "application/json"}
+        answer = serve().post("/v1/chat/completions", content=body, headers=headers)
+        assert answer.status_code == 400
+
+
 def test_an_answer_is_put_together_from_its_pieces(serve: Callable[..., TestClient]) -> None:
     answer = serve().post("/v1/chat/completions", json=BODY)
     assert answer.status_code == 200
