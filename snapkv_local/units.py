@@ -12,6 +12,8 @@ _UNITS = {
     "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4,
 }  # fmt: skip
 
+_LEAST_WITHOUT_UNIT = 1_000_000
+
 
 def size(n_bytes: int) -> str:
     """Bytes for people."""
@@ -24,10 +26,11 @@ def size(n_bytes: int) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of 8GiB, 8GB (of 1000^3 bytes), 8192MiB or 8G (of 1024^3 bytes).
+    """Bytes of 8GiB, 8GB (of 1000^3 bytes), 8192MiB, 8G (of 1024^3 bytes) or 8B.
 
     Raises:
-        ConfigError: it is no size.
+        ConfigError: it is no size, or a number below a million without a unit, which nobody means
+            in bytes.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?(?:i?b)?)", text.strip().lower())
     unit = match[2] if match else None
@@ -35,4 +38,13 @@ def parse_size(text: str) -> int:
         unit = "" if unit == "b" else None
     if match is None or unit not in _UNITS or float(match[1]) == 0:
         raise ConfigError(repr(text), "is no size in bytes", "write 8GiB, 8GB or 8192MiB")
+    if match[2] == "" and float(match[1]) < _LEAST_WITHOUT_UNIT:
+        raise ConfigError(
+            repr(text), "says no unit", f"write {match[1]}GiB, or {match[1]}B if bytes are meant"
+        )
     return int(float(match[1]) * _UNITS[unit])
+
+
+def score(value: float) -> str:
+    """A score for people: three digits after the point, and more where these would be zeros."""
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1g}"

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from snapkv_local import models
 from snapkv_local.bench.shapes import SHAPES
+from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import KV_TYPES, Size, SizeOr, Threads, gpu_layers_option, json_option
 from snapkv_local.units import size
 
@@ -160,7 +161,7 @@ def bench(model: str, out: Path | None, repeat: int, note: str | None, **options
         from snapkv_local.compare.reader import read
         from snapkv_local.compare.terminal import cases_table
 
-        Console().print(cases_table([read(record, "this machine")]))
+        result_console().print(cases_table([read(record, "this machine")]))
     if record["failures"]:
         raise click.exceptions.Exit(1)
 

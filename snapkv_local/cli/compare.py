@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import click
-from rich.console import Console
 
+from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import json_option
 
 
@@ -31,14 +31,26 @@ from snapkv_local.cli.options import json_option
 def compare(files: tuple[Path, ...], html: Path | None, png: Path | None, as_json: bool) -> None:
     """Put RECORDs of measurements side by side: machines, lengths, full cache and compressed.
 
-    A RECORD is what `snapkv-local bench --json FILE` or bench/gpu.py wrote.
+    A RECORD is what `snapkv-local bench --json FILE` or bench/gpu.py wrote. Records of other kinds
+    are skipped.
     """
     # only now: the records' module needs packages that other commands do without
     from snapkv_local.compare.fits import fits
-    from snapkv_local.compare.reader import load
+    from snapkv_local.compare.kinds import OtherRecordError
+    from snapkv_local.compare.reader import Record, load
     from snapkv_local.compare.terminal import cases_table, fits_table
 
-    records = [load(file) for file in files]
+    records: list[Record] = []
+    others: list[OtherRecordError] = []
+    for file in files:
+        try:
+            records.append(load(file))
+        except OtherRecordError as e:
+            others.append(e)
+    if not records:
+        raise others[0]
+    for other in others:
+        click.echo(f"Skipped {other.subject}: it {other.problem}", err=True)
     if html is not None:
         from snapkv_local.compare.page import page
 
@@ -58,6 +70,6 @@ def compare(files: tuple[Path, ...], html: Path | None, png: Path | None, as_jso
         }
         click.echo(json.dumps(result))
         return
-    console = Console()
+    console = result_console()
     console.print(cases_table(records))
     console.print(fits_table(records, found))

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from snapkv_local import models
+from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import json_option
 from snapkv_local.units import size
 
@@ -46,7 +46,7 @@ def demo(as_json: bool) -> None:
     for name, result in answers.items():
         click.echo(f"{name.capitalize()}: {result['text'].strip()}")
     click.echo()
-    Console().print(compare(answers))
+    result_console().print(compare(answers))
 
 
 def answer(document: Path, *options: str) -> dict[str, Any]:

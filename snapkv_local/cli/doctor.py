@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from snapkv_local import hardware, library, models
+from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import json_option
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.gguf_shape import read_shape
@@ -100,11 +100,13 @@ def support(path: Path) -> dict[str, Any]:
 
 def show(report: dict[str, Any]) -> None:
     """Print a report as tables."""
-    console = Console()
+    console = result_console()
     for title, section in report.items():
         table = Table(
             title=title, title_justify="left", show_header=False, box=None, padding=(0, 2)
         )
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")  # a path is never cut
         for row in section if isinstance(section, list) else [section]:
             for key, value in row.items():
                 table.add_row(key, readable(key, value))

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from snapkv_local import models, policies
 from snapkv_local.cli.bench import KvType, List
+from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import (
     Size,
     chat_format_option,
@@ -185,7 +186,7 @@ def evaluate(
     if to_stdout:
         click.echo(json.dumps(record.data))
     else:
-        Console().print(terminal.tables(record.data["summary"], baseline))
+        result_console().print(terminal.tables(record.data["summary"], baseline))
 
 
 def _baseline(against: str | None, specs: list[str]) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from snapkv_local import models
+from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import (
     chat_format_option,
     choice_options,
@@ -90,4 +90,4 @@ def inspect(
     if as_json:
         click.echo(json.dumps({"model": str(path), **survey.to_dict(layer)}))
     else:
-        terminal.show(Console(), survey, layer, n_spans)
+        terminal.show(result_console(), survey, layer, n_spans)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from snapkv_local import hardware, models
+from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import (
     KV_TYPES,
     SIZE,
@@ -154,12 +154,19 @@ def report(task: Task, device: Device, ctx: int, n_prompt: int, as_json: bool) -
 
     ways = task.ways()
     estimates = [way(n_prompt) for way in ways.values()]
-    largest = {name: fit.largest_prompt(task, way) for name, way in ways.items()}
+    shape = task.model.shape
+    # no longer than the model was trained for, unless --ctx asks for more
+    is_asked = ctx > shape.n_ctx_train
+    most = fit.MAX_PROMPT if is_asked else max(shape.n_ctx_train - task.config.room, 0)
+    largest = {name: fit.largest_prompt(task, way, most) for name, way in ways.items()}
+    by_memory = {
+        name: fit.largest_prompt(task, way) if largest[name] == most else largest[name]
+        for name, way in ways.items()
+    }
     ours = estimates[-1]
     cures = [] if task.fits(ours) else fit.changes(task, n_prompt)
-    shape = task.model.shape
     warnings = []
-    if ctx > shape.n_ctx_train:
+    if is_asked:
         warnings.append(
             f"the model was trained for {shape.n_ctx_train:,} tokens, and --ctx is {ctx:,}: "
             "answers may be wrong, whatever fits"
@@ -182,6 +189,7 @@ def report(task: Task, device: Device, ctx: int, n_prompt: int, as_json: bool) -
                             **estimate.to_dict(),
                             "fits": task.fits(estimate),
                             "largest_prompt": largest[name],
+                            "largest_prompt_by_memory": by_memory[name],
                         }
                         for name, estimate in zip(ways, estimates, strict=True)
                     ],
@@ -191,12 +199,21 @@ def report(task: Task, device: Device, ctx: int, n_prompt: int, as_json: bool) -
             )
         )
         return
-    console = Console()
+    console = result_console()
     where = device.name if device.source == "--memory" else f"{device.name} ({device.source})"
     of = "device memory" if task.place.gpu else "memory"
-    console.print(f"{shape.name or task.model.path.name}, prompt of {n_prompt:,} tokens")
+    console.print(
+        f"{shape.name or task.model.path.name}, prompt of {n_prompt:,} tokens, "
+        f"and room for {task.config.room:,} new ones"
+    )
     console.print(f"{where}: {size(task.memory)} of {of}\n", highlight=False)
-    console.print(parts_table(task, estimates, largest))
+    console.print(parts_table(task, estimates, largest, by_memory))
+    if largest != by_memory:
+        console.print(
+            f"The model was trained for {shape.n_ctx_train:,} tokens, prompt and answer: the largest "
+            "prompt is not longer, though memory holds more.",
+            highlight=False,
+        )
     for warning in warnings:
         click.echo(f"Warning: {warning}", err=True)
     if not task.fits(ours):
@@ -204,7 +221,9 @@ def report(task: Task, device: Device, ctx: int, n_prompt: int, as_json: bool) -
             console.print(line, highlight=False)
 
 
-def parts_table(task: Task, estimates: list[Estimate], largest: dict[str, int]) -> Table:
+def parts_table(
+    task: Task, estimates: list[Estimate], largest: dict[str, int], by_memory: dict[str, int]
+) -> Table:
     """One column a way of running."""
     table = Table(
         "", *(estimate.name for estimate in estimates), box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
@@ -231,6 +250,8 @@ def parts_table(task: Task, estimates: list[Estimate], largest: dict[str, int]) 
         table.add_row("hidden state on", *shown)
     table.add_section()
     table.add_row("largest prompt", *map(tokens, largest.values()))
+    if largest != by_memory:
+        table.add_row("by memory alone", *map(tokens, by_memory.values()))
     if task.place.gpu:
         ways = zip(task.ways().values(), largest.values(), strict=True)
         hosts = (size(way(n).peak_host) if n else "-" for way, n in ways)
@@ -295,7 +316,7 @@ def show_measurement(result: Measurement) -> None:
         mark = "off by more than 5 %" if c.misses else ""
         label = "process" if c.part == "process" else _LABELS.get(c.part, c.part)
         table.add_row(label, size(c.predicted), size(c.measured), f"{c.error:+.1%}", mark)
-    Console().print(table)
+    result_console().print(table)
     click.echo(
         f"layers at once: predicted {result.predicted_group}, "
         f"taken {result.stats['layer_group']}; chunk {result.stats['chunk']}"

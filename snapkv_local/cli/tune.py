@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from snapkv_local import models
 from snapkv_local import profile as profiles
+from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import (
     SIZE,
     chat_format_option,
@@ -109,7 +110,7 @@ def _end(search: Search, prepared: Prepared, save: Path | None, as_json: bool) -
     if as_json:
         click.echo(json.dumps(report))
     else:
-        Console().print(show(report))
+        result_console().print(show(report))
     if save is None:
         return
     if report["settings"] is not None:

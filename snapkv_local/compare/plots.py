@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snapkv_local.compare.reader import PARTS, Case, Figure, Record, models
+from snapkv_local.compare.words import short_tokens
 from snapkv_local.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ def _token_ticks(axes: Axes, lengths: list[int]) -> None:
             ticks.append(n)
     axes.set_xlim(0, max(lengths) * 1.06)
     axes.set_xticks([0, *reversed(ticks)])
-    axes.set_xticklabels(["0", *(f"{round(n / 1024)}K" for n in reversed(ticks))])
+    axes.set_xticklabels(["0", *map(short_tokens, reversed(ticks))])
 
 
 def _parts(

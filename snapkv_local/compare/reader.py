@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from snapkv_local.bench.summary import values
+from snapkv_local.compare.kinds import OtherRecordError, other_kind
 from snapkv_local.errors import ConfigError
 
 # of PrefillStats, in the order of tables and plots
@@ -60,7 +61,9 @@ class Case:
         decode: tokens/s of one sequence.
         peak: memory, in bytes: of the device where the model is on a GPU, else of the process.
         peak_rss: of the process, in bytes.
-        bytes_kv: KV cache after the prefill.
+        bytes_kv: what the kept rows take after the prefill, all sequences.
+        has_room: older records have the whole compact cache as bytes_kv, with its room for new
+            tokens.
         bytes_kv_full: what the full cache takes for this prompt.
         parts: bytes by the names in PARTS, during the prefill; empty for the full cache.
         against: name of the case with the full cache that differs in nothing else, if there is one.
@@ -81,6 +84,7 @@ class Case:
     peak: Figure | None
     peak_rss: Figure | None
     bytes_kv: int | None
+    has_room: bool
     bytes_kv_full: int | None
     parts: dict[str, int]
     against: str | None
@@ -150,6 +154,7 @@ def load(path: Path) -> Record:
     """A record's file.
 
     Raises:
+        OtherRecordError: it is a record of another kind.
         ConfigError: it is no such record, or has no runs.
     """
     try:
@@ -163,15 +168,19 @@ def read(found: Any, source: str) -> Record:
     """As load(), of a record that is read already; source names it.
 
     Raises:
+        OtherRecordError: it is a record of another kind.
         ConfigError: it is no such record, or has no runs.
     """
+    kind = other_kind(found)
+    if kind is not None:
+        raise OtherRecordError(source, f"is {kind}, and no record of speed and memory", _CURE)
     try:
         runs = found["runs"]
         if not runs:
             raise ConfigError(source, "has no runs", "measure again")
         return _record(found, source)
     except (KeyError, TypeError, IndexError, AttributeError) as e:
-        raise ConfigError(source, f"is no record of measurements ({e!r})", _CURE) from e
+        raise ConfigError(source, "is no record of speed and memory", _CURE) from e
 
 
 def models(records: list[Record]) -> list[tuple[str, list[tuple[Record, list[Case]]]]]:
@@ -249,7 +258,8 @@ def _case(runs: list[dict[str, Any]], found: dict[str, Any], on_gpu: bool) -> Ca
         decode=_figure(measured["decode_tokens_per_second"]),
         peak=_figure(measured["peak_device" if on_gpu else "peak_rss"]),
         peak_rss=_figure(measured["peak_rss"]),
-        bytes_kv=stats["bytes_compact"] if stats else first.get("bytes_kv"),
+        bytes_kv=first.get("bytes_kv", stats["bytes_compact"] if stats else None),
+        has_room=bool(stats) and "bytes_kv" not in first,
         bytes_kv_full=_full_kv(first, found["runs"]),
         parts={name: stats[name] for name in PARTS} if stats else {},
         against=first["against"],

@@ -13,13 +13,21 @@ _ALIKE = 0.01  # a smaller spread is not written
 CAPTION = (
     f"Medians of n runs; where these differ by more than {_ALIKE:.0%}, the lowest and highest are in "
     "brackets. "
-    "x is against the full cache on the same machine with the same settings."
+    "x is against the full cache on the same machine with the same settings. KV is of the prompt's "
+    "rows; room for new tokens comes on top, and the peak has it."
 )
 
 
 def tokens(n: int) -> str:
     """A number of tokens, in K of 1024 where it is close to one."""
     return f"{n / 1024:.4g}K" if n % 1024 == 0 else f"{n:,}"
+
+
+def short_tokens(n: int) -> str:
+    """About so many tokens: in K of 1024, with a digit after the point below 10K."""
+    if n < 1024:
+        return str(n)
+    return f"{n / 1024:,.0f}K" if n >= 10 * 1024 else f"{n / 1024:.1f}K".replace(".0K", "K")
 
 
 def number(value: float) -> str:
@@ -42,12 +50,13 @@ def memory(found: Figure | None, full: Figure | None = None) -> str:
 
 
 def kv(case: Case) -> str:
-    """KV cache, and what it would be uncompressed."""
+    """The prompt's rows in the KV cache, and what they would be uncompressed."""
     if case.is_full:
         return NOT_MEASURED if case.bytes_kv_full is None else size(case.bytes_kv_full)
     if case.bytes_kv is None or case.bytes_kv_full is None:
         return NOT_MEASURED
-    return f"{size(case.bytes_kv)} of {size(case.bytes_kv_full)}"
+    of_full = f" of {size(case.bytes_kv_full)}"
+    return size(case.bytes_kv) + (", room included," if case.has_room else "") + of_full
 
 
 def row(case: Case, record: Record) -> list[str]:
@@ -99,12 +108,12 @@ FITS_CAPTION = (
 
 
 def fit_cell(fit: Fit, gib: int) -> str:
-    """Tokens of the longest prompt that fits so many GiB, in K of 1024."""
+    """Tokens of the longest prompt that fits so many GiB, as short_tokens() writes them."""
     along, measured = fit.along[gib], fit.fits[gib]
     if along is not None and fit.n_ctx_train is not None and along >= fit.n_ctx_train:
-        return f"{fit.n_ctx_train / 1024:,.0f}K*"
+        return f"{short_tokens(fit.n_ctx_train)}*"
     if along is not None:
-        return f"~{along / 1024:,.0f}K" if along >= 1024 else "-"
+        return f"~{short_tokens(along)}" if along > 0 else "-"
     if not measured:
         return "?" if fit.adapts else "-"
-    return f"{measured / 1024:,.0f}K" + ("+" if fit.adapts else "")
+    return short_tokens(measured) + ("+" if fit.adapts else "")

@@ -94,8 +94,10 @@ class Task:
                     yield group, chunk, True
 
 
-def largest_prompt(task: Task, way: Callable[[int], Estimate]) -> int:
-    """Tokens of the longest prompt that fits, a multiple of 256; 0 if none does."""
+def largest_prompt(task: Task, way: Callable[[int], Estimate], most: int = MAX_PROMPT) -> int:
+    """Tokens of the longest prompt that fits: `most`, or a multiple of 256; 0 if none does."""
+    if most < MAX_PROMPT and task.fits(way(most)):
+        return most
     if not task.fits(way(_STEP)):
         return 0
     low, high = 1, MAX_PROMPT // _STEP
@@ -105,7 +107,7 @@ def largest_prompt(task: Task, way: Callable[[int], Estimate]) -> int:
             low = middle
         else:
             high = middle - 1
-    return low * _STEP
+    return min(low * _STEP, most)
 
 
 @dataclass(frozen=True)

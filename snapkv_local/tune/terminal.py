@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from snapkv_local.units import score
+
 
 def show(report: dict[str, Any]) -> RenderableType:
     """Settings and budget, the budget's curve, and held-out figures."""
@@ -32,8 +34,20 @@ def _verdict(report: dict[str, Any]) -> Text:
         options = " ".join(f"--{name} {value}" for name, value in report["settings"].items())
         return Text(options)
     last = report["curve"][-1]
+    reached = [point for point in report["curve"] if point["kl"] <= target]
     options = " ".join(f"--{name} {value}" for name, value in best.items())
-    found = f"{last['kl']:.3f} with --budget {last['budget']} {options}"
+    if reached:
+        first = reached[0]
+        missed = next(
+            p for p in report["curve"] if p["budget"] > first["budget"] and p["kl"] > target
+        )
+        return Text(
+            f"No budget is found yet: {first['budget']} rows reach KL {target:g} "
+            f"({first['kl']:.3g}), and {missed['budget']} rows, which should be closer to the full "
+            f"cache, miss it ({missed['kl']:.3g}). {report['tuning']['cases']} cases are too few to "
+            f"tell: give more text or --minutes. Measured with {options}"
+        )
+    found = f"{score(last['kl'])} with --budget {last['budget']} {options}"
     if not report["finished"]:
         return Text(f"No budget measured until now reaches KL {target:g}. The last one has {found}")
     return Text(
@@ -45,7 +59,7 @@ def _verdict(report: dict[str, Any]) -> Text:
 def _missed(report: dict[str, Any]) -> Text:
     kl = report["held_out_scores"][0]["kl"]
     return Text(
-        f"Held-out documents miss the target: KL {kl:.3f} at this budget, and not "
+        f"Held-out documents miss the target: KL {score(kl)} at this budget, and not "
         f"{report['target_kl']:g}. Take a larger budget, or give more text and --minutes."
     )
 
@@ -56,10 +70,11 @@ def _title(half: str, n: dict[str, int]) -> str:
 
 def _curve(report: dict[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for name in ("budget", "KL to full", "top-1"):
+    for name in ("budget", "KL to full", f"within {report['target_kl']:g}", "top-1"):
         table.add_column(name, justify="right")
     for point in report["curve"]:
-        row = (str(point["budget"]), f"{point['kl']:.3f}", f"{100 * point['top1']:.0f}%")
+        within = "yes" if point["kl"] <= report["target_kl"] else "no"
+        row = (str(point["budget"]), score(point["kl"]), within, f"{100 * point['top1']:.0f}%")
         is_found = report["settings"] and point["budget"] == report["settings"]["budget"]
         table.add_row(*row, style="bold" if is_found else "")
     return table
@@ -77,10 +92,10 @@ def _held_out(report: dict[str, Any]) -> Table:
         cells = [
             _name(row, report["best"]),
             str(row["budget"]),
-            f"{row['kl']:.3f}",
-            f"{row['worst_kl']:.3f}",
+            score(row["kl"]),
+            score(row["worst_kl"]),
             f"{100 * row['top1']:.0f}%",
-            *(f"{row['kl_by_task'][t]:.3f}" for t in tasks if len(tasks) > 1),
+            *(score(row["kl_by_task"][t]) for t in tasks if len(tasks) > 1),
         ]
         table.add_row(*cells)
     return table

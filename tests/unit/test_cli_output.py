@@ -14,7 +14,7 @@ from rich.console import Console
 from snapkv_local import PrefillStats, models
 from snapkv_local.cli import main
 from snapkv_local.cli.answer import Answer
-from snapkv_local.cli.doctor import ops, readable
+from snapkv_local.cli.doctor import ops, readable, show
 from snapkv_local.cli.progress import PrefillBar
 
 STATS = PrefillStats(
@@ -143,6 +143,18 @@ def test_the_bar_is_silent_in_a_pipe():
 )
 def test_values_for_people(key, value, text):
     assert readable(key, value) == text
+
+
+def test_a_pipe_gets_whole_paths(monkeypatch, capsys):
+    path = "/a/long/path" * 40
+    monkeypatch.delenv("COLUMNS", raising=False)
+    show({"model": {"file": path, "arch": "llama"}})
+    assert path in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "60")  # as on a terminal: broken, and not cut
+    show({"model": {"file": path, "arch": "llama"}})
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) == 60
+    assert "".join(line[10:].strip() for line in lines[1:]).startswith(path)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def run(n_prompt, budget=None, peak=100 * MIB, decode=(10.0,), **changes):
         "seconds_prefill": 2.0,
         "prefill_tokens_per_second": n_prompt / 2,
         "decode_tokens_per_second": list(decode),
-        "bytes_kv": 64 * MIB,
+        "bytes_kv": 64 * MIB if budget is None else 3 * MIB // 4,
         "stats": stats if budget else None,
         "peak_device": None,
         "peak_rss": peak,
@@ -95,7 +95,7 @@ def test_a_record_of_bench(laptop):
     case = laptop.case("1000-64")
     assert (case.decode.median, case.decode.low, case.decode.high, case.decode.n) == (20, 10, 30, 3)
     assert case.peak.median == 100 * MIB  # of the process
-    assert (case.bytes_kv, case.bytes_kv_full) == (MIB, 64 * MIB)
+    assert (case.bytes_kv, case.bytes_kv_full) == (3 * MIB // 4, 64 * MIB)  # without room
     assert laptop.case(case.against).is_full
 
 
@@ -157,7 +157,7 @@ def test_ratios_are_against_the_full_cache(laptop):
         "500 (1.00x)",
         "20.0 [10.0..30.0] (2.00x)",
         "100 MiB (0.50x)",
-        "1.0 MiB of 64.0 MiB",
+        "768 KiB of 64.0 MiB",
     ]
 
 
@@ -235,7 +235,54 @@ def test_wrong_usage(arguments, code):
 def test_a_file_that_is_no_record_is_an_error(tmp_path):
     found = invoke(write(tmp_path, {"model": 1}))
     assert found.exit_code == 1
-    assert "is no record of measurements" in found.stderr
+    assert "a.json: is no record of speed and memory; give" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ("eval-smollm2-2k-text.json", "a record of `snapkv-local eval`"),
+        ("speed-smollm2-8k.json", "a record of a script"),
+        ("kvpress-quality.json", "a record of a script"),
+    ],
+)
+def test_records_of_other_kinds_are_skipped_and_named(tmp_path, other, says):
+    ours, path = write(tmp_path, record(run(1000))), GPU_RECORD.parent / other
+    found = invoke(path, ours)
+    assert found.exit_code == 0
+    assert "A laptop" in found.stdout
+    assert found.stderr == f"Skipped {other}: it is {says}, and no record of speed and memory\n"
+    alone = invoke(path)
+    assert (alone.exit_code, alone.stdout) == (1, "")
+    assert alone.stderr.startswith(f"Error: {other}: is {says}, and no record of speed")
+
+
+def test_a_record_from_before_rows_were_counted_says_that_room_is_in_it():
+    raw = run(1000, 64)
+    del raw["bytes_kv"]
+    (case,) = read(record(raw), "x").cases
+    assert words.kv(case) == "1.0 MiB, room included, of 64.0 MiB"
+
+
+@pytest.mark.parametrize(
+    ("n", "says"),
+    [
+        (3, "3"),
+        (512, "512"),
+        (1024, "1K"),
+        (1536, "1.5K"),
+        (2000, "2K"),
+        (4500, "4.4K"),
+        (131072, "128K"),
+    ],
+)
+def test_few_tokens_are_not_0K(n, says):
+    assert words.short_tokens(n) == says
+
+
+def test_a_short_prompt_that_fits_is_no_0K():
+    (fit,) = fits([read(record(run(512, 64)), "x")])
+    assert words.fit_cell(fit, 1) == "512"
 
 
 class Tags(html.parser.HTMLParser):

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from snapkv_local import models, units
+from snapkv_local.bench import make_model
 from snapkv_local.bench.shapes import SHAPES, Blueprint
 from snapkv_local.cli import main
 from snapkv_local.config import SnapKVConfig
@@ -242,19 +243,31 @@ def test_latent_attention_is_refused(write_metadata):
         ("8192MiB", 8 * GIB),
         ("8g", 8 * GIB),
         ("1.5 GiB", 3 * GIB // 2),
+        ("8B", 8),
+        ("8589934592", 8 * GIB),
     ],
 )
 def test_sizes(text, n):
     assert units.parse_size(text) == n
 
 
-@pytest.mark.parametrize("text", ["", "8", "0GiB", "GiB", "8QB", "8 ib", "-1GB"])
+@pytest.mark.parametrize("text", ["", "0", "0GiB", "GiB", "8QB", "8 ib", "-1GB"])
 def test_no_sizes(text):
-    if text == "8":
-        assert units.parse_size(text) == 8
-        return
     with pytest.raises(ConfigError, match="is no size in bytes; write 8GiB"):
         units.parse_size(text)
+
+
+@pytest.mark.parametrize("text", ["8", "8192", "1.5", "999999"])
+def test_a_small_number_needs_its_unit(text):
+    with pytest.raises(ConfigError, match=rf"says no unit; write {text}GiB, or {text}B if"):
+        units.parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"), [(0.0, "0.000"), (0.05, "0.050"), (0.00042, "0.0004"), (1.5, "1.500")]
+)
+def test_scores_are_not_rounded_to_zero(value, says):
+    assert units.score(value) == says
 
 
 def test_the_table_of_devices():
@@ -303,9 +316,39 @@ def test_json_of_a_file_without_weights(write_metadata):
     found = json.loads(result.stdout)
     ways = {way["name"]: way for way in found["ways"]}
     assert [way["fits"] for way in ways.values()] == [False, False, False, True, True]
-    assert ways["ours auto"]["largest_prompt"] > ways["ours G=1"]["largest_prompt"] > 100_000
-    assert ways["plain q4_0"]["largest_prompt"] > ways["plain f16"]["largest_prompt"] > 0
+    by_memory = {name: way["largest_prompt_by_memory"] for name, way in ways.items()}
+    assert by_memory["ours auto"] >= by_memory["ours G=1"] > 131_072
+    assert by_memory["plain q4_0"] > by_memory["plain f16"] > 0
     assert found["warnings"] == []
+
+
+def test_the_largest_prompt_is_one_that_the_model_was_trained_for(write_metadata, monkeypatch):
+    """Less where memory is short, more where --ctx asks for more."""
+    monkeypatch.setattr(make_model, "N_CTX", 131_072)
+    path = write_metadata(SHAPES["llama31-8b"])
+
+    def largest(*options):
+        result = invoke(path, *options, "--memory", "8GiB", "--json")
+        assert result.exit_code == 0, result.stderr
+        return {
+            way["name"]: (way["largest_prompt"], way["largest_prompt_by_memory"])
+            for way in json.loads(result.stdout)["ways"]
+        }
+
+    usual = largest("--ctx", "64k", "--room", "2k")
+    assert usual["ours G=1"][0] == 131_072 - 2048 < usual["ours G=1"][1]
+    assert usual["plain f16"][0] == usual["plain f16"][1] < 64 * 1024
+    asked = largest("--ctx", "256k", "--room", "2k")
+    assert asked["ours G=1"] == (usual["ours G=1"][1], usual["ours G=1"][1])
+
+
+def test_both_largest_prompts_are_shown_where_they_differ(write_metadata, monkeypatch):
+    monkeypatch.setattr(make_model, "N_CTX", 131_072)
+    path = write_metadata(SHAPES["llama31-8b"])
+    shown = invoke(path, "--ctx", "64k", "--memory", "8GiB").stdout
+    assert "prompt of 64,512 tokens, and room for 1,024 new ones" in shown
+    assert "by memory alone" in shown and "trained for 131,072 tokens" in shown
+    assert "by memory alone" not in invoke(path, "--ctx", "256k", "--memory", "8GiB").stdout
 
 
 def test_a_file_with_a_hole_for_weights_passes_the_check_of_models(write_metadata):

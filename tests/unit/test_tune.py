@@ -605,6 +605,27 @@ def test_a_target_that_no_budget_reaches():
     assert report["held_out_scores"][0]["budget"] == 3968
 
 
+def test_a_target_that_is_reached_and_then_missed_is_said_so():
+    """More rows that are worse: the cases are too few, and the table shows a budget that reaches it."""
+    found = search(FakeBench(lambda setting: 1e6))
+    found.run()
+    curve = [
+        {"budget": 96, "kl": 0.07, "top1": 0.8},
+        {"budget": 128, "kl": 0.0004, "top1": 1.0},
+        {"budget": 256, "kl": 0.0504, "top1": 0.9},
+    ]
+    out = io.StringIO()
+    Console(file=out, width=1000).print(show({**found.report(), "curve": curve}))
+    verdict, *table = out.getvalue().splitlines()
+    assert verdict.startswith(
+        "No budget is found yet: 128 rows reach KL 0.05 (0.0004), and 256 rows, which should be closer "
+        "to the full cache, miss it (0.0504)."
+    )
+    assert "reaches" not in verdict
+    within = {cells[0]: cells[2] for line in table if (cells := line.split()) and len(cells) == 4}
+    assert {"96": "no", "128": "yes", "256": "no"}.items() <= within.items()
+
+
 @pytest.mark.parametrize(("saves", "by"), [(0.85, "value"), (0.95, "snapkv")])
 def test_a_policy_in_python_must_be_worth_its_time(saves, by):
     best = Setting(kernel=13)

@@ -113,7 +113,7 @@ def test_what_is_prepared(fake, file):
 
 
 def test_the_tables(fake, file):
-    result = invoke("--file", file, "--target-kl", "0.02")
+    result = invoke("--file", file, "--target-kl", "0.02", env={"COLUMNS": "80"})
     assert result.exit_code == 0, result.output
     lines = [line.rstrip() for line in result.stdout.splitlines()]
     settings = " ".join(lines[:2])  # they take two lines
