@@ -1,6 +1,6 @@
 r"""Requests made up at random: the server answers or refuses each, and goes on.
 
-For more of them, or against a server that runs already, such as one with a tiny model:
+For more of them, or against a server that runs already:
 
     SNAPKV_FUZZ=20000 SNAPKV_FUZZ_SEED=7 SNAPKV_FUZZ_URL=http://127.0.0.1:8080 \
         pytest -s tests/server/test_fuzz.py
@@ -11,12 +11,19 @@ import os
 import random
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import jsonschema_rs
+import pytest
 
-N = int(os.environ.get("SNAPKV_FUZZ", "250"))
+from snapkv_local import models
+from snapkv_local.bench.make_model import make_model
+from snapkv_local.bench.shapes import Blueprint
+
+N = int(os.environ.get("SNAPKV_FUZZ", "300"))
 SEED = int(os.environ.get("SNAPKV_FUZZ_SEED", "1"))
 URL = os.environ.get("SNAPKV_FUZZ_URL")
 
@@ -263,11 +270,21 @@ def check_fit(body: bytes, answer: dict[str, Any]) -> None:
     assert valid.is_valid(value), (schema, value)
 
 
-def test_no_request_ends_the_server(request: Any) -> None:
-    if URL is None:
-        http = request.getfixturevalue("http")
-    else:
-        http = httpx.Client(base_url=URL, timeout=60, trust_env=False)
+@pytest.fixture
+def http(serve: Callable[..., Any], tmp_path: Path) -> Iterator[httpx.Client]:
+    """Of a server with a tiny model, since most of the time would go into answers."""
+    url = URL
+    if url is None:
+        path = tmp_path / "tiny.gguf"
+        shape = Blueprint("llama", 2, 64, 128, 4, 2, 16, 49_152, 1e5, tied=True)
+        make_model(shape, "q8_0", path, name="tiny", vocab=models.demo_model())
+        options = ("--port", "0", "--ctx", "2k", "--budget", "128", "--max-tokens", "64")
+        url = serve(*options, model=str(path)).wait_until_ready().url
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+        yield client
+
+
+def test_no_request_ends_the_server(http: httpx.Client) -> None:
     maker = Maker(SEED)
     statuses: Counter[int] = Counter()
     started = time.monotonic()
