@@ -29,7 +29,7 @@ _HEADER = """\
 Written by `scripts/cli_reference.py`: what `--help` says.
 
 Results go to stdout, progress and messages to stderr. Exit codes: 0 success, 1 error, 2 wrong usage,
-130 Ctrl-C.
+130 Ctrl-C, 141 nobody reads stdout any more. An error is one line: what, why, and what to do.
 """
 
 

@@ -84,7 +84,7 @@ def answer(url: str) -> str:
 
 
 def serve(process: subprocess.Popen[str]) -> str:
-    """One request to a server once it is ready; "" if it has ended before."""
+    """What a request to a server gets once it is ready; "" if it has ended before."""
     assert process.stdout is not None
     url = process.stdout.readline().strip()
     ends = time.monotonic() + SECONDS
@@ -95,7 +95,8 @@ def serve(process: subprocess.Popen[str]) -> str:
         except OSError:  # 503 while it loads
             time.sleep(0.1)
             continue
-        said = answer(url)
+        answer(url)
+        said = answer(url)  # it lives on, whatever the first request met
         process.terminate()
         return said
     return ""
@@ -107,6 +108,16 @@ def walk(name: str, mb: int, folder: Path) -> Outcome:
         "run": ["run", *MODEL, "--prompt", QUESTION, "--max-tokens", "4"],
         "ingest": ["ingest", *MODEL, "--file", "text", "--out", "x.snapkv", "--force"],
         "serve": ["serve", *MODEL, "--port", "0"],
+        "full": ["run", *MODEL, "--full", "--prompt", QUESTION, "--max-tokens", "4"],
+        "extract": ["extract", *MODEL, "--file", "text", "--query", "pump"],
+        "inspect": ["inspect", *MODEL, "--file", "text", "--prompt", "Where is the pump?"],
+        "plan": ["plan", "demo", "--measure", "--ctx", "2k", "--threads", "1"],
+        "doctor": ["doctor", "demo"],
+        "eval": [
+            *("eval", "demo", "--tasks", "needle", "--lengths", "512", "--cases", "1"),
+            *("--questions", "1", "--policies", "snapkv", "--budgets", "64", "--threads", "1"),
+        ],
+        "tune": ["tune", "demo", "--file", "text", "--minutes", "0.01", "--threads", "1"],
     }
     command = [sys.executable, "-X", "faulthandler", "-m", "snapkv_local", *commands[name]]
     with tempfile.TemporaryFile("w+") as err:

@@ -9,6 +9,9 @@ from typing import Any
 # first of all: it loads our library, which llama_cpp then uses
 from snapkv_local.guided import GuidedLlama, asked_for  # isort: skip
 
+from llama_cpp.llama_chat_format import LlamaChatCompletionHandlerNotFoundException
+
+from snapkv_local import foreign
 from snapkv_local.errors import NoRoomError, PromptError, SnapKVError
 from snapkv_local.marks import Chat
 
@@ -57,6 +60,7 @@ class CompletingLlama(GuidedLlama):
         """As llama_cpp.Llama.create_chat_completion(); notes where system prompt and question are.
 
         Raises:
+            ConfigError: chat_format names none.
             GrammarError: answers cannot be held to response_format, or to the parameters of a
                 function that must be called.
         """
@@ -64,6 +68,8 @@ class CompletingLlama(GuidedLlama):
         self._held_to = asked_for(self._asked)
         try:
             return super().create_chat_completion(*args, **kwargs)
+        except LlamaChatCompletionHandlerNotFoundException as e:
+            raise foreign.from_chat_format(self) from e
         finally:
             self._asked = None
             self._held_to = None

@@ -96,7 +96,9 @@ class SnapKVContext(KeptRows, CheckedContext):
         assert options is not None, "made within our_contexts() only"
         self.options = options
         native_params = native.make_params(options.config, options.keep_scores, options.n_queries)
-        native.check_supported(model.path_model, model.model, params, native_params)
+        native.check_supported(
+            model.path_model, model.model, params, native_params, silent=not verbose
+        )
         with voices.heard(silent=not verbose) as said:
             ctx = native.llama_snapkv_init_from_model(model.model, params, native_params)
         if ctx is None:

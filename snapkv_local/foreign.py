@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+from typing import TYPE_CHECKING
 
+from snapkv_local import memory
 from snapkv_local.errors import (
     ConfigError,
     ModelFileError,
@@ -14,7 +16,15 @@ from snapkv_local.errors import (
     SnapKVError,
 )
 
-LESS_MEMORY = "lower {n_ctx}, {budget}, {layer_group} or {chunk}, or free memory"
+if TYPE_CHECKING:
+    import llama_cpp
+
+
+def less_memory() -> str:
+    """What to do where memory has run out."""
+    cure = "lower {n_ctx}, {budget}, {layer_group} or {chunk}, or free memory"
+    return cure if memory.left() is None else f"{cure}, or raise this process's `ulimit -v`"
+
 
 _CURES = {
     errno.EACCES: "check its permissions",
@@ -42,8 +52,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def says_out_of_memory(reason: str) -> bool:
-    """Whether the log of llama.cpp, or the text of a C++ exception, speaks of memory."""
-    return any(words in reason.lower() for words in ("memory", "failed to allocate", "bad_alloc"))
+    """Whether the log of llama.cpp, or the text of a C++ exception, says so."""
+    words = ("out of memory", "insufficient memory", "allocate memory", "to allocate", "bad_alloc")
+    return any(w in reason.lower() for w in words)
 
 
 def from_system(error: OSError) -> SnapKVError:
@@ -63,7 +74,7 @@ def out_of_memory(subject: str, reason: str = "") -> OutOfMemoryError:
     """
     wanted = re.search(r"[\d.]+ ?[KMGT]i?B\b", reason)
     problem = "out of memory" + (f": {wanted[0]} more are needed" if wanted else "")
-    return OutOfMemoryError(subject, problem, LESS_MEMORY)
+    return OutOfMemoryError(subject, problem, less_memory())
 
 
 def from_load(error: Exception, path: str, reason: str) -> Exception:
@@ -94,8 +105,17 @@ def from_load(error: Exception, path: str, reason: str) -> Exception:
     return error
 
 
-def from_chat_format(name: str, known: list[str]) -> ConfigError:
-    """A chat format that llama_cpp does not know."""
+def from_chat_format(llm: llama_cpp.Llama) -> ConfigError:
+    """Of a chat format that is neither the model's nor one of llama_cpp's."""
     return ConfigError(
-        f"chat_format={name}", "is no chat format", f"give one of {', '.join(sorted(known))}"
+        f"chat_format={llm.chat_format}",
+        "is no chat format",
+        f"give one of {', '.join(sorted(chat_formats(llm)))}",
     )
+
+
+def chat_formats(llm: llama_cpp.Llama) -> list[str]:
+    """Names that chat_format may have: templates in the model's file, and llama_cpp's own."""
+    from llama_cpp.llama_chat_format import LlamaChatCompletionHandlerRegistry
+
+    return [*llm._chat_handlers, *LlamaChatCompletionHandlerRegistry()._chat_handlers]

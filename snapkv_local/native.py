@@ -15,7 +15,7 @@ from snapkv_local.backends import LIB_DIR  # isort: skip
 from llama_cpp import llama_cpp
 from llama_cpp._ctypes_extensions import ctypes_function_for_shared_library
 
-from snapkv_local import foreign, process
+from snapkv_local import foreign, process, voices
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import (
     LibraryError,
@@ -485,18 +485,40 @@ def make_params(
     )
 
 
-def supported(model: Any, cparams: Any, params: llama_snapkv_params) -> str | None:
-    """None if a context for the model can be made, else the reason why not."""
-    return None if llama_snapkv_supported(model, cparams, params) else _last_error()
+def supported(
+    model: Any, cparams: Any, params: llama_snapkv_params, silent: bool = True
+) -> str | None:
+    """None if a context for the model can be made, else the reason why not.
+
+    Args:
+        silent: llama.cpp's log of the attempt is for the reason only.
+
+    Raises:
+        OutOfMemoryError: there is too little memory to find out.
+    """
+    with voices.heard(silent) as said:
+        if llama_snapkv_supported(model, cparams, params):
+            return None
+    reason = _last_error().replace("its log has the reason", said.reason or "its log is empty")
+    if foreign.says_out_of_memory(reason):
+        raise foreign.out_of_memory("the check of the model", reason)
+    return reason
 
 
-def check_supported(name: str, model: Any, cparams: Any, params: llama_snapkv_params) -> None:
-    """Raise UnsupportedModelError unless a context for the model can be made.
+def check_supported(
+    name: str, model: Any, cparams: Any, params: llama_snapkv_params, silent: bool = True
+) -> None:
+    """Raise the reason unless a context for the model can be made.
 
     Args:
         name: of the model, for the error.
+        silent: as in supported().
+
+    Raises:
+        UnsupportedModelError: the model, or what is asked for, is refused.
+        OutOfMemoryError: there is too little memory to find out.
     """
-    reason = supported(model, cparams, params)
+    reason = supported(model, cparams, params, silent)
     if reason is not None:
         raise UnsupportedModelError(name, reason, "use it with the full cache ({full})")
 
@@ -510,7 +532,7 @@ def fail(what: str, said: str = "") -> NoReturn:
     """
     reason = _last_error()
     if foreign.says_out_of_memory(reason):
-        raise OutOfMemoryError(what, reason, foreign.LESS_MEMORY)
+        raise OutOfMemoryError(what, reason, foreign.less_memory())
     if foreign.says_out_of_memory(said):
         raise foreign.out_of_memory(what, said)
     if said and said not in reason:

@@ -34,6 +34,10 @@ def readers() -> Iterator[None]:
         yield
     except BrokenPipeError as e:
         raise ReaderGone from e
+    except SystemExit as e:
+        if isinstance(e.__context__, BrokenPipeError):  # of rich
+            raise ReaderGone from e
+        raise
 
 
 def run(command: Callable[[], Any]) -> int:

@@ -181,7 +181,8 @@ def load(
         keep_scores=keep_scores,
         verbose=False,
     )
-    check_chat_format(llm)
+    if llm.chat_format not in foreign.chat_formats(llm):
+        raise foreign.from_chat_format(llm)
     n_train = llm._model.n_ctx_train()
     if (options["ctx"] or 0) > n_train:
         click.echo(
@@ -196,19 +197,6 @@ def load(
             "use an instruct model, or name the format with --chat-format",
         )
     return llm
-
-
-def check_chat_format(llm: Llama) -> None:
-    """Refuse a --chat-format that is neither the model's nor one of llama_cpp's.
-
-    Raises:
-        ConfigError: it would fail at the first question.
-    """
-    from llama_cpp.llama_chat_format import LlamaChatCompletionHandlerRegistry
-
-    known = [*llm._chat_handlers, *LlamaChatCompletionHandlerRegistry()._chat_handlers]
-    if llm.chat_format not in known:
-        raise foreign.from_chat_format(str(llm.chat_format), known)
 
 
 def can_chat(llm: Llama, options: dict[str, Any]) -> bool:

@@ -1,5 +1,7 @@
 """What goes wrong, says so, and leaves the context usable."""
 
+from pathlib import Path
+
 import pytest
 
 from snapkv_local import Llama, SnapKVConfig
@@ -109,3 +111,26 @@ def test_ctrl_c_while_decoding(llm, prompt, greedy, ctrl_c):
     assert greedy(llm, prompt[:200], 4)  # usable
     llm.reset()
     assert greedy(llm, prompt, 24) == expected
+
+
+def test_a_chat_format_that_nobody_knows(make, model_path):
+    llm = make(n_ctx=256, chat_format="nosuch")
+    with pytest.raises(ConfigError, match=r"chat_format=nosuch: is no chat format; give .* chatml"):
+        llm.create_chat_completion([{"role": "user", "content": "Hello"}])
+
+
+@pytest.mark.parametrize("given", [{"n_ctx": -1}, {"n_threads": -3}, {"n_threads_batch": 513}])
+def test_numbers_that_llama_cpp_would_take_for_others(model_path, given):
+    with pytest.raises(ConfigError, match="is out of range; give a number from 0 to"):
+        Llama(model_path, **given)
+
+
+def test_a_model_that_is_not_known_has_the_logs_reason(model_path, tmp_path, capfd):
+    path = tmp_path / "unknown.gguf"
+    data = Path(model_path).read_bytes()
+    path.write_bytes(data.replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0lluma", 1))
+    with pytest.raises(
+        ModelFileError, match="cannot be loaded: unknown model architecture: 'lluma'"
+    ):
+        Llama(str(path), verbose=False)
+    assert capfd.readouterr().err == ""

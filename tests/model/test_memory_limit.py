@@ -86,3 +86,25 @@ assert (llm.kept_positions() == kept).all()
     assert "out of memory" in outcomes[0]
     assert outcomes[-1] == "fits"
     assert all("out of memory" in line or line == "fits" for line in outcomes), outcomes
+
+
+@pytest.mark.parametrize("snapkv", ["SnapKVConfig(budget=2000)", "None"])
+def test_a_model_that_finds_no_memory_is_an_error_wherever_it_is_missing(python, snapkv):
+    # llama.cpp's context, llama_cpp's arrays, NumPy: each has its own word for it
+    result = python(f"""{SETUP}
+settings = dict(n_ctx=8192, n_threads=1, n_threads_batch=1, verbose=False, flash_attn=True)
+Llama(os.environ["MODEL"], n_ctx=64, verbose=False).close()  # what stays is loaded
+for mib in [*range(10, 700, 45), 1000]:
+    limit(mib)
+    try:
+        Llama(os.environ["MODEL"], snapkv={snapkv}, **settings).close()
+        print("fits")
+    except OutOfMemoryError as e:
+        print(e)
+    unlimit()
+""")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stderr == ""
+    outcomes = result.stdout.splitlines()
+    assert "out of memory" in outcomes[0]
+    assert outcomes[-1] == "fits"

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from snapkv_local import foreign, models
 from snapkv_local.cli import border, main
 from snapkv_local.errors import ConfigError, ModelFileError, OutOfMemoryError, PromptError
+from snapkv_local.server.errors import from_exception
 
 
 def test_a_cure_names_what_the_reader_can_turn():
@@ -79,6 +80,20 @@ def test_a_model_that_does_not_load_has_the_logs_reason(said, kind, words):
     found = foreign.from_load(ValueError("Failed to load model from file: a"), "a.gguf", said)
     assert isinstance(found, kind)
     assert words in str(found)
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_it"),
+    [
+        ("failed to initialize the context: std::bad_alloc", True),
+        ("ggml_aligned_malloc: insufficient memory (attempted to allocate  98.25 MB)", True),
+        ("mmap failed: Cannot allocate memory", True),
+        ("unable to allocate CPU buffer", True),
+        ("the model's KV cache is of a kind of its own (compressed or mixed memory)", False),
+    ],
+)
+def test_which_reasons_are_of_memory(reason, is_it):
+    assert foreign.says_out_of_memory(reason) == is_it
 
 
 def test_errors_that_are_ours_or_unknown_stay(tmp_path):
@@ -159,6 +174,20 @@ def test_a_reader_that_leaves_ends_the_command_in_silence():
     # the reader is gone before anything is written
     result = shell("{ sleep 2; $S --help; echo code $? >&2; } | true")
     assert result.stderr == f"code {border.READER_GONE}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "says"),
+    [
+        (MemoryError(), 503, "out_of_memory", "memory: out of memory; lower the server's --ctx"),
+        (RuntimeError("can't start new thread"), 503, "out_of_memory", "out of memory"),
+        (PromptError("p", "is long", "raise {n_ctx}"), 400, "context_length_exceeded", "server's"),
+    ],
+)
+def test_the_servers_words(error, status, code, says):
+    found = from_exception(error)
+    assert (found.status, found.code) == (status, code)
+    assert says in found.message
 
 
 def test_nobody_is_told_twice(capsys):
