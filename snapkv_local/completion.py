@@ -66,6 +66,9 @@ class CompletingLlama(GuidedLlama):
         """
         self._asked = Chat.of(super().create_chat_completion, args, kwargs)
         self._held_to = asked_for(self._asked)
+        if self._held_to is not None:
+            # llama_cpp would write a grammar of its own, of any length
+            kwargs.pop("response_format", None)
         try:
             return super().create_chat_completion(*args, **kwargs)
         except LlamaChatCompletionHandlerNotFoundException as e:
