@@ -32,9 +32,17 @@ def resolve(model: str) -> Path:
 
         path = hub.resolve(model)
     else:
-        path = demo_model() if model == "demo" else Path(model).expanduser()
+        path = demo_model() if model == "demo" else expanded(model)
     check(path)
     return path
+
+
+def expanded(path: str) -> Path:
+    """A path, with `~` replaced; of a user who is not there it stays, and there is no such file."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def demo_model() -> Path:

@@ -12,7 +12,8 @@ from rich.console import Console
 from snapkv_local import models
 from snapkv_local.bench.shapes import SHAPES
 from snapkv_local.cli.console import result_console
-from snapkv_local.cli.options import KV_TYPES, Size, SizeOr, Threads, gpu_layers_option, json_option
+from snapkv_local.cli.options import gpu_layers_option, json_option
+from snapkv_local.cli.types import KV_TYPES, Size, SizeOr, Threads
 from snapkv_local.units import size
 
 if TYPE_CHECKING:

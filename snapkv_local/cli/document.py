@@ -10,7 +10,8 @@ from click.core import ParameterSource
 
 from snapkv_local import models
 from snapkv_local import profile as profiles
-from snapkv_local.cli.options import KV_TYPES, take_settings
+from snapkv_local.cli.options import take_settings
+from snapkv_local.cli.types import KV_TYPES
 from snapkv_local.errors import DocumentError
 from snapkv_local.units import size
 

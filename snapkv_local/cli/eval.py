@@ -14,12 +14,12 @@ from snapkv_local import models, policies
 from snapkv_local.cli.bench import KvType, List
 from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import (
-    Size,
     chat_format_option,
     gpu_layers_option,
     threads_option,
     verbose_option,
 )
+from snapkv_local.cli.types import Size
 from snapkv_local.config import SnapKVConfig
 
 if TYPE_CHECKING:

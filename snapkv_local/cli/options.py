@@ -1,140 +1,26 @@
-"""Parameter types, and the options that commands share."""
+"""Options that commands share."""
 
 from __future__ import annotations
 
-import math
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from snapkv_local import hardware, memory, process
+from snapkv_local import memory, process
 from snapkv_local import profile as profiles
-from snapkv_local.config import N_THREADS_MAX, SnapKVConfig
-from snapkv_local.errors import ConfigError
-from snapkv_local.units import parse_size
-
-# of a document, in requests to a server
-NAME = r"[A-Za-z0-9_.-]{1,64}"
-
-_INT32_MAX = 2**31 - 1
-
-_UNITS = {"": 1, "k": 1024, "m": 1024**2}
-
-
-# generic from click 8.4 on, and not subscriptable before
-class Size(click.ParamType):  # type: ignore[type-arg]
-    """A number of tokens: 131072, or 128k for the same."""
-
-    name = "size"
-    refusal = "is no number of tokens; write 131072 or 128k"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        match = re.fullmatch(r"([0-9]{1,20})([km]?)", str(value).strip().lower())
-        if match is None or int(match[1]) == 0:
-            self.fail(f"{value!r} {self.refusal}", param, ctx)
-        number = int(match[1]) * _UNITS[match[2]]
-        if number > _INT32_MAX:
-            self.fail(f"{value!r} is more than {_INT32_MAX:,}, the most there can be", param, ctx)
-        return number
-
-
-# generic from click 8.4 on, and not subscriptable before
-class ByteSize(click.ParamType):  # type: ignore[type-arg]
-    """A number of bytes, as units.parse_size() reads it."""
-
-    name = "bytes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return value if isinstance(value, int) else parse_size(str(value))
-        except ConfigError as e:
-            self.fail(str(e), param, ctx)
-
-
-class SizeOr(Size):
-    """A number of tokens or layers, or a word."""
-
-    def __init__(self, word: str, what: str) -> None:
-        self.word = word
-        self.name = f"{word}|{what}"
-        self.refusal = f"is no number of {what}; write one, or {word}"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if value == self.word else super().convert(value, param, ctx)
-
-
-class GpuLayers(click.ParamType):  # type: ignore[type-arg]
-    """A number of layers, "all", or "auto": all if there is a GPU."""
-
-    name = "auto|all|layers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value in ("auto", "all") or isinstance(value, int):
-            return value
-        if not re.fullmatch(r"[0-9]{1,5}", str(value)):
-            self.fail(f"{value!r} is no number of layers; write one, auto or all", param, ctx)
-        return int(value)
-
-
-# generic from click 8.4 on, and not subscriptable before
-class Threads(click.ParamType):  # type: ignore[type-arg]
-    """A number of threads. More than there are cores wait for each other: a warning says so."""
-
-    name = "threads"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not re.fullmatch(r"[0-9]{1,5}", str(value)) or not 1 <= int(value) <= N_THREADS_MAX:
-            cure = f"write one from 1 to {N_THREADS_MAX}, or leave it out for all cores"
-            self.fail(f"{value!r} is no number of threads; {cure}", param, ctx)
-        if int(value) > (n_cores := hardware.n_cores()):
-            click.echo(
-                f"Warning: --threads {value} on {n_cores} cores: threads will wait for each other",
-                err=True,
-            )
-        return int(value)
-
-
-# generic from click 8.4 on, and not subscriptable before
-class Temperature(click.ParamType):  # type: ignore[type-arg]
-    """A number from 0."""
-
-    name = "float"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not 0 <= number < math.inf:
-            self.fail(f"{value!r} is no temperature; write a number from 0, as in 0.7", param, ctx)
-        return number
-
-
-# generic from click 8.4 on, and not subscriptable before
-class NamedFile(click.ParamType):  # type: ignore[type-arg]
-    """ID=PATH, or PATH with the file's name, without what follows its last dot, as ID."""
-
-    name = "[id=]path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
-        id_, equals, rest = str(value).partition("=")
-        path = Path(rest if equals and not Path(value).is_file() else value)
-        if path == Path(value):
-            id_ = path.stem
-        if not re.fullmatch(NAME, id_):
-            cure = "give one before it, as in book=PATH"
-            self.fail(f"{id_!r} is no id of letters, digits, _, - and dots: {cure}", param, ctx)
-        return id_, path
-
-
-SIZE = Size()
-KV_TYPES = ("f16", "q8_0", "q4_0")
+from snapkv_local.cli.types import (
+    KV_TYPES,
+    SIZE,
+    ByteSize,
+    GpuLayers,
+    Number,
+    SizeOr,
+    Threads,
+)
+from snapkv_local.config import SnapKVConfig
 
 
 def together(*options: Callable[..., Any]) -> Callable[..., Any]:
@@ -211,7 +97,7 @@ model_options = together(
 )
 answer_options = together(
     click.option("--max-tokens", type=SIZE, default=512, show_default=True, help="Of an answer."),
-    click.option("--temperature", type=Temperature(), default=0.0, show_default=True),
+    click.option("--temperature", type=Number(min=0), default=0.0, show_default=True),
     chat_format_option,
 )
 full_option = click.option("--full", is_flag=True, help="Keep the full KV cache.")

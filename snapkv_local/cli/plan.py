@@ -13,15 +13,13 @@ from rich.table import Table
 from snapkv_local import hardware, models
 from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import (
-    KV_TYPES,
-    SIZE,
-    Threads,
     config_options,
     gpu_layers_option,
     json_option,
     take_config,
     verbose_option,
 )
+from snapkv_local.cli.types import KV_TYPES, SIZE, Threads
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
 from snapkv_local.units import parse_size, size
@@ -114,7 +112,7 @@ def locate(model: str) -> Path:
     """As models.resolve(), and without a check of the weights: the metadata will do."""
     if model == "demo":
         return models.demo_model()
-    return models.resolve(model) if model.startswith("hf:") else Path(model).expanduser()
+    return models.resolve(model) if model.startswith("hf:") else models.expanded(model)
 
 
 def take_device(devices: Any, memory: str | None, device: str | None, gpu_layers: Any) -> Device:

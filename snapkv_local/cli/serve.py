@@ -15,9 +15,6 @@ import click
 from snapkv_local import models
 from snapkv_local.cli.document import open_document, take_document_settings, use_document
 from snapkv_local.cli.options import (
-    SIZE,
-    ByteSize,
-    NamedFile,
     chat_format_option,
     ctx_option,
     full_option,
@@ -28,6 +25,7 @@ from snapkv_local.cli.options import (
     warn_of_other_model,
 )
 from snapkv_local.cli.run import load
+from snapkv_local.cli.types import SIZE, ByteSize, NamedFile
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
 from snapkv_local.profile import Profile

@@ -14,14 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from snapkv_local import models
 from snapkv_local import profile as profiles
 from snapkv_local.cli.console import result_console
-from snapkv_local.cli.options import (
-    SIZE,
-    chat_format_option,
-    files_option,
-    json_option,
-    model_options,
-)
+from snapkv_local.cli.options import chat_format_option, files_option, json_option, model_options
 from snapkv_local.cli.run import read_document
+from snapkv_local.cli.types import SIZE, Number
 from snapkv_local.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,14 +29,14 @@ if TYPE_CHECKING:
 @files_option()
 @click.option(
     "--target-kl",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=0.05,
     show_default=True,
     help="Mean KL to the full cache that the budget must reach, in nats.",
 )
 @click.option(
     "--minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=10.0,
     show_default=True,
     help="Time box. Two cases of each half are measured whatever they take.",

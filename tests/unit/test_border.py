@@ -119,7 +119,7 @@ def test_a_path_that_is_no_text(tmp_path):
     ("option", "value", "says"),
     [
         *(("--threads", value, "no number of threads") for value in ("0", "-3", "999", "x")),
-        *(("--temperature", value, "no temperature") for value in ("-1", "nan", "inf", "x")),
+        *(("--temperature", value, "--temperature") for value in ("-1", "nan", "inf", "x")),
         *(("--ctx", value, "than 2,147,483,647") for value in ("2147483648", "9999999m")),
         *(("--max-tokens", value, "no number of tokens") for value in ("0", "-1", "1e3", "٣")),
         *(("--gpu-layers", value, "no number of layers") for value in ("-1", "9999999", "٣")),
@@ -135,6 +135,20 @@ def test_numbers_are_checked(option, value, says):
     assert result.exit_code in (1, 2), result.output
     assert says in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--minutes", "--target-kl"])
+@pytest.mark.parametrize("value", ["0", "nan", "inf"])
+def test_numbers_of_tune_are_checked(option, value):
+    result = CliRunner().invoke(main, ["tune", "demo", "--file", __file__, option, value])
+    assert result.exit_code == 2
+    assert f"'{option}'" in result.stderr
+
+
+def test_a_home_of_a_user_who_is_not_there():
+    result = CliRunner().invoke(main, ["run", "~nosuch/model.gguf", "--prompt", "x"])
+    assert result.exit_code == 1
+    assert "Error: ~nosuch/model.gguf: does not exist; check" in result.stderr
 
 
 def test_more_threads_than_cores_are_warned_of():

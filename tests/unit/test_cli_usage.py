@@ -5,8 +5,9 @@ import pytest
 from click.testing import CliRunner
 
 from snapkv_local.cli import main
-from snapkv_local.cli.options import CONFIG_NAMES, SIZE, GpuLayers
+from snapkv_local.cli.options import CONFIG_NAMES
 from snapkv_local.cli.run import run
+from snapkv_local.cli.types import SIZE, GpuLayers
 from snapkv_local.units import size
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 import snapkv_local
 from snapkv_local.cli import main
-from snapkv_local.cli.options import NamedFile
+from snapkv_local.cli.types import NamedFile
 
 
 def invoke(*arguments: str, stdin: str | None = None) -> Result:
