@@ -14,6 +14,8 @@ import openai
 import pytest
 
 from snapkv_local import models
+from snapkv_local.bench.make_model import make_model
+from snapkv_local.bench.shapes import Blueprint
 
 KEY = "a key of the tests"
 BUDGET = 512
@@ -118,6 +120,25 @@ def http(server: Process) -> Iterator[httpx.Client]:
     """With the key."""
     headers = {"Authorization": f"Bearer {KEY}"}
     with httpx.Client(base_url=server.url, headers=headers, timeout=60, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def tiny(
+    serve: Callable[..., Process], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
+    """Of a server with a tiny model, for many requests whose answers say nothing.
+
+    SNAPKV_FUZZ_URL names a server that runs already.
+    """
+    url = os.environ.get("SNAPKV_FUZZ_URL")
+    if url is None:
+        path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+        shape = Blueprint("llama", 2, 64, 128, 4, 2, 16, 49_152, 1e5, tied=True)
+        make_model(shape, "q8_0", path, name="tiny", vocab=models.demo_model())
+        options = ("--port", "0", "--ctx", "2k", "--budget", "128", "--max-tokens", "64")
+        url = serve(*options, model=str(path)).wait_until_ready().url
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
         yield client
 
 

@@ -11,21 +11,13 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import jsonschema_rs
-import pytest
-
-from snapkv_local import models
-from snapkv_local.bench.make_model import make_model
-from snapkv_local.bench.shapes import Blueprint
 
 N = int(os.environ.get("SNAPKV_FUZZ", "300"))
 SEED = int(os.environ.get("SNAPKV_FUZZ_SEED", "1"))
-URL = os.environ.get("SNAPKV_FUZZ_URL")
 
 TEXTS = [
     "",
@@ -270,21 +262,7 @@ def check_fit(body: bytes, answer: dict[str, Any]) -> None:
     assert valid.is_valid(value), (schema, value)
 
 
-@pytest.fixture
-def http(serve: Callable[..., Any], tmp_path: Path) -> Iterator[httpx.Client]:
-    """Of a server with a tiny model, since most of the time would go into answers."""
-    url = URL
-    if url is None:
-        path = tmp_path / "tiny.gguf"
-        shape = Blueprint("llama", 2, 64, 128, 4, 2, 16, 49_152, 1e5, tied=True)
-        make_model(shape, "q8_0", path, name="tiny", vocab=models.demo_model())
-        options = ("--port", "0", "--ctx", "2k", "--budget", "128", "--max-tokens", "64")
-        url = serve(*options, model=str(path)).wait_until_ready().url
-    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
-        yield client
-
-
-def test_no_request_ends_the_server(http: httpx.Client) -> None:
+def test_no_request_ends_the_server(tiny: httpx.Client) -> None:
     maker = Maker(SEED)
     statuses: Counter[int] = Counter()
     started = time.monotonic()
@@ -293,7 +271,7 @@ def test_no_request_ends_the_server(http: httpx.Client) -> None:
         path, body = maker.request()
         shown = (SEED, i, body[:3000])
         try:
-            response = http.post(path, content=body, headers=headers)
+            response = tiny.post(path, content=body, headers=headers)
         except httpx.TransportError as e:
             raise AssertionError(shown) from e
         statuses[response.status_code] += 1
@@ -306,5 +284,5 @@ def test_no_request_ends_the_server(http: httpx.Client) -> None:
             if response.status_code == 200 and error is None:
                 check_fit(body, answer)
     print(f"{N} requests, {dict(statuses)}, {time.monotonic() - started:.0f} s")
-    assert http.get("/health").json() == {"status": "ok"}
+    assert tiny.get("/health").json() == {"status": "ok"}
     assert statuses[200] > N / 20 and statuses[400] > N / 20
