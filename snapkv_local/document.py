@@ -50,13 +50,17 @@ class Document:
     segment: vault.Segment
 
     @classmethod
-    def open(cls, path: str | Path) -> Document:
+    def open(cls, path: str | Path, mapped: bool = True) -> Document:
         """Read and check all of a file.
+
+        Args:
+            mapped: K and V are read from the file as they are used. False reads them into memory
+                now: what happens to the file is then of no concern.
 
         Raises:
             DocumentError: it is missing, of another kind, truncated or damaged.
         """
-        with sealed.Sealed.open(path, KIND) as file:
+        with sealed.Sealed.open(path, KIND, mapped) as file:
             found = {name: file.array(name) for name in file.names()}
             about = file.header
             text = found.pop("text").tobytes().decode()

@@ -300,6 +300,8 @@ class Llama(CompletingLlama):
     def open_document(self, opened: Document | str | Path) -> Document:
         """From now on prompts that begin with a document's text take its K and V from its file.
 
+        With use_mmap=False the file is read into memory here, as the model's is.
+
         A question is asked with a user's message of the document's text, an empty line and the
         question. Only what follows the document is evaluated, and the question's own rows are
         chosen from all of it.
@@ -312,7 +314,9 @@ class Llama(CompletingLlama):
         self._context("open_document")
         if self.snapkv is None or self.snapkv.vault == "off":
             raise DocumentError(str(opened), "needs a vault to choose rows from", "use {vault}")
-        found = opened if isinstance(opened, Document) else Document.open(opened)
+        found = opened
+        if not isinstance(found, Document):
+            found = Document.open(found, mapped=self.model_params.use_mmap)
         document.check(self, found)
         # one that has changed gives way to what is now at its place
         others = [known for known in self.documents if known.segment.change() is None]

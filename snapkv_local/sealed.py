@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from snapkv_local.errors import DocumentError
+from snapkv_local.errors import DocumentError, OutOfMemoryError
 from snapkv_local.hardware import n_cores
 from snapkv_local.mapped import MappedFile
 from snapkv_local.new_file import NewFile, check_space
@@ -48,6 +48,7 @@ PIECE = 4 * 1024**2  # bytes of a checksum
 _FRONT = struct.Struct("<8sIIQQQ32s")
 _CRC = struct.Struct("<I")  # the last bytes of page 0, of all before them
 _MAX_THREADS = 8
+_READ = 2**26  # bytes of one call, between two of which Ctrl-C is heard
 
 
 @dataclass(frozen=True)
@@ -128,26 +129,30 @@ class Sealed:
         path: of the file.
         header: the caller's.
         n_bytes: of the file.
-        file: asked before its arrays are used, which are read from it then.
+        file: asked before its arrays are used, which are read from it then; None if they are memory.
     """
 
     def __init__(
         self,
-        file: MappedFile,
+        path: Path,
         header: dict[str, Any],
         blocks: dict[str, _Span],
-        mapped: mmap.mmap,
+        data: npt.NDArray[np.uint8],
+        file: MappedFile | None,
     ) -> None:
-        self.file = file
-        self.path = file.path
+        self.path = path
         self.header = header
-        self.n_bytes = len(mapped)
+        self.n_bytes = len(data)
+        self.file = file
         self._blocks = blocks
-        self._map: mmap.mmap | None = mapped
+        self._data: npt.NDArray[np.uint8] | None = data
 
     @classmethod
-    def open(cls, path: str | Path, kind: str) -> Self:
+    def open(cls, path: str | Path, kind: str, mapped: bool = True) -> Self:
         """Read and check all of a file, and map it.
+
+        Args:
+            mapped: False reads it into memory instead: it may then change.
 
         Raises:
             DocumentError: it is missing, no such file, of a newer format, truncated, damaged, or
@@ -168,13 +173,14 @@ class Sealed:
                     str(path), f"holds a {about['kind']}, no {kind}", f"give a file of a {kind}"
                 )
             spans = _spans(path, about["blocks"], data)
+            whole = _map(fd) if mapped else _read_all(path, fd)
             _check_pieces(path, fd, spans, about["crc32"], data)
             change = file.change()
             if change is not None:
                 raise DocumentError(
                     str(path), f"{change} while it was checked", "wait until it is whole"
                 )
-            return cls(file, about["header"], spans, mmap.mmap(fd, 0, access=mmap.ACCESS_READ))
+            return cls(path, about["header"], spans, whole, file if mapped else None)
         except (KeyError, TypeError) as e:  # somebody made it up: the digest fits
             raise _damaged(path, "in its header, which lacks or misstates something") from e
         finally:
@@ -185,21 +191,21 @@ class Sealed:
         return tuple(self._blocks)
 
     def array(self, name: str) -> npt.NDArray[Any]:
-        """An array, read-only, which reads from the file as it is used.
+        """An array, read-only; of a mapped file, it reads from it as it is used.
 
         Raises:
             KeyError: there is none of this name.
             ValueError: the file was closed.
         """
-        if self._map is None:
+        if self._data is None:
             raise ValueError(f"{self.path} is closed")
         span = self._blocks[name]
-        flat = np.frombuffer(self._map, np.uint8, span.n_bytes(), span.offset)
+        flat = self._data[span.offset : span.offset + span.n_bytes()]
         return flat.view(span.dtype).reshape(span.shape)
 
     def close(self) -> None:
-        """Give no more arrays. Those that are in use stay valid, and keep the file mapped."""
-        self._map = None
+        """Give no more arrays. Those that are in use stay valid, and keep file or memory."""
+        self._data = None
 
     def __enter__(self) -> Self:
         return self
@@ -342,6 +348,29 @@ def _check_pieces(path: Path, fd: int, spans: dict[str, _Span], sums: str, data:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _map(fd: int) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(mmap.mmap(fd, 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+def _read_all(path: Path, fd: int) -> npt.NDArray[np.uint8]:
+    """All of a file, in memory that begins with a page, as a map does."""
+    n_bytes = os.fstat(fd).st_size
+    try:
+        memory = mmap.mmap(-1, n_bytes)
+    except OSError as e:
+        raise OutOfMemoryError(
+            str(path), f"does not fit into memory: {n_bytes:,} bytes", "leave out --no-mmap"
+        ) from e
+    data = memoryview(memory)
+    n_read = 0
+    while n_read < n_bytes:
+        more = os.preadv(fd, [data[n_read : n_read + _READ]], n_read)
+        if more == 0:
+            raise _truncated(path, n_read, n_bytes)
+        n_read += more
+    return np.frombuffer(data.toreadonly(), np.uint8)
 
 
 def _overlap(span: _Span, start: int, stop: int) -> bool:

@@ -142,9 +142,9 @@ def from_arrays(
     found: dict[str, npt.NDArray[Any]],
     given: npt.NDArray[np.int32],
     n_swa_rows: int,
-    file: MappedFile,
+    file: MappedFile | None,
 ) -> Segment:
-    """A segment from what joined() has named, and its tokens. The arrays are of a mapped file."""
+    """A segment from what joined() has named, and its tokens. A file is what the arrays map."""
     n_layer = sum(name.startswith("k.") for name in found)
     return Segment(
         tokens=given,

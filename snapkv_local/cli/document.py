@@ -49,7 +49,7 @@ def open_document(path: Path, options: dict[str, Any]) -> Document:
     # only now: it loads the native library
     from snapkv_local import Document
 
-    document = Document.open(path)
+    document = Document.open(path, mapped=not options["no_mmap"])
     if document.kv_type not in KV_TYPES:
         raise DocumentError(
             str(path),

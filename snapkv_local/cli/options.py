@@ -73,7 +73,9 @@ chat_format_option = click.option(
     "--chat-format", help="For a model without a chat template, such as chatml."
 )
 no_mmap_option = click.option(
-    "--no-mmap", is_flag=True, help="Read MODEL into memory, instead of mapping its file."
+    "--no-mmap",
+    is_flag=True,
+    help="Read model and documents into memory, instead of mapping their files.",
 )
 
 

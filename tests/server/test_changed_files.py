@@ -64,12 +64,15 @@ def test_a_document_that_is_cut(serve: Callable[..., Any], book: Path) -> None:
     copy.replace(book)
     assert text_of(ask(server, STATION, document="book")) == answer
 
+    options = (*SETTINGS, "--no-mmap", "--document", f"book={kept}")
+    read = serve(*options).wait_until_ready()
     os.truncate(kept, 8192)
     for _ in range(2):
         refused = ask(server, STATION, document="book")
         refuses(server, refused, f"was cut in place from {len(whole):,} to 8,192 bytes")
         assert text_of(ask(server, OTHER)) == other
     assert ask(server, STATION, document="book", stream=True).status_code == 503
+    assert text_of(ask(read, STATION, document="book")) == answer
 
 
 def test_a_model_that_is_cut(serve: Callable[..., Any], tmp_path: Path) -> None:

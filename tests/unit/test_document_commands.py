@@ -27,8 +27,8 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     class Opened(SimpleNamespace):
         @classmethod
-        def open(cls, given: Path) -> "Opened":
-            assert given == path
+        def open(cls, given: Path, mapped: bool) -> "Opened":
+            assert (given, mapped) == (path, True)
             return cls(
                 path=path,
                 title="A book",

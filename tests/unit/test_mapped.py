@@ -81,5 +81,18 @@ def test_a_file_that_is_cut_while_it_is_checked(tmp_path, monkeypatch):
     path = tmp_path / "a"
     sealed.write(path, "document", {}, [sealed.Block("x", np.uint8, (9,), [bytes(9)])])
     monkeypatch.setattr(sealed, "_check_pieces", lambda path, *_: os.truncate(path, 5000))
-    with pytest.raises(DocumentError, match=r"was cut in place .* while it was checked"):
-        sealed.Sealed.open(path, "document")
+    for mapped in (True, False):
+        with pytest.raises(DocumentError, match=r"was cut in place .* while it was checked"):
+            sealed.Sealed.open(path, "document", mapped)
+        sealed.write(path, "document", {}, [sealed.Block("x", np.uint8, (9,), [bytes(9)])])
+
+
+def test_what_is_read_into_memory_stays(tmp_path):
+    path, data = tmp_path / "a", np.arange(2**20, dtype=np.uint32)
+    sealed.write(path, "document", {}, [sealed.Block("x", np.uint32, data.shape, [data])])
+    n_bytes = path.stat().st_size
+    file = sealed.Sealed.open(path, "document", mapped=False)
+    os.truncate(path, 0)
+    assert (file.file, file.n_bytes) == (None, n_bytes)
+    np.testing.assert_array_equal(file.array("x"), data)
+    assert not file.array("x").flags.writeable
