@@ -19,6 +19,7 @@ _NAMES: dict[Door, dict[str, str]] = {
     "python": {
         "room": "room in SnapKVConfig",
         "verbose": "verbose=True",
+        "no_mmap": "use_mmap=False",
         "full": "snapkv=None",
         "vault": 'SnapKVConfig(vault="ram")',
     },
@@ -31,6 +32,7 @@ _NAMES: dict[Door, dict[str, str]] = {
         "n_ctx": "the server's --ctx",
         "room": "the server's --room",
         "verbose": "the server's --verbose",
+        "no_mmap": "the server's --no-mmap",
         "full": "the server's --full",
         "vault": "the server's --vault ram",
     },

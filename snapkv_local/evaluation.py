@@ -204,8 +204,7 @@ class EvaluatingLlama(llama_cpp.Llama):
                 raise ModelFileError(
                     str(file.path),
                     f"{change} after it was loaded, and weights may be gone",
-                    "load it again; one that changes can be read into memory, with --no-mmap or "
-                    "use_mmap=False",
+                    "load it again; {no_mmap} reads a file that changes into memory",
                 )
 
     def _check_vault(self) -> None:

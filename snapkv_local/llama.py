@@ -106,7 +106,9 @@ class Llama(CompletingLlama):
             )
         _check_numbers(kwargs)
         models.check(Path(model_path))
-        if kwargs.get("use_mmap", True):
+        self.maps_files = bool(kwargs.get("use_mmap", True))
+        # with an adapter llama_cpp maps none
+        if self.maps_files and kwargs.get("lora_path") is None:
             # from now on: what happens while it is loaded counts, too
             self._model_files = tuple(map(MappedFile, models.files(Path(model_path))))
         options = None if snapkv is None else ContextOptions(snapkv, keep_scores, keep_queries)
@@ -316,7 +318,7 @@ class Llama(CompletingLlama):
             raise DocumentError(str(opened), "needs a vault to choose rows from", "use {vault}")
         found = opened
         if not isinstance(found, Document):
-            found = Document.open(found, mapped=self.model_params.use_mmap)
+            found = Document.open(found, mapped=self.maps_files)
         document.check(self, found)
         # one that has changed gives way to what is now at its place
         others = [known for known in self.documents if known.segment.change() is None]

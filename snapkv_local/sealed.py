@@ -361,7 +361,7 @@ def _read_all(path: Path, fd: int) -> npt.NDArray[np.uint8]:
         memory = mmap.mmap(-1, n_bytes)
     except OSError as e:
         raise OutOfMemoryError(
-            str(path), f"does not fit into memory: {n_bytes:,} bytes", "leave out --no-mmap"
+            str(path), f"does not fit into memory: {n_bytes:,} bytes", "leave out {no_mmap}"
         ) from e
     data = memoryview(memory)
     n_read = 0

@@ -57,7 +57,7 @@ def save(llm: Llama, path: str | Path) -> int:
 def load(llm: Llama, path: str | Path) -> vault.Segment | None:
     """Llama.load_session(); returns what of the file the vault goes on to use."""
     context = llm._context("load_session")
-    with sealed.Sealed.open(path, KIND, llm.model_params.use_mmap) as file:
+    with sealed.Sealed.open(path, KIND, llm.maps_files) as file:
         about = file.header
         problem = fingerprint.of(llm).differs(fingerprint.Model(**about["model"]))
         if problem is not None:
