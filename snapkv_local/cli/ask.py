@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from snapkv_local import models
 from snapkv_local.cli.answer import Message
 from snapkv_local.cli.document import (
     describe,
@@ -25,6 +24,7 @@ from snapkv_local.cli.options import (
     settings_options,
     warn_of_other_model,
 )
+from snapkv_local.cli.progress import find_model
 from snapkv_local.cli.run import answer_one, load
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.profile import Profile
@@ -71,7 +71,7 @@ def ask(
         about = describe(document)
         click.echo(json.dumps(about) if as_json else "\n".join(readable(document)))
         return
-    model_path = model_of(document) if model is None else models.resolve(model)
+    model_path = model_of(document) if model is None else find_model(model)
     warn_of_other_model(profile, model_path)
     llm = load(model_path, SnapKVConfig(**settings), options)
     use_document(llm, document)

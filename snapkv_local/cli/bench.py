@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from snapkv_local import models
 from snapkv_local.bench.shapes import SHAPES
 from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import gpu_layers_option, json_option
+from snapkv_local.cli.progress import Lines, find_model
 from snapkv_local.cli.types import KV_TYPES, Size, SizeOr, Threads
 from snapkv_local.units import size
 
@@ -127,7 +127,7 @@ def bench(model: str, out: Path | None, repeat: int, note: str | None, **options
     from snapkv_local.bench.matrix import Matrix, Model
     from snapkv_local.bench.runner import Machine, measure, start_record
 
-    found = Model.read(models.resolve(model))
+    found = Model.read(find_model(model))
     machine = Machine.describe()
     n_gpu_layers = machine.n_gpu_layers(options.pop("gpu_layers"))
     cases = Matrix(
@@ -168,25 +168,30 @@ def bench(model: str, out: Path | None, repeat: int, note: str | None, **options
 
 
 class Progress:
-    """A line for each run on stderr, and on a terminal what runs now."""
+    """A line for each run on stderr, and what runs now."""
 
     def __init__(self, n_runs: int) -> None:
         self.console = Console(stderr=True, highlight=False)
         self.status = self.console.status("") if self.console.is_terminal else None
         self.n_runs = n_runs
         self.n_done = 0
+        self.lines = Lines("measuring")
 
     def __enter__(self) -> Progress:
         if self.status is not None:
             self.status.start()
+        self.lines.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         if self.status is not None:
             self.status.stop()
+        self.lines.close()
 
     def before(self, case: Case, turn: int) -> None:
         """A run starts."""
+        shown = f"{self.n_done} of {self.n_runs} runs, now {case.label}"
+        self.lines.update("measuring", self.n_done, self.n_runs, shown)
         if self.status is not None:
             self.status.update(f"{self.n_done + 1} of {self.n_runs}: {case.label}")
 
@@ -238,9 +243,15 @@ def make_model(
     from snapkv_local.bench import make_model as maker
 
     out = out or Path(f"{shape}-{kind}.gguf")
-    made = maker.make_model(
-        SHAPES[shape], kind, out, name=f"{shape} shape, random weights", vocab=vocab, force=force
-    )
+    with Lines(f"writing {out}"):
+        made = maker.make_model(
+            SHAPES[shape],
+            kind,
+            out,
+            name=f"{shape} shape, random weights",
+            vocab=vocab,
+            force=force,
+        )
     if as_json:
         click.echo(json.dumps(made.to_dict()))
     else:

@@ -11,9 +11,10 @@ from typing import Any
 import click
 from rich.table import Table
 
-from snapkv_local import hardware, library, models
+from snapkv_local import hardware, library
 from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import json_option
+from snapkv_local.cli.progress import find_model
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.gguf_shape import read_shape
 from snapkv_local.units import size
@@ -27,7 +28,7 @@ TESTED = ("CPU", "CUDA")
 @json_option
 def doctor(model: str | None, as_json: bool) -> None:
     """Show versions, build, backends and devices; with MODEL, whether it can be compressed."""
-    report = examine(models.resolve(model) if model is not None else None)
+    report = examine(find_model(model) if model is not None else None)
     if as_json:
         click.echo(json.dumps(report))
     else:

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from snapkv_local import models, policies
+from snapkv_local import policies
 from snapkv_local.cli.bench import KvType, List
 from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import (
@@ -19,6 +19,7 @@ from snapkv_local.cli.options import (
     threads_option,
     verbose_option,
 )
+from snapkv_local.cli.progress import Lines, find_model
 from snapkv_local.cli.types import Size
 from snapkv_local.config import SnapKVConfig
 
@@ -155,16 +156,18 @@ def evaluate(
         window=options["window"],
         protect_system=options["protect_system"],
     )
-    evaluation = prepare(
-        models.resolve(model),
-        settings,
-        list(chosen.values()),
-        out=None if to_stdout else out,
-        gpu_layers=options["gpu_layers"],
-        threads=options["threads"],
-        chat_format=options["chat_format"],
-        note=note,
-    )
+    path = find_model(model)
+    with Lines("making the cases"):
+        evaluation = prepare(
+            path,
+            settings,
+            list(chosen.values()),
+            out=None if to_stdout else out,
+            gpu_layers=options["gpu_layers"],
+            threads=options["threads"],
+            chat_format=options["chat_format"],
+            note=note,
+        )
     record = evaluation.record
     try:
         with Bar(evaluation) as bar:
@@ -204,11 +207,13 @@ def _policy(text: str) -> policies.Policy:
 
 
 class Bar:
-    """A progress bar on stderr; silent if that is no terminal."""
+    """How far it is, on stderr: a bar on a terminal, and lines elsewhere."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         n_steps = len(evaluation.steps())
         n_done = len(evaluation.record.data["cases"])
+        self.n_steps, self.n_done = n_steps, 0
+        self.lines = Lines("measuring")
         console = Console(stderr=True)
         if n_done:
             console.print(f"Going on with a record of {n_done} cases", highlight=False)
@@ -225,11 +230,17 @@ class Bar:
 
     def __enter__(self) -> Bar:
         self.progress.start()
+        self.lines.__enter__()
+        self.lines.update("measuring", 0, self.n_steps, f"0 of {self.n_steps:,} cases")
         return self
 
     def __exit__(self, *error: object) -> None:
         self.progress.stop()
+        self.lines.close()
 
     def done(self, kv_type: str, case: Any) -> None:
         """A case is done with a type of cache."""
+        self.n_done += 1
+        shown = f"{self.n_done:,} of {self.n_steps:,} cases, the last {case.id}, {kv_type}"
+        self.lines.update("measuring", self.n_done, self.n_steps, shown)
         self.progress.update(self.task, advance=1, description=f"{case.id}, {kv_type}")

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from snapkv_local import models
 from snapkv_local.cli.options import (
     chat_format_option,
     ctx_option,
@@ -16,7 +15,7 @@ from snapkv_local.cli.options import (
     json_option,
     model_options,
 )
-from snapkv_local.cli.progress import PrefillBar
+from snapkv_local.cli.progress import PrefillBar, find_model
 from snapkv_local.cli.run import can_chat, load, read_exactly
 from snapkv_local.extract.passages import UNITS, cut
 
@@ -56,11 +55,11 @@ def extract(
     # only now: it needs the packages that compute
     from snapkv_local.extract.votes import CONFIG, Extractor
 
-    path = models.resolve(model)
+    path = find_model(model)
     texts = [read_exactly(file) for file in files]
     passages = [cut(text, unit, file.name) for text, file in zip(texts, files, strict=True)]
     llm = load(path, CONFIG, options, keep_scores=True, must_chat=False)
-    with PrefillBar(llm):
+    with PrefillBar(llm, "ranking passages"):
         raw = not can_chat(llm, options)
         found = Extractor(llm, texts, passages, raw).rank(query)[:top]
     if as_json:

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from snapkv_local import models
 from snapkv_local.cli.document import describe
 from snapkv_local.cli.options import (
     chat_format_option,
@@ -24,7 +23,7 @@ from snapkv_local.cli.options import (
     threads_option,
     verbose_option,
 )
-from snapkv_local.cli.progress import PrefillBar
+from snapkv_local.cli.progress import PrefillBar, find_model
 from snapkv_local.cli.run import load, read_document
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.hardware import peak_rss
@@ -76,14 +75,14 @@ def ingest(
     if out.exists() and not force:
         raise click.UsageError(f"{out} is there already: --force replaces it")
     check_space(out, 0)  # a wrong place is said now and not after the model is loaded
-    path = models.resolve(model)
+    path = find_model(model)
     text = "\n\n".join(read_document(file) for file in files)
     if title is None:
         title = "stdin" if files[0] == STDIN else files[0].name
 
     llm = load(path, SnapKVConfig(**{"vault": "ram", **take_config(options)}), options)
     started = time.monotonic()
-    with PrefillBar(llm):
+    with PrefillBar(llm, "writing the document"):
         document = llm.ingest(text, out, title=title)
     seconds = time.monotonic() - started
     if as_json:

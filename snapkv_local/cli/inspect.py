@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from snapkv_local import models
 from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import (
     chat_format_option,
@@ -20,7 +19,7 @@ from snapkv_local.cli.options import (
     model_options,
     take_config,
 )
-from snapkv_local.cli.progress import PrefillBar
+from snapkv_local.cli.progress import PrefillBar, find_model
 from snapkv_local.cli.run import can_chat, load, read_document
 from snapkv_local.config import SnapKVConfig
 
@@ -71,7 +70,7 @@ def inspect(
 
     if html is not None:
         load_template("snapkv_local.survey")  # a missing package is found before the work
-    path = models.resolve(model)
+    path = find_model(model)
     document = "\n\n".join(read_document(file) for file in files)
     llm = load(path, config, options, must_chat=False)
     if layer is not None:
@@ -80,7 +79,7 @@ def inspect(
     llm.set_question(prompt.question)
     if config.protect_system:
         llm.set_protected([prompt.system])
-    with PrefillBar(llm):
+    with PrefillBar(llm, "looking at what is kept"):
         survey = kept.take(llm, prompt)
     if html is not None:
         title = ", ".join(file.name for file in files) or "prompt"

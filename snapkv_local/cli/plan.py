@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from snapkv_local.cli.options import (
     take_config,
     verbose_option,
 )
+from snapkv_local.cli.progress import Lines, find_model
 from snapkv_local.cli.types import KV_TYPES, SIZE, Threads
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
@@ -112,7 +114,7 @@ def locate(model: str) -> Path:
     """As models.resolve(), and without a check of the weights: the metadata will do."""
     if model == "demo":
         return models.demo_model()
-    return models.resolve(model) if model.startswith("hf:") else models.expanded(model)
+    return find_model(model) if model.startswith("hf:") else models.expanded(model)
 
 
 def take_device(devices: Any, memory: str | None, device: str | None, gpu_layers: Any) -> Device:
@@ -288,15 +290,20 @@ def compare(task: Task, n_prompt: int, n_threads: int, as_json: bool) -> None:
     n_layers = 0 if not task.place.gpu else task.place.n_gpu_layers
     n_gpu_layers = -1 if n_layers is None else n_layers
     last = [-1]
+    is_terminal = sys.stderr.isatty()
 
-    def progress(done: int, total: int) -> None:
-        share = 100 * done // total
-        if share >= last[0] + 5:
-            last[0] = share
-            click.echo(f"\rprefill of {n_prompt:,} tokens: {share:3d} %", nl=False, err=True)
+    with Lines("loading the model") as lines:
 
-    result = measure(task, n_prompt, n_gpu_layers, n_threads, progress)
-    click.echo(err=True)
+        def progress(done: int, total: int) -> None:
+            lines.update(f"prefill of {n_prompt:,} tokens", done, total, f"{done / total:.0%}")
+            share = 100 * done // total
+            if is_terminal and share >= last[0] + 5:
+                last[0] = share
+                click.echo(f"\rprefill of {n_prompt:,} tokens: {share:3d} %", nl=False, err=True)
+
+        result = measure(task, n_prompt, n_gpu_layers, n_threads, progress)
+    if is_terminal:
+        click.echo(err=True)
     if as_json:
         click.echo(json.dumps({"model": str(task.model.path), **result.to_dict()}))
     else:

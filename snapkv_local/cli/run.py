@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from snapkv_local import foreign, hardware, models
+from snapkv_local import foreign, hardware
 from snapkv_local.cli.answer import Answer, Message, ask
 from snapkv_local.cli.document import model_of, open_document, take_document_settings, use_document
 from snapkv_local.cli.options import (
@@ -25,7 +25,7 @@ from snapkv_local.cli.options import (
     take_settings,
     warn_of_other_model,
 )
-from snapkv_local.cli.progress import PrefillBar
+from snapkv_local.cli.progress import Lines, PrefillBar, find_model
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ModelFileError, TextFileError
 from snapkv_local.profile import Profile
@@ -74,7 +74,7 @@ def run(
     settings = take(options, profile)
 
     opened = None if document is None else open_document(document, options)
-    path = model_of(opened) if opened and name is None else models.resolve(name or "")
+    path = model_of(opened) if opened and name is None else find_model(name or "")
     warn_of_other_model(profile, path)
     if STDIN in files and prompt is None:
         raise click.UsageError("--file - reads stdin: give the question with --prompt")
@@ -165,22 +165,23 @@ def load(
     gpu_layers = options["gpu_layers"]
     if gpu_layers == "auto":
         gpu_layers = "all" if llama_cpp.llama_supports_gpu_offload() else 0
-    llm = Llama(
-        str(path),
-        snapkv=config,
-        n_ctx=options["ctx"] or 0,
-        n_threads=threads,
-        n_threads_batch=threads,
-        n_gpu_layers=-1 if gpu_layers == "all" else gpu_layers,
-        type_k=kv_type,
-        type_v=kv_type,
-        flash_attn=True,
-        use_mmap=not options["no_mmap"],
-        chat_format=options["chat_format"],
-        logits_all=options.get("logits_all", False),
-        keep_scores=keep_scores,
-        verbose=False,
-    )
+    with Lines("loading the model"):
+        llm = Llama(
+            str(path),
+            snapkv=config,
+            n_ctx=options["ctx"] or 0,
+            n_threads=threads,
+            n_threads_batch=threads,
+            n_gpu_layers=-1 if gpu_layers == "all" else gpu_layers,
+            type_k=kv_type,
+            type_v=kv_type,
+            flash_attn=True,
+            use_mmap=not options["no_mmap"],
+            chat_format=options["chat_format"],
+            logits_all=options.get("logits_all", False),
+            keep_scores=keep_scores,
+            verbose=False,
+        )
     if llm.chat_format not in foreign.chat_formats(llm):
         raise foreign.from_chat_format(llm)
     n_train = llm._model.n_ctx_train()
@@ -211,9 +212,11 @@ def answer_one(
     with PrefillBar(llm) as bar:
 
         def on_text(piece: str) -> None:
-            bar.close()
             if stream:
+                bar.close()
                 click.echo(piece, nl=False)
+            else:
+                bar.said(max_tokens)
 
         answer = ask(llm, messages, max_tokens=max_tokens, temperature=temperature, on_text=on_text)
     if stream:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from snapkv_local import models
 from snapkv_local.cli.document import open_document, take_document_settings, use_document
 from snapkv_local.cli.options import (
     chat_format_option,
@@ -24,6 +23,7 @@ from snapkv_local.cli.options import (
     take_settings,
     warn_of_other_model,
 )
+from snapkv_local.cli.progress import find_model
 from snapkv_local.cli.run import load
 from snapkv_local.cli.types import SIZE, ByteSize, NamedFile
 from snapkv_local.config import SnapKVConfig
@@ -120,7 +120,7 @@ def serve(
 
     config = None if settings is None else SnapKVConfig(**settings)
     options["logits_all"] = options["logprobs"]
-    path = models.resolve(model)
+    path = find_model(model)
     warn_of_other_model(profile, path)
     api_keys = read_keys(keys, api_key_file)
     if not hosts and host in LOOPBACK:

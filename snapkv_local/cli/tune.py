@@ -11,10 +11,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from snapkv_local import models
 from snapkv_local import profile as profiles
 from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import chat_format_option, files_option, json_option, model_options
+from snapkv_local.cli.progress import Lines, find_model
 from snapkv_local.cli.run import read_document
 from snapkv_local.cli.types import SIZE, Number
 from snapkv_local.errors import ConfigError
@@ -76,10 +76,11 @@ def tune(
     from snapkv_local.tune.prepare import WINDOW, prepare
     from snapkv_local.tune.search import Search
 
-    path = models.resolve(model)
+    path = find_model(model)
     # once each: the same text must not be held out from itself
     texts = [(str(file), read_document(file)) for file in dict.fromkeys(files)]
-    prepared = prepare(path, texts, **options)
+    with Lines("cutting the documents"):
+        prepared = prepare(path, texts, **options)
     with closing(prepared.open_engine()) as engine, Bar(60 * minutes) as bar:
         bench = Bench(engine, WINDOW)
         search = Search(bench, prepared.pieces, target_kl, 60 * minutes, bar.update)
@@ -120,11 +121,12 @@ def _end(search: Search, prepared: Prepared, save: Path | None, as_json: bool) -
 
 
 class Bar:
-    """A progress bar on stderr; silent if that is no terminal."""
+    """How far it is, on stderr: a bar on a terminal, and lines elsewhere."""
 
     def __init__(self, seconds: float) -> None:
         self.console = Console(stderr=True)
         self.seconds = seconds
+        self.lines = Lines("loading the model")
         self.search: Search | None = None
         self.has_warned = False
         self.progress = Progress(
@@ -141,6 +143,7 @@ class Bar:
 
     def __enter__(self) -> Bar:
         self.progress.start()
+        self.lines.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -149,6 +152,7 @@ class Bar:
     def close(self) -> None:
         """Take the bar off the screen."""
         self.progress.stop()
+        self.lines.close()
 
     def update(self, what: str, done: int, total: int) -> None:
         """Cases of a round that are done, and all of them."""
@@ -158,4 +162,6 @@ class Bar:
                 f"The least that can be measured takes longer than {self.seconds / 60:g} minutes",
                 highlight=False,
             )
+        shown = f"{done} of {total} cases, time box {self.seconds / 60:g} min"
+        self.lines.update(what, done, total, shown)
         self.progress.update(self.task, description=what, completed=done, total=total)

@@ -120,7 +120,7 @@ def test_the_bar_goes_away_on_ctrl_c():
     assert made.llm.prefill_progress is None
 
 
-def test_the_bar_is_silent_in_a_pipe():
+def test_there_is_no_bar_in_a_pipe():
     made, screen = bar(terminal=False)
     with made:
         made.llm.prefill_progress(256, 1000)

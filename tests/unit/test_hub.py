@@ -183,3 +183,18 @@ def test_all_files_of_a_split_model_are_downloaded(resolve, fake_hub):
     path = resolve()  # models.check() refuses a split model that is not whole
     assert path.endswith(names[0])
     assert [get.rsplit("/", 1)[1] for get in gets(fake_hub)] == names
+
+
+def test_a_download_tells_how_far_it_is(fake_hub, tmp_path, write_gguf):
+    fake_hub.files = {"tiny-Q4_K_M.gguf": write_gguf().read_bytes()}
+    code = (
+        "from snapkv_local import models\n"
+        "models.resolve('hf:owner/repo', lambda *told: print(*told))\n"
+    )
+    environment = {**os.environ, **fake_hub.environment(tmp_path / "home")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    name, n, total = done.stdout.splitlines()[-1].split()
+    assert (name, n) == ("tiny-Q4_K_M.gguf", total)
+    assert int(total) > 0
+    assert "%|" not in done.stderr  # no bar of the hub's own beside it
