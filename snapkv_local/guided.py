@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,12 @@ class GuidedLlama(EvaluatingLlama):
     create_chat_completion() holds answers to response_format, json_schema too, and to the
     parameters of the function in tool_choice, and refuses what cannot be obeyed. A JsonGrammar may
     be given in the place of a LlamaGrammar.
+
+    Attributes:
+        on_token: called before each token of an answer; what it raises ends the answer.
     """
 
+    on_token: Callable[[], object] | None = None
     _guide: Guide | None = None
     _allowed: npt.NDArray[np.bool_]
     _held_to: JsonGrammar | None = None
@@ -50,6 +55,8 @@ class GuidedLlama(EvaluatingLlama):
         Raises:
             GrammarError: the grammar is too much for the next token.
         """
+        if self.on_token is not None:
+            self.on_token()
         token: int = super().sample(*args, **kwargs)
         grammar = kwargs.get("grammar")
         if isinstance(grammar, JsonGrammar) and not self._ends(token):

@@ -107,7 +107,7 @@ class Engine:
                 top_logprobs=request.top_logprobs or 0,
                 **arguments,
             )
-            return tools.with_calls(_checked(chunks, job), offered) if offered else chunks
+            return tools.with_calls(chunks, offered) if offered else chunks
 
         yield from self._answer(request, job, start)
 
@@ -148,6 +148,7 @@ class Engine:
         before = llm.last_prefill
         started = time.monotonic()
         llm.prefill_progress = _Reporter(job)
+        llm.on_token = job.check  # tokens that give no text yet make no chunk
         try:
             chunks = self._start(request, start)
             seconds_prefill = None
@@ -159,6 +160,7 @@ class Engine:
             yield Done(self._usage(seconds_prefill or 0.0, stats is not before))
         finally:
             llm.prefill_progress = None
+            llm.on_token = None
 
     def _start(self, request: CommonRequest, start: Callable[[dict[str, Any]], Any]) -> Any:
         names = (
@@ -226,13 +228,6 @@ class Engine:
                 "compressed_now": is_new and stats is not None,
             },
         }
-
-
-def _checked(chunks: Iterator[dict[str, Any]], job: Job) -> Iterator[dict[str, Any]]:
-    """Ends between two tokens if the job is to end, though no chunk goes on to the job."""
-    for chunk in chunks:
-        job.check()
-        yield chunk
 
 
 class _Reporter:

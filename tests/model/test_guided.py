@@ -208,3 +208,20 @@ def test_gbnf_that_is_none_is_refused(model):
     grammar = llama_cpp.LlamaGrammar.from_string("root ::= nothing")
     with pytest.raises(GrammarError, match="no GBNF"):
         model.create_completion("A", grammar=grammar, max_tokens=2)
+
+
+def test_what_is_called_before_each_token_may_end_the_answer(model):
+    calls = []
+
+    def on_token() -> None:
+        calls.append(1)
+        if len(calls) == 4:
+            raise InterruptedError
+
+    model.on_token = on_token
+    try:
+        with pytest.raises(InterruptedError):
+            model.create_completion("One, two, three, four", max_tokens=16)
+    finally:
+        model.on_token = None
+    assert model.create_completion("One, two,", max_tokens=2)["usage"]["completion_tokens"] == 2
