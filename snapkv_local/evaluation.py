@@ -198,14 +198,21 @@ class EvaluatingLlama(llama_cpp.Llama):
         Raises:
             ModelFileError: they may be gone.
         """
+        error = self.model_change()
+        if error is not None:
+            raise error
+
+    def model_change(self) -> ModelFileError | None:
+        """What forbids to use the model any more: its file was cut or written to. None if nothing."""
         for file in self._model_files:
             change = file.change()
             if change is not None:
-                raise ModelFileError(
+                return ModelFileError(
                     str(file.path),
                     f"{change} after it was loaded, and weights may be gone",
                     "load it again; {no_mmap} reads a file that changes into memory",
                 )
+        return None
 
     def _check_vault(self) -> None:
         """Called before the vault is used.

@@ -124,9 +124,9 @@ def make_app(engine: Engine, worker: Worker, options: ServerOptions) -> FastAPI:
 
     @app.get("/health")
     async def health() -> Response:
-        """200 once the model is loaded."""
-        status = "ok" if worker.ready else "loading"
-        return JSONResponse({"status": status}, 200 if worker.ready else 503)
+        """200 once the model is loaded, and while its file is what it was."""
+        status = "loading" if not worker.ready else "ok" if engine.is_whole() else "model_changed"
+        return JSONResponse({"status": status}, 200 if status == "ok" else 503)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def show_metrics() -> Response:

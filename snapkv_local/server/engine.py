@@ -61,6 +61,10 @@ class Engine:
         uses_template = self.llm.chat_format == "chat_template.default"
         self._template_knows_tools = uses_template and "tools" in template
 
+    def is_whole(self) -> bool:
+        """Whether the model's file is what was loaded; from any thread."""
+        return self.llm.model_change() is None
+
     def close(self) -> None:
         """Free the model, if it was loaded."""
         if hasattr(self, "llm"):

@@ -39,6 +39,11 @@ def refuses(server: Any, response: httpx.Response, says: str) -> None:
     assert server.process.poll() is None
 
 
+def health(server: Any) -> tuple[int, Any]:
+    response = httpx.get(f"{server.url}/health", trust_env=False)
+    return response.status_code, response.json()
+
+
 @pytest.fixture
 def book(document: str, tmp_path: Path) -> Path:
     """About 400 tokens, in a file."""
@@ -88,4 +93,6 @@ def test_a_model_that_is_cut(serve: Callable[..., Any], tmp_path: Path) -> None:
         for _ in range(2):
             refuses(server, ask(server, OTHER), "to 1,048,576 bytes after it was loaded")
         assert "--no-mmap" in server.errors()
+        assert health(server) == (503, {"status": "model_changed"})
+    assert health(read) == (200, {"status": "ok"})
     assert text_of(ask(read, OTHER)) == answer

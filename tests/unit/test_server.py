@@ -1,6 +1,7 @@
 """What the server does with requests before and after a model: an engine that is made up answers."""
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -45,6 +46,9 @@ class FakeEngine:
         self.error: Exception | None = None
         self.may_answer = threading.Event()
         self.may_answer.set()
+
+    def is_whole(self) -> bool:
+        return True
 
     def chat(self, _request: Any, _job: Job) -> Iterator[Event]:
         assert self.may_answer.wait(30)
@@ -318,3 +322,14 @@ def test_a_server_by_another_name_is_refused(serve: Callable[..., TestClient]) -
     refused = client.get("/health", headers={"Host": "evil.example"})
     assert refused.status_code == 403
     assert error_of(refused)["code"] == "host_not_allowed"
+
+
+def test_the_page_gets_all_its_files_without_a_key(serve: Callable[..., TestClient]) -> None:
+    client = serve(api_keys=("secret",))
+    page = client.get("/").text
+    files = re.findall(r'(?:src|href)="(/[^"]+)"', page)
+    assert len(files) == 3
+    for file in files:
+        answer = client.get(file)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].split(";")[0] in ("text/javascript", "text/css")
