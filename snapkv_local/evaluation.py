@@ -12,15 +12,14 @@ from snapkv_local.context import Progress, SnapKVContext  # isort: skip
 
 import llama_cpp
 
-from snapkv_local import vault
 from snapkv_local.config import SnapKVConfig
-from snapkv_local.errors import ConfigError, ModelFileError, NoRoomError, PromptError
-from snapkv_local.mapped import MappedFile
+from snapkv_local.errors import ConfigError, NoRoomError, PromptError
+from snapkv_local.file_checks import FileChecks
 from snapkv_local.marks import Marks
 from snapkv_local.stats import PrefillStats
 
 
-class EvaluatingLlama(llama_cpp.Llama):
+class EvaluatingLlama(FileChecks, llama_cpp.Llama):
     """What Llama does with tokens.
 
     Attributes:
@@ -38,8 +37,6 @@ class EvaluatingLlama(llama_cpp.Llama):
     n_prompt: int
     _generating: bool
     _marks: Marks
-    _attached: vault.Segment | None  # memory that the vault reads
-    _model_files: tuple[MappedFile, ...]
 
     def prefill(self, tokens: Sequence[int], progress: Progress | None = None) -> PrefillStats:
         """Evaluate a prompt from position 0, replacing what the context held.
@@ -191,49 +188,6 @@ class EvaluatingLlama(llama_cpp.Llama):
 
     def _attach(self, prompt: npt.NDArray[np.int32]) -> None:
         """Called before a prompt is evaluated: what the vault may begin with."""
-
-    def _check_model(self) -> None:
-        """Called before weights are used.
-
-        Raises:
-            ModelFileError: they may be gone.
-        """
-        error = self.model_change()
-        if error is not None:
-            raise error
-
-    def model_change(self) -> ModelFileError | None:
-        """What forbids to use the model any more: its file was cut or written to. None if nothing."""
-        for file in self._model_files:
-            change = file.change()
-            if change is not None:
-                return ModelFileError(
-                    str(file.path),
-                    f"{change} after it was loaded, and weights may be gone",
-                    "load it again; {no_mmap} reads a file that changes into memory",
-                )
-        return None
-
-    def _check_vault(self) -> None:
-        """Called before the vault is used.
-
-        Raises:
-            DocumentError: it reads from a file that is no longer what it was.
-        """
-        error = None if self._attached is None else self._attached.change()
-        if error is not None:
-            raise error
-
-    def _checking(self, progress: Progress | None) -> Progress:
-        """A prefill takes long, so it looks at the files with each report."""
-
-        def report(done: int, total: int) -> None:
-            self._check_model()
-            self._check_vault()
-            if progress is not None:
-                progress(done, total)
-
-        return report
 
     def _same_window(self, context: SnapKVContext, tokens: list[int]) -> bool:
         """False if tokens replace a part of the window that has voted by another text."""
