@@ -39,3 +39,10 @@ static constexpr size_t LLAMA_SNAPKV_PLAN_BYTES_PER_NODE = 1024;
 // llama_context::sched_reserve, before it makes a scheduler for graphs of so many nodes and plans some: throws
 // std::bad_alloc unless so much memory could be had now
 void llama_snapkv_require_sched(size_t max_nodes);
+
+static constexpr size_t LLAMA_SNAPKV_STEP_BYTES = 64 << 20;
+
+// Before llama.cpp computes something: throws std::runtime_error unless there is memory for what it takes without
+// looking whether it gets it (lists, small graphs, the work buffer), and for the stacks of threads that this thread has
+// not started yet. OpenMP ends the process where it cannot start one
+void llama_snapkv_require_step(int n_threads);

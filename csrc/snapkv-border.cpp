@@ -11,17 +11,15 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <exception>
 #include <new>
 
-// what one step of llama.cpp may ask for without looking whether it gets it: lists, graphs, the threads' work buffer
-static constexpr size_t STEP_BYTES = 64 << 20;
-
 int32_t llama_snapkv_decode(llama_context * ctx, llama_batch batch) {
     try {
-        llama_snapkv_require_memory(STEP_BYTES);
+        llama_snapkv_require_step(std::max(llama_n_threads(ctx), llama_n_threads_batch(ctx)));
         const int32_t rc = llama_decode(ctx, batch);
         if (rc != 0) {
             llama_snapkv_set_error(rc == 1 ? "no free cells in the KV cache" : format("llama_decode() failed with %d", rc));
@@ -44,7 +42,7 @@ static int last_fd = -1;
 // no allocation, no stdio, no destructors: nothing of the process can be trusted any more
 [[noreturn]] static void last_words(const char * reason) {
     static char line[1024];
-    void * some = malloc(STEP_BYTES); // not freed: the heap may be what is broken
+    void * some = malloc(LLAMA_SNAPKV_STEP_BYTES); // not freed: the heap may be what is broken
     const int n = snprintf(line, sizeof(line), "Error: llama.cpp: ended the process (%.600s); %s\n", reason,
             !some ? "memory has run out: lower --ctx, --budget, --layer-group or --chunk, or give it more" : "this is a fault: please report this line");
     if (n > 0 && write(last_fd, line, strnlen(line, sizeof(line))) < 0) {

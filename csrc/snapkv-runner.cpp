@@ -37,6 +37,8 @@ llama_snapkv_runner::~llama_snapkv_runner() {
 }
 
 void llama_snapkv_runner::begin(int64_t n_nodes) {
+    const auto & cparams = ctx.get_cparams();
+    llama_snapkv_require_step(std::max(cparams.n_threads, cparams.n_threads_batch));
     max_nodes = n_nodes;
     ctx.synchronize();
     for (auto & prev : access::gf_res_prev(ctx)) {

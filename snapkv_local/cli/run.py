@@ -27,7 +27,7 @@ from snapkv_local.cli.options import (
 )
 from snapkv_local.cli.progress import Lines, PrefillBar, find_model
 from snapkv_local.config import SnapKVConfig
-from snapkv_local.errors import ModelFileError, TextFileError
+from snapkv_local.errors import ModelFileError, SnapKVError, TextFileError
 from snapkv_local.profile import Profile
 from snapkv_local.reading import STDIN, read_text
 
@@ -209,16 +209,25 @@ def answer_one(
     llm: Llama, messages: list[Message], max_tokens: int, temperature: float, stream: bool
 ) -> Answer:
     """Stream one answer to stdout, and its figures to stderr."""
+    streamed: list[str] = []
     with PrefillBar(llm) as bar:
 
         def on_text(piece: str) -> None:
             if stream:
                 bar.close()
                 click.echo(piece, nl=False)
+                streamed.append(piece)
             else:
                 bar.said(max_tokens)
 
-        answer = ask(llm, messages, max_tokens=max_tokens, temperature=temperature, on_text=on_text)
+        try:
+            answer = ask(
+                llm, messages, max_tokens=max_tokens, temperature=temperature, on_text=on_text
+            )
+        except (SnapKVError, MemoryError):
+            if streamed:
+                click.echo()  # the error is a line of its own
+            raise
     if stream:
         click.echo()
     click.echo(answer.line(), err=True)

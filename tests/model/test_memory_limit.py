@@ -108,3 +108,25 @@ for mib in [*range(10, 700, 45), 1000]:
     outcomes = result.stdout.splitlines()
     assert "out of memory" in outcomes[0]
     assert outcomes[-1] == "fits"
+
+
+def test_threads_that_cannot_start_are_an_error_and_no_crash(python):
+    # OpenMP would end the process. A stack each, 8 MiB by default
+    result = python(f"""{SETUP}
+resource.setrlimit(resource.RLIMIT_STACK, (8 * 2**20, resource.RLIM_INFINITY))
+for snapkv in (None, SnapKVConfig(budget=64, window=16, room=64)):
+    settings = dict(n_ctx=256, n_batch=128, n_threads=100, n_threads_batch=100, verbose=False)
+    llm = Llama(os.environ["MODEL"], snapkv=snapkv, flash_attn=True, **settings)
+    limit(400)
+    for n in (1, 100):
+        llm.reset()
+        try:
+            llm.eval([1000] * n)
+        except OutOfMemoryError as e:
+            print(e)
+    unlimit()
+""")
+    assert result.returncode == 0, result.stderr[-2000:]
+    lines = result.stdout.splitlines()
+    assert len(lines) == 4
+    assert all("100 thread(s) want 856 MiB" in line for line in lines), lines
