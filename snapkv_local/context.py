@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -230,9 +230,7 @@ class SnapKVContext(KeptRows, CheckedContext):
         stats = native.llama_snapkv_stats(size=ctypes.sizeof(native.llama_snapkv_stats))
         if not native.llama_snapkv_get_stats(self.ctx, ctypes.byref(stats)):
             native.fail("llama_snapkv_get_stats")
-        return PrefillStats(
-            **{field.name: getattr(stats, field.name) for field in fields(PrefillStats)}
-        )
+        return PrefillStats.of(stats, llama_cpp.llama_state_seq_get_size(self.ctx, native.SEQ_ID))
 
     def set_config(self, options: ContextOptions) -> None:
         """Change what the next prefill does.

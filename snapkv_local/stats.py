@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class PrefillStats:
         n_voters: tokens that voted for rows; 0 if nothing was evicted.
         n_after_voters: tokens of the prompt after these.
         bytes_compact: KV cache of the context, that of sliding-window layers included.
+        bytes_kept: of these, what the kept rows take, by the size of the sequence's saved state; the
+            rest is room for new tokens.
         bytes_staging: full KV of one layer group.
         bytes_hidden: hidden state between layer groups, on the device and in host memory.
         bytes_hidden_host: of these, in host memory beside a GPU.
@@ -43,6 +46,7 @@ class PrefillStats:
     n_voters: int
     n_after_voters: int
     bytes_compact: int
+    bytes_kept: int
     bytes_staging: int
     bytes_hidden: int
     bytes_hidden_host: int
@@ -56,6 +60,13 @@ class PrefillStats:
     seconds_evict: float
     ratio_fused: float
     coverage: float
+
+    @classmethod
+    def of(cls, counted: Any, bytes_rows: int) -> PrefillStats:
+        """What the engine counted, and what the rows take."""
+        names = {field.name for field in fields(cls)} - {"bytes_kept"}
+        n_bytes = min(bytes_rows, counted.bytes_compact)
+        return cls(**{name: getattr(counted, name) for name in names}, bytes_kept=n_bytes)
 
     def to_dict(self) -> dict[str, int | float]:
         """The fields by name, for JSON."""

@@ -227,4 +227,5 @@ class Session:
         found = self.native.llama_snapkv_stats(size=ctypes.sizeof(self.native.llama_snapkv_stats))
         if not self.native.llama_snapkv_get_stats(self.ctx, ctypes.byref(found)):
             self.native.fail("llama_snapkv_get_stats")
-        return {field.name: getattr(found, field.name) for field in fields(PrefillStats)}
+        n_bytes = self.llama.llama_state_seq_get_size(self.ctx, 0)
+        return PrefillStats.of(found, n_bytes).to_dict()

@@ -26,7 +26,7 @@ class Answer:
         text: of the answer.
         finish_reason: "stop", or "length" where max_tokens, the context or the cache's cells ended
             it.
-        n_prompt, n_kept, n_generated, bytes_kv, bytes_kv_full: as in Usage.
+        n_prompt, n_kept, n_generated, bytes_kv, bytes_room, bytes_kv_full: as in Usage.
         seconds_first_token: from the question to the first text.
         decode_tokens_per_second: after the first text; None for a shorter answer.
         peak_rss: largest resident memory of this process so far, in bytes.
@@ -39,6 +39,7 @@ class Answer:
     n_kept: int
     n_generated: int
     bytes_kv: int
+    bytes_room: int
     bytes_kv_full: int
     seconds_first_token: float
     decode_tokens_per_second: float | None
@@ -53,7 +54,7 @@ class Answer:
         """The figures in one line."""
         parts = [
             f"kept {self.n_kept:,} of {self.n_prompt:,} prompt tokens",
-            f"KV {size(self.bytes_kv)} of {size(self.bytes_kv_full)}",
+            self._kv(),
             f"first token after {self.seconds_first_token:.1f} s",
         ]
         if self.decode_tokens_per_second is not None:
@@ -61,6 +62,13 @@ class Answer:
         if self.prefill is not None and self.prefill.layer_group > 0:
             parts += _unusual(self.prefill)
         return " · ".join(parts)
+
+    def _kv(self) -> str:
+        # like with like: of a full cache, too, only the prompt's rows are counted
+        if self.prefill is None or self.n_kept == self.n_prompt:
+            return f"KV {size(self.bytes_kv)}"
+        rows = f"KV {size(self.bytes_kv - self.bytes_room)} of {size(self.bytes_kv_full)}"
+        return f"{rows}, and {size(self.bytes_room)} of room for new tokens"
 
 
 def _unusual(stats: PrefillStats) -> list[str]:

@@ -21,7 +21,6 @@ from snapkv_local.units import size
 DOCUMENT = "station.txt"
 QUESTION = "In which room does the cooling pump stand?"
 BUDGET = 512
-ROOM = 128
 CTX = 4096
 MAX_TOKENS = 48
 
@@ -37,7 +36,7 @@ def demo(as_json: bool) -> None:
             words = len(path.read_text(encoding="utf-8").split())
             click.echo(f"Document: {path.name}, {words:,} words\nQuestion: {QUESTION}\n")
         answers = {
-            "compressed": answer(path, "--budget", str(BUDGET), "--room", str(ROOM)),
+            "compressed": answer(path, "--budget", str(BUDGET)),
             "full cache": answer(path, "--full"),
         }
     if as_json:
@@ -68,7 +67,7 @@ def compare(answers: dict[str, dict[str, Any]]) -> Table:
     rows: dict[str, Callable[[dict[str, Any]], str]] = {
         "prompt tokens": lambda a: f"{a['n_prompt']:,}",
         "rows kept for each KV head": lambda a: f"{a['n_kept']:,}",
-        "KV cache": lambda a: size(a["bytes_kv"]),
+        "KV cache, without room": lambda a: size(a["bytes_kv"] - a["bytes_room"]),
         "peak memory of the process": lambda a: size(a["peak_rss"]),
         "prefill, tokens/s": lambda a: f"{a['n_prompt'] / a['seconds_first_token']:.0f}",
         "decode, tokens/s": lambda a: f"{a['decode_tokens_per_second'] or 0:.1f}",

@@ -173,7 +173,11 @@ config_options = together(
         type=SIZE,
         help="Most rows with --min-coverage.  [default: four times the budget]",
     ),
-    click.option("--room", type=SIZE, help="Cells for tokens after the prompt.  [default: 1024]"),
+    click.option(
+        "--room",
+        type=SIZE,
+        help="Cells for tokens after the prompt.  [default: 1024; for one answer --max-tokens, if less]",
+    ),
     engine_options,
     click.option(
         "--vault",
@@ -228,6 +232,15 @@ def take_settings(
         name = next(iter(settings)).replace("_", "-") if settings else "profile"
         raise click.UsageError(f"--full keeps everything: leave out --{name}")
     return None
+
+
+def size_room(settings: dict[str, Any] | None, max_tokens: int) -> None:
+    """For a command that answers each question by itself: room for its answer, if none was asked for.
+
+    No more than the usual room: a longer answer evicts rows on its way, as it does in a chat.
+    """
+    if settings is not None:
+        settings.setdefault("room", min(max_tokens, SnapKVConfig.room))
 
 
 def warn_of_other_model(profile: profiles.Profile | None, model: Path) -> None:

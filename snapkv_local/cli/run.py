@@ -22,6 +22,7 @@ from snapkv_local.cli.options import (
     json_option,
     model_options,
     settings_options,
+    size_room,
     take_settings,
     warn_of_other_model,
 )
@@ -72,6 +73,8 @@ def run(
         raise click.UsageError("--json answers one question: give --prompt")
     take = take_settings if document is None else take_document_settings
     settings = take(options, profile)
+    if not chats:
+        size_room(settings, max_tokens)
 
     opened = None if document is None else open_document(document, options)
     path = model_of(opened) if opened and name is None else find_model(name or "")

@@ -225,6 +225,7 @@ class Engine:
                 "n_kept": used.n_kept,
                 "n_reused": stats.n_reused if stats and is_new else 0,
                 "bytes_kv": used.bytes_kv,
+                "bytes_room": used.bytes_room,
                 "bytes_full": used.bytes_kv_full,
                 "coverage": stats.coverage if stats else 1.0,
                 "seconds_prefill": seconds_prefill,

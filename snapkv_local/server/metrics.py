@@ -39,7 +39,9 @@ class Metrics:
             "snapkv_kept_tokens", "Rows for each KV head, last prompt.", registry=self.registry
         )
         self.bytes_kv = Gauge(
-            "snapkv_kv_bytes", "KV cache of the last prompt.", registry=self.registry
+            "snapkv_kv_bytes",
+            "KV cache of the last prompt, with room for new tokens.",
+            registry=self.registry,
         )
         self.bytes_full = Gauge(
             "snapkv_full_kv_bytes",

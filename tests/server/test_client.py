@@ -62,6 +62,7 @@ def test_a_long_document_is_compressed_and_streamed(client: openai.OpenAI, docum
     assert figures["n_prompt"] > 3000
     assert figures["n_kept"] == BUDGET
     assert figures["bytes_kv"] < figures["bytes_full"] / 2
+    assert 0 < figures["bytes_room"] < figures["bytes_kv"]
     assert 0 < figures["coverage"] <= 1
     assert figures["layer_group"] >= 1
     assert figures["compressed_now"]

@@ -15,7 +15,9 @@ from snapkv_local import PrefillStats, models
 from snapkv_local.cli import main
 from snapkv_local.cli.answer import Answer
 from snapkv_local.cli.doctor import ops, readable, show
+from snapkv_local.cli.options import size_room
 from snapkv_local.cli.progress import PrefillBar
+from snapkv_local.usage import Usage
 
 STATS = PrefillStats(
     n_prompt=8000,
@@ -26,6 +28,7 @@ STATS = PrefillStats(
     n_voters=16,
     n_after_voters=0,
     bytes_compact=30 * 2**20,
+    bytes_kept=11 * 2**20,
     bytes_staging=6 * 2**20,
     bytes_hidden=18 * 2**20,
     bytes_hidden_host=0,
@@ -47,6 +50,7 @@ ANSWER = Answer(
     n_kept=512,
     n_generated=5,
     bytes_kv=30 * 2**20,
+    bytes_room=19 * 2**20,
     bytes_kv_full=180 * 2**20,
     seconds_first_token=40.25,
     decode_tokens_per_second=45.5,
@@ -57,9 +61,35 @@ ANSWER = Answer(
 
 def test_the_line_of_figures():
     assert ANSWER.line() == (
-        "kept 512 of 8,000 prompt tokens · KV 30.0 MiB of 180 MiB · "
+        "kept 512 of 8,000 prompt tokens · KV 11.0 MiB of 180 MiB, and 19.0 MiB of room for new tokens · "
         "first token after 40.2 s · then 45.5 tokens/s"
     )
+
+
+def test_the_line_of_a_prompt_that_was_kept_whole_compares_nothing():
+    whole = dataclasses.replace(ANSWER, n_kept=8000, bytes_kv=2**20, bytes_room=0, prefill=None)
+    assert whole.line().startswith("kept 8,000 of 8,000 prompt tokens · KV 1.0 MiB · first")
+
+
+@pytest.mark.parametrize(
+    ("n_prompt", "n_kept"), [(8000, 512), (8100, 612), (8600, 600), (9000, 1000)]
+)
+def test_rows_kept_in_later_turns_are_those_of_the_last_eviction_and_all_since(n_prompt, n_kept):
+    eviction = dataclasses.replace(STATS, n_prompt=8512, n_kept=512)
+    llm = SimpleNamespace(
+        last_prefill=STATS, evictions=[eviction], n_prompt=n_prompt, n_tokens=n_prompt + 4
+    )
+    assert Usage.of(llm).n_kept == n_kept
+
+
+@pytest.mark.parametrize(
+    ("settings", "max_tokens", "room"),
+    [({}, 20, 20), ({}, 512, 512), ({}, 9000, 1024), ({"room": 700}, 20, 700)],
+)
+def test_room_is_sized_to_the_answer(settings, max_tokens, room):
+    size_room(settings, max_tokens)
+    assert settings["room"] == room
+    size_room(None, max_tokens)  # --full
 
 
 def test_the_line_of_an_answer_too_short_to_time():
@@ -175,7 +205,13 @@ def test_doctor_says_which_ops_run_and_what_was_never_run(backend, has_fused, fo
 def demo(monkeypatch):
     """The module of `demo`, with the answers of its two processes given."""
     module = sys.modules["snapkv_local.cli.demo"]
-    full = {**ANSWER.to_dict(), "n_kept": 8000, "bytes_kv": 180 * 2**20, "text": "In the attic."}
+    full = {
+        **ANSWER.to_dict(),
+        "n_kept": 8000,
+        "bytes_kv": 180 * 2**20,
+        "bytes_room": 0,
+        "text": "In the attic.",
+    }
     monkeypatch.setattr(models, "demo_model", lambda: None)
     monkeypatch.setattr(
         module, "answer", lambda path, *options: full if "--full" in options else ANSWER.to_dict()
@@ -190,7 +226,7 @@ def test_the_demo_shows_both_answers_side_by_side(demo):
     assert "Compressed: In the cellar.\n" in result.stdout
     assert "Full cache: In the attic.\n" in result.stdout
     (cache,) = [line for line in result.stdout.splitlines() if "KV cache" in line]
-    assert "30.0 MiB" in cache
+    assert "11.0 MiB" in cache and "180 MiB" in cache
     assert "180 MiB" in cache
 
 

@@ -25,6 +25,7 @@ FIGURES = {
     "n_kept": 3,
     "n_reused": 1,
     "bytes_kv": 8,
+    "bytes_room": 0,
     "bytes_full": 8,
     "coverage": 1.0,
     "seconds_prefill": 0.1,
