@@ -9,7 +9,8 @@ import jsonschema_specifications
 import pytest
 
 from snapkv_local.errors import GrammarError
-from snapkv_local.json_schema import MOST_NESTED, NO_EFFECT, OBEYED, REFUSED, SchemaReader
+from snapkv_local.json_keywords import NO_EFFECT, REFUSED
+from snapkv_local.json_schema import MOST_NESTED, OBEYED, SchemaReader
 
 OBJECT = {"type": "object", "properties": {"a": {"type": "integer"}}}
 CLOSED = {**OBJECT, "additionalProperties": False}
@@ -165,4 +166,4 @@ def test_references_of_several_schemas_stay_apart() -> None:
     assert values == [{"const": 0}, {"const": 1}]
     recursive = read({"items": {"$ref": "#"}})
     assert recursive["$defs"]["0"]["items"]["$ref"] == "#/$defs/0"
-    assert root({"$ref": "#/properties/a~1b", "properties": {"a/b": {"const": 1}}})["$ref"]
+    assert root({"$ref": "#/properties/a~1%62", "properties": {"a/b": {"const": 1}}})["$ref"]
