@@ -68,8 +68,11 @@ class Lines:
             # one of its own: llama_cpp points stderr elsewhere while a model is loaded
             with contextlib.suppress(OSError, ValueError):
                 self._descriptor = os.dup(self._stream.fileno())
-            self._thread = threading.Thread(target=self._run, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, daemon=True)
+            # where memory is so short, the command says it and not its progress
+            with contextlib.suppress(RuntimeError, MemoryError):
+                thread.start()
+                self._thread = thread
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -120,7 +123,7 @@ class Lines:
         while not self._ended.wait(self.every):
             try:
                 self._write(self.line() + "\n")
-            except (OSError, ValueError):  # nobody reads it any more
+            except (OSError, ValueError, MemoryError):  # nobody reads it any more, or none is left
                 return
 
     def _write(self, text: str) -> None:

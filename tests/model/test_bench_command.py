@@ -71,7 +71,8 @@ def test_the_full_cache_is_as_large_as_the_compressed_run_says(done):
 
 
 def test_each_run_is_reported(done):
-    lines = done[1].stderr.splitlines()
+    # the others say how far it is, every few seconds
+    lines = [line for line in done[1].stderr.splitlines() if " so far" not in line]
     assert len(lines) == 8
     assert lines[0].startswith("1/8 200 tokens, full cache, f16 KV, run 1: first token ")
     assert "tiny, q8_0" in done[1].stdout

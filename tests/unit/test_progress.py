@@ -130,6 +130,18 @@ def test_a_reader_that_is_gone_ends_the_lines_only():
     assert done.stdout == "done\n"
 
 
+def test_where_no_thread_can_be_had_the_command_goes_on(monkeypatch):
+    stderr = replaced(monkeypatch)
+
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", start)
+    with Lines("loading the model", every=0.01):
+        pass
+    assert stderr.getvalue() == ""
+
+
 def test_a_prefill_and_an_answer_that_nobody_sees_yet(monkeypatch):
     stderr = replaced(monkeypatch)
     bar = PrefillBar(SimpleNamespace(n_prompt=2000, prefill_progress=None), "writing the document")
