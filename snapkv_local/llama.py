@@ -94,7 +94,8 @@ class Llama(CompletingLlama):
         self._generating = False
         self._marks = Marks()
         self._asked: Chat | None = None
-        self._cut_short: tuple[list[int], list[int]] | None = None
+        self._preparing = False
+        self._cut_short = False
 
         if snapkv is not None:
             _check_arguments(kwargs)
