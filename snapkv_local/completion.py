@@ -53,6 +53,7 @@ class CompletingLlama(GuidedLlama):
         if self._preparing:
             raise _Prepared(list(tokens), kwargs)
         self.n_prompt = len(tokens)
+        self._is_prompt = True
         self._marks.begin(self, tokens)
         inner = super().generate(tokens, *args, **kwargs)
         return inner if self.snapkv is None else self._until_full(inner)

@@ -28,6 +28,8 @@ class EvaluatingLlama(FileChecks, llama_cpp.Llama):
         last_prefill: of the last prompt or turn; None if nothing was evicted.
         evictions: of the answer since then.
         n_prompt: tokens of the last prompt.
+        n_reused: of these at its start, whose K and V were there when generate() began: in the
+            cache, in the vault, or in a document's file.
     """
 
     snapkv: SnapKVConfig | None
@@ -35,6 +37,8 @@ class EvaluatingLlama(FileChecks, llama_cpp.Llama):
     last_prefill: PrefillStats | None
     evictions: list[PrefillStats]
     n_prompt: int
+    n_reused: int
+    _is_prompt: bool
     _generating: bool
     _marks: Marks
 
@@ -80,6 +84,7 @@ class EvaluatingLlama(FileChecks, llama_cpp.Llama):
             self._store_logits(len(prompt) - 1, 1)
         self.n_tokens = len(prompt)
         self._requires_eval = False
+        self.n_reused = self.last_prefill.n_reused
         return self.last_prefill
 
     def eval(self, tokens: Sequence[int]) -> None:
@@ -97,6 +102,9 @@ class EvaluatingLlama(FileChecks, llama_cpp.Llama):
             PromptError: more than n_ctx tokens in all.
         """
         self._check_weights("eval")
+        if self._is_prompt:
+            # where it goes on from here; prefill() and evictions know better
+            self._is_prompt, self.n_reused = False, self.n_tokens
         if self.snapkv is None:
             self._eval_full(tokens)
             return
@@ -116,8 +124,10 @@ class EvaluatingLlama(FileChecks, llama_cpp.Llama):
         n_free = self._n_free() if goes_on else 0
         if len(tokens) > n_free:
             if not self._generating:
+                n_again = max(0, self.snapkv.window - len(tokens))  # of the window before
                 if goes_on and (stats := self._extend(tokens, self.prefill_progress)):
                     self.last_prefill, self.evictions = stats, []
+                    self.n_reused -= n_again
                 else:
                     self.prefill([*self._input_ids.tolist(), *tokens])
                 return
@@ -244,9 +254,11 @@ class EvaluatingLlama(FileChecks, llama_cpp.Llama):
             if stats := self._extend([]):
                 self.evictions.append(stats)
             return
-        n_prompt, last, evictions = self.n_prompt, self.last_prefill, [*self.evictions]
+        n_prompt, n_reused, last = self.n_prompt, self.n_reused, self.last_prefill
+        evictions = [*self.evictions]
         stats = self.prefill(self._input_ids.tolist())
-        self.n_prompt, self.last_prefill, self.evictions = n_prompt, last, [*evictions, stats]
+        self.n_prompt, self.n_reused, self.last_prefill = n_prompt, n_reused, last
+        self.evictions = [*evictions, stats]
 
     def _no_room(self, what: str, n_free: int) -> NoRoomError:
         if n_free == self._n_ctx - self.n_tokens:

@@ -88,6 +88,8 @@ class Llama(CompletingLlama):
         self.last_prefill: PrefillStats | None = None
         self.evictions: list[PrefillStats] = []
         self.n_prompt = 0
+        self.n_reused = 0
+        self._is_prompt = False
         self.documents: tuple[Document, ...] = ()
         self._attached = None
         self._model_files = ()

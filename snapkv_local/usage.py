@@ -16,6 +16,7 @@ class Usage:
 
     Attributes:
         n_prompt: tokens before the answer.
+        n_reused: of these at the start, that were not evaluated again.
         n_kept: rows kept of these, for each KV head: of what was compressed last, and all that came
             after it; n_prompt if nothing was compressed.
         n_generated: tokens of the answer.
@@ -25,6 +26,7 @@ class Usage:
     """
 
     n_prompt: int
+    n_reused: int
     n_kept: int
     n_generated: int
     bytes_kv: int
@@ -38,6 +40,7 @@ class Usage:
         bytes_kv = stats.bytes_compact if stats else llm.bytes_of_sequence()
         return cls(
             n_prompt=llm.n_prompt,
+            n_reused=llm.n_reused,
             n_kept=_n_kept(llm, stats) if stats else llm.n_prompt,
             # the last token is sampled and not evaluated
             n_generated=llm.n_tokens - llm.n_prompt + 1,

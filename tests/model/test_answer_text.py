@@ -12,7 +12,7 @@ CHAT = [{"role": "user", "content": "Repeat: 🎉🎉🎉"}]
 @pytest.fixture(scope="module", params=["compact", "full"])
 def speaker(request: Any, make: Any) -> Llama:
     full = {"snapkv": None, "flash_attn": True} if request.param == "full" else {}
-    return make(logits_all=True, **full)
+    return make(logits_all=True, n_threads_batch=1, **full)
 
 
 def joined(chunks: Any) -> str:

@@ -278,7 +278,7 @@ def test_answers_are_cut_at_the_servers_limit(client: openai.OpenAI) -> None:
     [
         ({"logprobs": True}, "--logprobs"),
         ({"n": 2}, "n: "),
-        ({"logit_bias": {"5": 1}}, "logit_bias: "),
+        ({"logit_bias": {"999999": 1}}, "logit_bias: the model has token ids"),
         ({"temperature": 3}, "temperature: "),
         ({"tool_choice": "required"}, "not in tools"),
         (
@@ -303,8 +303,27 @@ def test_what_cannot_be_done_is_refused(
 
 def test_images_and_files_are_refused(client: openai.OpenAI) -> None:
     content: Any = [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]
-    with pytest.raises(openai.BadRequestError):
+    with pytest.raises(openai.BadRequestError, match="pictures cannot be seen"):
         ask(client, content)
+
+
+def test_an_answer_goes_back_as_it_is_and_what_is_reused_is_said(client: openai.OpenAI) -> None:
+    messages: list[Any] = [{"role": "user", "content": "Who wrote Hamlet?"}]
+    options: Any = {
+        "model": "any",
+        "max_tokens": 8,
+        "temperature": 0,
+        "store": True,
+        "prompt_cache_key": "k",
+        "reasoning_effort": "low",
+        "extra_body": {"cache_prompt": False},
+    }
+    first = client.chat.completions.create(messages=messages, **options)
+    assert first.usage.prompt_tokens_details.cached_tokens == 0
+    messages.append(first.choices[0].message.model_dump())
+    messages.append({"role": "user", "content": "When?"})
+    second = client.chat.completions.create(messages=messages, **options | {"extra_body": {}})
+    assert second.usage.prompt_tokens_details.cached_tokens >= first.usage.prompt_tokens
 
 
 def test_too_long_a_prompt_has_openais_code(client: openai.OpenAI, document: str) -> None:
