@@ -16,8 +16,8 @@ class Usage:
 
     Attributes:
         n_prompt: tokens before the answer.
-        n_reused: of these at the start, that were not evaluated again.
-        n_kept: rows kept of these, for each KV head: of what was compressed last, and all that came
+        n_reused: of these, those at the start that were not evaluated again.
+        n_kept: rows kept of the prompt, for each KV head: of what was compressed last, and all that came
             after it; n_prompt if nothing was compressed.
         n_generated: tokens of the answer.
         bytes_kv: KV cache: the compact one, or what the conversation takes of the full one.

@@ -80,6 +80,11 @@ if TYPE_CHECKING:
     multiple=True,
     help="Name in the Host header.  [default: those of a loopback --host, else any]",
 )
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Refuse requests with fields that the server does not know.  [default: a header names them]",
+)
 @json_option
 def serve(
     model: str,
@@ -94,6 +99,7 @@ def serve(
     max_body: int,
     cors_origins: tuple[str, ...],
     hosts: tuple[str, ...],
+    strict: bool,
     profile: Profile | None,
     as_json: bool,
     **options: Any,
@@ -137,6 +143,7 @@ def serve(
             max_body=max_body,
             cors_origins=cors_origins,
             hosts=frozenset(name.lower() for name in hosts) or None,
+            strict=strict,
         ),
     )
     with listen(host, port) as listener:

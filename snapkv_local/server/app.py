@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from snapkv_local.server.answer import merge_chat, merge_completion
 from snapkv_local.server.engine import Engine
-from snapkv_local.server.errors import ApiError, from_exception
+from snapkv_local.server.errors import ApiError, from_exception, refusal
 from snapkv_local.server.guard import Guard
 from snapkv_local.server.metrics import CountAnswers, Metrics
 from snapkv_local.server.schemas import (
@@ -29,10 +30,14 @@ from snapkv_local.server.schemas import (
     CompletionRequest,
     ErrorResponse,
 )
+from snapkv_local.server.words import from_validation
 from snapkv_local.server.worker import Chunk, Done, Event, Failed, Job, Progress, Work, Worker
 
 # seconds between two looks at whether a client is still there
 _LOOK_EVERY = 0.1
+
+# of an answer: fields of the request that the server does not know
+IGNORED = "X-SnapKV-Ignored"
 
 _STATUSES = (400, 401, 403, 404, 405, 413, 415, 429, 500, 501, 503)
 _PAGE = {
@@ -52,12 +57,15 @@ class ServerOptions:
         max_body: bytes of a request.
         cors_origins: web origins whose pages may call; none for no page but the server's own.
         hosts: names in the Host header; None for any.
+        strict: whether fields that the server does not know are refused; else an answer's header
+            names them.
     """
 
     api_keys: tuple[str, ...] = ()
     max_body: int = 64 * 1024**2
     cors_origins: tuple[str, ...] = ()
     hosts: frozenset[str] | None = None
+    strict: bool = False
 
 
 def make_app(engine: Engine, worker: Worker, options: ServerOptions) -> FastAPI:
@@ -76,7 +84,7 @@ def make_app(engine: Engine, worker: Worker, options: ServerOptions) -> FastAPI:
     )
     app.state.metrics = metrics = Metrics(worker)
     created = int(time.time())
-    api = _Api(worker, metrics)
+    api = _Api(worker, metrics, options.strict)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -150,16 +158,23 @@ def make_app(engine: Engine, worker: Worker, options: ServerOptions) -> FastAPI:
             allow_origins=options.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type"],
+            expose_headers=[IGNORED],
         )
     return app
 
 
 class _Api:
-    def __init__(self, worker: Worker, metrics: Metrics) -> None:
+    def __init__(self, worker: Worker, metrics: Metrics, strict: bool) -> None:
         self.worker = worker
         self.metrics = metrics
+        self.strict = strict
 
     async def answer(self, request: Request, body: CommonRequest, work: Work) -> Response:
+        if self.strict and body.ignored:
+            raise refusal(
+                f"{body.ignored[0]}: this server does not know it: leave it out", body.ignored[0]
+            )
+        headers = _ignored(body)
         job = Job(work)
         self.worker.submit(job)
         handed_over = False
@@ -170,8 +185,11 @@ class _Api:
                 raise first.error
             if body.stream and first is not None:
                 handed_over = True
-                return _EventStream(self._stream(request, job, first, body), lambda: self._end(job))
-            return await self._whole(request, job, first, body)
+                events = self._stream(request, job, first, body)
+                return _EventStream(events, headers, lambda: self._end(job))
+            response = await self._whole(request, job, first, body)
+            response.headers.update(headers)
+            return response
         finally:
             if not handed_over:
                 self._end(job)
@@ -234,8 +252,10 @@ class _Api:
 class _EventStream(StreamingResponse):
     """Server-sent events; calls on_end however it ends, even before its first event."""
 
-    def __init__(self, events: AsyncIterator[str], on_end: Callable[[], None]) -> None:
-        headers = {"Cache-Control": "no-store"}
+    def __init__(
+        self, events: AsyncIterator[str], headers: dict[str, str], on_end: Callable[[], None]
+    ) -> None:
+        headers = {"Cache-Control": "no-store", **headers}
         super().__init__(events, media_type="text/event-stream", headers=headers)
         self.on_end = on_end
 
@@ -244,6 +264,13 @@ class _EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self.on_end()
+
+
+def _ignored(body: CommonRequest) -> dict[str, str]:
+    """Headers that name fields without effect; headers take little, and ASCII only."""
+    names = [name[:100].encode("ascii", "backslashreplace").decode() for name in body.ignored[:20]]
+    printable = [re.sub(r"[^!-~]|,", "?", name) for name in names]
+    return {IGNORED: ", ".join(printable)} if names else {}
 
 
 def _data(value: dict[str, Any]) -> str:
@@ -273,10 +300,8 @@ def _add_errors(app: FastAPI) -> None:
 
     async def on_validation(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"] if part != "body")
-        message = f"{field or 'body'}: {first['msg'].removeprefix('Value error, ')}"
-        return respond(ApiError(400, message, param=field or None, code="invalid_value"))
+        message, param = from_validation(error.errors(), error.body)
+        return respond(ApiError(400, message, param=param, code="invalid_value"))
 
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(HTTPException, on_http)

@@ -77,9 +77,8 @@ class Engine:
             prompt = prompt[0]
         if not prompt:
             raise refusal("the prompt is empty: give at least one token", "prompt")
-        n_vocab = self.llm.n_vocab()
-        if isinstance(prompt, list) and max(prompt) >= n_vocab:
-            raise refusal(f"the model has token ids up to {n_vocab - 1}", "prompt")
+        if isinstance(prompt, list):
+            self._check_tokens(prompt, "prompt")
         self._check_logprobs(request.logprobs is not None)
 
         def start(arguments: dict[str, Any]) -> Any:
@@ -149,6 +148,8 @@ class Engine:
     ) -> Iterator[Event]:
         llm = self.llm
         self._configure(request.snapkv)
+        if not request.cache_prompt:
+            self._forget()
         before = llm.last_prefill
         started = time.monotonic()
         llm.prefill_progress = _Reporter(job)
@@ -175,6 +176,10 @@ class Engine:
         arguments = {name: value for name, value in given.items() if value is not None}
         if "max_tokens" in arguments or self.max_tokens is not None:
             arguments["max_tokens"] = self._cap(arguments.get("max_tokens"))
+        if request.logit_bias is not None:
+            bias = {int(token): value for token, value in request.logit_bias.items()}
+            self._check_tokens(list(bias), "logit_bias")
+            arguments["logit_bias"] = bias
         if request.seed is not None:
             arguments["seed"] = request.seed % 2**32
         try:
@@ -207,6 +212,17 @@ class Engine:
         if config != self.llm.snapkv:
             self.llm.set_snapkv(config)
 
+    def _forget(self) -> None:
+        """What was evaluated before; a document's file is not of a request."""
+        self.llm.reset()  # type: ignore[no-untyped-call]
+        if self.llm.snapkv is not None and self.llm.snapkv.vault != "off":
+            self.llm.clear_vault()
+
+    def _check_tokens(self, tokens: list[int], field: str) -> None:
+        n_vocab = self.llm.n_vocab()
+        if max(tokens, default=0) >= n_vocab:
+            raise refusal(f"{field}: the model has token ids up to {n_vocab - 1}", field)
+
     def _check_logprobs(self, asked: bool) -> None:
         if asked and not self.llm._logits_all:
             raise refusal(
@@ -220,10 +236,11 @@ class Engine:
             "prompt_tokens": used.n_prompt,
             "completion_tokens": used.n_generated,
             "total_tokens": used.n_prompt + used.n_generated,
+            "prompt_tokens_details": {"cached_tokens": used.n_reused},
             "snapkv": {
                 "n_prompt": used.n_prompt,
                 "n_kept": used.n_kept,
-                "n_reused": stats.n_reused if stats and is_new else 0,
+                "n_reused": used.n_reused,
                 "bytes_kv": used.bytes_kv,
                 "bytes_room": used.bytes_room,
                 "bytes_full": used.bytes_kv_full,

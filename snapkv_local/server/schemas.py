@@ -1,50 +1,64 @@
-"""What requests may hold. Fields that OpenAI has and llama_cpp has not are refused, not ignored."""
+"""What requests may hold, once fields.py has read them."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    StrictBool,
+    model_validator,
+)
+from typing_extensions import Self
 
 from snapkv_local.policies.scoring import MOST_OWN
+from snapkv_local.server import fields
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
-_SURROGATE = re.compile("[\ud800-\udfff]")
-# templates and encoders of JSON go down once for each level
-_MOST_LEVELS = 100
 
 
 def _shallow(value: dict[str, Any]) -> dict[str, Any]:
     level: list[Any] = [value]
-    for _ in range(_MOST_LEVELS):
+    for _ in range(fields.MOST_LEVELS):
         inner = [each.values() if isinstance(each, dict) else each for each in level]
         level = [each for values in inner for each in values if isinstance(each, dict | list)]
         if not level:
             return value
-    raise ValueError(f"is nested more than {_MOST_LEVELS} levels deep")
+    raise ValueError(f"is nested more than {fields.MOST_LEVELS} levels deep")
 
 
+def _digits(name: str) -> str:
+    if not re.fullmatch("[0-9]{1,9}", name):
+        raise ValueError("is no token id: digits only")
+    return name
+
+
+# as JSON has them, a text
+BiasedToken = Annotated[str, AfterValidator(_digits)]
+Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_shallow)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class StreamOptions(_Part):
+class StreamOptions(BaseModel):
     """What a stream has beside the answer."""
 
     include_usage: StrictBool = False
-    include_obfuscation: StrictBool = False
 
 
-class Overrides(_Part):
+class Overrides(BaseModel):
     """Settings of SnapKVConfig for one request. A budget above the server's finds no cells."""
+
+    model_config = ConfigDict(extra="forbid")
 
     budget: Annotated[int, Field(ge=1, le=2**31)] | None = None
     ratio: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
@@ -58,36 +72,24 @@ class Overrides(_Part):
     protect_system: StrictBool | None = None
 
 
-def _check_text(value: Any) -> None:
-    """Half of a surrogate pair passes as JSON, and has no bytes."""
-    rest = [("", value)]
-    while rest:
-        at, value = rest.pop()
-        if isinstance(value, str):
-            if not value.isascii() and _SURROGATE.search(value):
-                where = at[1:] if len(at) < 100 else f"{at[1:80]}..."
-                raise ValueError(
-                    f"{where} has half of a surrogate pair, which is no Unicode: send both halves"
-                )
-        elif isinstance(value, dict | list):
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            if isinstance(value, dict):
-                rest += [(at, name) for name in value]
-            rest += [
-                (f"{at}.{name}", each)
-                for name, each in items
-                if isinstance(each, str | dict | list)
-            ]
-
-
-class CommonRequest(_Part):
+class CommonRequest(BaseModel):
     """What both kinds of completions take."""
 
-    @model_validator(mode="before")
+    table: ClassVar[dict[str, fields.Field]] = {}
+    _ignored: list[str] = PrivateAttr(default_factory=list)
+
+    @model_validator(mode="wrap")
     @classmethod
-    def _is_text(cls, data: Any) -> Any:
-        _check_text(data)
-        return data
+    def _read(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        reader = fields.Reader()
+        request = handler(reader.request(data, cls.table))
+        request._ignored = reader.ignored
+        return request
+
+    @property
+    def ignored(self) -> list[str]:
+        """Places of fields that the server does not know."""
+        return self._ignored
 
     model: str | None = Field(None, max_length=1000)
     stream: StrictBool = False
@@ -103,15 +105,20 @@ class CommonRequest(_Part):
     repeat_penalty: Annotated[float, Field(ge=0.1, le=10, allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
-    n: Literal[1] | None = None
-    user: str | None = Field(None, description="Without effect.")
-    metadata: JsonObject | None = Field(None, description="Without effect.")
-    store: Literal[False] | None = None
+    logit_bias: dict[BiasedToken, Bias] | None = Field(
+        None, max_length=1024, description="Added to the logits of tokens, by id."
+    )
+    cache_prompt: StrictBool = Field(
+        True,
+        description="False: evaluate the whole prompt, whatever was evaluated before.",
+    )
     snapkv: Overrides | None = None
 
 
 class CompletionRequest(CommonRequest):
     """POST /v1/completions."""
+
+    table = fields.COMPLETION
 
     prompt: (
         Annotated[str, Field(min_length=1)]
@@ -119,12 +126,9 @@ class CompletionRequest(CommonRequest):
         | Annotated[list[str], Field(min_length=1, max_length=1)]
     )
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    best_of: Literal[1] | None = None
-    echo: Literal[False] | None = None
-    suffix: Literal[""] | None = None
 
 
-class TextPart(_Part):
+class TextPart(BaseModel):
     """The one kind of content: images and files are refused."""
 
     type: Literal["text"]
@@ -146,7 +150,7 @@ class ToolCall(BaseModel):
     function: CalledFunction
 
 
-class Message(_Part):
+class Message(BaseModel):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -160,7 +164,7 @@ class Message(_Part):
         """The content, its parts one below the other."""
         if isinstance(self.content, list):
             return "\n".join(part.text for part in self.content)
-        return self.content or ""
+        return self.content or self.refusal or ""
 
 
 class FunctionSpec(BaseModel):
@@ -169,23 +173,22 @@ class FunctionSpec(BaseModel):
     name: Name
     description: str | None = None
     parameters: JsonObject | None = None
-    strict: bool | None = None
 
 
-class Tool(_Part):
+class Tool(BaseModel):
     """A function, the one kind of tool."""
 
     type: Literal["function"]
     function: FunctionSpec
 
 
-class FunctionName(_Part):
+class FunctionName(BaseModel):
     """Names a function."""
 
     name: Name
 
 
-class NamedTool(_Part):
+class NamedTool(BaseModel):
     """The function that must be called."""
 
     type: Literal["function"]
@@ -196,12 +199,10 @@ class JsonSchema(BaseModel):
     """The schema that an answer must fit."""
 
     name: Name
-    description: str | None = None
     schema_: JsonObject = Field(alias="schema")
-    strict: bool | None = None
 
 
-class ResponseFormat(_Part):
+class ResponseFormat(BaseModel):
     """The form of the answer; schema beside json_object is llama_cpp's own form."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -212,6 +213,8 @@ class ResponseFormat(_Part):
 class ChatRequest(CommonRequest):
     """POST /v1/chat/completions."""
 
+    table = fields.CHAT
+
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
     document: Name | None = Field(
         None, description="One of GET /v1/documents; its text goes before the first message."
@@ -219,7 +222,6 @@ class ChatRequest(CommonRequest):
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     tools: list[Tool] | None = Field(None, max_length=128)
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    parallel_tool_calls: bool | None = Field(None, description="One call an answer is made.")
     response_format: ResponseFormat | None = None
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None

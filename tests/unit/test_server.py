@@ -334,3 +334,26 @@ def test_the_page_gets_all_its_files_without_a_key(serve: Callable[..., TestClie
         answer = client.get(file)
         assert answer.status_code == 200
         assert answer.headers["content-type"].split(";")[0] in ("text/javascript", "text/css")
+
+
+def test_a_header_names_them_and_strict_refuses_them(
+    serve: Callable[..., Any],
+) -> None:
+    body = {**BODY, "top_a": 1, "né, \n": 2}
+    for stream in (False, True):
+        answer = serve().post("/v1/chat/completions", json={**body, "stream": stream})
+        assert answer.status_code == 200
+        assert answer.headers["X-SnapKV-Ignored"] == "top_a, n\\xe9???"
+    known = serve().post("/v1/chat/completions", json=BODY)
+    assert "X-SnapKV-Ignored" not in known.headers
+    refused = serve(strict=True).post("/v1/chat/completions", json=body)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "top_a"
+    assert serve(strict=True).post("/v1/chat/completions", json=BODY).status_code == 200
+
+
+def test_what_is_no_json_is_said_in_our_words(serve: Callable[..., Any]) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = serve().post("/v1/chat/completions", content=b'{"a":', headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith("body: is no JSON")
