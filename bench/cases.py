@@ -80,7 +80,7 @@ CASES = (
     Case("decode-7b-64k-plain", "7B, 64K, full cache", _7B, _tokens(64), None, 35),
     Case(
         "memory-8b-128k-g1-host",
-        "8B, 128K, G = 1, hidden state on the host",
+        "8B, 128K, hidden state on the host",
         _8B,
         _tokens(128),
         {**_G1, "hidden": "host"},
@@ -90,7 +90,7 @@ CASES = (
     ),
     Case(
         "vault-8b-128k-g1-host",
-        "8B, 128K, G = 1, hidden state on the host, vault",
+        "8B, 128K, hidden state on the host, vault",
         _8B,
         _tokens(128),
         {**_G1, "hidden": "host", "vault": "ram"},
@@ -109,34 +109,24 @@ CASES = (
         decode_repeats=1,
         leave_free=8 * GIB,
     ),
-    Case(
-        "prefill-8b-128k",
-        "8B, 128K, G = auto",
-        _8B,
-        _tokens(128),
-        _BUDGET,
-        33,
-        "prefill-8b-128k-plain",
-        **_PREFILL,
-    ),
-    Case(
-        "prefill-8b-128k-g1",
-        "8B, 128K, G = 1",
-        _8B,
-        _tokens(128),
-        _G1,
-        33,
-        "prefill-8b-128k-plain",
-        **_PREFILL,
-    ),
-    Case(
-        "prefill-8b-128k-plain",
-        "8B, 128K, full cache, ubatch 512",
-        _8B,
-        _tokens(128),
-        None,
-        36,
-        **_PREFILL,
+    # is auto within 3 % of the fastest?
+    *(
+        Case(
+            f"prefill-8b-{k}k{suffix}",
+            f"8B, {k}K{label}",
+            _8B,
+            _tokens(k),
+            config,
+            seconds,
+            f"prefill-8b-{k}k-plain" if config else None,
+            **_PREFILL,
+        )
+        for k, seconds in ((16, 12), (128, 36))
+        for config, suffix, label in (
+            (_BUDGET, "", ""),
+            ({**_BUDGET, "layer_group": 32}, "-g32", ", all layers at once"),
+            (None, "-plain", ", full cache, ubatch 512"),
+        )
     ),
     Case(
         "prefill-8b-128k-plain-ubatch2048",
@@ -166,7 +156,6 @@ CASES = (
         28,
         n_seq=2,
     ),
-    # auto would take all layers that the device's memory allows
     Case(
         "headline-7b-380k",
         "7B, 380,000 tokens, budget 1024",

@@ -1,5 +1,7 @@
 #include "snapkv-guard.h"
 
+#include "snapkv-devices.h"
+
 #include "llama-impl.h"
 #include "llama-io.h"
 #include "llama-kv-cache.h"
@@ -103,8 +105,9 @@ void llama_snapkv_fit_mask(ggml_context * ctx, ggml_tensor * attn) {
     ggml_tensor * mask = attn->src[3];
     const int64_t n_kv = attn->src[1]->ne[1];
     if (mask && mask->ne[0] > n_kv) {
-        // the constructor of the node asks for a contiguous mask, the backends do not
-        attn->src[3] = ggml_view_4d(ctx, mask, n_kv, mask->ne[1], mask->ne[2], mask->ne[3], mask->nb[1], mask->nb[2], mask->nb[3], (mask->ne[0] - n_kv) * mask->nb[0]);
+        // the constructor of the node asks for a contiguous mask, not all backends do
+        ggml_tensor * view = ggml_view_4d(ctx, mask, n_kv, mask->ne[1], mask->ne[2], mask->ne[3], mask->nb[1], mask->nb[2], mask->nb[3], (mask->ne[0] - n_kv) * mask->nb[0]);
+        attn->src[3] = llama_snapkv_reads_mask_stride() ? view : ggml_cont(ctx, view);
     }
 }
 

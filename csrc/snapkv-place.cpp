@@ -1,5 +1,7 @@
 #include "snapkv-place.h"
 
+#include "snapkv-access.h"
+#include "snapkv-devices.h"
 #include "snapkv-staging.h"
 
 #include "llama-context.h"
@@ -27,6 +29,12 @@ llama_snapkv_place llama_snapkv_make_place(llama_context & ctx, const llama_snap
     for (int32_t il = 0; il < groups.n_layer; ++il) {
         place.devs.push_back(cp.offload_kqv ? model.dev_layer(il) : ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU));
     }
+    // any of the context's backends may get an attention node
+    std::vector<ggml_backend_dev_t> devs;
+    for (ggml_backend_t backend : llama_snapkv_access::backend_ptrs(ctx)) {
+        devs.push_back(ggml_backend_get_device(backend));
+    }
+    place.reads_mask_stride = llama_snapkv_reads_mask_stride(devs);
     if (!cp.offload_kqv) {
         return place;
     }

@@ -15,6 +15,7 @@ struct llama_snapkv_place {
     ggml_backend_dev_t device = nullptr;  // the GPU that computes all layers; null if there is more than one device, or none
     bool lends = false; // some layers' weights are in host memory, and go to the device for the time of their group
     uint32_t max_group = 0; // most cached layers that staging can hold
+    bool reads_mask_stride = true; // else each chunk's part of the mask is copied, so that its rows are adjacent
 
     ggml_backend_buffer_type_t buft(int32_t il) const { return ggml_backend_dev_buffer_type(devs[il]); }
 };

@@ -17,7 +17,7 @@ namespace {
 struct sizes {
     size_t layer = 0;     // full KV of a cached layer
     size_t hidden_row = 0; // hidden state of a token
-    size_t mask_row = 0;  // mask of a token of a chunk
+    size_t mask_row = 0;  // mask of a token of a chunk, and its copy where there is one
     size_t compute_row = 0; // compute buffers for a token of a chunk
     size_t votes = 0; // scratch of scoring
 
@@ -29,7 +29,8 @@ struct sizes {
 
 } // namespace
 
-static sizes measure(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params, const llama_snapkv_groups & groups, uint32_t n_prompt) {
+static sizes measure(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params, const llama_snapkv_groups & groups,
+        const llama_snapkv_place & place, uint32_t n_prompt) {
     const auto & hparams = ctx.get_model().hparams;
     const size_t n_max = GGML_PAD(n_prompt, LLAMA_SNAPKV_N_KV_PAD);
 
@@ -37,6 +38,7 @@ static sizes measure(llama_context & ctx, const llama_snapkv_memory & mem, const
     res.layer = llama_snapkv_full_bytes(*mem.base, (uint32_t) n_max) / groups.ils.size();
     res.hidden_row = hparams.n_embd * sizeof(float);
     res.mask_row = (n_max + ctx.n_ubatch() + 2 * LLAMA_SNAPKV_N_KV_PAD) * sizeof(ggml_fp16_t);
+    res.mask_row += place.reads_mask_stride ? 0 : n_max * sizeof(ggml_fp16_t);
     for (const int32_t il : groups.ils) {
         const size_t n_ff = (size_t) std::max(hparams.n_ff(il), hparams.n_ff_exp(il) * std::max(1u, hparams.n_expert_used(il)));
         const size_t n_qkv = (size_t) hparams.n_head(il) * hparams.n_embd_head_k(il);
@@ -53,54 +55,46 @@ static sizes measure(llama_context & ctx, const llama_snapkv_memory & mem, const
 std::vector<llama_snapkv_plan> llama_snapkv_make_plans(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params,
         const llama_snapkv_groups & groups, const llama_snapkv_place & place, uint32_t n_prompt) {
     const uint32_t n_layer = (uint32_t) groups.ils.size();
+    const sizes bytes = measure(ctx, mem, params, groups, place, n_prompt);
+    auto make = [&](uint32_t group, uint32_t chunk, bool host) {
+        llama_snapkv_plan p;
+        p.group = group;
+        p.chunk = chunk;
+        p.hidden_host = host;
+        p.bytes = bytes.of(p, n_layer, n_prompt);
+        return p;
+    };
 
-    llama_snapkv_plan plan;
-    plan.chunk = std::min(params.chunk ? params.chunk : ctx.n_ubatch(), n_prompt);
-    plan.group = std::min(params.layer_group ? params.layer_group : n_layer, place.max_group);
-    plan.hidden_host = params.hidden == LLAMA_SNAPKV_HIDDEN_HOST;
-
-    // on the CPU a pass over the hidden state costs next to nothing (results/memory-smollm2-8k.json), and free memory there is
-    // the whole system's: take the smallest
-    ggml_backend_dev_t dev = place.devs[groups.ils[0]];
-    if (!llama_snapkv_is_gpu(dev)) {
-        plan.group = params.layer_group ? plan.group : 1;
-        plan.hidden_host = false;
-        return { plan };
+    // the smallest plan that is within 3 % of the fastest. with groups of one layer the prefill is, on CPUs and on GPUs
+    // (results/); with all layers at once it has no hidden state, which may be larger than the full KV of a few layers
+    uint32_t chunk = std::min(params.chunk ? params.chunk : ctx.n_ubatch(), n_prompt);
+    uint32_t group = std::min(params.layer_group ? params.layer_group : 1, place.max_group);
+    if (params.layer_group == 0 && params.hidden != LLAMA_SNAPKV_HIDDEN_HOST && place.max_group >= n_layer && make(n_layer, chunk, false).bytes <= make(1, chunk, false).bytes) {
+        group = n_layer;
+    }
+    if (!llama_snapkv_is_gpu(place.devs[groups.ils[0]])) {
+        return { make(group, chunk, false) };
     }
 
-    std::vector<uint32_t> sizes_of_group = { plan.group };
-    for (uint32_t g = plan.group; params.layer_group == 0 && g > 1;) {
-        g = (g + 1) / 2;
-        sizes_of_group.push_back(g);
-    }
-    std::vector<uint32_t> chunks = { plan.chunk };
-    for (uint32_t c = plan.chunk; params.chunk == 0 && c > MIN_CHUNK;) {
-        c = std::max(c / 2, MIN_CHUNK);
-        chunks.push_back(c);
-    }
-
-    // what a smaller group costs, larger buffers of a chunk do not make up for
-    const sizes bytes = measure(ctx, mem, params, groups, n_prompt);
+    // less memory beside a GPU: the hidden state on the host, then smaller chunks
+    const uint32_t smaller = params.layer_group ? group : 1;
     std::vector<llama_snapkv_plan> plans;
-    for (const uint32_t chunk : chunks) {
-        for (const uint32_t group : sizes_of_group) {
-            for (const bool host : { false, true }) {
-                if (params.hidden == (host ? LLAMA_SNAPKV_HIDDEN_DEVICE : LLAMA_SNAPKV_HIDDEN_HOST) || (host && group >= n_layer && params.hidden == LLAMA_SNAPKV_HIDDEN_AUTO)) {
-                    continue;
-                }
-                llama_snapkv_plan p;
-                p.group = group;
-                p.chunk = chunk;
-                p.hidden_host = host;
-                p.bytes = bytes.of(p, n_layer, n_prompt);
-                plans.push_back(p);
-            }
+    while (true) {
+        if (params.hidden != LLAMA_SNAPKV_HIDDEN_HOST) {
+            plans.push_back(make(group, chunk, false));
         }
+        if (params.hidden == LLAMA_SNAPKV_HIDDEN_HOST || (params.hidden == LLAMA_SNAPKV_HIDDEN_AUTO && smaller < n_layer)) {
+            plans.push_back(make(smaller, chunk, true));
+        }
+        if (params.chunk != 0 || chunk <= MIN_CHUNK) {
+            break;
+        }
+        chunk = std::max(chunk / 2, MIN_CHUNK);
     }
 
     size_t free = 0;
     size_t total = 0;
-    ggml_backend_dev_memory(dev, &free, &total);
+    ggml_backend_dev_memory(place.devs[groups.ils[0]], &free, &total);
     const auto smallest = *std::min_element(plans.begin(), plans.end(), [](const auto & a, const auto & b) { return a.bytes < b.bytes; });
     plans.erase(std::remove_if(plans.begin(), plans.end(), [&](const auto & p) { return p.bytes > free; }), plans.end());
     if (plans.empty()) {

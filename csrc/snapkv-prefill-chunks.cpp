@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <iterator>
+#include <map>
 
 using access = llama_snapkv_access;
 
@@ -88,11 +89,17 @@ ggml_cgraph * llama_snapkv_prefill_run::build_chunk(ggml_context * gctx, llm_gra
 
     // all cached layers of the model use one mask; ours is made once and not for each chunk and group
     std::vector<ggml_tensor *> attns(groups.ils.size());
+    std::map<ggml_tensor *, ggml_tensor *> copies; // of the masks' views, one for all layers of a device
     for (uint32_t ic = 0; ic < attns.size(); ++ic) {
         attns[ic] = llama_snapkv_graph_attn(res, groups.ils[ic]);
         ggml_tensor *& mask = attns[ic]->src[3];
         cut.mask_input = mask;
         mask = staging.mask_view(gctx, ic, mask->ne[0], mask->ne[1], starts[i]);
+        if (!place.reads_mask_stride) {
+            ggml_tensor *& copy = copies[staging.masks[ic]];
+            copy = copy ? copy : ggml_cont(gctx, mask);
+            mask = copy;
+        }
     }
 
     ggml_cgraph * gf = ggml_new_graph_custom(gctx, runner.get_max_nodes(), false);

@@ -33,7 +33,7 @@ struct llama_snapkv_plan {
     size_t bytes = 0; // estimated, on the device
 };
 
-// plans to try one after the other, the fastest that seems to fit the device's free memory first, down to the smallest.
+// plans to try one after the other: the default first, or the fastest of those that seem to fit the device's free memory.
 // never empty; parameters that are given are kept
 std::vector<llama_snapkv_plan> llama_snapkv_make_plans(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params,
         const llama_snapkv_groups & groups, const llama_snapkv_place & place, uint32_t n_prompt);

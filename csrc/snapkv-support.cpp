@@ -2,6 +2,7 @@
 
 #include "snapkv-access.h"
 #include "snapkv-alloc.h"
+#include "snapkv-devices.h"
 #include "snapkv-graph.h"
 #include "snapkv-staging.h"
 
@@ -10,6 +11,7 @@
 
 #include "ggml-cpp.h"
 
+#include <algorithm>
 #include <cstring>
 #include <set>
 
@@ -43,6 +45,23 @@ static std::string check_model(const llama_model & model, const llama_context_pa
     }
     if (model.split_mode() == LLAMA_SPLIT_MODE_TENSOR) {
         return "models split by tensor over several devices are not supported: use split mode layer";
+    }
+    return "";
+}
+
+// what llama.cpp ends the process for
+static std::string check_sequences(const llama_model & model, const llama_context_params & cparams) {
+    const uint32_t n_seq_max = std::max(1u, cparams.n_seq_max);
+    if (n_seq_max > LLAMA_MAX_SEQ) {
+        return format("n_seq_max %u is more than llama.cpp's %d: make it smaller", n_seq_max, LLAMA_MAX_SEQ);
+    }
+    const uint32_t n_ctx = GGML_PAD(cparams.n_ctx == 0 ? model.hparams.n_ctx_train : cparams.n_ctx, 256);
+    const uint32_t n_batch = std::min(n_ctx, cparams.n_batch);
+    if (n_batch < n_seq_max) {
+        return format("n_batch %u is less than n_seq_max %u, and each sequence needs a place in a batch: make n_batch larger", n_batch, n_seq_max);
+    }
+    if (cparams.n_outputs_max != 0 && cparams.n_outputs_max < n_seq_max) {
+        return format("n_outputs_max %u is less than n_seq_max %u: make it larger", cparams.n_outputs_max, n_seq_max);
     }
     return "";
 }
@@ -182,6 +201,12 @@ std::string llama_snapkv_check_support(llama_model & model, llama_context_params
     if (reason.empty()) {
         reason = check_model(model, cparams);
     }
+    if (reason.empty()) {
+        reason = check_sequences(model, cparams);
+    }
+    if (reason.empty()) {
+        reason = llama_snapkv_check_devices(model, cparams);
+    }
     if (!reason.empty()) {
         return reason;
     }
@@ -189,7 +214,8 @@ std::string llama_snapkv_check_support(llama_model & model, llama_context_params
     cparams.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
     cparams.n_batch = N_PROBE_TOKENS;
     cparams.n_ubatch = N_PROBE_TOKENS;
-    cparams.n_outputs_max = cparams.n_seq_max;
+    cparams.n_seq_max = 1; // the probe's graph is of one sequence, as a prefill's are
+    cparams.n_outputs_max = 1;
     cparams.samplers = nullptr;
     cparams.n_samplers = 0;
 

@@ -62,8 +62,9 @@ llama_context * llama_snapkv_init_from_model(llama_model * model, llama_context_
 
     cparams.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
     const uint32_t n_seq_max = std::max(1u, cparams.n_seq_max);
-    const uint32_t n_ctx = cparams.n_ctx == 0 ? model->hparams.n_ctx_train : cparams.n_ctx;
-    const uint32_t n_ctx_seq = cparams.kv_unified ? n_ctx : n_ctx / n_seq_max;
+    // as llama_context rounds them
+    const uint32_t n_ctx = GGML_PAD(cparams.n_ctx == 0 ? model->hparams.n_ctx_train : cparams.n_ctx, 256);
+    const uint32_t n_ctx_seq = cparams.kv_unified ? n_ctx : GGML_PAD(n_ctx / n_seq_max, 256);
 
     llama_context * ctx = nullptr;
     {

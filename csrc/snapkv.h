@@ -154,6 +154,10 @@ LLAMA_API bool llama_snapkv_supported(struct llama_model * model, struct llama_c
 // stock ops do the same
 LLAMA_API bool llama_snapkv_has_fused_ops(const char * device);
 
+// true if prefills on devices of one of ggml's backends, by its name, were shown to be exact on hardware. on others a context is
+// refused unless the environment variable SNAPKV_UNPROVEN is 1
+LLAMA_API bool llama_snapkv_proven(const char * backend);
+
 // like llama_init_from_model(), but cparams.n_ctx is the logical context (what RoPE scaling and llama_n_ctx() see) and
 // the KV cache has only the cells that budget and room ask for. NULL on failure
 LLAMA_API struct llama_context * llama_snapkv_init_from_model(struct llama_model * model, struct llama_context_params cparams, struct llama_snapkv_params params);

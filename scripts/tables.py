@@ -125,11 +125,11 @@ def _device(record: Record) -> str:
             continue  # beside the one it is compared with
         else:
             pair = [None, case]
-        row = [case["label"]]
+        row = [case["label"], str(case["layer_group"] or "-")]
         for cell in columns.values():
             row += ["-" if side is None else cell(side) for side in pair]
         cells.append(row)
-    head = [""]
+    head = ["", "G"]
     for column in columns:
         head += [column, "full cache"]
     runs = record["runs"]
@@ -139,7 +139,8 @@ def _device(record: Record) -> str:
         f"{record['device']['name']}, {' and '.join(f'{w} weights, {kv} KV' for w, kv in types)}. "
         f"8B and 7B are the shapes of Llama-3.1-8B and Llama-2-7B with random weights, 128K is 131,072 "
         f"tokens with {runs[0]['settings']['room']} of room, the budget is 2048 where none is named. "
-        f"Medians; decode is of one sequence, memory the peak. Commit {', '.join(commits)}.\n",
+        f"Medians; decode is of one sequence, memory the peak, G the layers at once. "
+        f"Commit {', '.join(commits)}.\n",
         *table(head, cells),
     ]
     kept = record["checks"].get("kept_sets", {})

@@ -58,9 +58,9 @@ class SnapKVConfig:
         max_budget: most rows with min_coverage; None for four times the budget.
         room: cells for tokens after the prompt. When they are used up, the last tokens vote anew and
             rows are evicted down to the budget.
-        layer_group: G, cached layers whose full KV is live at once during the prefill: 1 takes the
-            least memory; "auto" takes the
-            most that a GPU's free memory allows, and 1 on the CPU, where more saves no time.
+        layer_group: G, cached layers whose full KV is live at once during the prefill. "auto" is 1,
+            as more layers take more memory and save at most 3 % of the time; or all layers, where
+            their KV takes less than the hidden state between groups.
         hidden: where the hidden state between layer groups lives: "device", "host", or "auto".
         chunk: tokens of the prompt that are computed at once; "auto" takes n_ubatch, and less where a
             GPU's memory is short.

@@ -18,6 +18,9 @@ from snapkv_local.errors import LibraryError
 LLAMA_CPP_PYTHON = "0.3.36"
 
 ENV_LIB = "SNAPKV_LOCAL_LIB"
+ENV_UNPROVEN = (
+    "SNAPKV_UNPROVEN"  # 1: try devices of backends on which nobody has proven the results
+)
 ENV_LLAMA_CPP = "LLAMA_CPP_LIB_PATH"
 ENV_MTMD = "MTMD_CPP_LIB"
 

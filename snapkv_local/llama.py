@@ -15,7 +15,7 @@ from snapkv_local.context import ContextOptions, Progress, our_contexts  # isort
 
 import llama_cpp
 
-from snapkv_local import document, foreign, hub, models, session, vault, voices
+from snapkv_local import document, foreign, hub, models, native, session, vault, voices
 from snapkv_local.completion import CompletingLlama
 from snapkv_local.config import N_THREADS_MAX, SnapKVConfig
 from snapkv_local.document import Document
@@ -103,6 +103,8 @@ class Llama(CompletingLlama):
             _check_arguments(kwargs)
             kwargs["flash_attn"] = True
             kwargs.setdefault("swa_full", False)
+            if kwargs.get("n_gpu_layers", 0) == 0 and native.unproven_devices():
+                kwargs.setdefault("op_offload", False)  # else such a GPU gets products all the same
         elif keep_scores:
             raise ConfigError(
                 "keep_scores=True", "there are no scores without snapkv", "pass snapkv"

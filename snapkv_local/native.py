@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import warnings
 from typing import Any, NoReturn
 
 # first of all: llama_cpp, below, loads the library that it has chosen
-from snapkv_local.backends import LIB_DIR  # isort: skip
+from snapkv_local.backends import LIB_DIR, Device, devices  # isort: skip
 
 from llama_cpp import llama_cpp
 from llama_cpp._ctypes_extensions import ctypes_function_for_shared_library
 
-from snapkv_local import foreign, process, voices
+from snapkv_local import foreign, library, process, voices
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import (
     LibraryError,
@@ -229,6 +230,11 @@ def llama_snapkv_supported(model: Any, cparams: Any, params: llama_snapkv_params
 # LLAMA_API bool llama_snapkv_has_fused_ops(const char * device);
 @_function("llama_snapkv_has_fused_ops", [ctypes.c_char_p], ctypes.c_bool)
 def llama_snapkv_has_fused_ops(device: bytes, /) -> bool: ...
+
+
+# LLAMA_API bool llama_snapkv_proven(const char * backend);
+@_function("llama_snapkv_proven", [ctypes.c_char_p], ctypes.c_bool)
+def llama_snapkv_proven(backend: bytes, /) -> bool: ...
 
 
 # LLAMA_API struct llama_context * llama_snapkv_init_from_model(struct llama_model * model,
@@ -505,6 +511,15 @@ def supported(
     return reason
 
 
+def unproven_devices() -> list[Device]:
+    """GPUs of backends on which nobody has proven that results are right."""
+    return [
+        device
+        for device in devices()
+        if device.kind in ("gpu", "igpu") and not llama_snapkv_proven(device.backend.encode())
+    ]
+
+
 def check_supported(
     name: str, model: Any, cparams: Any, params: llama_snapkv_params, silent: bool = True
 ) -> None:
@@ -521,6 +536,14 @@ def check_supported(
     reason = supported(model, cparams, params, silent)
     if reason is not None:
         raise UnsupportedModelError(name, reason, "use it with the full cache ({full})")
+    if os.environ.get(library.ENV_UNPROVEN) == "1":
+        for device in unproven_devices():
+            warnings.warn(
+                f"{device.name} ({device.description}): nobody has proven that results are right on "
+                f"ggml's backend {device.backend}, and {library.ENV_UNPROVEN}=1 tries it; compare "
+                "answers with those of the CPU",
+                stacklevel=2,
+            )
 
 
 def fail(what: str, said: str = "") -> NoReturn:

@@ -141,6 +141,8 @@ class Session:
         params.type_k = params.type_v = self.native.ggml_type(s.kv_type)
         params.swa_full = False
         params.no_perf = True
+        if s.n_gpu_layers == 0 and self.native.unproven_devices():
+            params.op_offload = False  # as Llama does
         if self.config is None:
             ctx = llama.llama_init_from_model(self.model, params)
             if not ctx:

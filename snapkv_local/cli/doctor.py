@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +19,6 @@ from snapkv_local.cli.progress import find_model
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.gguf_shape import read_shape
 from snapkv_local.units import size
-
-# ggml's names of the backends that the tests have run on; README, "What is tested where"
-TESTED = ("CPU", "CUDA")
 
 
 @click.command()
@@ -63,7 +61,10 @@ def examine(path: Path | None) -> dict[str, Any]:
         "devices": [
             {
                 **device.to_dict(),
-                **ops(device.backend, native.llama_snapkv_has_fused_ops(device.name.encode())),
+                **state(
+                    native.llama_snapkv_proven(device.backend.encode()),
+                    native.llama_snapkv_has_fused_ops(device.name.encode()),
+                ),
             }
             for device in backends.devices()
         ],
@@ -73,10 +74,14 @@ def examine(path: Path | None) -> dict[str, Any]:
     return report
 
 
-def ops(backend: str, has_fused: bool) -> dict[str, str]:
-    """What scores and evicts on a device of a backend, and a warning where that was never run."""
-    found = {"ops": "fused ops" if has_fused else "stock ops"}
-    return found if backend in TESTED else {**found, "warning": "untested on hardware"}
+def state(proven: bool, has_fused: bool) -> dict[str, Any]:
+    """What scores and evicts on a device, and what becomes of a model on it if its backend is unproven."""
+    found: dict[str, Any] = {"ops": "fused ops" if has_fused else "stock ops", "proven": proven}
+    if proven:
+        return found
+    tries = os.environ.get(library.ENV_UNPROVEN) == "1"
+    what = "tried all the same" if tries else f"refused; {library.ENV_UNPROVEN}=1 tries it"
+    return {**found, "warning": f"nobody has proven that results are right: {what}"}
 
 
 def support(path: Path) -> dict[str, Any]:

@@ -29,9 +29,9 @@ class Fit:
         fits: by size in GiB: the longest measured prompt whose peak fits, in tokens; 0 for none.
         along: by size in GiB: the longest prompt that fits by the straight line through the first
             and the last measured peak, in tokens; None where a line cannot say: with one length,
-            a peak that does not grow, or one that adapts.
+            or a peak that does not grow.
         n_ctx_train: tokens that the model was trained for; None if it is not recorded.
-        adapts: the peak is what was free to take and not what is needed: G = auto on a GPU.
+        adapts: where memory is short less is taken: on a GPU, the hidden state goes to the host.
     """
 
     source: str
@@ -76,9 +76,7 @@ def fits(records: list[Record]) -> list[Fit]:
                     series=name,
                     measured=tuple(points),
                     fits={g: _longest(points, g * GIB * USABLE) for g in columns},
-                    along={
-                        g: None if adapts else _along(points, g * GIB * USABLE) for g in columns
-                    },
+                    along={g: _along(points, g * GIB * USABLE) for g in columns},
                     adapts=adapts,
                     n_ctx_train=cases[0].n_ctx_train,
                 )

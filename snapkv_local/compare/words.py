@@ -103,7 +103,8 @@ FITS_CAPTION = (
     f"The longest prompt whose measured peak is within {USABLE:.0%} of the memory; the rest is for "
     "the system and others. ~ is along the straight line through the measured peaks, and * all that "
     "the model was trained for. A number without ~ says nothing of longer prompts. "
-    "- did not fit. G = auto on a GPU takes what is free: + and ? say that less memory may do."
+    "- did not fit. + and ? say that less memory may do: on a GPU, the hidden state of G = auto goes "
+    "to the host where memory is short."
 )
 
 
@@ -112,8 +113,7 @@ def fit_cell(fit: Fit, gib: int) -> str:
     along, measured = fit.along[gib], fit.fits[gib]
     if along is not None and fit.n_ctx_train is not None and along >= fit.n_ctx_train:
         return f"{short_tokens(fit.n_ctx_train)}*"
-    if along is not None:
-        return f"~{short_tokens(along)}" if along > 0 else "-"
-    if not measured:
+    n, about = (measured, "") if along is None else (along, "~")
+    if n == 0:
         return "?" if fit.adapts else "-"
-    return short_tokens(measured) + ("+" if fit.adapts else "")
+    return f"{about}{short_tokens(n)}" + ("+" if fit.adapts else "")

@@ -7,13 +7,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from snapkv_local.config import SnapKVConfig
-from snapkv_local.plan.layers import KV_TYPES, N_UBATCH, KvType, Place, max_group
+from snapkv_local.plan.layers import (
+    KV_TYPES,
+    N_UBATCH,
+    KvType,
+    Place,
+    cached_layers,
+    max_group,
+)
 from snapkv_local.plan.memory import Estimate, compressed, engine_estimate, plain
 from snapkv_local.plan.model import PlannedModel
 
 MAX_PROMPT = 1 << 26  # tokens; the search ends here
 _MIN_CHUNK = 64  # MIN_CHUNK of snapkv-plan.cpp
 _STEP = 256  # tokens
+
+_Plan = tuple[int, int, bool]  # G, chunk, hidden state on the host
 
 
 @dataclass(frozen=True)
@@ -45,12 +54,13 @@ class Task:
     def auto(self, n_prompt: int) -> Estimate:
         """The plan that the engine takes; the smallest if none fits."""
         estimates = []
-        for plan in self._plans():
+        for plan in self._plans(n_prompt):
             estimate = self._ours("ours auto", n_prompt, *plan)
             if not self.place.gpu:
                 return estimate  # the engine has no other
-            wanted = engine_estimate(self.model, n_prompt, self.config, self.kv_type, *plan)
-            if estimate.lasting.main + wanted <= self.memory and self.fits(estimate):
+            if estimate.lasting.main + self._wanted(n_prompt, plan) <= self.memory and self.fits(
+                estimate
+            ):
                 return estimate
             estimates.append(estimate)
         return min(estimates, key=lambda estimate: estimate.peak)
@@ -72,26 +82,29 @@ class Task:
             group=group, chunk=chunk, hidden_host=host, name=name,
         )  # fmt: skip
 
-    def _plans(self) -> Iterator[tuple[int, int, bool]]:
-        """(G, chunk, hidden state on the host) in the order of snapkv-plan.cpp."""
+    def _wanted(self, n_prompt: int, plan: _Plan) -> int:
+        return engine_estimate(self.model, n_prompt, self.config, self.kv_type, *plan)
+
+    def _plans(self, n_prompt: int) -> Iterator[_Plan]:
+        """Plans in the order of snapkv-plan.cpp."""
         c, largest = self.config, max_group(self.model, self.place)
-        n_layers = largest if c.layer_group == "auto" else min(int(c.layer_group), largest)
-        first_chunk = N_UBATCH if c.chunk == "auto" else int(c.chunk)
+        n_layers = len(cached_layers(self.model))
+        chunk = min(N_UBATCH if c.chunk == "auto" else int(c.chunk), n_prompt)
+        group = smaller = 1 if c.layer_group == "auto" else min(int(c.layer_group), largest)
+        if c.layer_group == "auto" and c.hidden != "host" and largest >= n_layers:
+            whole, single = (self._wanted(n_prompt, (g, chunk, False)) for g in (n_layers, 1))
+            group = n_layers if whole <= single else 1
         if not self.place.gpu:
-            yield (1 if c.layer_group == "auto" else n_layers), first_chunk, False
+            yield group, chunk, False
             return
-        groups = [n_layers]
-        while c.layer_group == "auto" and groups[-1] > 1:
-            groups.append((groups[-1] + 1) // 2)
-        chunks = [first_chunk]
-        while c.chunk == "auto" and chunks[-1] > _MIN_CHUNK:
-            chunks.append(max(chunks[-1] // 2, _MIN_CHUNK))
-        for chunk in chunks:
-            for group in groups:
-                if c.hidden != "host":
-                    yield group, chunk, False
-                if c.hidden != "device" and (group < n_layers or c.hidden == "host"):
-                    yield group, chunk, True
+        while True:
+            if c.hidden != "host":
+                yield group, chunk, False
+            if c.hidden == "host" or (c.hidden == "auto" and smaller < n_layers):
+                yield smaller, chunk, True
+            if c.chunk != "auto" or chunk <= _MIN_CHUNK:
+                return
+            chunk = max(chunk // 2, _MIN_CHUNK)
 
 
 def largest_prompt(task: Task, way: Callable[[int], Estimate], most: int = MAX_PROMPT) -> int:

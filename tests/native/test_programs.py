@@ -58,6 +58,12 @@ def test_cuda_sources_compile(binaries: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arch", ["llama-dense", "gemma3-dense", "gpt-oss-moe", "qwen3-dense"])
+def test_devices_that_nobody_has_proven(run: Run, arch_models: Path, arch: str) -> None:
+    """Refused; and tried, exact on a made device that ignores the stride of masks, as Vulkan does."""
+    assert run("test-snapkv-devices", arch_models / f"{arch}.gguf").strip() == "OK"
+
+
+@pytest.mark.parametrize("arch", ["llama-dense", "gemma3-dense", "gpt-oss-moe", "qwen3-dense"])
 def test_compacted_sequences(run: Run, arch_models: Path, arch: str) -> None:
     """Guards, states, sequences, no room, aborts, out of memory; with sliding windows and without."""
     assert run("test-snapkv-cache", arch_models / f"{arch}.gguf").strip().endswith("OK")

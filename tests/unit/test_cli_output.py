@@ -14,7 +14,7 @@ from rich.console import Console
 from snapkv_local import PrefillStats, models
 from snapkv_local.cli import main
 from snapkv_local.cli.answer import Answer
-from snapkv_local.cli.doctor import ops, readable, show
+from snapkv_local.cli.doctor import readable, show, state
 from snapkv_local.cli.options import size_room
 from snapkv_local.cli.progress import PrefillBar
 from snapkv_local.usage import Usage
@@ -188,17 +188,38 @@ def test_a_pipe_gets_whole_paths(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("backend", "has_fused", "found"),
+    ("proven", "has_fused", "tries", "found"),
     [
-        ("CPU", True, {"ops": "fused ops"}),
-        ("CUDA", True, {"ops": "fused ops"}),
-        ("CUDA", False, {"ops": "stock ops"}),  # before compute capability 8.0
-        ("MTL", True, {"ops": "fused ops", "warning": "untested on hardware"}),
-        ("Vulkan", False, {"ops": "stock ops", "warning": "untested on hardware"}),
+        (True, True, "", {"ops": "fused ops", "proven": True}),
+        (True, False, "1", {"ops": "stock ops", "proven": True}),  # before compute capability 8.0
+        (
+            False,
+            False,
+            "",
+            {
+                "ops": "stock ops",
+                "proven": False,
+                "warning": "nobody has proven that results are right: refused; "
+                "SNAPKV_UNPROVEN=1 tries it",
+            },
+        ),
+        (
+            False,
+            True,
+            "1",
+            {
+                "ops": "fused ops",
+                "proven": False,
+                "warning": "nobody has proven that results are right: tried all the same",
+            },
+        ),
     ],
 )
-def test_doctor_says_which_ops_run_and_what_was_never_run(backend, has_fused, found):
-    assert ops(backend, has_fused) == found
+def test_doctor_says_which_ops_run_and_what_nobody_has_proven(
+    proven, has_fused, tries, found, monkeypatch
+):
+    monkeypatch.setenv("SNAPKV_UNPROVEN", tries)
+    assert state(proven, has_fused) == found
 
 
 @pytest.fixture

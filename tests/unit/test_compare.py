@@ -112,7 +112,7 @@ def test_a_record_of_a_gpu_machine(server):
         # several sequences have no single first token
         assert (case.first_token is None) == (summary["n_seq"] > 1)
     by_name = {case.name: case for case in server.cases}
-    assert by_name["decode-7b-64k"].series == "budget 2048, G = auto"
+    assert by_name["decode-7b-64k"].series == "budget 2048, G = 32"
     assert by_name["memory-8b-128k-g1-host"].cache == "budget 2048, G = 1, hidden host"
     assert by_name["partial-8b-32k"].details == "17 layers on the GPU"
     assert by_name["memory-8b-128k-cap8"].details == "8 GiB of device memory"
@@ -192,13 +192,16 @@ def test_no_prompt_is_longer_than_the_model_was_trained_for():
     assert (fit.along[1] > 4096, words.fit_cell(fit, 1)) == (True, "4K*")
 
 
-def test_memory_that_adapts_says_nothing_of_less(server):
-    by_series = {(fit.model, fit.series): fit for fit in fits([server])}
-    auto = by_series["llama31-8b shape, random weights, q4_0", "budget 2048, G = auto"]
+def test_where_memory_is_short_less_may_do(server):
+    runs = [
+        {**run(n, 64, peak=1), "peak_device": peak * MIB}
+        for n, peak in ((10_000, 5000), (20_000, 6000))
+    ]
+    gpu = {"name": "A GPU", "kind": "gpu", "backend": "CUDA", "memory_total": 2**34}
+    (auto,) = fits([read(record(*runs, device=gpu), "x")])
     assert auto.adapts
-    assert set(auto.along.values()) == {None}
-    assert words.fit_cell(auto, 4) == "?"
-    assert words.fit_cell(auto, 16) == "64K+"
+    assert [words.fit_cell(auto, gib) for gib in (4, 8)] == ["?", "~33K+"]
+    by_series = {(fit.model, fit.series): fit for fit in fits([server])}
     one = by_series["llama31-8b shape, random weights, q4_0", "budget 2048, G = 1, hidden host"]
     # 128K and 512K are measured, and 8 GiB lie between
     assert words.fit_cell(one, 4) == "-"

@@ -202,6 +202,30 @@ def test_the_largest_prompt_is_the_largest(name, place, write_metadata):
     assert n > 0 and task.fits(way(n)) and not task.fits(way(n + 256))
 
 
+def test_auto_takes_the_smallest_plan(write_metadata):
+    task = fit.Task(
+        read_model(write_metadata(SHAPES["llama31-8b"])),
+        SnapKVConfig(),
+        "f16",
+        Place(True),
+        1 << 40,
+    )
+    found = task.auto(130_048)
+    assert (found.layer_group, found.chunk, found.hidden_host) == (1, 512, False)
+    held = replace(task, memory=found.peak - 1).auto(130_048)
+    assert (held.layer_group, held.chunk, held.hidden_host) == (1, 512, True)
+    asked = replace(task, config=SnapKVConfig(layer_group=32)).auto(130_048)
+    assert asked.layer_group == 32
+
+    # a KV row of four layers takes 512 bytes, and the hidden state that they do without 2048
+    made = Blueprint("llama", 4, 512, 1024, 8, 1, 32, 1024, 10_000.0)
+    narrow = replace(task, model=read_model(write_metadata(made)))
+    for place in (CPU, Place(True)):
+        assert replace(narrow, place=place).auto(8192).layer_group == 4
+    host = replace(narrow, config=SnapKVConfig(hidden="host"))
+    assert host.auto(8192).layer_group == 1
+
+
 def test_changes_make_it_fit(write_metadata):
     model = read_model(write_metadata(SHAPES["llama31-8b"]))
     config = SnapKVConfig(layer_group=32, hidden="device")

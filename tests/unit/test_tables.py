@@ -83,9 +83,9 @@ def test_gpu_table_has_the_full_cache_beside_each_case(tmp_path):
     assert lines[0].startswith("NVIDIA Test, q4_0 weights, f16 KV.")
     assert lines[0].endswith("Commit 012345678.")
     assert lines[4:8] == [
-        "| 8B, 16K | 1,234 | - | 200.0 | - | 7.0 GiB | - |",
-        "| 7B, 64K | 1,234 | 1,234 | 200.0 | 80.0 | 7.0 GiB | - |",
-        "| 8B, 128K, full cache, ubatch 512 | - | 1,234 | - | 80.0 | - | - |",
+        "| 8B, 16K | 4 | 1,234 | - | 200.0 | - | 7.0 GiB | - |",
+        "| 7B, 64K | 4 | 1,234 | 1,234 | 200.0 | 80.0 | 7.0 GiB | - |",
+        "| 8B, 128K, full cache, ubatch 512 | - | - | 1,234 | - | 80.0 | - | - |",
         "",
     ]
     assert "(m.gguf, station.txt)" in lines[8]

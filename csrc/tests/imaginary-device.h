@@ -1,0 +1,105 @@
+// A GPU of a backend that nobody has proven, for machines without one. It computes on the CPU, in memory that nobody else may use,
+// has no fused ops, and like Vulkan's its flash attention takes the rows of a mask as adjacent, whatever their stride.
+#pragma once
+
+#include "ggml-backend-impl.h"
+#include "ggml-impl.h"
+
+#include "ggml-backend.h"
+
+namespace imaginary {
+
+inline uint32_t n_attention = 0; // attention nodes that the device has computed
+inline uint32_t n_strided = 0;   // of these, with a mask whose rows are apart
+inline size_t memory = (size_t) 1 << 40; // bytes that are free, it says
+
+inline ggml_backend_dev_t cpu() {
+    return ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+}
+
+inline ggml_status (*compute_on_cpu)(ggml_backend_t, ggml_cgraph *) = nullptr;
+
+inline ggml_status compute(ggml_backend_t backend, ggml_cgraph * gf) {
+    for (int i = 0; i < gf->n_nodes; ++i) {
+        ggml_tensor * mask = gf->nodes[i]->op == GGML_OP_FLASH_ATTN_EXT ? gf->nodes[i]->src[3] : nullptr;
+        if (mask) {
+            n_attention++;
+            n_strided += !ggml_is_contiguous(mask);
+            for (int d = 1; d < GGML_MAX_DIMS; ++d) {
+                mask->nb[d] = mask->nb[d - 1] * mask->ne[d - 1];
+            }
+        }
+    }
+    return compute_on_cpu(backend, gf);
+}
+
+inline ggml_backend_reg_t reg();
+inline ggml_backend_dev_t device();
+
+inline ggml_backend_buffer_type_t buffer_type() {
+    static ggml_backend_buffer_type buft = [] {
+        ggml_backend_buffer_type res = *ggml_backend_cpu_buffer_type();
+        res.device = device();
+        res.iface.get_name = [](ggml_backend_buffer_type_t) { return "Imaginary"; };
+        res.iface.is_host = [](ggml_backend_buffer_type_t) { return false; };
+        res.iface.alloc_buffer = [](ggml_backend_buffer_type_t buft, size_t size) {
+            ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size);
+            if (buffer) {
+                buffer->buft = buft;
+            }
+            return buffer;
+        };
+        return res;
+    }();
+    return &buft;
+}
+
+inline ggml_backend_dev_t device() {
+    static ggml_backend_device dev = [] {
+        ggml_backend_device res = *cpu();
+        res.reg = reg();
+        res.iface.get_name = [](ggml_backend_dev_t) { return "Imaginary0"; };
+        res.iface.get_description = [](ggml_backend_dev_t) { return "no GPU at all"; };
+        res.iface.get_type = [](ggml_backend_dev_t) { return GGML_BACKEND_DEVICE_TYPE_GPU; };
+        res.iface.get_props = [](ggml_backend_dev_t dev, ggml_backend_dev_props * props) {
+            cpu()->iface.get_props(cpu(), props);
+            props->name = "Imaginary0";
+            props->type = GGML_BACKEND_DEVICE_TYPE_GPU;
+            props->caps.buffer_from_host_ptr = false;
+            ggml_backend_dev_memory(dev, &props->memory_free, &props->memory_total);
+        };
+        res.iface.get_memory = [](ggml_backend_dev_t, size_t * free, size_t * total) { *free = *total = memory; };
+        res.iface.get_buffer_type = [](ggml_backend_dev_t) { return buffer_type(); };
+        res.iface.buffer_from_host_ptr = nullptr;
+        res.iface.supports_buft = [](ggml_backend_dev_t, ggml_backend_buffer_type_t buft) { return buft == buffer_type(); };
+        res.iface.init_backend = [](ggml_backend_dev_t dev, const char * params) {
+            ggml_backend_t backend = cpu()->iface.init_backend(cpu(), params);
+            compute_on_cpu = backend->iface.graph_compute;
+            backend->iface.graph_compute = compute;
+            backend->device = dev;
+            return backend;
+        };
+        res.iface.supports_op = [](ggml_backend_dev_t, const ggml_tensor * op) {
+            return op->op != GGML_OP_CUSTOM && cpu()->iface.supports_op(cpu(), op);
+        };
+        res.iface.offload_op = [](ggml_backend_dev_t, const ggml_tensor *) { return true; };
+        return res;
+    }();
+    return &dev;
+}
+
+inline ggml_backend_reg_t reg() {
+    static ggml_backend_reg res = {
+        GGML_BACKEND_API_VERSION,
+        {
+                [](ggml_backend_reg_t) { return "Imaginary"; },
+                [](ggml_backend_reg_t) { return (size_t) 1; },
+                [](ggml_backend_reg_t, size_t) { return device(); },
+                [](ggml_backend_reg_t, const char * name) { return ggml_backend_reg_get_proc_address(cpu()->reg, name); },
+        },
+        nullptr,
+    };
+    return &res;
+}
+
+} // namespace imaginary

@@ -1,0 +1,222 @@
+// Devices that nobody has proven: refused with a reason; and where SNAPKV_UNPROVEN=1 tries them, the prefill does not rest on the
+// row stride of a mask, which some backends ignore.
+//
+//   test-snapkv-devices MODEL.gguf ...
+
+#include "imaginary-device.h"
+
+#include "snapkv-devices.h"
+
+#include "llama-cpp.h"
+#include "snapkv.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+static int n_failed = 0;
+static std::string current; // model
+
+#define CHECK(x)                                                                \
+    do {                                                                        \
+        if (!(x)) {                                                             \
+            printf("%s:%d: %s: %s\n", __FILE__, __LINE__, current.c_str(), #x); \
+            n_failed++;                                                         \
+        }                                                                       \
+    } while (0)
+
+static constexpr uint32_t N = 640;
+static constexpr uint32_t BUDGET = 300;
+static constexpr uint32_t WINDOW = 8;
+
+static void test_table() {
+    for (const char * name : { "CPU", "CUDA", "BLAS" }) {
+        CHECK(llama_snapkv_proven(name) && llama_snapkv_backend_of(std::string(name)).reads_mask_stride);
+    }
+    for (const char * name : { "MTL", "ROCm" }) {
+        CHECK(!llama_snapkv_proven(name) && llama_snapkv_backend_of(std::string(name)).reads_mask_stride);
+    }
+    for (const char * name : { "Vulkan", "WebGPU", "SYCL", "RPC", "OpenCL", "a new one", "" }) {
+        CHECK(!llama_snapkv_proven(name) && !llama_snapkv_backend_of(std::string(name)).reads_mask_stride);
+    }
+    CHECK(!llama_snapkv_proven(nullptr));
+    CHECK(llama_snapkv_backend_of(imaginary::cpu()).proven);
+    CHECK(llama_snapkv_reads_mask_stride({ imaginary::cpu() }));
+    CHECK(!llama_snapkv_reads_mask_stride({ imaginary::cpu(), imaginary::device() }));
+}
+
+static llama_context_params context_params(ggml_type type, bool op_offload) {
+    llama_context_params cp = llama_context_default_params();
+    cp.n_ctx = 1024;
+    cp.n_batch = N;
+    cp.n_ubatch = 50; // no multiple of the mask's alignment
+    cp.n_threads = cp.n_threads_batch = 1;
+    cp.type_k = cp.type_v = type;
+    cp.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    cp.op_offload = op_offload;
+    cp.no_perf = true;
+    return cp;
+}
+
+static llama_snapkv_params snapkv_params() {
+    llama_snapkv_params sp = llama_snapkv_default_params();
+    sp.budget = BUDGET;
+    sp.window = WINDOW;
+    sp.room = 32;
+    sp.vault = true;
+    return sp;
+}
+
+static llama_model_ptr load(const char * path, int32_t n_gpu_layers) {
+    llama_model_params mp = llama_model_default_params();
+    mp.n_gpu_layers = n_gpu_layers;
+    return llama_model_ptr(llama_model_load_from_file(path, mp));
+}
+
+static std::vector<llama_token> make_tokens(const llama_model * model) {
+    const uint32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
+    std::vector<llama_token> res;
+    for (uint32_t i = 0; i < N; ++i) {
+        res.push_back((llama_token) ((1 + i * 2654435761u) % 997 % n_vocab));
+    }
+    return res;
+}
+
+static std::vector<float> last_logits(llama_context * ctx) {
+    const float * logits = llama_get_logits_ith(ctx, -1);
+    return { logits, logits + llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx))) };
+}
+
+static void test_refusal(const char * path) {
+    const auto model = load(path, 99);
+    const auto cp = context_params(GGML_TYPE_F16, true);
+    CHECK(!llama_snapkv_supported(model.get(), cp, snapkv_params()));
+    for (const char * part : { "nobody has proven", "Imaginary0", "backend Imaginary", "CPU", "CUDA", "SNAPKV_UNPROVEN=1" }) {
+        CHECK(strstr(llama_snapkv_last_error(), part));
+    }
+    CHECK(!llama_snapkv_init_from_model(model.get(), cp, snapkv_params()));
+    for (const char * value : { "0", "", "yes" }) {
+        setenv(LLAMA_SNAPKV_UNPROVEN, value, 1);
+        CHECK(!llama_snapkv_supported(model.get(), cp, snapkv_params()));
+    }
+    unsetenv(LLAMA_SNAPKV_UNPROVEN);
+
+    // in host memory it still computes what is offered to it, unless nothing is
+    const auto on_host = load(path, 0);
+    CHECK(!llama_snapkv_supported(on_host.get(), context_params(GGML_TYPE_F16, true), snapkv_params()));
+    imaginary::n_attention = 0;
+    llama_context_ptr ctx(llama_snapkv_init_from_model(on_host.get(), context_params(GGML_TYPE_F16, false), snapkv_params()));
+    const auto tokens = make_tokens(on_host.get());
+    CHECK(ctx && llama_snapkv_prefill(ctx.get(), 0, tokens.data(), N, nullptr, nullptr) == 0);
+    CHECK(imaginary::n_attention == 0);
+}
+
+// logits after a prefill and after one more token, with layers that keep different numbers of rows
+static std::vector<std::vector<float>> run(llama_model * model, ggml_type type, bool op_offload, uint32_t group) {
+    llama_snapkv_params sp = snapkv_params();
+    sp.layer_group = group;
+    sp.ops = LLAMA_SNAPKV_OPS_STOCK;
+    llama_context_ptr ctx(llama_snapkv_init_from_model(model, context_params(type, op_offload), sp));
+    auto tokens = make_tokens(model);
+    CHECK(ctx && llama_snapkv_prefill(ctx.get(), 0, tokens.data(), N, nullptr, nullptr) == 0);
+    if (!ctx) {
+        return {};
+    }
+    std::vector<std::vector<float>> res = { last_logits(ctx.get()) };
+
+    std::vector<uint32_t> n_kept;
+    std::vector<int32_t> ids;
+    for (uint32_t ic = 0; ic < llama_snapkv_n_layer(ctx.get()); ++ic) {
+        n_kept.push_back(BUDGET - WINDOW - (ic == 0 ? 0 : 256));
+        for (uint32_t h = 0; h < llama_snapkv_n_head_kv(ctx.get(), ic); ++h) {
+            for (uint32_t i = 0; i < n_kept.back(); ++i) {
+                ids.push_back((int32_t) (2 * i + h));
+            }
+        }
+    }
+    CHECK(llama_snapkv_keep(ctx.get(), 0, n_kept.data(), ids.data()) == 0);
+    CHECK(llama_decode(ctx.get(), llama_batch_get_one(tokens.data(), 3)) == 0);
+    res.push_back(last_logits(ctx.get()));
+    return res;
+}
+
+// as test-snapkv-exact, on the device that ignores strides, and its decode as on the CPU
+static void test_masks(const char * path) {
+    setenv(LLAMA_SNAPKV_UNPROVEN, "1", 1);
+    const auto model = load(path, 99);
+    const auto on_host = load(path, 0);
+    auto tokens = make_tokens(model.get());
+    for (const ggml_type type : { GGML_TYPE_F16, GGML_TYPE_Q8_0 }) {
+        if (type == GGML_TYPE_Q8_0 && !llama_snapkv_supported(model.get(), context_params(type, true), snapkv_params())) {
+            CHECK(strstr(llama_snapkv_last_error(), "KV cache type") || strstr(llama_snapkv_last_error(), "cannot make"));
+            continue; // heads that are no whole blocks
+        }
+        llama_context_ptr plain(llama_init_from_model(model.get(), context_params(type, true)));
+        CHECK(plain && llama_decode(plain.get(), llama_batch_get_one(tokens.data(), N)) == 0);
+        const auto expected = last_logits(plain.get());
+        const auto expected_on_host = run(on_host.get(), type, false, 1);
+        for (const uint32_t group : { 1u, 2u, UINT32_MAX }) {
+            imaginary::n_attention = imaginary::n_strided = 0;
+            const auto found = run(model.get(), type, true, group);
+            CHECK(imaginary::n_attention > 0);
+            CHECK(imaginary::n_strided == 0);
+            CHECK(found[0] == expected);
+            CHECK(found == expected_on_host);
+        }
+    }
+    unsetenv(LLAMA_SNAPKV_UNPROVEN);
+}
+
+// what "auto" takes beside a GPU: one layer at a time or all of them, whichever is smaller; the hidden state on the device, and on
+// the host where memory is short
+static void test_plans(const char * path) {
+    setenv(LLAMA_SNAPKV_UNPROVEN, "1", 1);
+    const auto model = load(path, 99);
+    auto prefill = [&](uint32_t group) {
+        llama_snapkv_params sp = snapkv_params();
+        sp.layer_group = group;
+        llama_context_ptr ctx(llama_snapkv_init_from_model(model.get(), context_params(GGML_TYPE_F16, true), sp));
+        const auto tokens = make_tokens(model.get());
+        CHECK(ctx && llama_snapkv_prefill(ctx.get(), 0, tokens.data(), N, nullptr, nullptr) == 0);
+        llama_snapkv_stats stats = {};
+        stats.size = sizeof(stats);
+        CHECK(llama_snapkv_get_stats(ctx.get(), &stats));
+        return std::make_pair(stats, llama_snapkv_n_layer(ctx.get()));
+    };
+    const auto [single, n_layer] = prefill(1);
+    const bool all_are_smaller = (n_layer - 1) * single.bytes_staging <= N * llama_model_n_embd(model.get()) * sizeof(float);
+    const auto found = prefill(0).first;
+    CHECK(found.layer_group == (all_are_smaller ? n_layer : 1));
+    CHECK(found.bytes_hidden_host == 0 && found.chunk == 50);
+    CHECK(prefill(2).first.layer_group == std::min(2u, n_layer));
+
+    const size_t memory = imaginary::memory;
+    imaginary::memory = 1;
+    const auto little = prefill(0).first;
+    CHECK(little.layer_group == 1 && (little.bytes_hidden_host > 0) == (n_layer > 1));
+    imaginary::memory = memory;
+    unsetenv(LLAMA_SNAPKV_UNPROVEN);
+}
+
+int main(int argc, char ** argv) {
+    if (argc < 2) {
+        fprintf(stderr, "usage: %s MODEL.gguf ...\n", argv[0]);
+        return 2;
+    }
+    ggml_backend_load_all();
+    test_table();
+    ggml_backend_register(imaginary::reg());
+    llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
+    for (int i = 1; i < argc; ++i) {
+        current = argv[i];
+        test_refusal(argv[i]);
+        test_masks(argv[i]);
+        test_plans(argv[i]);
+    }
+    printf("%s\n", n_failed ? "FAILED" : "OK");
+    return n_failed ? 1 : 0;
+}
