@@ -137,24 +137,19 @@ CASES = (
         40,
         n_ubatch=2048,
     ),
-    Case(
-        "batch2-7b-16k",
-        "7B, 2 sequences of 16K",
-        _7B,
-        _tokens(16),
-        _BUDGET,
-        25,
-        "batch2-7b-16k-plain",
-        n_seq=2,
-    ),
-    Case(
-        "batch2-7b-16k-plain",
-        "7B, 2 sequences of 16K, full cache",
-        _7B,
-        _tokens(16),
-        None,
-        28,
-        n_seq=2,
+    *(
+        Case(
+            f"batch{n}-{size}-16k{suffix}",
+            f"{size.upper()}, {n} sequences of 16K{label}",
+            model,
+            _tokens(16),
+            config,
+            seconds,
+            f"batch{n}-{size}-16k-plain" if config else None,
+            n_seq=n,
+        )
+        for n, size, model, seconds in ((2, "7b", _7B, 28), (16, "8b", _8B, 60))
+        for config, suffix, label in ((_BUDGET, "", ""), (None, "-plain", ", full cache"))
     ),
     Case(
         "headline-7b-380k",

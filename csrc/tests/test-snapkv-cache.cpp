@@ -359,6 +359,9 @@ static void test_failures(llama_model * model) {
     }
     CHECK(works());
 
+    llama_snapkv_params single = snapkv_params();
+    single.layer_group = 1; // auto may take one group of all layers, which has no hidden state
+    CHECK(llama_snapkv_set_params(ctx.get(), single));
     for (const char * part : { "staging", "hidden state", "queries", "mask", "compute" }) {
         if (strcmp(part, "hidden state") == 0 && llama_snapkv_n_layer(ctx.get()) == 1) {
             continue; // one group has no hidden state between groups

@@ -1,5 +1,6 @@
 """Plans: bytes by part against records of real runs, and what fits."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -202,28 +203,32 @@ def test_the_largest_prompt_is_the_largest(name, place, write_metadata):
     assert n > 0 and task.fits(way(n)) and not task.fits(way(n + 256))
 
 
-def test_auto_takes_the_smallest_plan(write_metadata):
-    task = fit.Task(
-        read_model(write_metadata(SHAPES["llama31-8b"])),
-        SnapKVConfig(),
-        "f16",
-        Place(True),
-        1 << 40,
-    )
-    found = task.auto(130_048)
-    assert (found.layer_group, found.chunk, found.hidden_host) == (1, 512, False)
-    held = replace(task, memory=found.peak - 1).auto(130_048)
-    assert (held.layer_group, held.chunk, held.hidden_host) == (1, 512, True)
-    asked = replace(task, config=SnapKVConfig(layer_group=32)).auto(130_048)
-    assert asked.layer_group == 32
+def test_auto_takes_the_smallest_plan_that_is_about_as_fast_as_any(write_metadata):
+    model = read_model(write_metadata(SHAPES["llama31-8b"]))
+    task = fit.Task(model, SnapKVConfig(), "f16", Place(True), 1 << 40)
+
+    def plan(task, n_prompt):
+        found = task.auto(n_prompt)
+        return found.layer_group, found.chunk, found.hidden_host
+
+    # a layer's KV takes 4 KiB a token, and a group 256 MiB where that is more than one layer
+    assert [plan(task, k * 1024)[0] for k in (1, 4, 16, 32, 64, 128)] == [32, 16, 4, 2, 1, 1]
+    assert plan(replace(task, place=CPU), 4096) == (1, 512, False)
+    assert plan(replace(task, config=SnapKVConfig(layer_group=32)), 131_072)[0] == 32
+
+    # less memory: one layer, the hidden state on the host, smaller chunks
+    smaller = [(2, 512, False), (1, 512, False), (1, 512, True)]
+    lasting = task.auto(32_768).lasting.main
+    for above, below in itertools.pairwise(smaller):
+        wanted = memory.engine_estimate(model, 32_768, task.config, "f16", *above)
+        assert plan(replace(task, memory=lasting + wanted - 1), 32_768) == below
+    host = replace(task, config=SnapKVConfig(hidden="host"))
+    assert plan(host, 131_072) == (1, 512, True)
 
     # a KV row of four layers takes 512 bytes, and the hidden state that they do without 2048
     made = Blueprint("llama", 4, 512, 1024, 8, 1, 32, 1024, 10_000.0)
-    narrow = replace(task, model=read_model(write_metadata(made)))
-    for place in (CPU, Place(True)):
-        assert replace(narrow, place=place).auto(8192).layer_group == 4
-    host = replace(narrow, config=SnapKVConfig(hidden="host"))
-    assert host.auto(8192).layer_group == 1
+    narrow = replace(task, model=read_model(write_metadata(made)), place=CPU)
+    assert plan(narrow, 8192)[0] == 4
 
 
 def test_changes_make_it_fit(write_metadata):
