@@ -11,9 +11,6 @@ static constexpr size_t MARGIN = 320u << 20;
 
 static constexpr uint32_t MIN_CHUNK = 64;
 
-// full KV of a group, which is no matter beside a GPU's weights and buffers
-static constexpr size_t SMALL_STAGING = 256u << 20;
-
 namespace {
 
 // bytes on the device
@@ -68,34 +65,26 @@ std::vector<llama_snapkv_plan> llama_snapkv_make_plans(llama_context & ctx, cons
         return p;
     };
 
-    // the smallest plan that is within 3 % of the fastest (results/). beside a GPU, a group takes milliseconds of the host,
-    // which tell where prompts are short, and there several layers take little. on a CPU they do not
-    const bool gpu = llama_snapkv_is_gpu(place.devs[groups.ils[0]]);
+    // the smallest plan that is within 3 % of the fastest where memory matters. with groups of one layer the prefill is, on CPUs
+    // and, with long prompts, on GPUs (results/); with all layers at once it has no hidden state, which may be larger than the full KV of a few layers
     uint32_t chunk = std::min(params.chunk ? params.chunk : ctx.n_ubatch(), n_prompt);
-    uint32_t group = params.layer_group;
-    if (group == 0) {
-        group = gpu ? (uint32_t) std::min<size_t>(std::max<size_t>(SMALL_STAGING / bytes.layer, 1), n_layer) : 1;
-        // all at once have no hidden state, which may be larger than the full KV of a few layers
-        if (params.hidden != LLAMA_SNAPKV_HIDDEN_HOST && make(n_layer, chunk, false).bytes <= make(group, chunk, false).bytes) {
-            group = n_layer;
-        }
+    uint32_t group = std::min(params.layer_group ? params.layer_group : 1, place.max_group);
+    if (params.layer_group == 0 && params.hidden != LLAMA_SNAPKV_HIDDEN_HOST && place.max_group >= n_layer && make(n_layer, chunk, false).bytes <= make(1, chunk, false).bytes) {
+        group = n_layer;
     }
-    group = std::min(group, place.max_group);
-    if (!gpu) {
+    if (!llama_snapkv_is_gpu(place.devs[groups.ils[0]])) {
         return { make(group, chunk, false) };
     }
 
-    // where that is too much: single layers, the hidden state on the host, then smaller chunks
-    const uint32_t single = params.layer_group ? group : 1;
-    const bool on_host = params.hidden == LLAMA_SNAPKV_HIDDEN_HOST;
+    // less memory beside a GPU: the hidden state on the host, then smaller chunks
+    const uint32_t smaller = params.layer_group ? group : 1;
     std::vector<llama_snapkv_plan> plans;
     while (true) {
-        plans.push_back(make(group, chunk, on_host));
-        if (single < group) {
-            plans.push_back(make(single, chunk, on_host));
+        if (params.hidden != LLAMA_SNAPKV_HIDDEN_HOST) {
+            plans.push_back(make(group, chunk, false));
         }
-        if (params.hidden == LLAMA_SNAPKV_HIDDEN_AUTO && single < n_layer) {
-            plans.push_back(make(single, chunk, true));
+        if (params.hidden == LLAMA_SNAPKV_HIDDEN_HOST || (params.hidden == LLAMA_SNAPKV_HIDDEN_AUTO && smaller < n_layer)) {
+            plans.push_back(make(smaller, chunk, true));
         }
         if (params.chunk != 0 || chunk <= MIN_CHUNK) {
             break;

@@ -59,8 +59,8 @@ class SnapKVConfig:
         room: cells for tokens after the prompt. When they are used up, the last tokens vote anew and
             rows are evicted down to the budget.
         layer_group: G, cached layers whose full KV is live at once during the prefill. "auto" is 1,
-            as more layers take more memory and save at most 3 % of the time; or all layers, where
-            their KV takes less than the hidden state between groups.
+            as more layers take more memory and save little time; or all layers, where their KV
+            takes less than the hidden state between groups.
         hidden: where the hidden state between layer groups lives: "device", "host", or "auto".
         chunk: tokens of the prompt that are computed at once; "auto" takes n_ubatch, and less where a
             GPU's memory is short.

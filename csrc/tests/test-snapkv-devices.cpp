@@ -171,34 +171,32 @@ static void test_masks(const char * path) {
     unsetenv(LLAMA_SNAPKV_UNPROVEN);
 }
 
-// what "auto" takes: beside a GPU all layers of a short prompt, with no hidden state, and single ones with the hidden state on the
-// host where memory is short; on a CPU single ones, but where all take less than the hidden state
+// what "auto" takes beside a GPU: one layer at a time or all of them, whichever is smaller; the hidden state on the device, and on
+// the host where memory is short
 static void test_plans(const char * path) {
     setenv(LLAMA_SNAPKV_UNPROVEN, "1", 1);
-    const auto on_device = load(path, 99);
-    const auto on_host = load(path, 0);
-    auto prefill = [&](llama_model * model, uint32_t group) {
+    const auto model = load(path, 99);
+    auto prefill = [&](uint32_t group) {
         llama_snapkv_params sp = snapkv_params();
         sp.layer_group = group;
-        llama_context_ptr ctx(llama_snapkv_init_from_model(model, context_params(GGML_TYPE_F16, model == on_device.get()), sp));
-        const auto tokens = make_tokens(model);
+        llama_context_ptr ctx(llama_snapkv_init_from_model(model.get(), context_params(GGML_TYPE_F16, true), sp));
+        const auto tokens = make_tokens(model.get());
         CHECK(ctx && llama_snapkv_prefill(ctx.get(), 0, tokens.data(), N, nullptr, nullptr) == 0);
         llama_snapkv_stats stats = {};
         stats.size = sizeof(stats);
         CHECK(llama_snapkv_get_stats(ctx.get(), &stats));
         return std::make_pair(stats, llama_snapkv_n_layer(ctx.get()));
     };
-    const auto [single, n_layer] = prefill(on_host.get(), 1);
-    const bool all_are_smaller = (n_layer - 1) * single.bytes_staging <= N * llama_model_n_embd(on_host.get()) * sizeof(float);
-    CHECK(prefill(on_host.get(), 0).first.layer_group == (all_are_smaller ? n_layer : 1));
-
-    const auto found = prefill(on_device.get(), 0).first;
-    CHECK(found.layer_group == n_layer && found.bytes_hidden_host == 0 && found.chunk == 50);
-    CHECK(prefill(on_device.get(), 1).first.layer_group == 1);
+    const auto [single, n_layer] = prefill(1);
+    const bool all_are_smaller = (n_layer - 1) * single.bytes_staging <= N * llama_model_n_embd(model.get()) * sizeof(float);
+    const auto found = prefill(0).first;
+    CHECK(found.layer_group == (all_are_smaller ? n_layer : 1));
+    CHECK(found.bytes_hidden_host == 0 && found.chunk == 50);
+    CHECK(prefill(2).first.layer_group == std::min(2u, n_layer));
 
     const size_t memory = imaginary::memory;
     imaginary::memory = 1;
-    const auto little = prefill(on_device.get(), 0).first;
+    const auto little = prefill(0).first;
     CHECK(little.layer_group == 1 && (little.bytes_hidden_host > 0) == (n_layer > 1));
     imaginary::memory = memory;
     unsetenv(LLAMA_SNAPKV_UNPROVEN);

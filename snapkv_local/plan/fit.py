@@ -15,12 +15,11 @@ from snapkv_local.plan.layers import (
     cached_layers,
     max_group,
 )
-from snapkv_local.plan.memory import Estimate, compressed, engine_estimate, layer_bytes, plain
+from snapkv_local.plan.memory import Estimate, compressed, engine_estimate, plain
 from snapkv_local.plan.model import PlannedModel
 
 MAX_PROMPT = 1 << 26  # tokens; the search ends here
 _MIN_CHUNK = 64  # MIN_CHUNK of snapkv-plan.cpp
-_SMALL_STAGING = 256 << 20  # bytes; SMALL_STAGING of snapkv-plan.cpp
 _STEP = 256  # tokens
 
 _Plan = tuple[int, int, bool]  # G, chunk, hidden state on the host
@@ -88,26 +87,21 @@ class Task:
 
     def _plans(self, n_prompt: int) -> Iterator[_Plan]:
         """Plans in the order of snapkv-plan.cpp."""
-        c, n_layers = self.config, len(cached_layers(self.model))
+        c, largest = self.config, max_group(self.model, self.place)
+        n_layers = len(cached_layers(self.model))
         chunk = min(N_UBATCH if c.chunk == "auto" else int(c.chunk), n_prompt)
-        if c.layer_group == "auto":
-            layer = layer_bytes(self.model, n_prompt, self.kv_type)
-            group = min(max(_SMALL_STAGING // layer, 1), n_layers) if self.place.gpu else 1
-            whole, part = (self._wanted(n_prompt, (g, chunk, False)) for g in (n_layers, group))
-            group = n_layers if whole <= part and c.hidden != "host" else group
-        else:
-            group = int(c.layer_group)
-        group = min(group, max_group(self.model, self.place))
+        group = smaller = 1 if c.layer_group == "auto" else min(int(c.layer_group), largest)
+        if c.layer_group == "auto" and c.hidden != "host" and largest >= n_layers:
+            whole, single = (self._wanted(n_prompt, (g, chunk, False)) for g in (n_layers, 1))
+            group = n_layers if whole <= single else 1
         if not self.place.gpu:
             yield group, chunk, False
             return
-        single = 1 if c.layer_group == "auto" else group
         while True:
-            yield group, chunk, c.hidden == "host"
-            if single < group:
-                yield single, chunk, c.hidden == "host"
-            if c.hidden == "auto" and single < n_layers:
-                yield single, chunk, True
+            if c.hidden != "host":
+                yield group, chunk, False
+            if c.hidden == "host" or (c.hidden == "auto" and smaller < n_layers):
+                yield smaller, chunk, True
             if c.chunk != "auto" or chunk <= _MIN_CHUNK:
                 return
             chunk = max(chunk // 2, _MIN_CHUNK)

@@ -187,13 +187,6 @@ def compressed(
     return Estimate(name, n_prompt, kv_type, group, chunk, hidden_host, parts, ordinary)
 
 
-def layer_bytes(model: PlannedModel, n_prompt: int, kv_type: KvType) -> int:
-    """Full KV of a layer that is compressed, mean over these layers."""
-    layers = cached_layers(model)
-    rows = sum(row_bytes(model, il, kv_type) for il in layers)
-    return rows * pad(n_prompt, N_PAD) // len(layers)
-
-
 def engine_estimate(
     model: PlannedModel,
     n_prompt: int,
@@ -206,7 +199,7 @@ def engine_estimate(
     """Bytes on the device by which the engine chooses its plan (snapkv-plan.cpp); on the safe side."""
     shape, layers = model.shape, cached_layers(model)
     n_max = pad(n_prompt, N_PAD)
-    layer = layer_bytes(model, n_prompt, kv_type)
+    layer = sum(row_bytes(model, il, kv_type) for il in layers) * n_max // len(layers)
     hidden = 0
     if group < len(layers):
         hidden = 4 * shape.n_embd * (2 * chunk if hidden_host else n_prompt)

@@ -22,7 +22,7 @@ from snapkv_local.plan.memory import compressed, plain
 from snapkv_local.plan.model import read_model
 
 RESULTS = Path(__file__).parents[2] / "results"
-GPU = json.loads((RESULTS / "gpu-nvidia-h100-80gb-hbm3.json").read_text())
+GPUS = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("gpu-*.json"))]
 LARGE = 64 << 20
 MIB, GIB = 1 << 20, 1 << 30
 PARTS = {
@@ -52,7 +52,12 @@ def estimate_of(run, model):
     )  # fmt: skip
 
 
-RUNS = [run for run in GPU["runs"] if run["settings"]["n_seq"] == 1]
+RUNS = [
+    {**run, "memory": int(gpu["device"]["memory.total"].split()[0]) * MIB}
+    for gpu in GPUS
+    for run in gpu["runs"]
+    if run["settings"]["n_seq"] == 1 and run["settings"]["n_ubatch"] == 512
+]
 
 
 @pytest.mark.parametrize("run", RUNS, ids=[run["case"] for run in RUNS])
@@ -63,7 +68,9 @@ def test_a_gpu_record_is_foreseen(run, write_metadata):
         measured = run["stats"].get(name, 0)
         # most are counted to the byte; compute buffers have small inputs, too
         assert found == pytest.approx(measured, rel=0.001, abs=1 << 15), part
-    assert estimate.peak == pytest.approx(run["peak_device"], rel=0.005)
+    # llama.cpp's own way with layers in host memory takes more of the driver's (layers.py)
+    behind = run["settings"]["n_gpu_layers"] >= 0 and not run["stats"]
+    assert estimate.peak == pytest.approx(run["peak_device"], rel=0.011 if behind else 0.005)
 
 
 @pytest.mark.parametrize("run", [r for r in RUNS if r["stats"]], ids=lambda run: run["case"])
@@ -71,7 +78,7 @@ def test_the_engines_choice_is_foreseen(run, write_metadata):
     s, stats = run["settings"], run["stats"]
     place = Place(True, None if s["n_gpu_layers"] < 0 else s["n_gpu_layers"])
     model = read_model(write_metadata(SHAPES[s["model"]]))
-    free = s["leave_free"] or 81_559 * MIB
+    free = s["leave_free"] or run["memory"]
     task = fit.Task(model, SnapKVConfig(**s["config"]), s["kv_type"], place, free)
     found = task.auto(s["n_prompt"])
     assert (found.layer_group, found.chunk) == (stats["layer_group"], stats["chunk"])
@@ -203,32 +210,32 @@ def test_the_largest_prompt_is_the_largest(name, place, write_metadata):
     assert n > 0 and task.fits(way(n)) and not task.fits(way(n + 256))
 
 
-def test_auto_takes_the_smallest_plan_that_is_about_as_fast_as_any(write_metadata):
+def test_auto_takes_the_smallest_plan(write_metadata):
     model = read_model(write_metadata(SHAPES["llama31-8b"]))
     task = fit.Task(model, SnapKVConfig(), "f16", Place(True), 1 << 40)
 
-    def plan(task, n_prompt):
+    def plan(task, n_prompt=131_072):
         found = task.auto(n_prompt)
         return found.layer_group, found.chunk, found.hidden_host
 
-    # a layer's KV takes 4 KiB a token, and a group 256 MiB where that is more than one layer
-    assert [plan(task, k * 1024)[0] for k in (1, 4, 16, 32, 64, 128)] == [32, 16, 4, 2, 1, 1]
-    assert plan(replace(task, place=CPU), 4096) == (1, 512, False)
-    assert plan(replace(task, config=SnapKVConfig(layer_group=32)), 131_072)[0] == 32
+    assert [plan(task, n) for n in (4096, 131_072)] == [(1, 512, False)] * 2
+    assert plan(replace(task, place=CPU)) == (1, 512, False)
+    assert plan(replace(task, config=SnapKVConfig(layer_group=32)))[0] == 32
+    assert plan(replace(task, config=SnapKVConfig(hidden="host"))) == (1, 512, True)
 
-    # less memory: one layer, the hidden state on the host, smaller chunks
-    smaller = [(2, 512, False), (1, 512, False), (1, 512, True)]
-    lasting = task.auto(32_768).lasting.main
+    # less memory: the hidden state on the host, then smaller chunks
+    smaller = [(1, 512, False), (1, 512, True), (1, 256, True)]
+    lasting = task.auto(131_072).lasting.main
     for above, below in itertools.pairwise(smaller):
-        wanted = memory.engine_estimate(model, 32_768, task.config, "f16", *above)
-        assert plan(replace(task, memory=lasting + wanted - 1), 32_768) == below
-    host = replace(task, config=SnapKVConfig(hidden="host"))
-    assert plan(host, 131_072) == (1, 512, True)
+        wanted = memory.engine_estimate(model, 131_072, task.config, "f16", *above)
+        assert plan(replace(task, memory=lasting + wanted - 1)) == below
 
     # a KV row of four layers takes 512 bytes, and the hidden state that they do without 2048
     made = Blueprint("llama", 4, 512, 1024, 8, 1, 32, 1024, 10_000.0)
-    narrow = replace(task, model=read_model(write_metadata(made)), place=CPU)
-    assert plan(narrow, 8192)[0] == 4
+    narrow = replace(task, model=read_model(write_metadata(made)))
+    for place in (CPU, Place(True)):
+        assert plan(replace(narrow, place=place), 8192) == (4, 512, False)
+    assert plan(replace(narrow, config=SnapKVConfig(hidden="host")), 8192)[0] == 1
 
 
 def test_changes_make_it_fit(write_metadata):
