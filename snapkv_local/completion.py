@@ -23,6 +23,7 @@ from snapkv_local import foreign
 from snapkv_local.answer_text import AnswerText, Logprobs, TokenText, likeliest, with_bytes
 from snapkv_local.errors import ConfigError, NoRoomError, PromptError, SnapKVError
 from snapkv_local.marks import Chat
+from snapkv_local.wording import Asked
 
 
 class _Prepared(BaseException):
@@ -97,7 +98,10 @@ class CompletingLlama(GuidedLlama):
         raise AssertionError(f"token {token} has {-n} bytes")
 
     def create_chat_completion(self, *args: Any, **kwargs: Any) -> Any:
-        """As llama_cpp.Llama.create_chat_completion(); notes where system prompt and question are.
+        """As llama_cpp.Llama.create_chat_completion(); contents are words, and answers may go on.
+
+        Control words in messages and tools stay text. A last message of the assistant's is the
+        beginning of the answer, which goes on right behind it, and what is returned is the rest.
 
         In logprobs each token has its own bytes, of which clients put characters together.
 
@@ -105,14 +109,20 @@ class CompletingLlama(GuidedLlama):
             ConfigError: chat_format names none.
             GrammarError: answers cannot be held to response_format, or to the parameters of a
                 function that must be called.
+            PromptError: the last two messages are the assistant's, the last one is a call, or the
+                chat template does not write it.
         """
-        self._asked = Chat.of(super().create_chat_completion, args, kwargs)
-        self._held_to = asked_for(self._asked)
-        if self._held_to is not None:
-            # llama_cpp would write a grammar of its own, of any length
-            kwargs.pop("response_format", None)
+        chat = Chat.of(super().create_chat_completion, args, kwargs)
+        if chat is None:
+            return super().create_chat_completion(*args, **kwargs)
+        self._asked = chat
+        self._held_to = asked_for(chat)
+        # llama_cpp would write a grammar of its own, of any length
+        written = {} if self._held_to is None else {"response_format": None}
         try:
-            response = super().create_chat_completion(*args, **kwargs)
+            asked, wording = self.word(Asked(chat.messages, {**chat.options, **written}))
+            with self.worded(wording):
+                response = super().create_chat_completion(list(asked.messages), **asked.options)
         except LlamaChatCompletionHandlerNotFoundException as e:
             raise foreign.from_chat_format(self) from e
         finally:

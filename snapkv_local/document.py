@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 # first of all: it loads our library, which llama_cpp then uses
 from snapkv_local import native  # isort: skip
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
 from snapkv_local import fingerprint, prompt, sealed, vault
 from snapkv_local.errors import DocumentError, PromptError
+from snapkv_local.worded import WordedLlama
 
 if TYPE_CHECKING:
     from snapkv_local.context import Progress
@@ -151,13 +152,24 @@ def check(llm: Llama, document: Document) -> None:
             f"has {len(document.tokens):,} tokens, and the context {llm.n_ctx():,}",
             "raise {n_ctx}",
         )
+    if llm.control_words().suspects(document.text):
+        opening, tokens = _opening(llm, document.text)
+        # with another chat format no chat begins with the document
+        if opening + document.text == document.prefix and tokens != document.tokens.tolist():
+            raise DocumentError(
+                str(document.path),
+                "was made by a version that took words of its text for control tokens",
+                "ingest the text anew",
+            )
 
 
 def _opening(llm: Llama, text: str) -> tuple[str, list[int]]:
     """What the chat template writes before a user's message, and the tokens of that and the text."""
     if not text.strip():
         raise PromptError("the document", "is empty", "give a text")
-    written, arguments = prompt.chat_text(llm, text + prompt.SEPARATOR + "?")
+    heard = prompt.heard(llm, text + prompt.SEPARATOR + "?")
+    wording = heard.wording
+    written = heard.plain()
     at = written.rfind(text)
     if at < 0:
         raise PromptError(
@@ -165,6 +177,8 @@ def _opening(llm: Llama, text: str) -> tuple[str, list[int]]:
             "is changed by the chat template",
             "strip the white space around it, or take another model",
         )
-    prefix = written[: at + len(text)]
-    tokens = llama_cpp.Llama.tokenize(llm, prefix.encode(), **cast(Any, arguments))
+    end = at + len(text)
+    prefix = heard.text[: end if wording is None else wording.cut(heard.text, end)]
+    # not by documents that are open
+    tokens = replace(heard, text=prefix).tokens(partial(WordedLlama.tokenize, llm), llm)
     return written[:at], tokens

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 # first of all: it loads our library, which llama_cpp then uses
-from snapkv_local.evaluation import EvaluatingLlama  # isort: skip
+from snapkv_local.worded import WordedLlama  # isort: skip
 
 import llama_cpp
 from llama_cpp.llama_grammar import LlamaGrammar
@@ -25,7 +25,7 @@ _MOST_NESTED = 1_000
 _NO_BRACKETS = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*')
 
 
-class GuidedLlama(EvaluatingLlama):
+class GuidedLlama(WordedLlama):
     """What Llama adds to llama_cpp's grammars.
 
     create_chat_completion() holds answers to response_format, json_schema too, and to the

@@ -363,11 +363,21 @@ class Llama(CompletingLlama):
         A document ends at a token's end, so the text behind it has tokens of its own.
         """
         for found in self.documents if special else ():
-            prefix = found.prefix.encode()
-            if text.startswith(prefix):
-                rest = super().tokenize(text[len(prefix) :], add_bos=False, special=True)
-                return [*found.tokens.tolist(), *rest]
+            rest = self._behind(found.prefix, text)
+            if rest is not None:
+                behind = super().tokenize(rest, add_bos=False, special=True)
+                return [*found.tokens.tolist(), *behind]
         return super().tokenize(text, add_bos, special)
+
+    def _behind(self, prefix: str, text: bytes) -> bytes | None:
+        """What follows a prefix in a text that may have marks; None if it begins with something else."""
+        if self._wording is None:
+            start = prefix.encode()
+            return text[len(start) :] if text.startswith(start) else None
+        written = text.decode()
+        if not self._wording.plain(written).startswith(prefix):
+            return None
+        return written[self._wording.cut(written, len(prefix)) :].encode()
 
     def __getstate__(self) -> dict[str, Any]:
         return {

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from snapkv_local.spelling import Span, Spelling
 if TYPE_CHECKING:
     from snapkv_local.config import SnapKVConfig
     from snapkv_local.evaluation import EvaluatingLlama
+    from snapkv_local.worded import WordedLlama
 
 # stands in the place of a user's words
 _WORDS = "7 SNAPKV WORDS 7"
@@ -212,7 +213,7 @@ def frame(llm: EvaluatingLlama, chat: Chat) -> tuple[bytes, bytes]:
     from snapkv_local import prompt
 
     messages = [*chat.messages[: chat.n_system()], {"role": "user", "content": _WORDS}]
-    tokens = prompt.conversation_tokens(llm, messages, **chat.options)
+    tokens = prompt.conversation_tokens(cast("WordedLlama", llm), messages, **chat.options)
     head, words, tail = b"".join(prompt.pieces(llm, tokens)).rpartition(_WORDS.encode())
     if not words:
         raise _not_found("the user's text")

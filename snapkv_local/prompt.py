@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from snapkv_local.errors import PromptError
 from snapkv_local.spelling import Span, Spelling
+from snapkv_local.wording import Asked, Wording
 
 if TYPE_CHECKING:
     from snapkv_local.evaluation import EvaluatingLlama
+    from snapkv_local.worded import WordedLlama
 
 SEPARATOR = "\n\n"
 
@@ -46,7 +49,7 @@ class Prompt:
         return np.append(self.starts[1:], len(self.text))
 
 
-def build(llm: EvaluatingLlama, document: str, question: str, raw: bool = False) -> Prompt:
+def build(llm: WordedLlama, document: str, question: str, raw: bool = False) -> Prompt:
     """The prompt that asks a question about a document.
 
     Args:
@@ -113,7 +116,7 @@ def pieces(llm: EvaluatingLlama, tokens: list[int]) -> list[bytes]:
     return found
 
 
-def chat_tokens(llm: EvaluatingLlama, content: str) -> list[int]:
+def chat_tokens(llm: WordedLlama, content: str) -> list[int]:
     """A user's message in the chat template, up to where the answer begins.
 
     Raises:
@@ -122,7 +125,7 @@ def chat_tokens(llm: EvaluatingLlama, content: str) -> list[int]:
     return conversation_tokens(llm, [{"role": "user", "content": content}])
 
 
-def conversation_tokens(llm: EvaluatingLlama, messages: Any, **options: Any) -> list[int]:
+def conversation_tokens(llm: WordedLlama, messages: Any, **options: Any) -> list[int]:
     """A conversation in the chat template, up to where the answer begins.
 
     Args:
@@ -131,38 +134,72 @@ def conversation_tokens(llm: EvaluatingLlama, messages: Any, **options: Any) -> 
     Raises:
         PromptError: the chat format asks for no completion.
     """
-    return list(_hear(llm, messages, **options).tokens)
+    return _hear(llm, Asked(messages, options)).tokens(llm.tokenize, llm)
 
 
-def chat_text(llm: EvaluatingLlama, content: str) -> tuple[str, dict[str, Any]]:
-    """What chat_tokens() are the tokens of, and tokenize()'s other arguments.
+def heard(llm: WordedLlama, content: str) -> Heard:
+    """What chat_tokens() are the tokens of.
 
     Raises:
         PromptError: as chat_tokens(); or the chat format has no text of its own.
     """
-    listener = _hear(llm, [{"role": "user", "content": content}])
-    if listener.text is None:
-        raise PromptError(
-            f"chat format {llm.chat_format}", "is not written as text", "take another --chat-format"
-        )
-    return listener.text.decode(), listener.arguments
+    return _hear(llm, Asked([{"role": "user", "content": content}], {}))
 
 
-def _hear(llm: EvaluatingLlama, messages: Any, **options: Any) -> _Listener:
+def written(llm: EvaluatingLlama, asked: Asked) -> str:
+    """What the chat template writes, as it is.
+
+    Raises:
+        PromptError: the chat format asks for no completion.
+    """
+    return _listen(llm, asked).text
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the chat template writes, and how that is to be tokenized.
+
+    Attributes:
+        text: with marks.
+        arguments: tokenize()'s other ones.
+        wording: None for a chat handler of one's own.
+    """
+
+    text: str
+    arguments: dict[str, Any]
+    wording: Wording | None = None
+
+    def plain(self) -> str:
+        """The text without marks."""
+        return self.text if self.wording is None else self.wording.plain(self.text)
+
+    def tokens(self, tokenize: Callable[..., list[int]], llm: WordedLlama) -> list[int]:
+        """Its tokens."""
+        with llm.worded(self.wording):
+            return tokenize(self.text.encode(), **self.arguments)
+
+
+def _hear(llm: WordedLlama, asked: Asked) -> Heard:
+    marked, wording = llm.word(asked)
+    return replace(_listen(llm, marked), wording=wording)
+
+
+def _listen(llm: EvaluatingLlama, asked: Asked) -> Heard:
     import llama_cpp
 
-    listener = _Listener(llm)
+    listener: Any = _Listener(llm)
     try:
-        llama_cpp.Llama.create_chat_completion(cast(Any, listener), messages=messages, **options)
-    except _Heard:
-        return listener
+        llama_cpp.Llama.create_chat_completion(listener, list(asked.messages), **asked.options)
+    except _Heard as e:
+        return e.heard
     raise PromptError(
         f"chat format {llm.chat_format}", "asks for no completion", "take another --chat-format"
     )
 
 
 class _Heard(Exception):
-    pass
+    def __init__(self, heard: Heard) -> None:
+        self.heard = heard
 
 
 class _Listener:
@@ -173,17 +210,14 @@ class _Listener:
 
     def __init__(self, llm: EvaluatingLlama) -> None:
         self._llm = llm
-        self.text: bytes | None = None
-        self.arguments: dict[str, Any] = {}
-        self.tokens: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._llm, name)
 
     def tokenize(self, text: bytes, **arguments: Any) -> list[int]:
-        self.text, self.arguments = text, arguments
-        return self._llm.tokenize(text, **arguments)
+        raise _Heard(Heard(text.decode(), arguments))
 
-    def create_completion(self, *, prompt: list[int], **_: Any) -> Any:
-        self.tokens = prompt
-        raise _Heard
+    def create_completion(self, *, prompt: str, **_: Any) -> Any:
+        # of a format that leaves that to it
+        begins = self._llm._model.add_bos_token()
+        raise _Heard(Heard(prompt, {"add_bos": begins, "special": True}))

@@ -75,8 +75,8 @@ def use_document(llm: Llama, document: Document) -> Document:
     from snapkv_local import prompt
 
     llm.open_document(document)
-    text, _ = prompt.chat_text(llm, document.text + prompt.SEPARATOR)
-    if not text.startswith(document.prefix):
+    heard = prompt.heard(llm, document.text + prompt.SEPARATOR)
+    if not heard.plain().startswith(document.prefix):
         raise DocumentError(
             str(document.path),
             "was made with another chat format",

@@ -89,6 +89,8 @@ class Engine:
 
     def chat(self, request: ChatRequest, job: Job) -> Iterator[Event]:
         """Answer POST /v1/chat/completions."""
+        if request.messages[-1].tool_calls:
+            raise refusal("the last message is a call: append the function's result", "messages")
         offered = tools.offered(request)
         answer_grammar = grammar.of(self.llm, request, offered)
         native = self._template_knows_tools
