@@ -32,7 +32,7 @@ def test_run_says_that_memory_has_run_out(walk, mb, tmp_path):
 
 @pytest.mark.parametrize("mb", [300, 640, 700])
 def test_ingest(walk, mb, tmp_path):
-    (tmp_path / "text").write_text("The pump stands in room 4711. " * 40)
+    (tmp_path / "text").write_text("The pump stands in room 4711. " * 6)
     outcome = walk.walk("ingest", mb, tmp_path)
     assert outcome.fault == "", outcome
     assert outcome.status in (0, 1)
