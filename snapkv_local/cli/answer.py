@@ -26,7 +26,7 @@ class Answer:
         text: of the answer.
         finish_reason: "stop", or "length" where max_tokens, the context or the cache's cells ended
             it.
-        n_prompt, n_kept, n_generated, bytes_kv, bytes_room, bytes_kv_full: as in Usage.
+        n_prompt, n_reused, n_kept, n_generated, bytes_kv, bytes_room, bytes_kv_full: as in Usage.
         seconds_first_token: from the question to the first text.
         decode_tokens_per_second: after the first text; None for a shorter answer.
         peak_rss: largest resident memory of this process so far, in bytes.
@@ -36,6 +36,7 @@ class Answer:
     text: str
     finish_reason: str
     n_prompt: int
+    n_reused: int
     n_kept: int
     n_generated: int
     bytes_kv: int

@@ -47,6 +47,7 @@ ANSWER = Answer(
     text=" In the cellar. ",
     finish_reason="stop",
     n_prompt=8000,
+    n_reused=0,
     n_kept=512,
     n_generated=5,
     bytes_kv=30 * 2**20,
