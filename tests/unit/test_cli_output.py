@@ -78,7 +78,11 @@ def test_the_line_of_a_prompt_that_was_kept_whole_compares_nothing():
 def test_rows_kept_in_later_turns_are_those_of_the_last_eviction_and_all_since(n_prompt, n_kept):
     eviction = dataclasses.replace(STATS, n_prompt=8512, n_kept=512)
     llm = SimpleNamespace(
-        last_prefill=STATS, evictions=[eviction], n_prompt=n_prompt, n_tokens=n_prompt + 4
+        last_prefill=STATS,
+        evictions=[eviction],
+        n_prompt=n_prompt,
+        n_tokens=n_prompt + 4,
+        n_reused=0,
     )
     assert Usage.of(llm).n_kept == n_kept
 
