@@ -45,6 +45,29 @@ def test_the_cpu_has_fused_ops_and_an_unknown_device_has_none():
     assert not native.llama_snapkv_has_fused_ops(b"no such device")
 
 
+def test_the_cpu_is_proven_and_others_are_not():
+    from snapkv_local import native
+
+    assert [native.llama_snapkv_proven(name) for name in (b"CPU", b"CUDA")] == [True, True]
+    assert not any(native.llama_snapkv_proven(name) for name in (b"Vulkan", b"MTL", b"ROCm", b""))
+    assert native.unproven_devices() == []
+
+
+@pytest.mark.parametrize("n_seq_max", [1, 8, 9, 16, 64])
+def test_models_are_supported_for_many_sequences(llm, n_seq_max):
+    import llama_cpp
+
+    from snapkv_local import native
+
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx, params.n_batch, params.n_seq_max = 512 * n_seq_max, 64, n_seq_max
+    assert native.supported(llm.model, params, native.make_params(llm.snapkv)) is None
+    params.n_batch = n_seq_max - 1
+    if params.n_batch > 0:  # llama.cpp would end the process
+        reason = native.supported(llm.model, params, native.make_params(llm.snapkv))
+        assert reason is not None and f"is less than n_seq_max {n_seq_max}" in reason
+
+
 @pytest.mark.parametrize("struct", ["params", "stats", "seq_info"])
 def test_structs_have_the_sizes_of_the_library(llm, struct):
     from snapkv_local import native
