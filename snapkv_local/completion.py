@@ -109,7 +109,7 @@ class CompletingLlama(GuidedLlama):
             ConfigError: chat_format names none.
             GrammarError: answers cannot be held to response_format, or to the parameters of a
                 function that must be called.
-            PromptError: the last two messages are the assistant's, the last one is a call, or the
+            ConversationError: the last two messages are the assistant's, the last one is a call, or the
                 chat template does not write it.
         """
         chat = Chat.of(super().create_chat_completion, args, kwargs)

@@ -84,6 +84,10 @@ class PromptError(SnapKVError, ValueError):
     """A prompt that cannot be evaluated: empty, or longer than the context."""
 
 
+class ConversationError(PromptError):
+    """Messages that no answer can follow, or that the chat format cannot write."""
+
+
 class ModelFileError(SnapKVError, ValueError):
     """A model file that is missing, truncated or not GGUF."""
 

@@ -13,7 +13,7 @@ from llama_cpp import llama_cpp as lib
 from llama_cpp.llama_tokenizer import LlamaTokenizer
 
 from snapkv_local import prompt as prompts
-from snapkv_local.errors import PromptError
+from snapkv_local.errors import ConversationError
 from snapkv_local.wording import Asked, ControlWords, Wording, free_mark, put
 
 _CONTROL = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
@@ -99,7 +99,7 @@ class WordedLlama(EvaluatingLlama):
         """What the template is to be given, and how the tokenizer has to read what it writes.
 
         Raises:
-            PromptError: the conversation ends in a way that no answer can go on from.
+            ConversationError: the conversation ends in a way that no answer can go on from.
         """
         goes_on = _goes_on(asked)
         words = self.control_words()
@@ -148,18 +148,18 @@ def _goes_on(asked: Asked) -> str | None:
     """The text of an answer that is there already; None if the last message is not the assistant's.
 
     Raises:
-        PromptError: there are two, or it is a call.
+        ConversationError: there are two, or it is a call.
     """
     roles = [message.get("role") for message in asked.messages]
     if roles[-1:] != ["assistant"]:
         return None
     if roles[-2:] == ["assistant"] * 2:
-        raise PromptError(
+        raise ConversationError(
             "the last two messages", "are the assistant's", "join them: the answer goes on from one"
         )
     last = asked.messages[-1]
     if last.get("tool_calls") or last.get("function_call"):
-        raise PromptError(
+        raise ConversationError(
             "the last message", "is a call of the assistant's", "append the function's result"
         )
     content = last.get("content") or ""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
-from snapkv_local.errors import PromptError
+from snapkv_local.errors import ConversationError
 from snapkv_local.spelling import Span
 
 # noncharacters of Unicode, which no text interchanges
@@ -145,13 +145,13 @@ class Wording:
         """A rendered text up to where the answer goes on, with marks.
 
         Raises:
-            PromptError: the template has no place for an answer that is there already.
+            ConversationError: the template has no place for an answer that is there already.
         """
         if not self.waits or self.goes_on is None:
             return text
         head, found, _ = text.rpartition(self.place)
         if not found:
-            raise PromptError(
+            raise ConversationError(
                 "the last message",
                 "is the assistant's, and the chat template does not write it",
                 "let the conversation end with a user's message",
@@ -286,12 +286,12 @@ def free_mark(texts: Sequence[str]) -> str:
     """A mark that no text has.
 
     Raises:
-        PromptError: there is none.
+        ConversationError: there is none.
     """
     for mark in _MARKS:
         if not any(mark in text or _escaped(mark) in text for text in texts):
             return mark
-    raise PromptError(
+    raise ConversationError(
         "the messages",
         "have all of the 32 noncharacters U+FDD0 to U+FDEF",
         "leave one of them out: control words of contents are marked with it",

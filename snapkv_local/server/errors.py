@@ -8,6 +8,7 @@ from typing import Any
 from snapkv_local import foreign
 from snapkv_local.errors import (
     ConfigError,
+    ConversationError,
     DocumentError,
     ModelFileError,
     NoRoomError,
@@ -80,6 +81,8 @@ def from_exception(error: BaseException) -> ApiError:
         error = foreign.out_of_memory("memory", str(error))
     if isinstance(error, SnapKVError):
         says = error.says("server")
+        if isinstance(error, ConversationError):
+            return refusal(says, param="messages")
         if isinstance(error, PromptError):
             return refusal(says, code="context_length_exceeded")
         if isinstance(error, NoRoomError):

@@ -134,7 +134,7 @@ def test_a_document_of_another_model_is_refused(
     [
         (("--kv-type", "q8_0"), "has K and V in f16, and the cache is q8_0; use --kv-type f16"),
         (("--chat-format", "chatml"), "was made with another chat format; give the --chat-format"),
-        (("--ctx", "256"), "raise n_ctx"),
+        (("--ctx", "256"), "raise --ctx"),
     ],
 )
 def test_a_document_of_other_settings_is_refused(

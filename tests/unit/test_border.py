@@ -196,6 +196,7 @@ def test_a_reader_that_leaves_ends_the_command_in_silence():
         (MemoryError(), 503, "out_of_memory", "memory: out of memory; lower the server's --ctx"),
         (RuntimeError("can't start new thread"), 503, "out_of_memory", "out of memory"),
         (PromptError("p", "is long", "raise {n_ctx}"), 400, "context_length_exceeded", "server's"),
+        (ConversationError("the last message", "is a call", "append"), 400, None, "is a call"),
     ],
 )
 def test_the_servers_words(error, status, code, says):
