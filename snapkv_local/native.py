@@ -39,13 +39,6 @@ def _function(name: str, argtypes: list[Any], restype: Any) -> Any:
     return _bind(name, argtypes, restype)
 
 
-def _newer(name: str, argtypes: list[Any], restype: Any) -> Any:
-    """As _function(), for what a library of a few hours ago lacks: the body is called instead."""
-    if hasattr(llama_cpp._lib, name):
-        return _function(name, argtypes, restype)
-    return lambda body: body
-
-
 SEQ_ID = 0  # llama_cpp.Llama has one sequence
 
 RC_NO_ROOM = 1
@@ -435,13 +428,12 @@ def llama_snapkv_set_tap(ctx: Any, tap: Any, user_data: Any, /) -> None: ...
 
 
 # LLAMA_API int32_t llama_snapkv_decode(struct llama_context * ctx, struct llama_batch batch);
-@_newer("llama_snapkv_decode", [_ctx_p, llama_cpp.llama_batch], ctypes.c_int32)
-def llama_snapkv_decode(ctx: Any, batch: Any, /) -> int:
-    return int(llama_cpp.llama_decode(ctx, batch))
+@_function("llama_snapkv_decode", [_ctx_p, llama_cpp.llama_batch], ctypes.c_int32)
+def llama_snapkv_decode(ctx: Any, batch: Any, /) -> int: ...
 
 
 # LLAMA_API void llama_snapkv_exit_on_abort(int fd);
-@_newer("llama_snapkv_exit_on_abort", [ctypes.c_int], None)
+@_function("llama_snapkv_exit_on_abort", [ctypes.c_int], None)
 def llama_snapkv_exit_on_abort(fd: int, /) -> None: ...
 
 
