@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from snapkv_local import hardware, library
+from snapkv_local import foreign, hardware, library
 from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import json_option
 from snapkv_local.cli.progress import find_model
@@ -93,11 +93,16 @@ def support(path: Path) -> dict[str, Any]:
     # sets the level of llama.cpp's log: a refusal is a result here and needs no lines on stderr
     from llama_cpp._logger import set_verbose
 
+    from snapkv_local import voices
+
     set_verbose(False)
     llama_cpp.llama_backend_init()
-    model = _internals.LlamaModel(
-        path_model=str(path), params=llama_cpp.llama_model_default_params(), verbose=False
-    )
+    params = llama_cpp.llama_model_default_params()
+    with voices.heard() as said:
+        try:
+            model = _internals.LlamaModel(path_model=str(path), params=params, verbose=False)
+        except Exception as e:
+            raise foreign.from_load(e, str(path), said.reason) from e
     context_params = llama_cpp.llama_context_default_params()
     reason = native.supported(model.model, context_params, native.make_params(SnapKVConfig()))
     model.close()
