@@ -12,7 +12,13 @@ from click.testing import CliRunner
 
 from snapkv_local import foreign, models
 from snapkv_local.cli import border, main
-from snapkv_local.errors import ConfigError, ModelFileError, OutOfMemoryError, PromptError
+from snapkv_local.errors import (
+    ConfigError,
+    ConversationError,
+    ModelFileError,
+    OutOfMemoryError,
+    PromptError,
+)
 from snapkv_local.server.errors import from_exception
 
 
