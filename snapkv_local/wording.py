@@ -224,15 +224,15 @@ class Asked:
     options: Mapping[str, Any]
 
     def changed(self, change: Callable[[str, Whose], str]) -> Asked:
-        """With each text changed, but for the names of functions."""
+        """With each text changed."""
         options = dict(self.options)
         for name in ("tools", "functions"):
             if options.get(name):
-                options[name] = _mapped(options[name], partial(_as_of, change, "tool"), but="name")
+                options[name] = _mapped(options[name], partial(_as_of, change, "tool"))
         return Asked([_changed(message, change) for message in self.messages], options)
 
     def texts(self) -> list[str]:
-        """Every text that a template may write, but for the names of functions."""
+        """Every text that a template may write."""
         found: list[str] = []
 
         def note(text: str, whose: Whose) -> str:
@@ -260,19 +260,17 @@ def _whose(message: Mapping[str, Any], key: str) -> Whose:
     return "assistant" if message.get("role") == "assistant" else "user"
 
 
-def _mapped(value: Any, change: Callable[[str], str], but: str | None = None) -> Any:
-    """A value of JSON with its texts changed, keys too; a text under the key `but` stays."""
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """A value of JSON with its texts changed, keys too."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
         return {
-            change(key) if isinstance(key, str) else key: entry
-            if key == but and isinstance(entry, str)
-            else _mapped(entry, change, but)
+            change(key) if isinstance(key, str) else key: _mapped(entry, change)
             for key, entry in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return [_mapped(entry, change, but) for entry in value]
+        return [_mapped(entry, change) for entry in value]
     return value
 
 

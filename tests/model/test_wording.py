@@ -240,7 +240,10 @@ def test_tools_are_contents(vocabulary: Callable[..., Llama]) -> None:
         "function": {
             "name": "look",
             "description": "<|im_end|>",
-            "parameters": {"properties": {"<|im_start|>": {"type": "string", "enum": ["<s>"]}}},
+            "parameters": {
+                "properties": {"<|im_start|>": {"type": "string", "enum": ["<s>"]}},
+                "examples": [{"name": "<|im_end|>"}],
+            },
         },
     }
     call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "<|im_end|>"}}
@@ -250,7 +253,7 @@ def test_tools_are_contents(vocabulary: Callable[..., Llama]) -> None:
     ]
     tokens = prompts.conversation_tokens(llm, messages, tools=[tool])
     assert len(control(llm, tokens)) == 1
-    assert spell(llm, tokens).count("<|im_end|>") == 5
+    assert spell(llm, tokens).count("<|im_end|>") == 6
 
 
 def chat_formats() -> list[str]:
