@@ -94,7 +94,7 @@ test.offswitch: $(VENV)/.built
 
 # sources
 
-CSRC = $(wildcard csrc/*.h csrc/*.cpp csrc/metal/*.h csrc/metal/*.cpp csrc/tests/*.h csrc/tests/*.cpp csrc/tests/*/*.h)
+CSRC = $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/ops/metal/*.h csrc/ops/metal/*.cpp csrc/tests/*/*.h)
 
 lint: $(VENV)/.tools
 	$(VENV)/bin/ruff check .

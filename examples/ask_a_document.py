@@ -6,7 +6,8 @@ python examples/ask_a_document.py MODEL FILE "Who finds the letter?"
 import argparse
 from pathlib import Path
 
-from snapkv_local import Llama, SnapKVConfig, models, read_text
+from snapkv_local import Llama, SnapKVConfig, read_text
+from snapkv_local.models.resolve import resolve
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("model", help="a GGUF file, `demo`, or hf:owner/repo")
@@ -18,7 +19,7 @@ parser.add_argument("--max-tokens", type=int, default=256)
 args = parser.parse_args()
 
 llm = Llama(
-    str(models.resolve(args.model)),
+    str(resolve(args.model)),
     snapkv=SnapKVConfig(budget=args.budget),
     n_ctx=args.ctx,
     n_gpu_layers=-1,

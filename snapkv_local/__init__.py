@@ -13,10 +13,10 @@ from snapkv_local.errors import SnapKVError
 
 if TYPE_CHECKING:
     from snapkv_local.config import SnapKVConfig
-    from snapkv_local.document import Document
-    from snapkv_local.llama import Llama
-    from snapkv_local.reading import read_text
+    from snapkv_local.llama.llama import Llama
+    from snapkv_local.reading.text import read_text
     from snapkv_local.stats import PrefillStats
+    from snapkv_local.storage.document import Document
 
 __all__ = [
     "Document",
@@ -30,18 +30,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Document": "document",
-    "Llama": "llama",
+    "Document": "storage.document",
+    "Llama": "llama.llama",
     "PrefillStats": "stats",
     "SnapKVConfig": "config",
-    "read_text": "reading",
+    "read_text": "reading.text",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name == "Document":
         # first of all: it loads our library, which llama_cpp then uses
-        import_module("snapkv_local.llama")
+        import_module("snapkv_local.llama.llama")
     if name in _HOMES:
         return getattr(import_module(f"snapkv_local.{_HOMES[name]}"), name)
     if name == "__version__":

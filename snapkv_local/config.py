@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import os
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from typing import Any, Literal
 from snapkv_local import policies
 from snapkv_local.errors import ConfigError
 from snapkv_local.policies import budget
+from snapkv_local.policies.policy import OF_THE_ENGINE, Policy
 from snapkv_local.policies.scoring import MOST_OWN
 from snapkv_local.policies.snapkv import SnapKV
+from snapkv_local.policies.view import PromptView
 
 DEFAULT_BUDGET = 2048
 DEFAULT_VOTERS = 16
@@ -170,7 +173,7 @@ class SnapKVConfig:
             )
         object.__setattr__(self, "policy", self.policy.strip())
         policy = policies.parse(self.policy)
-        policy.check(self)
+        self._check_policy(policy)
         object.__setattr__(self, "policy", policy.spec)
 
     def _check_coverage(self) -> None:
@@ -196,6 +199,50 @@ class SnapKVConfig:
             )
         if self.max_budget is not None:
             self._take_int("max_budget", self.budget)
+
+    def _check_policy(self, policy: policies.Policy) -> None:
+        """Refuse settings with which a prefill cannot use the policy."""
+        if policy.in_prefill() is not policy:
+            raise ConfigError(
+                f"policy={self.policy!r}",
+                "gives each layer a number of rows of its own, and a prefill evicts the rows of a layer "
+                "before it has seen the next one",
+                f"choose what it shares rows out for, {policy.in_prefill().name}; `snapkv-local eval` and "
+                "Llama.keep() can have it",
+            )
+        budget.check(self.budget, self.window, self.sinks)
+        if policy.native:
+            assert isinstance(policy, SnapKV), "the engine has no other"
+            if self.policy != policy.name:
+                n_voters = policy.window or self.window
+                window = f"window={n_voters}, " if n_voters > self.window else ""
+                voters = "'question'" if policy.seeks() else n_voters
+                raise ConfigError(
+                    f"policy={self.policy!r}",
+                    "snapkv runs in the engine, which has its options as settings",
+                    f"give policy='snapkv' and {window}voters={voters}, kernel={policy.kernel}, "
+                    f"pool={policy.pool!r}, reduce={policy.reduce!r}, own={policy.own:g}, "
+                    f"sinks={policy.sinks}",
+                )
+            return
+        for name, value in vars(self).items():
+            if name in OF_THE_ENGINE and value != getattr(type(self), name):
+                raise ConfigError(
+                    f"{name}={value!r}",
+                    f"is a setting of snapkv, and policy={policy.spec!r} chooses the rows",
+                    f"leave it out; {policy.name} has {_options_of(policy)}",
+                )
+        if self.budget is not None:
+            # the shortest prompt of which rows are evicted
+            shortest = PromptView(n_prompt=self.budget + 1, window=self.window)
+            n_always = len(policy.always(shortest))
+            if n_always >= self.budget - self.window:
+                raise ConfigError(
+                    f"budget={self.budget}",
+                    f"leaves no row to select: window={self.window} and the {n_always} rows that "
+                    f"{policy.spec} always keeps take all",
+                    "raise the budget or lower the window",
+                )
 
     def vault_folder(self) -> str | None:
         """The folder of the vault's files; None if it is in host memory, or there is none."""
@@ -247,7 +294,7 @@ class SnapKVConfig:
 
     def n_kept(self, n_prompt: int) -> int:
         """Rows that each KV head keeps of a prompt, the window included; n_prompt if all stay."""
-        return budget.n_kept(self, n_prompt)
+        return budget.n_kept(n_prompt, self.budget, self.ratio, self.window, self.sinks)
 
     def as_policy(self) -> policies.Policy:
         """What the engine does with these settings, as one of snapkv_local.policies."""
@@ -272,3 +319,9 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ConfigError(
             f"{name}={value!r}", "is not known", f"choose one of {', '.join(choices)}"
         )
+
+
+def _options_of(policy: Policy) -> str:
+    """A policy's options, in words."""
+    names = sorted(field.name for field in dataclasses.fields(policy))
+    return f"options of its own: {', '.join(names)}" if names else "no options"

@@ -1,4 +1,4 @@
-"""What this machine has. Devices of ggml are in backends.py, which loads the native library."""
+"""What this machine has. Devices of ggml are in native/devices.py, which loads the native library."""
 
 from __future__ import annotations
 

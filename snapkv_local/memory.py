@@ -9,7 +9,7 @@ import resource
 from pathlib import Path
 
 from snapkv_local.errors import OutOfMemoryError
-from snapkv_local.units import size
+from snapkv_local.report.units import size
 
 # bytes of address space; scripts/memory_walk.py finds them too small, where they are
 PROGRAM = 176 << 20  # Python's packages, before the engine is loaded

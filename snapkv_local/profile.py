@@ -17,7 +17,7 @@ from typing import Any
 
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
-from snapkv_local.reading import decode
+from snapkv_local.reading.text import decode
 
 if sys.version_info >= (3, 11):
     import tomllib

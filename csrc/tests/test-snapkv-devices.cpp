@@ -5,7 +5,7 @@
 
 #include "imaginary-device.h"
 
-#include "snapkv-devices.h"
+#include "upstream/devices.h"
 
 #include "llama-cpp.h"
 #include "snapkv.h"

@@ -7,11 +7,11 @@
 #include "ggml-backend.h"
 #include "ggml-cpp.h"
 
-#include "snapkv-op.h"
 #include "snapkv.h"
+#include "ops/snapkv-op.h"
 
 // the unit under test
-#include "metal/snapkv-metal.cpp"
+#include "ops/metal/snapkv-metal.cpp"
 
 #include "metal/metal-backend.h"
 

@@ -3,8 +3,9 @@
 
 #include "test-snapkv-ops-reference.h"
 
-#include "snapkv-graph.h"
-#include "snapkv-op.h"
+#include "evict/stock.h"
+#include "graph/cut.h"
+#include "ops/snapkv-op.h"
 
 #include "ggml-cpp.h"
 
@@ -252,7 +253,7 @@ static ops_outputs ops_run_select(ops_device & dev, const ops_case & c, const st
     return res;
 }
 
-// the stock path, as snapkv-prefill.cpp drives it
+// the stock path, as prefill/prefill.cpp drives it
 struct ops_stock {
     ops_tensors graph{ 2 * GGML_DEFAULT_GRAPH_SIZE };
     ggml_gallocr_ptr galloc;

@@ -3,7 +3,9 @@
 
 #include "test-snapkv-ops-device.h"
 
-#include "snapkv-select.h"
+#include "evict/rank.h"
+
+#include "evict/stock.h"
 
 #include <chrono>
 #include <functional>

@@ -1,4 +1,4 @@
-// Inputs for test-snapkv-ops, and what the ops should make of them: float64, written as plainly as snapkv-op.h states it.
+// Inputs for test-snapkv-ops, and what the ops should make of them: float64, written as plainly as ops/snapkv-op.h states it.
 #pragma once
 
 #include "snapkv.h"

@@ -1,4 +1,4 @@
-// The fused ops (snapkv-op.h) on every device: against float64, against the stock path on the same device, against the CPU.
+// The fused ops (ops/snapkv-op.h) on every device: against float64, against the stock path on the same device, against the CPU.
 //
 //   test-snapkv-ops [test|perf] [--device NAME] [--seed N] [--filter TEXT] [--quick]
 //   test-snapkv-ops perf        [--device NAME] [--quick] [--json FILE] [--n N,N,...] [--head-dim N] [--group N] [--threads N]
@@ -9,7 +9,7 @@
 #include "test-snapkv-ops-perf.h"
 #include "test-snapkv-ops-reference.h"
 
-#include "snapkv-select.h"
+#include "evict/rank.h"
 
 #include <cstdio>
 #include <cstdlib>

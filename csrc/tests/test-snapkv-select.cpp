@@ -1,6 +1,6 @@
 // Selection on the host: order, ties, sinks, NaN, and the share of attention mass that is kept.
 
-#include "snapkv-select.h"
+#include "evict/rank.h"
 
 #include <cmath>
 #include <cstdio>

@@ -7,7 +7,8 @@ from typing import Any
 
 from PySide6.QtCore import QObject, Signal, Slot
 
-from snapkv_local import Llama, SnapKVConfig, models
+from snapkv_local import Llama, SnapKVConfig
+from snapkv_local.models.resolve import resolve
 
 
 class Cancelled(Exception):
@@ -44,7 +45,7 @@ class ModelWorker(QObject):
         """Load a GGUF file, `demo`, or hf:owner/repo, after freeing what was loaded."""
         try:
             self.close()  # first of all: memory may not hold two
-            path = models.resolve(model)
+            path = resolve(model)
             self.llm = Llama(
                 str(path),
                 snapkv=SnapKVConfig(budget=self.budget),

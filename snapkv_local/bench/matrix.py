@@ -11,11 +11,11 @@ from typing import Any
 from gguf import LlamaFileType
 from gguf.constants import Keys
 
-from snapkv_local import models
 from snapkv_local.bench.session import N_WARMUP, ROOM, Settings
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
-from snapkv_local.gguf_shape import shape_of
+from snapkv_local.models import files as model_files
+from snapkv_local.models.gguf_shape import shape_of
 
 MADE = "random weights"  # the end of the names that `bench make-model` gives
 
@@ -46,14 +46,14 @@ class Model:
         Raises:
             ModelFileError: the file is damaged, or no language model.
         """
-        header = models.check(path)
+        header = model_files.check(path)
         shape = shape_of(header, path)
         kind = header.metadata.get(Keys.General.FILE_TYPE, -1)
         try:
             weights = LlamaFileType(kind).name.removeprefix("MOSTLY_").removeprefix("ALL_").lower()
         except ValueError:  # missing, or newer than the gguf package
             weights = "weights of unknown type"
-        files = models.files(path)
+        files = model_files.files(path)
         return cls(
             path=path,
             # a made model is named after what it is made after, and says that it is made

@@ -155,7 +155,7 @@ def measure(
 
 
 def _settings(case: Case, model: Model) -> dict[str, Any]:
-    """As bench/gpu.py writes them: the model's name and type instead of its path."""
+    """As measure/gpu.py writes them: the model's name and type instead of its path."""
     settings = case.settings.to_dict()
     del settings["path"]
     return {"model": model.name, "weights": model.weights, **settings}

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from snapkv_local import hardware, models
+from snapkv_local import hardware
 from snapkv_local.bench.vocabulary import N_CONTROL
 from snapkv_local.config import SnapKVConfig
+from snapkv_local.models import files
 from snapkv_local.stats import PrefillStats
 
 Tokens = npt.NDArray[np.int32]
@@ -95,13 +96,13 @@ class Session:
 
     def __init__(self, settings: Settings) -> None:
         # first of all: it loads our library, which llama_cpp then uses
-        from snapkv_local import native  # isort: skip
+        from snapkv_local.native import api  # isort: skip
 
         from llama_cpp import llama_cpp
         from llama_cpp._logger import set_verbose
 
         set_verbose(False)
-        self.native = native
+        self.native = api
         self.llama = llama_cpp
         self.settings = settings
         self.config = (
@@ -114,7 +115,7 @@ class Session:
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = settings.n_gpu_layers
         path = settings.path
-        models.check(Path(path))
+        files.check(Path(path))
         self.model = llama_cpp.llama_model_load_from_file(path.encode(), params)
         if not self.model:
             raise RuntimeError(f"{path}: llama.cpp cannot load it")

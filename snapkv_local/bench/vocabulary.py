@@ -12,8 +12,8 @@ from typing import Any
 from gguf import GGUFReader, GGUFValueType, GGUFWriter, TokenType
 from gguf.constants import Keys
 
-from snapkv_local import models
 from snapkv_local.errors import ConfigError, ModelFileError
+from snapkv_local.models import files
 
 _PREFIX = "tokenizer."
 
@@ -61,7 +61,7 @@ def copy(writer: GGUFWriter, path: Path) -> int:
     Raises:
         ModelFileError: it is no GGUF file, or has no vocabulary.
     """
-    models.check(path)
+    files.check(path)
     tokens: list[Any] = []
     for name, field in GGUFReader(path).fields.items():
         if not name.startswith(_PREFIX):

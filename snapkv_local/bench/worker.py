@@ -113,11 +113,11 @@ def describe() -> dict[str, Any]:
 
     A process that only measures asks another one: a device that was looked at keeps some memory.
     """
-    from snapkv_local import backends
+    from snapkv_local.native import devices
 
-    file = backends.LIB_DIR / "build.json"
+    file = devices.LIB_DIR / "build.json"
     build = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return {"build": build, "devices": [asdict(device) for device in backends.devices()]}
+    return {"build": build, "devices": [asdict(device) for device in devices.devices()]}
 
 
 def main(arguments: list[str]) -> int:

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from snapkv_local.hardware import peak_rss
+from snapkv_local.llama.usage import Usage
+from snapkv_local.report.units import size
 from snapkv_local.stats import PrefillStats
-from snapkv_local.units import size
-from snapkv_local.usage import Usage
 
 if TYPE_CHECKING:
-    from snapkv_local.llama import Llama
+    from snapkv_local.llama.llama import Llama
 
 Message = dict[str, str]
 

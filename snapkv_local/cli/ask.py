@@ -17,6 +17,7 @@ from snapkv_local.cli.document import (
     take_document_settings,
     use_document,
 )
+from snapkv_local.cli.loading import answer_one, load
 from snapkv_local.cli.options import (
     answer_options,
     ctx_option,
@@ -26,10 +27,9 @@ from snapkv_local.cli.options import (
     warn_of_other_model,
 )
 from snapkv_local.cli.progress import find_model
-from snapkv_local.cli.run import answer_one, load
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.profile import Profile
-from snapkv_local.prompt import SEPARATOR
+from snapkv_local.prompt.build import SEPARATOR
 
 
 @click.command()

@@ -13,8 +13,8 @@ from snapkv_local.bench.shapes import SHAPES
 from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import gpu_layers_option, json_option
 from snapkv_local.cli.progress import Lines, find_model
-from snapkv_local.cli.types import KV_TYPES, Size, SizeOr, Threads
-from snapkv_local.units import size
+from snapkv_local.cli.types import KvType, List, Size, SizeOr, Threads
+from snapkv_local.report.units import size
 
 if TYPE_CHECKING:
     from snapkv_local.bench.matrix import Case
@@ -40,30 +40,6 @@ class CommandWithSubcommands(click.Group):
     parse_args = click.Command.parse_args
     invoke = click.Command.invoke
     collect_usage_pieces = click.Command.collect_usage_pieces
-
-
-# generic from click 8.4 on, and not subscriptable before
-class List(click.ParamType):  # type: ignore[type-arg]
-    """Values of another type with commas between them, each once."""
-
-    def __init__(self, item: Any) -> None:
-        self.item = item
-        self.name = f"{item.name},..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
-        words = [word.strip() for word in str(value).split(",")]
-        return tuple(dict.fromkeys(self.item.convert(word, param, ctx) for word in words))
-
-
-class KvType(click.Choice[str]):
-    """A type of the KV cache."""
-
-    name = "type"
-
-    def __init__(self) -> None:
-        super().__init__(KV_TYPES)
 
 
 @click.group(cls=CommandWithSubcommands)

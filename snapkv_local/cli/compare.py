@@ -31,7 +31,7 @@ from snapkv_local.cli.options import json_option
 def compare(files: tuple[Path, ...], html: Path | None, png: Path | None, as_json: bool) -> None:
     """Put RECORDs of measurements side by side: machines, lengths, full cache and compressed.
 
-    A RECORD is what `snapkv-local bench --json FILE` or bench/gpu.py wrote. Records of other kinds
+    A RECORD is what `snapkv-local bench --json FILE` or measure/gpu.py wrote. Records of other kinds
     are skipped.
     """
     # only now: the records' module needs packages that other commands do without

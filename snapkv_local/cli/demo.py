@@ -13,10 +13,10 @@ from typing import Any
 import click
 from rich.table import Table
 
-from snapkv_local import models
 from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import json_option
-from snapkv_local.units import size
+from snapkv_local.models.resolve import demo_model
+from snapkv_local.report.units import size
 
 DOCUMENT = "station.txt"
 QUESTION = "In which room does the cooling pump stand?"
@@ -29,7 +29,7 @@ MAX_TOKENS = 48
 @json_option
 def demo(as_json: bool) -> None:
     """Answer a question about a long document, compressed and with the full cache beside it."""
-    models.demo_model()
+    demo_model()
     document = importlib.resources.files("snapkv_local").joinpath("demo", DOCUMENT)
     with importlib.resources.as_file(document) as path:
         if not as_json:

@@ -12,13 +12,14 @@ from typing import Any
 import click
 from rich.table import Table
 
-from snapkv_local import foreign, hardware, library
+from snapkv_local import foreign, hardware
 from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import json_option
 from snapkv_local.cli.progress import find_model
 from snapkv_local.config import SnapKVConfig
-from snapkv_local.gguf_shape import read_shape
-from snapkv_local.units import size
+from snapkv_local.models.gguf_shape import read_shape
+from snapkv_local.native import library
+from snapkv_local.report.units import size
 
 
 @click.command()
@@ -40,11 +41,11 @@ def examine(path: Path | None) -> dict[str, Any]:
         path: of a GGUF file, if one is to be examined.
     """
     # only now: it loads the native library
-    from snapkv_local import backends, native  # isort: skip
+    from snapkv_local.native import api, devices  # isort: skip
 
     import llama_cpp
 
-    build = backends.LIB_DIR / "build.json"
+    build = devices.LIB_DIR / "build.json"
     report: dict[str, Any] = {
         "versions": {
             "snapkv-local": version("snapkv-local"),
@@ -53,7 +54,7 @@ def examine(path: Path | None) -> dict[str, Any]:
             "python": platform.python_version(),
         },
         "build": {
-            "library": str(backends.LIB_DIR),
+            "library": str(devices.LIB_DIR),
             **(json.loads(build.read_text()) if build.exists() else {}),
             "system": llama_cpp.llama_print_system_info().decode().strip(),
         },
@@ -62,11 +63,11 @@ def examine(path: Path | None) -> dict[str, Any]:
             {
                 **device.to_dict(),
                 **state(
-                    native.llama_snapkv_proven(device.backend.encode()),
-                    native.llama_snapkv_has_fused_ops(device.name.encode()),
+                    api.llama_snapkv_proven(device.backend.encode()),
+                    api.llama_snapkv_has_fused_ops(device.name.encode()),
                 ),
             }
-            for device in backends.devices()
+            for device in devices.devices()
         ],
     }
     if path is not None:
@@ -86,14 +87,14 @@ def state(proven: bool, has_fused: bool) -> dict[str, Any]:
 
 def support(path: Path) -> dict[str, Any]:
     """Whether the engine takes the model, and the reason if not."""
-    from snapkv_local import native  # isort: skip
+    from snapkv_local.native import api  # isort: skip
 
     from llama_cpp import _internals, llama_cpp
 
     # sets the level of llama.cpp's log: a refusal is a result here and needs no lines on stderr
     from llama_cpp._logger import set_verbose
 
-    from snapkv_local import voices
+    from snapkv_local.native import voices
 
     set_verbose(False)
     llama_cpp.llama_backend_init()
@@ -104,7 +105,7 @@ def support(path: Path) -> dict[str, Any]:
         except Exception as e:
             raise foreign.from_load(e, str(path), said.reason) from e
     context_params = llama_cpp.llama_context_default_params()
-    reason = native.supported(model.model, context_params, native.make_params(SnapKVConfig()))
+    reason = api.supported(model.model, context_params, api.make_params(SnapKVConfig()))
     model.close()
     return {"supported": reason is None, "reason": reason}
 

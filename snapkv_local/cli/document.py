@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from snapkv_local import models
 from snapkv_local import profile as profiles
 from snapkv_local.cli.options import take_settings
 from snapkv_local.cli.types import KV_TYPES
 from snapkv_local.errors import DocumentError
-from snapkv_local.units import size
+from snapkv_local.models import files
+from snapkv_local.report.units import size
 
 if TYPE_CHECKING:
-    from snapkv_local.document import Document
-    from snapkv_local.llama import Llama
+    from snapkv_local.llama.llama import Llama
+    from snapkv_local.storage.document import Document
 
 
 def take_document_settings(
@@ -72,10 +72,11 @@ def use_document(llm: Llama, document: Document) -> Document:
     Raises:
         DocumentError: as Llama.open_document(); or chats do not begin with it.
     """
-    from snapkv_local import prompt
+    from snapkv_local.prompt import template
+    from snapkv_local.prompt.build import SEPARATOR
 
     llm.open_document(document)
-    heard = prompt.heard(llm, document.text + prompt.SEPARATOR)
+    heard = template.heard(llm, document.text + SEPARATOR)
     if not heard.plain().startswith(document.prefix):
         raise DocumentError(
             str(document.path),
@@ -98,7 +99,7 @@ def model_of(document: Document) -> Path:
             f"was made with {_name(document)}, which is no longer at {path}",
             "name its file with --model",
         )
-    models.check(path)
+    files.check(path)
     return path
 
 

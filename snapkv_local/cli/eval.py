@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from snapkv_local import policies
-from snapkv_local.cli.bench import KvType, List
 from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import (
     chat_format_option,
@@ -20,7 +19,7 @@ from snapkv_local.cli.options import (
     verbose_option,
 )
 from snapkv_local.cli.progress import Lines, find_model
-from snapkv_local.cli.types import Size
+from snapkv_local.cli.types import KvType, List, Size
 from snapkv_local.config import SnapKVConfig
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ def evaluate(
     from snapkv_local.eval.summary import summarize
 
     if html is not None:
-        from snapkv_local.html import load_template
+        from snapkv_local.report.html import load_template
 
         load_template("snapkv_local.eval")  # a missing package is found before the work
     to_stdout = out == Path("-")

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from snapkv_local.cli.loading import can_chat, load, read_exactly
 from snapkv_local.cli.options import (
     chat_format_option,
     ctx_option,
@@ -16,7 +17,6 @@ from snapkv_local.cli.options import (
     model_options,
 )
 from snapkv_local.cli.progress import PrefillBar, find_model
-from snapkv_local.cli.run import can_chat, load, read_exactly
 from snapkv_local.extract.passages import UNITS, cut
 
 

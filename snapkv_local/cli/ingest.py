@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from snapkv_local.cli.document import describe
+from snapkv_local.cli.loading import load, read_document
 from snapkv_local.cli.options import (
     chat_format_option,
     ctx_option,
@@ -24,12 +25,11 @@ from snapkv_local.cli.options import (
     verbose_option,
 )
 from snapkv_local.cli.progress import PrefillBar, find_model
-from snapkv_local.cli.run import load, read_document
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.hardware import peak_rss
-from snapkv_local.new_file import check_space
-from snapkv_local.reading import STDIN
-from snapkv_local.units import size
+from snapkv_local.reading.text import STDIN
+from snapkv_local.report.units import size
+from snapkv_local.storage.new_file import check_space
 
 
 @click.command()

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from snapkv_local.cli.console import result_console
+from snapkv_local.cli.loading import can_chat, load, read_document
 from snapkv_local.cli.options import (
     chat_format_option,
     choice_options,
@@ -20,7 +21,6 @@ from snapkv_local.cli.options import (
     take_config,
 )
 from snapkv_local.cli.progress import PrefillBar, find_model
-from snapkv_local.cli.run import can_chat, load, read_document
 from snapkv_local.config import SnapKVConfig
 
 
@@ -63,19 +63,19 @@ def inspect(
         raise click.UsageError("the question is empty: give it with --prompt")
     config = SnapKVConfig(**take_config(options))
     # only now: it needs the packages that compute
-    from snapkv_local import prompt as prompts
-    from snapkv_local.html import load_template
-    from snapkv_local.survey import kept, terminal
-    from snapkv_local.survey.page import page
+    from snapkv_local.inspection import kept, terminal
+    from snapkv_local.inspection.page import page
+    from snapkv_local.prompt.build import build
+    from snapkv_local.report.html import load_template
 
     if html is not None:
-        load_template("snapkv_local.survey")  # a missing package is found before the work
+        load_template("snapkv_local.inspection")  # a missing package is found before the work
     path = find_model(model)
     document = "\n\n".join(read_document(file) for file in files)
     llm = load(path, config, options, must_chat=False)
     if layer is not None:
         kept.row_of(layer, llm.cached_layers())  # so is a layer that is not there
-    prompt = prompts.build(llm, document, question, raw=not can_chat(llm, options))
+    prompt = build(llm, document, question, raw=not can_chat(llm, options))
     llm.set_question(prompt.question)
     if config.protect_system:
         llm.set_protected([prompt.system])

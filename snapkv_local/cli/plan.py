@@ -11,7 +11,7 @@ import click
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from snapkv_local import hardware, models
+from snapkv_local import hardware
 from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import (
     config_options,
@@ -24,7 +24,8 @@ from snapkv_local.cli.progress import Lines, find_model
 from snapkv_local.cli.types import KV_TYPES, SIZE, Threads
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
-from snapkv_local.units import parse_size, size
+from snapkv_local.models.resolve import demo_model, expanded
+from snapkv_local.report.units import parse_size, size
 
 if TYPE_CHECKING:
     from snapkv_local.plan.devices import Device
@@ -113,8 +114,8 @@ def plan(
 def locate(model: str) -> Path:
     """As models.resolve(), and without a check of the weights: the metadata will do."""
     if model == "demo":
-        return models.demo_model()
-    return find_model(model) if model.startswith("hf:") else models.expanded(model)
+        return demo_model()
+    return find_model(model) if model.startswith("hf:") else expanded(model)
 
 
 def take_device(devices: Any, memory: str | None, device: str | None, gpu_layers: Any) -> Device:
@@ -143,7 +144,7 @@ def take_place(device: Device, gpu_layers: Any, offloads: bool) -> Any:
 
 def can_offload() -> bool:
     """Whether the native library can use a GPU here."""
-    from snapkv_local import backends
+    from snapkv_local.native import devices as backends
 
     return any(device.kind in ("gpu", "igpu") for device in backends.devices())
 

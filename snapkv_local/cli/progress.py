@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from snapkv_local import models
-from snapkv_local.units import duration, size
+from snapkv_local.models.resolve import resolve
+from snapkv_local.report.units import duration, size
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from snapkv_local.llama import Llama
+    from snapkv_local.llama.llama import Llama
 
 EVERY = 5.0  # seconds between lines
 
@@ -147,7 +147,7 @@ def find_model(model: str) -> Path:
             lines.update(f"downloading {name}", done, total, size(done) + of)
 
         # on a terminal the hub's own bar does it
-        return models.resolve(model, None if sys.stderr.isatty() else downloaded)
+        return resolve(model, None if sys.stderr.isatty() else downloaded)
 
 
 class PrefillBar:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snapkv_local.cli.document import open_document, take_document_settings, use_document
+from snapkv_local.cli.loading import load
 from snapkv_local.cli.options import (
     chat_format_option,
     ctx_option,
@@ -24,16 +25,15 @@ from snapkv_local.cli.options import (
     warn_of_other_model,
 )
 from snapkv_local.cli.progress import find_model
-from snapkv_local.cli.run import load
 from snapkv_local.cli.types import SIZE, ByteSize, NamedFile
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
 from snapkv_local.profile import Profile
-from snapkv_local.reading import decode
+from snapkv_local.reading.text import decode
 
 if TYPE_CHECKING:
-    from snapkv_local.document import Document
-    from snapkv_local.llama import Llama
+    from snapkv_local.llama.llama import Llama
+    from snapkv_local.storage.document import Document
 
 
 @click.command()

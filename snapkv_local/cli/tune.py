@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from snapkv_local import profile as profiles
 from snapkv_local.cli.console import result_console
+from snapkv_local.cli.loading import read_document
 from snapkv_local.cli.options import chat_format_option, files_option, json_option, model_options
 from snapkv_local.cli.progress import Lines, find_model
-from snapkv_local.cli.run import read_document
 from snapkv_local.cli.types import SIZE, Number
 from snapkv_local.errors import ConfigError
 

@@ -12,7 +12,7 @@ import click
 from snapkv_local import hardware
 from snapkv_local.config import N_THREADS_MAX
 from snapkv_local.errors import ConfigError
-from snapkv_local.units import parse_size
+from snapkv_local.report.units import parse_size
 
 # of a document, in requests to a server
 NAME = r"[A-Za-z0-9_.-]{1,64}"
@@ -126,3 +126,27 @@ class NamedFile(click.ParamType):  # type: ignore[type-arg]
 
 SIZE = Size()
 KV_TYPES = ("f16", "q8_0", "q4_0")
+
+
+# generic from click 8.4 on, and not subscriptable before
+class List(click.ParamType):  # type: ignore[type-arg]
+    """Values of another type with commas between them, each once."""
+
+    def __init__(self, item: Any) -> None:
+        self.item = item
+        self.name = f"{item.name},..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        words = [word.strip() for word in str(value).split(",")]
+        return tuple(dict.fromkeys(self.item.convert(word, param, ctx) for word in words))
+
+
+class KvType(click.Choice[str]):
+    """A type of the KV cache."""
+
+    name = "type"
+
+    def __init__(self) -> None:
+        super().__init__(KV_TYPES)

@@ -9,7 +9,7 @@ from snapkv_local.compare import words
 from snapkv_local.compare.fits import fits, sizes
 from snapkv_local.compare.plots import DARK, LIGHT, plots_of, series_of, svg
 from snapkv_local.compare.reader import PARTS, Record, models
-from snapkv_local.html import load_template
+from snapkv_local.report.html import load_template
 
 
 def page(records: list[Record]) -> str:

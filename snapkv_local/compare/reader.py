@@ -1,4 +1,4 @@
-"""Records of `snapkv-local bench` and bench/gpu.py, as one kind of figures."""
+"""Records of `snapkv-local bench` and measure/gpu.py, as one kind of figures."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def models(records: list[Record]) -> list[tuple[str, list[tuple[Record, list[Cas
     return found
 
 
-_CURE = "give what `snapkv-local bench --json FILE` or bench/gpu.py wrote"
+_CURE = "give what `snapkv-local bench --json FILE` or measure/gpu.py wrote"
 
 
 def _record(found: dict[str, Any], source: str) -> Record:

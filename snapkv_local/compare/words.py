@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from snapkv_local.compare.fits import USABLE, Fit
 from snapkv_local.compare.reader import Case, Figure, Record
-from snapkv_local.units import size
+from snapkv_local.report.units import size
 
 NOT_MEASURED = "not measured"
 

@@ -7,8 +7,8 @@ from typing import Any
 from snapkv_local.eval import show
 from snapkv_local.eval.plot import sample, series_of, svg
 from snapkv_local.eval.scores import SCORES
-from snapkv_local.html import load_template
-from snapkv_local.units import size
+from snapkv_local.report.html import load_template
+from snapkv_local.report.units import size
 
 PLOTTED = ("exact", "kl")
 COMPARED = ("exact", "kl")

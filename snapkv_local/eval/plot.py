@@ -9,7 +9,7 @@ from typing import Any
 
 from snapkv_local.eval import show
 from snapkv_local.eval.scores import SCORES
-from snapkv_local.units import size
+from snapkv_local.report.units import size
 
 Row = dict[str, Any]
 

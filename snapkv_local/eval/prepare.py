@@ -88,9 +88,9 @@ def opener(
 
     def open_engine(kv_type: KvType) -> Engine:
         # only now: they load the native library
-        from snapkv_local.llama import Llama  # isort: skip
+        from snapkv_local.llama.llama import Llama  # isort: skip
 
-        from snapkv_local import native
+        from snapkv_local.native import api
 
         n_threads = threads or hardware.n_cores()
         # cells for the whole prompt: the full cache is one of those that are measured
@@ -104,8 +104,8 @@ def opener(
             n_threads_batch=n_threads,
             n_gpu_layers=n_gpu_layers,
             use_mmap=not no_mmap,
-            type_k=native.ggml_type(kv_type),
-            type_v=native.ggml_type(kv_type),
+            type_k=api.ggml_type(kv_type),
+            type_v=api.ggml_type(kv_type),
             verbose=False,
         )
 

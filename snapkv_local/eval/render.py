@@ -10,7 +10,7 @@ from snapkv_local.errors import PromptError
 from snapkv_local.eval.case import Case, Span
 from snapkv_local.eval.draft import Draft, Layout, Question
 from snapkv_local.eval.tokens import Tokens
-from snapkv_local.spelling import Spelling, find, starts
+from snapkv_local.prompt.spelling import Spelling, find, starts
 
 SEPARATOR = "\n\n"
 _FIRST = "Read the text and answer this question: "

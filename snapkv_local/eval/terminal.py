@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from snapkv_local.eval import show
-from snapkv_local.units import size
+from snapkv_local.report.units import size
 
 Row = dict[str, Any]
 

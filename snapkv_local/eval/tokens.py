@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from snapkv_local.llama import Llama
+    from snapkv_local.llama.llama import Llama
 
 
 class Tokens(Protocol):
@@ -42,7 +42,7 @@ class LlamaTokens:
 
     def chat(self, content: str) -> list[int]:
         """A user's message, up to where the answer begins."""
-        from snapkv_local.prompt import chat_tokens
+        from snapkv_local.prompt.template import chat_tokens
 
         if not self.can_chat:
             return self.text(content + "\n", begins=True)
@@ -54,7 +54,7 @@ class LlamaTokens:
 
     def spell(self, tokens: Sequence[int]) -> list[bytes]:
         """What each token spells, in UTF-8."""
-        from snapkv_local.prompt import pieces
+        from snapkv_local.prompt.template import pieces
 
         new = list({token for token in tokens if token not in self._pieces})
         self._pieces.update(zip(new, pieces(self.llm, new), strict=True))
@@ -64,7 +64,7 @@ class LlamaTokens:
 def open_tokens(path: Path, chat_format: str | None = None) -> LlamaTokens:
     """The tokenizer of a GGUF file; its weights are not read."""
     # only now: it loads the native library
-    from snapkv_local.llama import Llama
+    from snapkv_local.llama.llama import Llama
 
     # llama.cpp warns that a model without layers has no context
     with contextlib.redirect_stderr(io.StringIO()):

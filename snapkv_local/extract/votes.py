@@ -3,7 +3,7 @@
 SnapKV (arXiv 2404.14469, section 4.1) lets the last tokens of a prompt vote with their attention for
 the tokens before them. Here they are the question, and what the chat template puts after it. What any
 question attends to, such as first and last tokens and full stops, is taken away: the votes of a neutral
-question. scripts/measure_extract.py compares it with BM25.
+question. measure/extract.py compares it with BM25.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from snapkv_local import prompt as prompts
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError, PromptError
 from snapkv_local.extract.passages import Range
+from snapkv_local.prompt import template
+from snapkv_local.prompt.build import build, characters_before
 
 if TYPE_CHECKING:
-    from snapkv_local.llama import Llama
+    from snapkv_local.llama.llama import Llama
 
 NEUTRAL = "What is this text about?"
 
@@ -146,7 +147,7 @@ class Extractor:
         Raises:
             PromptError: the query is too long, or takes the context alone.
         """
-        alone = [prompts.build(self.llm, ".", question, self.raw) for question in (query, NEUTRAL)]
+        alone = [build(self.llm, ".", question, self.raw) for question in (query, NEUTRAL)]
         n_ctx = self.llm.n_ctx()
         n_free = n_ctx - max(len(prompt.tokens) for prompt in alone) - _SLACK
         n_query = alone[0].n_question
@@ -165,8 +166,8 @@ class Extractor:
         tokens = self.llm.tokenize(text.encode(), add_bos=False, special=False)
         if len(tokens) <= n_free:
             return [(0, len(text))]
-        spelt = np.cumsum([0, *(len(piece) for piece in prompts.pieces(self.llm, tokens))])
-        before = prompts.characters_before(text.encode())
+        spelt = np.cumsum([0, *(len(piece) for piece in template.pieces(self.llm, tokens))])
+        before = characters_before(text.encode())
         at = before[np.minimum(spelt, len(before) - 1)]  # begin of each token, in characters
         overlap = int(n_free * _OVERLAP)
         n_parts = math.ceil((len(tokens) - overlap) / (n_free - overlap))
@@ -185,7 +186,7 @@ class Extractor:
         """The votes of a question for text[begin:end]."""
         part = text[begin:end]
         begin += len(part) - len(part.lstrip())  # which a chat template may take off
-        prompt = prompts.build(self.llm, part.strip(), question, self.raw)
+        prompt = build(self.llm, part.strip(), question, self.raw)
         window = prompt.n_question
         config = SnapKVConfig.paper(budget=window + 1, window=window, room=CONFIG.room)
         self.llm.set_snapkv(config)

@@ -19,7 +19,7 @@ from snapkv_local.plan.memory import Estimate, compressed, engine_estimate, plai
 from snapkv_local.plan.model import PlannedModel
 
 MAX_PROMPT = 1 << 26  # tokens; the search ends here
-_MIN_CHUNK = 64  # MIN_CHUNK of snapkv-plan.cpp
+_MIN_CHUNK = 64  # MIN_CHUNK of csrc/staging/plan.cpp
 _STEP = 256  # tokens
 
 _Plan = tuple[int, int, bool]  # G, chunk, hidden state on the host
@@ -86,7 +86,7 @@ class Task:
         return engine_estimate(self.model, n_prompt, self.config, self.kv_type, *plan)
 
     def _plans(self, n_prompt: int) -> Iterator[_Plan]:
-        """Plans in the order of snapkv-plan.cpp."""
+        """Plans in the order of csrc/staging/plan.cpp."""
         c, largest = self.config, max_group(self.model, self.place)
         n_layers = len(cached_layers(self.model))
         chunk = min(N_UBATCH if c.chunk == "auto" else int(c.chunk), n_prompt)

@@ -93,7 +93,7 @@ def cached_layers(model: PlannedModel) -> list[int]:
 
 
 def lends(model: PlannedModel, place: Place) -> bool:
-    """Whether layers in host memory are computed on the GPU, with lent weights (snapkv-place.cpp)."""
+    """Whether layers in host memory are computed on the GPU, with lent weights (csrc/staging/place.cpp)."""
     n_layer = model.shape.n_layer
     equal = len({row_bytes(model, il, "f16") for il in range(n_layer)}) == 1
     return 0 < place.n_resident(n_layer) < n_layer and equal and not any(model.is_swa)

@@ -101,14 +101,14 @@ def measure(
         OutOfMemoryError, UnsupportedModelError, NativeError: from the engine.
     """
     # only now: these load the native library
-    from snapkv_local.llama import Llama  # isort: skip
+    from snapkv_local.llama.llama import Llama  # isort: skip
 
     import llama_cpp
     import numpy as np
 
-    from snapkv_local import native
+    from snapkv_local.native import api
 
-    kv_type = native.ggml_type(task.kv_type)
+    kv_type = api.ggml_type(task.kv_type)
     llm = Llama(
         str(task.model.path),
         snapkv=task.config,

@@ -5,9 +5,9 @@ The formulas are those of the code that allocates:
 - KV rows: llama-kv-cache.cpp; cells are padded to 256, our compact cache without a GPU to 32
   (cells_needed() in snapkv.cpp). A cache of sliding-window layers has cells for the window and one
   ubatch (llama-kv-cache-iswa.cpp, swa_full off).
-- Staging, hidden state, queries and mask: snapkv-staging.cpp and snapkv-hidden.cpp.
+- Staging, hidden state, queries and mask: csrc/staging/staging.cpp and csrc/staging/hidden.cpp.
 - Weights: the token embedding stays in host memory; the last N layers go to the GPU, and the output
-  matrix with the first of them (llama-model.cpp). Lent weights: snapkv-weights.cpp.
+  matrix with the first of them (llama-model.cpp). Lent weights: csrc/staging/weights.cpp.
 - Compute buffers: compute.py.
 """
 
@@ -41,7 +41,7 @@ from snapkv_local.plan.model import PlannedModel, window
 PROCESS = 82_000_000
 PROCESS_PER_TOKEN = 280
 
-# tokens that are computed after the vault's, at least (snapkv-prefill.cpp)
+# tokens that are computed after the vault's, at least (csrc/prefill/prefill.cpp)
 MIN_NEW = 64
 
 
@@ -196,7 +196,7 @@ def engine_estimate(
     chunk: int,
     hidden_host: bool,
 ) -> int:
-    """Bytes on the device by which the engine chooses its plan (snapkv-plan.cpp); on the safe side."""
+    """Bytes on the device by which the engine chooses its plan (csrc/staging/plan.cpp); on the safe side."""
     shape, layers = model.shape, cached_layers(model)
     n_max = pad(n_prompt, N_PAD)
     layer = sum(row_bytes(model, il, kv_type) for il in layers) * n_max // len(layers)
@@ -214,7 +214,7 @@ def engine_estimate(
 
 
 def _vault(model: PlannedModel, n_prompt: int, config: SnapKVConfig, kv_type: KvType) -> int:
-    """Bytes of all the prompt's rows and of the window's queries (snapkv-vault.cpp)."""
+    """Bytes of all the prompt's rows and of the window's queries (csrc/vault/vault.cpp)."""
     shape, layers = model.shape, cached_layers(model)
     n_tail = min(n_prompt, window(shape) + max(config.window, MIN_NEW))
     rows = {il: n_tail if model.is_swa[il] else n_prompt for il in range(shape.n_layer)}

@@ -9,10 +9,10 @@ from typing import Any
 
 from gguf.constants import Keys
 
-from snapkv_local import models
 from snapkv_local.errors import ModelFileError, UnsupportedModelError
-from snapkv_local.gguf_header import read_header
-from snapkv_local.gguf_shape import ModelShape, shape_of
+from snapkv_local.models import files
+from snapkv_local.models.gguf_header import read_header
+from snapkv_local.models.gguf_shape import ModelShape, shape_of
 
 # Of each n layers, those that have a sliding window: all but the last, or (dense first) all but the
 # first. Where the file has no pattern, llama.cpp takes these (src/models/ARCH.cpp).
@@ -70,13 +70,13 @@ def read_model(path: Path) -> PlannedModel:
         UnsupportedModelError: a recurrent or MLA model, which has no KV cache of the usual kind.
     """
     headers = []
-    for file in models.files(path):
+    for file in files.files(path):
         if not file.is_file():
             raise ModelFileError(
                 str(file), "does not exist", "a split model needs all of its files"
             )
         headers.append(read_header(file))
-    first = models.files(path)[0]
+    first = files.files(path)[0]
     shape = shape_of(headers[0], first)
     metadata = headers[0].metadata
     _check_supported(metadata, shape.arch, first)

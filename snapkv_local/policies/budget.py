@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from snapkv_local.errors import ConfigError
 
-if TYPE_CHECKING:
-    from snapkv_local.config import SnapKVConfig
 
-
-def check(config: SnapKVConfig) -> None:
+def check(budget: int | None, window: int, sinks: int) -> None:
     """Raise ConfigError if the budget leaves no row to select."""
-    protected = config.window + config.sinks
-    if config.budget is not None and config.budget <= protected:
+    protected = window + sinks
+    if budget is not None and budget <= protected:
         raise ConfigError(
-            f"budget={config.budget}",
-            f"leaves no row to select: window={config.window} and sinks={config.sinks} "
-            f"take {protected} already",
+            f"budget={budget}",
+            f"leaves no row to select: window={window} and sinks={sinks} take {protected} already",
             "raise the budget or lower the window",
         )
 
 
-def n_kept(config: SnapKVConfig, n_prompt: int) -> int:
+def n_kept(n_prompt: int, budget: int | None, ratio: float | None, window: int, sinks: int) -> int:
     """Rows kept for each KV head, the window included; n_prompt if nothing is evicted.
 
     The budget counts the window in (arXiv 2404.14469, section 4.2); the ratio p is of the prefix
     alone, floor(p * (n - w)) (listing 1).
     """
-    n_prefix = n_prompt - config.window
+    n_prefix = n_prompt - window
     if n_prefix <= 0:
         return n_prompt
-    if config.budget is not None:
-        return min(config.budget, n_prompt)
-    assert config.ratio is not None, "SnapKVConfig sets one of the two"
-    n_selected = math.floor(native_ratio(config.ratio) * n_prefix)
-    return min(max(n_selected, config.sinks) + config.window, n_prompt)
+    if budget is not None:
+        return min(budget, n_prompt)
+    assert ratio is not None, "SnapKVConfig sets one of the two"
+    n_selected = math.floor(native_ratio(ratio) * n_prefix)
+    return min(max(n_selected, sinks) + window, n_prompt)
 
 
 def native_ratio(ratio: float) -> float:

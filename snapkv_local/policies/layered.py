@@ -6,17 +6,12 @@ import math
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-from snapkv_local.errors import ConfigError
 from snapkv_local.policies.policy import Policy
 from snapkv_local.policies.ranked import Ranked
 from snapkv_local.policies.rows import Ids, Positions
 from snapkv_local.policies.snapkv import SnapKV
 from snapkv_local.policies.view import LayerView, PromptView
-
-if TYPE_CHECKING:
-    from snapkv_local.config import SnapKVConfig
 
 
 @dataclass(frozen=True)
@@ -29,19 +24,9 @@ class Layered(Policy):
 
     of: Ranked = field(default=SnapKV())
 
-    def check(self, config: SnapKVConfig) -> None:
-        """Refuse all: a prefill evicts a layer's rows before it has seen the next one.
-
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError(
-            f"policy={config.policy!r}",
-            "gives each layer a number of rows of its own, and a prefill evicts the rows of a layer "
-            "before it has seen the next one",
-            f"choose what it shares rows out for, {self.of.name}; `snapkv-local eval` and "
-            "Llama.keep() can have it",
-        )
+    def in_prefill(self) -> Policy:
+        """The inner policy: a prefill evicts a layer's rows before it has seen the next one."""
+        return self.of
 
     def n_observed(self, prompt: PromptView) -> int:
         """As the inner policy."""

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from snapkv_local.errors import ConfigError
-from snapkv_local.policies import budget, options
+from snapkv_local.policies import options
 from snapkv_local.policies.rows import Ids, Positions, protected
 from snapkv_local.policies.view import LayerView, PromptView
-
-if TYPE_CHECKING:
-    from snapkv_local.config import SnapKVConfig
 
 # settings of SnapKVConfig that say how the engine's own policy chooses
 OF_THE_ENGINE = (
@@ -70,6 +65,10 @@ class Policy(ABC):
         """Does it use PromptView.question where there is one?"""
         return self.asks()
 
+    def in_prefill(self) -> Policy:
+        """What of it a prefill can use: all, but for what shares rows out over layers."""
+        return self
+
     def always(self, prompt: PromptView) -> Positions:
         """Prefix positions that stay whatever the scores: [n], ascending."""
         return protected(prompt)
@@ -91,36 +90,3 @@ class Policy(ABC):
     def rows(self, n_rows: int, layers: Sequence[LayerView], prompt: PromptView) -> list[int]:
         """Prefix rows of each layer, at most n_rows in the mean."""
         return [n_rows] * len(layers)
-
-    def check(self, config: SnapKVConfig) -> None:
-        """Refuse settings with which a prefill cannot use the policy.
-
-        Raises:
-            ConfigError: the budget leaves no row to choose, or a setting is of the engine's own
-                policy.
-        """
-        budget.check(config)
-        for name, value in vars(config).items():
-            if name in OF_THE_ENGINE and value != getattr(type(config), name):
-                raise ConfigError(
-                    f"{name}={value!r}",
-                    f"is a setting of snapkv, and policy={self.spec!r} chooses the rows",
-                    f"leave it out; {self.name} has {_names(self)}",
-                )
-        if config.budget is not None:
-            # the shortest prompt of which rows are evicted
-            shortest = PromptView(n_prompt=config.budget + 1, window=config.window)
-            n_always = len(self.always(shortest))
-            if n_always >= config.budget - config.window:
-                raise ConfigError(
-                    f"budget={config.budget}",
-                    f"leaves no row to select: window={config.window} and the {n_always} rows that "
-                    f"{self.spec} always keeps take all",
-                    "raise the budget or lower the window",
-                )
-
-
-def _names(policy: Policy) -> str:
-    """Its options, in words."""
-    names = sorted(field.name for field in dataclasses.fields(policy))
-    return f"options of its own: {', '.join(names)}" if names else "no options"

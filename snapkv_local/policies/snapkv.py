@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from snapkv_local.errors import ConfigError
-from snapkv_local.policies import budget
-from snapkv_local.policies.budget import native_ratio
 from snapkv_local.policies.options import option
 from snapkv_local.policies.ranked import Ranked
 from snapkv_local.policies.rows import Positions, Scores, n_prefix
 from snapkv_local.policies.scoring import MOST_OWN, Floats, Pool, Reduce, group_mean, votes, weighed
 from snapkv_local.policies.view import LayerView, PromptView
-
-if TYPE_CHECKING:
-    from snapkv_local.config import SnapKVConfig
-
-__all__ = ["SnapKV", "native_ratio"]
 
 
 @dataclass(frozen=True)
@@ -97,27 +89,6 @@ class SnapKV(Voting):
     def seeks(self) -> bool:
         """If it prefers the question."""
         return self.prefer == "question"
-
-    def check(self, config: SnapKVConfig) -> None:
-        """The engine runs snapkv by its settings, whose defaults are others than those here.
-
-        Raises:
-            ConfigError: options in the policy's text, too.
-        """
-        if not self.native:
-            super().check(config)
-            return
-        budget.check(config)
-        if config.policy != self.name:
-            n_voters = self.window or config.window
-            window = f"window={n_voters}, " if n_voters > config.window else ""
-            voters = "'question'" if self.seeks() else n_voters
-            raise ConfigError(
-                f"policy={config.policy!r}",
-                "snapkv runs in the engine, which has its options as settings",
-                f"give policy='snapkv' and {window}voters={voters}, kernel={self.kernel}, "
-                f"pool={self.pool!r}, reduce={self.reduce!r}, own={self.own:g}, sinks={self.sinks}",
-            )
 
     def voters(self, prompt: PromptView) -> tuple[int, int]:
         """The question's words in the window, or the last rows; all, of a shorter prompt."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import SnapKVError
+from snapkv_local.llama.usage import Usage
 from snapkv_local.policies.policy import OF_THE_ENGINE
-from snapkv_local.prompt import SEPARATOR
+from snapkv_local.prompt.build import SEPARATOR
 from snapkv_local.server import grammar, tools
 from snapkv_local.server.errors import ApiError, refusal
 from snapkv_local.server.schemas import (
@@ -21,11 +22,10 @@ from snapkv_local.server.schemas import (
     Tool,
 )
 from snapkv_local.server.worker import Chunk, Done, Event, Job, Progress
-from snapkv_local.usage import Usage
 
 if TYPE_CHECKING:
-    from snapkv_local.document import Document
-    from snapkv_local.llama import Llama
+    from snapkv_local.llama.llama import Llama
+    from snapkv_local.storage.document import Document
 
 # seconds between two reports of a prefill
 _REPORT_EVERY = 0.1

@@ -10,8 +10,8 @@ from snapkv_local.server.errors import refusal
 from snapkv_local.server.schemas import ChatRequest, Tool
 
 if TYPE_CHECKING:
-    from snapkv_local.guide import JsonGrammar
-    from snapkv_local.llama import Llama
+    from snapkv_local.grammar.guide import JsonGrammar
+    from snapkv_local.llama.llama import Llama
 
 
 def of(llm: Llama, request: ChatRequest, offered: list[Tool]) -> JsonGrammar | None:
@@ -33,7 +33,7 @@ def of(llm: Llama, request: ChatRequest, offered: list[Tool]) -> JsonGrammar | N
 
 
 def _wanted(request: ChatRequest, offered: list[Tool]) -> JsonGrammar | None:
-    from snapkv_local.guide import JsonGrammar
+    from snapkv_local.grammar.guide import JsonGrammar
 
     if tools.is_forced(request):
         functions = [tool.function for tool in offered]

@@ -14,7 +14,7 @@ from snapkv_local.eval.case import Case
 from snapkv_local.eval.draft import Question
 from snapkv_local.eval.render import case, write
 from snapkv_local.eval.tokens import Tokens
-from snapkv_local.spelling import Spelling
+from snapkv_local.prompt.spelling import Spelling
 
 DEFAULT_LENGTH = 4096
 MIN_LENGTH = 256

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from snapkv_local.units import score
+from snapkv_local.report.units import score
 
 
 def show(report: dict[str, Any]) -> RenderableType:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from snapkv_local import models
+import snapkv_local
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def url() -> Iterator[str]:
 @pytest.fixture
 def document(tmp_path: Path) -> Path:
     """About 6,000 tokens."""
-    folder = Path(models.__file__).parent
+    folder = Path(snapkv_local.__file__).parent
     text = (folder / "demo" / "station.txt").read_text(encoding="utf-8")
     file = tmp_path / "station.txt"
     file.write_text(f"{text}\n\n{text[:9000]}", encoding="utf-8")
@@ -141,7 +141,7 @@ def test_a_wrong_key_is_said(browser: Any, url: str) -> None:
 
 def test_a_document_of_the_server(browser: Any, tmp_path: Path) -> None:
     file, document = tmp_path / "log.txt", tmp_path / "log.snapkv"
-    text = (Path(models.__file__).parent / "demo" / "station.txt").read_text(encoding="utf-8")
+    text = (Path(snapkv_local.__file__).parent / "demo" / "station.txt").read_text(encoding="utf-8")
     file.write_text(text[:4000], encoding="utf-8")
     command = [sys.executable, "-m", "snapkv_local", "ingest", "demo", "--file", str(file)]
     subprocess.run([*command, "--out", str(document)], check=True, capture_output=True)

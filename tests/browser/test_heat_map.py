@@ -5,10 +5,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from snapkv_local.prompt import Prompt
+from snapkv_local.inspection.kept import Survey
+from snapkv_local.inspection.page import page
+from snapkv_local.prompt.build import Prompt
 from snapkv_local.stats import PrefillStats
-from snapkv_local.survey.kept import Survey
-from snapkv_local.survey.page import page
 
 WORDS = [f"w{i} " for i in range(300)]
 WORDS[40:43] = ["<b>", " room", " 417\n"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from snapkv_local import models
+from snapkv_local.models.resolve import demo_model
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 try:
@@ -190,7 +190,7 @@ def test_a_model_that_does_not_load(window, wait, tmp_path):
     wait(lambda: not window.busy)
     assert "absent.gguf: does not exist" in window.status.text()
     assert not window.ask_button.isEnabled()
-    window.load(str(models.demo_model()))
+    window.load(str(demo_model()))
     wait(lambda: not window.busy)
     assert window.ask_button.isEnabled()
 

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from snapkv_float64 import VARIANTS
 
 from snapkv_local import Llama, SnapKVConfig, __version__
-from snapkv_local.models import resolve
+from snapkv_local.models.resolve import resolve
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

@@ -37,7 +37,7 @@ from snapkv_local.eval import tasks
 from snapkv_local.eval.case import Case
 from snapkv_local.eval.scores import Seen, measure
 from snapkv_local.eval.tokens import open_tokens
-from snapkv_local.models import resolve
+from snapkv_local.models.resolve import resolve
 from snapkv_local.policies import PromptView
 from snapkv_local.policies.snapkv import SnapKV
 

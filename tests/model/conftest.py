@@ -16,7 +16,9 @@ import gguf
 import numpy as np
 import pytest
 
-from snapkv_local import Llama, SnapKVConfig, models
+import snapkv_local
+from snapkv_local import Llama, SnapKVConfig
+from snapkv_local.models.resolve import demo_model
 
 WINDOW = 16
 BUDGET = 96
@@ -41,12 +43,12 @@ def sigint_is_heard() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def model_path() -> str:
-    return str(models.demo_model())
+    return str(demo_model())
 
 
 @pytest.fixture(scope="session")
 def document() -> str:
-    folder = Path(models.__file__).parent
+    folder = Path(snapkv_local.__file__).parent
     return (folder / "demo" / "station.txt").read_text(encoding="utf-8")
 
 
@@ -108,7 +110,7 @@ def tap() -> Iterator[Callable[[Llama, list[int]], list[dict[str, Any]]]]:
 
     q is [n_head, window, head_dim], k [n_head_kv, n_prompt, head_dim].
     """
-    from snapkv_local import native
+    from snapkv_local.native import api
 
     def prefill(llm: Llama, tokens: list[int]) -> list[dict[str, Any]]:
         seen: list[dict[str, Any]] = []
@@ -119,12 +121,12 @@ def tap() -> Iterator[Callable[[Llama, list[int]], list[dict[str, Any]]]]:
             k = np.ctypeslib.as_array(d.k, (d.n_head_kv, d.n_prompt, d.head_dim)).copy()
             seen.append({"ic": d.ic, "q": q, "k": k, "scale": d.scale, "softcap": d.softcap})
 
-        native_callback = native.llama_snapkv_tap_callback(callback)  # must outlive its use
-        native.llama_snapkv_set_tap(llm.ctx, native_callback, None)
+        native_callback = api.llama_snapkv_tap_callback(callback)  # must outlive its use
+        api.llama_snapkv_set_tap(llm.ctx, native_callback, None)
         try:
             llm.prefill(tokens)
         finally:
-            native.llama_snapkv_set_tap(llm.ctx, native.llama_snapkv_tap_callback(), None)
+            api.llama_snapkv_set_tap(llm.ctx, api.llama_snapkv_tap_callback(), None)
         return seen
 
     return prefill

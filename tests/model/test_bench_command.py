@@ -8,9 +8,9 @@ import sys
 import gguf
 import pytest
 
-from snapkv_local import library
 from snapkv_local.bench.make_model import make_model
 from snapkv_local.bench.shapes import SHAPES
+from snapkv_local.native import library
 
 
 def command(*arguments):

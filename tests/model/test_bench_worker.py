@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import cases
-from snapkv_local import Llama, SnapKVConfig, library
+from snapkv_local import Llama, SnapKVConfig
 from snapkv_local.bench import process
 from snapkv_local.bench.make_model import make_model
 from snapkv_local.bench.shapes import SHAPES
+from snapkv_local.native import library
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +28,7 @@ def record(tmp_path_factory):
         ROOT.glob("build/py3-*/bin/test-snapkv-exact"), key=lambda path: path.stat().st_mtime
     )
     lib = built[-1].parent if built else library.find()
-    command = [sys.executable, str(ROOT / "bench" / "gpu.py"), "--smoke", "--out", str(out)]
+    command = [sys.executable, str(ROOT / "measure" / "gpu.py"), "--smoke", "--out", str(out)]
     command += ["--models", str(out), "--lib", str(lib)]
     # the tests have chosen a library for their own process
     hidden = (library.ENV_LLAMA_CPP, library.ENV_MTMD)

@@ -6,15 +6,16 @@ import typing
 
 import pytest
 
-from snapkv_local import SnapKVConfig, library
+from snapkv_local import SnapKVConfig
 from snapkv_local.errors import NativeError, OutOfMemoryError
+from snapkv_local.native import library
 
 
 def test_native_defaults_are_those_of_the_configuration():
-    from snapkv_local import native
+    from snapkv_local.native import api
 
-    theirs, ours = native.llama_snapkv_default_params(), native.make_params(SnapKVConfig())
-    for name, *_ in native.llama_snapkv_params._fields_:
+    theirs, ours = api.llama_snapkv_default_params(), api.make_params(SnapKVConfig())
+    for name, *_ in api.llama_snapkv_params._fields_:
         assert getattr(theirs, name) == getattr(ours, name), name
 
 
@@ -23,72 +24,72 @@ def test_native_defaults_are_those_of_the_configuration():
     [("pool", "POOLS"), ("reduce", "REDUCES"), ("hidden", "HIDDENS"), ("ops", "OPS")],
 )
 def test_every_choice_of_a_setting_has_a_native_value(name, table):
-    from snapkv_local import native
+    from snapkv_local.native import api
 
-    numbers = getattr(native, table)
+    numbers = getattr(api, table)
     assert set(numbers) == set(typing.get_args(typing.get_type_hints(SnapKVConfig)[name]))
     for choice, number in numbers.items():
-        assert getattr(native.make_params(SnapKVConfig(**{name: choice})), name) == number
+        assert getattr(api.make_params(SnapKVConfig(**{name: choice})), name) == number
 
 
 def test_numbers_of_the_configuration_reach_the_engine():
-    from snapkv_local import native
+    from snapkv_local.native import api
 
-    params = native.make_params(SnapKVConfig(own=0.5, layer_group=3, chunk=256))
+    params = api.make_params(SnapKVConfig(own=0.5, layer_group=3, chunk=256))
     assert (params.own, params.layer_group, params.chunk) == (0.5, 3, 256)
 
 
 def test_the_cpu_has_fused_ops_and_an_unknown_device_has_none():
-    from snapkv_local import native
+    from snapkv_local.native import api
 
-    assert native.llama_snapkv_has_fused_ops(b"CPU")
-    assert not native.llama_snapkv_has_fused_ops(b"no such device")
+    assert api.llama_snapkv_has_fused_ops(b"CPU")
+    assert not api.llama_snapkv_has_fused_ops(b"no such device")
 
 
 def test_the_cpu_is_proven_and_others_are_not():
-    from snapkv_local import native
+    from snapkv_local.native import api
 
-    assert [native.llama_snapkv_proven(name) for name in (b"CPU", b"CUDA")] == [True, True]
-    assert not any(native.llama_snapkv_proven(name) for name in (b"Vulkan", b"MTL", b"ROCm", b""))
-    assert native.unproven_devices() == []
+    assert [api.llama_snapkv_proven(name) for name in (b"CPU", b"CUDA")] == [True, True]
+    assert not any(api.llama_snapkv_proven(name) for name in (b"Vulkan", b"MTL", b"ROCm", b""))
+    assert api.unproven_devices() == []
 
 
 @pytest.mark.parametrize("n_seq_max", [1, 8, 9, 16, 64])
 def test_models_are_supported_for_many_sequences(llm, n_seq_max):
     import llama_cpp
 
-    from snapkv_local import native
+    from snapkv_local.native import api
 
     params = llama_cpp.llama_context_default_params()
     params.n_ctx, params.n_batch, params.n_seq_max = 512 * n_seq_max, 64, n_seq_max
-    assert native.supported(llm.model, params, native.make_params(llm.snapkv)) is None
+    assert api.supported(llm.model, params, api.make_params(llm.snapkv)) is None
     params.n_batch = n_seq_max - 1
     if params.n_batch > 0:  # llama.cpp would end the process
-        reason = native.supported(llm.model, params, native.make_params(llm.snapkv))
+        reason = api.supported(llm.model, params, api.make_params(llm.snapkv))
         assert reason is not None and f"is less than n_seq_max {n_seq_max}" in reason
 
 
 @pytest.mark.parametrize("struct", ["params", "stats", "seq_info"])
 def test_structs_have_the_sizes_of_the_library(llm, struct):
-    from snapkv_local import native
+    from snapkv_local.native import api
 
     # the library refuses another size, so a field that one side lacks does not pass
     llm.prefill([1000])
     if struct == "params":
-        params = native.make_params(llm.snapkv, llm.keep_scores)
-        assert native.llama_snapkv_set_params(llm.ctx, params)
+        params = api.make_params(llm.snapkv, llm.keep_scores)
+        assert api.llama_snapkv_set_params(llm.ctx, params)
         params.size += 8
-        assert not native.llama_snapkv_set_params(llm.ctx, params)
+        assert not api.llama_snapkv_set_params(llm.ctx, params)
         return
-    kind = getattr(native, f"llama_snapkv_{struct}")
+    kind = getattr(api, f"llama_snapkv_{struct}")
     for extra, accepted in ((0, True), (8, False)):
         value = kind(size=ctypes.sizeof(kind) + extra)
         arguments = (0, ctypes.byref(value)) if struct == "seq_info" else (ctypes.byref(value),)
-        assert getattr(native, f"llama_snapkv_get_{struct}")(llm.ctx, *arguments) == accepted
+        assert getattr(api, f"llama_snapkv_get_{struct}")(llm.ctx, *arguments) == accepted
 
 
 def test_the_reason_of_a_failure_chooses_the_error(monkeypatch):
-    from snapkv_local import native
+    from snapkv_local.native import api
 
     reasons = {
         b"out of memory: the mask takes 3.0 MiB on CPU": OutOfMemoryError,
@@ -96,9 +97,11 @@ def test_the_reason_of_a_failure_chooses_the_error(monkeypatch):
         b"llama_decode() failed with -3": NativeError,
     }
     for reason, kind in reasons.items():
-        monkeypatch.setattr(native, "llama_snapkv_last_error", lambda reason=reason: reason)
+        monkeypatch.setattr(
+            "snapkv_local.native.api.llama_snapkv_last_error", lambda reason=reason: reason
+        )
         with pytest.raises(kind) as caught:
-            native.fail("llama_snapkv_prefill")
+            api.fail("llama_snapkv_prefill")
         assert type(caught.value) is kind
         assert caught.value.problem == reason.decode()
 
@@ -126,9 +129,9 @@ def test_llama_cpp_that_was_imported_first_with_our_library(python):
 def test_an_unpatched_library_is_named(tmp_path, python):
     # as if it were one: once llama_cpp is bound, the library finds no further function
     code = (
-        "import snapkv_local.backends, llama_cpp.llama_cpp as c\n"
+        "import snapkv_local.native.devices, llama_cpp.llama_cpp as c\n"
         "del type(c._lib).__getattr__\n"
-        "import snapkv_local.native"
+        "import snapkv_local.native.api"
     )
     result = python(code)
     assert "holds a llama.cpp without llama_snapkv_default_params()" in result.stderr

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from snapkv_local import Llama, SnapKVConfig
-from snapkv_local.context import SnapKVContext
 from snapkv_local.errors import ConfigError
+from snapkv_local.native.context import SnapKVContext
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
-from snapkv_local import SnapKVConfig, native, reference
+from snapkv_local import SnapKVConfig
 from snapkv_local.errors import NoRoomError
+from snapkv_local.native import api
+from snapkv_local.policies import reference
 
 QUESTION = "In which room does the cooling pump stand?"
 
@@ -124,8 +126,8 @@ def test_what_is_evicted_again_is_what_the_rows_scores_say(make, prompt):
         k = np.ctypeslib.as_array(d.k, (d.n_head_kv, d.n_prompt, d.head_dim)).copy()
         seen.append((q, k, d.scale))
 
-    callback = native.llama_snapkv_tap_callback(tap)
-    native.llama_snapkv_set_tap(llm.ctx, callback, None)
+    callback = api.llama_snapkv_tap_callback(tap)
+    api.llama_snapkv_set_tap(llm.ctx, callback, None)
     assert llm._extend([]).n_kept == 96
 
     n_rows = 96 + 64

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from snapkv_local import SnapKVConfig, prompt
+from snapkv_local import SnapKVConfig
 from snapkv_local.errors import PromptError
-from snapkv_local.survey import kept
+from snapkv_local.inspection import kept
+from snapkv_local.prompt import template
+from snapkv_local.prompt.build import build
 
 QUESTION = "What is ready for a match? Ωß漢"
 SMALL = ["--budget", "96", "--window", "32", "--room", "8", "--ctx", "1k", "--threads", "1"]
@@ -32,7 +34,7 @@ def small(llm):
 
 @pytest.mark.parametrize("raw", [False, True])
 def test_a_prompt_is_spelt_by_its_tokens(llm, text, raw):
-    built = prompt.build(llm, text, QUESTION, raw)
+    built = build(llm, text, QUESTION, raw)
     begin, end = built.document
     assert built.text[begin:end] == text
     assert built.text[begin:].startswith(f"{text}\n\n{QUESTION}")
@@ -55,13 +57,13 @@ def test_a_prompt_is_what_a_chat_evaluates(small, text):
     small.create_chat_completion(
         [{"role": "user", "content": f"{text}\n\n{QUESTION}"}], max_tokens=1
     )
-    built = prompt.build(small, text, QUESTION)
+    built = build(small, text, QUESTION)
     assert small.n_prompt == len(built.tokens)
     assert small.input_ids[: small.n_prompt].tolist() == built.tokens
 
 
 def test_a_survey_counts_the_kept_positions(small, text):
-    built = prompt.build(small, text, QUESTION)
+    built = build(small, text, QUESTION)
     survey = kept.take(small, built)
     positions = small.kept_positions()
     n_layer, n_head_kv, n_kept = positions.shape
@@ -77,19 +79,21 @@ def test_a_survey_counts_the_kept_positions(small, text):
 
 def test_a_prompt_within_the_budget_has_nothing_to_show(small):
     with pytest.raises(PromptError, match="fits the budget, so all of it is kept"):
-        kept.take(small, prompt.build(small, "Short.", "What?"))
+        kept.take(small, build(small, "Short.", "What?"))
 
 
 def test_a_format_that_asks_for_nothing_is_an_error():
     silent = SimpleNamespace(chat_format="silent", chat_handler=lambda **_: None)
     with pytest.raises(PromptError, match="chat format silent: asks for no completion"):
-        prompt.chat_tokens(silent, "x")
+        template.chat_tokens(silent, "x")
 
 
 def test_a_template_that_changes_the_text_is_an_error(llm, monkeypatch):
-    monkeypatch.setattr(prompt, "chat_tokens", lambda llm, content: llm.tokenize(b"other"))
+    monkeypatch.setattr(
+        "snapkv_local.prompt.build.chat_tokens", lambda llm, content: llm.tokenize(b"other")
+    )
     with pytest.raises(PromptError, match="is not spelt by its tokens"):
-        prompt.build(llm, "A document.", "What?")
+        build(llm, "A document.", "What?")
 
 
 def test_the_command(text, tmp_path):

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from snapkv_local import Llama, SnapKVConfig, marks
-from snapkv_local import prompt as prompts
+from snapkv_local import Llama, SnapKVConfig
 from snapkv_local.errors import ConfigError
+from snapkv_local.prompt import template
 
 WINDOW, BUDGET = 16, 96
 CONFIG = SnapKVConfig(budget=BUDGET, window=WINDOW, room=64, protect_system=True)
@@ -33,7 +33,7 @@ def chatting(make: Callable[..., Llama]) -> Llama:
 
 def spell(llm: Llama, span: tuple[int, int]) -> str:
     tokens = llm._input_ids[slice(*span)].tolist()
-    return b"".join(prompts.pieces(llm, tokens)).decode()
+    return b"".join(template.pieces(llm, tokens)).decode()
 
 
 def ask(llm: Llama, *messages: dict[str, str], n: int = 2, **options: Any) -> None:
@@ -136,7 +136,7 @@ def test_the_question_votes(make: Callable[..., Llama], text: str, vault: str) -
     # the next turn has its own question
     turns += [{"role": "assistant", "content": "A man"}, user(f"{text[:300]}\n\nWho, again?")]
     ask(llm, *turns)
-    begin, end = llm._marks.of(llm, llm._input_ids).question
+    begin, end = llm._marks.of(llm, llm.snapkv, llm._input_ids).question
     assert spell(llm, (begin, end)) == "Who, again?"
 
     with pytest.raises(ConfigError, match=r"the prompt has no question; .*Llama.set_question\(\)"):
@@ -165,7 +165,7 @@ def test_a_document_in_a_file(make: Callable[..., Llama], text: str, tmp_path: P
     question = user(f"{document.text}\n\nWho keeps the light?")
     ask(other, question)
     assert other.last_prefill.n_reused > 200
-    begin, end = other._marks.of(other, other._input_ids).question
+    begin, end = other._marks.of(other, other.snapkv, other._input_ids).question
     assert spell(other, (begin, end)) == "Who keeps the light?"
     ask(llm, question)
     assert llm.kept_positions().tolist() == other.kept_positions().tolist()
@@ -246,7 +246,7 @@ def test_a_later_question_votes(make: Callable[..., Llama], text: str) -> None:
 def test_policies_in_python_that_prefer_the_question(make: Callable[..., Llama], text: str) -> None:
     llm = make(replace(CONFIG, policy="sentence:of=snapkv:prefer=question", protect_system=False))
     ask(llm, user(f"{text}\n\nWho keeps the light?"))
-    span = llm._marks.of(llm, llm._input_ids[: llm.n_prompt]).question
+    span = llm._marks.of(llm, llm.snapkv, llm._input_ids[: llm.n_prompt]).question
     assert span is not None and spell(llm, span) == "Who keeps the light?"
     ask(llm, user(text))  # refused by those that need one
     assert llm.last_prefill is not None and llm.last_prefill.n_kept == BUDGET
@@ -276,7 +276,7 @@ def test_chats_whose_question_is_not_looked_for(
         raise ValueError("System role not supported")
 
     llm.chat_handler = None
-    monkeypatch.setattr(marks, "frame", refuse)
+    monkeypatch.setattr("snapkv_local.prompt.locate.frame", refuse)
     llm.reset()
     ask(llm, question)
     assert (llm.last_prefill.n_voters, llm.last_prefill.n_after_voters) == (16, 0)

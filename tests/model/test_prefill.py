@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from snapkv_local import SnapKVConfig, reference
+from snapkv_local import SnapKVConfig
 from snapkv_local.bench.make_model import make_model
 from snapkv_local.bench.shapes import SHAPES
 from snapkv_local.errors import ConfigError, NativeError, PromptError
+from snapkv_local.policies import reference
 
 N_LAYER, N_HEAD, N_HEAD_KV, HEAD_DIM = 30, 9, 3, 64
 BASE = {"budget": 96, "window": 16, "room": 64}

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snapkv_local import Llama, SnapKVConfig, prompt
+from snapkv_local import Llama, SnapKVConfig
 from snapkv_local.errors import ConfigError, DocumentError, NoRoomError, PromptError
+from snapkv_local.prompt import template
+from snapkv_local.prompt.build import SEPARATOR
 
 CONFIG = SnapKVConfig(budget=96, window=16, room=64, vault="ram")
 QUESTION = (
@@ -39,7 +41,7 @@ def ingested(vaulted: Llama, text: str, tmp_path_factory: pytest.TempPathFactory
 
 
 def asked(llm: Llama, text: str, question: str = QUESTION) -> list[int]:
-    return prompt.chat_tokens(llm, text + prompt.SEPARATOR + question)
+    return template.chat_tokens(llm, text + SEPARATOR + question)
 
 
 def test_a_document_is_what_was_evaluated(
@@ -52,7 +54,7 @@ def test_a_document_is_what_was_evaluated(
     tokens = asked(llm, text)
     n = len(document.tokens)
     assert tokens[:n] == document.tokens.tolist()
-    assert b"".join(prompt.pieces(llm, tokens[:n])).decode() == document.prefix
+    assert b"".join(template.pieces(llm, tokens[:n])).decode() == document.prefix
 
     # the same vault, filled by a prefill here
     vaulted.prefill(tokens[:n])
@@ -79,7 +81,7 @@ def test_each_question_begins_with_the_file(
     assert [s.n_reused > n - 64 for s in stats] == [True, True, False, True]
 
     answer = llm.create_chat_completion(
-        [{"role": "user", "content": text + prompt.SEPARATOR + QUESTION}],
+        [{"role": "user", "content": text + SEPARATOR + QUESTION}],
         max_tokens=4,
         temperature=0.0,
     )

@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from snapkv_local import Llama, SnapKVConfig, reference
+from snapkv_local import Llama, SnapKVConfig
 from snapkv_local.errors import ConfigError, NativeError, NoRoomError
+from snapkv_local.policies import reference
 
 WINDOW = 16
 VAULT = SnapKVConfig.paper(budget=96, window=WINDOW, room=64, vault="ram")

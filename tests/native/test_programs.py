@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import architectures
-from snapkv_local import models
+from snapkv_local.models.resolve import demo_model
 
 Run = Callable[..., str]
 
@@ -36,7 +36,7 @@ def test_metal_kernels_as_cpp(run: Run) -> None:
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no CUDA compiler (nvcc) on this machine")
 def test_cuda_sources_compile(binaries: Path, tmp_path: Path) -> None:
-    sources = sorted((ROOT / "csrc/cuda").glob("*.cu"))
+    sources = sorted((ROOT / "csrc/ops/cuda").glob("*.cu"))
     assert sources
     include = binaries.parent / "llama.cpp/ggml/include"
     for source in sources:
@@ -81,6 +81,6 @@ def test_every_architecture_is_exact_or_refused(binaries: Path) -> None:
 def test_demo_model_is_exact(run: Run, kv_type: str) -> None:
     """Several ubatches, the last shorter than the window; G that divides the layers or does not."""
     options = ["-n", "270", "-u", "128", "-b", "96", "-w", "32", "-g", "1,7,0", "-t", kv_type]
-    record = json.loads(run("test-snapkv-exact", *options, models.demo_model()))
+    record = json.loads(run("test-snapkv-exact", *options, demo_model()))
     assert record["exact"]
     assert [r["max_diff"] for r in record["runs"]] == [0, 0, 0]

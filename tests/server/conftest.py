@@ -13,9 +13,10 @@ import httpx
 import openai
 import pytest
 
-from snapkv_local import models
+import snapkv_local
 from snapkv_local.bench.make_model import make_model
 from snapkv_local.bench.shapes import Blueprint
+from snapkv_local.models.resolve import demo_model
 
 KEY = "a key of the tests"
 BUDGET = 512
@@ -135,7 +136,7 @@ def tiny(
     if url is None:
         path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
         shape = Blueprint("llama", 2, 64, 128, 4, 2, 16, 49_152, 1e5, tied=True)
-        make_model(shape, "q8_0", path, name="tiny", vocab=models.demo_model())
+        make_model(shape, "q8_0", path, name="tiny", vocab=demo_model())
         options = ("--port", "0", "--ctx", "2k", "--budget", "128", "--max-tokens", "64")
         url = serve(*options, model=str(path)).wait_until_ready().url
     with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
@@ -157,5 +158,5 @@ def client(server: Process) -> openai.OpenAI:
 @pytest.fixture(scope="session")
 def document() -> str:
     """About 3,500 tokens."""
-    folder = Path(models.__file__).parent
+    folder = Path(snapkv_local.__file__).parent
     return (folder / "demo" / "station.txt").read_text(encoding="utf-8")

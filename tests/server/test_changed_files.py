@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from snapkv_local import models
+from snapkv_local.models.resolve import demo_model
 
 SETTINGS = ("--ctx", "1k", "--budget", "192", "--window", "16", "--room", "64", "--port", "0")
 STATION = "What is the name of the station?"
@@ -82,7 +82,7 @@ def test_a_document_that_is_cut(serve: Callable[..., Any], book: Path) -> None:
 
 def test_a_model_that_is_cut(serve: Callable[..., Any], tmp_path: Path) -> None:
     model = tmp_path / "model.gguf"
-    shutil.copy(models.demo_model(), model)
+    shutil.copy(demo_model(), model)
     mapped = serve("--ctx", "1k", "--port", "0", model=str(model)).wait_until_ready()
     full = serve("--ctx", "1k", "--port", "0", "--full", model=str(model)).wait_until_ready()
     read = serve("--ctx", "1k", "--port", "0", "--no-mmap", model=str(model)).wait_until_ready()

@@ -10,7 +10,7 @@ from gguf import GGUFWriter
 
 from snapkv_local.bench import make_model, vocabulary
 from snapkv_local.bench.shapes import Blueprint
-from snapkv_local.gguf_header import read_header
+from snapkv_local.models.gguf_header import read_header
 
 
 @pytest.fixture

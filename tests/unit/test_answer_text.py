@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from snapkv_local.answer_text import AnswerText, Logprobs, TokenText, likeliest, with_bytes
+from snapkv_local.llama.answer_text import AnswerText, Logprobs, TokenText, likeliest, with_bytes
 
 TEXT = "né 🎉🎉 漢字 end"
 

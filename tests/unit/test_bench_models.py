@@ -8,13 +8,13 @@ import pytest
 from click.testing import CliRunner
 from gguf import GGUFReader, dequantize
 
-from snapkv_local import models
 from snapkv_local.bench import make_model as maker
 from snapkv_local.bench import vocabulary
 from snapkv_local.bench.shapes import SHAPES, llama3_rope_factors, tensors
 from snapkv_local.cli import main
 from snapkv_local.errors import ConfigError, ModelFileError
-from snapkv_local.gguf_shape import read_shape
+from snapkv_local.models import files
+from snapkv_local.models.gguf_shape import read_shape
 
 TINY = SHAPES["tiny"]
 
@@ -40,7 +40,7 @@ def test_the_file_has_the_shape(tmp_path, kind):
         64,
     )
     assert (shape.n_ctx_train, shape.n_vocab) == (2**20, 1024)
-    models.check(path)  # nothing is missing at its end
+    files.check(path)  # nothing is missing at its end
     assert made.n_bytes == path.stat().st_size
     assert made.n_params == sum(int(t.n_elements) for t in GGUFReader(path).tensors)
 

@@ -10,7 +10,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from snapkv_local import foreign, models
+import snapkv_local
+from snapkv_local import foreign
 from snapkv_local.cli import border, main
 from snapkv_local.errors import (
     ConfigError,
@@ -19,6 +20,7 @@ from snapkv_local.errors import (
     OutOfMemoryError,
     PromptError,
 )
+from snapkv_local.models import files
 from snapkv_local.server.errors import from_exception
 
 
@@ -113,12 +115,12 @@ def test_a_later_part_of_a_split_model_names_the_first(tmp_path, number):
     part = tmp_path / f"m-{number}-of-00003.gguf"
     part.write_bytes(b"GGUF")
     with pytest.raises(ModelFileError, match=r"first file .* in 3; give m-00001-of-00003\.gguf"):
-        models.check(part)
+        files.check(part)
 
 
 def test_a_path_that_is_no_text(tmp_path):
     with pytest.raises(ModelFileError, match=r"no UTF-8.*; rename it"):
-        models.check(tmp_path / os.fsdecode(b"\xff.gguf"))
+        files.check(tmp_path / os.fsdecode(b"\xff.gguf"))
 
 
 @pytest.mark.parametrize(
@@ -223,4 +225,4 @@ def test_the_package_starts_without_numpy():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout == "False True\n"
-    assert Path(models.__file__).exists()
+    assert Path(snapkv_local.__file__).exists()

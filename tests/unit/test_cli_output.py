@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from snapkv_local import PrefillStats, models
+from snapkv_local import PrefillStats
 from snapkv_local.cli import main
 from snapkv_local.cli.answer import Answer
 from snapkv_local.cli.doctor import readable, show, state
 from snapkv_local.cli.options import size_room
 from snapkv_local.cli.progress import PrefillBar
-from snapkv_local.usage import Usage
+from snapkv_local.llama.usage import Usage
 
 STATS = PrefillStats(
     n_prompt=8000,
@@ -238,7 +238,7 @@ def demo(monkeypatch):
         "bytes_room": 0,
         "text": "In the attic.",
     }
-    monkeypatch.setattr(models, "demo_model", lambda: None)
+    monkeypatch.setattr(module, "demo_model", lambda: None)
     monkeypatch.setattr(
         module, "answer", lambda path, *options: full if "--full" in options else ANSWER.to_dict()
     )

@@ -8,7 +8,7 @@ from snapkv_local.cli import main
 from snapkv_local.cli.options import CONFIG_NAMES
 from snapkv_local.cli.run import run
 from snapkv_local.cli.types import SIZE, GpuLayers
-from snapkv_local.units import size
+from snapkv_local.report.units import size
 
 
 def invoke(*arguments, stdin=None):

@@ -63,7 +63,7 @@ def fake(monkeypatch):
         return FakeEvaluation(settings, policies, out, calls["stop_after"])
 
     monkeypatch.setattr(prepare, "prepare", prepared)
-    monkeypatch.setattr("snapkv_local.models.check", lambda path: None)
+    monkeypatch.setattr("snapkv_local.models.resolve.check", lambda path: None)
     return calls
 
 

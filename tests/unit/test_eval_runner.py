@@ -13,7 +13,7 @@ from snapkv_local.eval.record import Record
 from snapkv_local.eval.runner import Evaluation, Needs
 from snapkv_local.eval.settings import Settings, check_cases
 from snapkv_local.eval.tasks import Wanted
-from snapkv_local.gguf_shape import ModelShape
+from snapkv_local.models.gguf_shape import ModelShape
 from snapkv_local.plan.model import PlannedModel
 from snapkv_local.policies.view import LayerView
 

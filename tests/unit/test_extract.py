@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from snapkv_local.cli import main
-from snapkv_local.cli.run import read_exactly
+from snapkv_local.cli.loading import read_exactly
 from snapkv_local.errors import ConfigError
 from snapkv_local.extract.passages import cut
 

@@ -5,10 +5,10 @@ import struct
 import pytest
 from gguf import GGUFReader
 
-from snapkv_local import gguf_header, gguf_shape
 from snapkv_local.errors import ModelFileError
-from snapkv_local.gguf_header import LongArray, read_header
-from snapkv_local.gguf_shape import read_shape
+from snapkv_local.models import gguf_shape
+from snapkv_local.models.gguf_header import LongArray, read_header
+from snapkv_local.models.gguf_shape import read_shape
 
 GGUF = b"GGUF"
 STRING, ARRAY = 8, 9
@@ -33,7 +33,7 @@ def test_agrees_with_the_gguf_package(write_gguf):
 
 
 def test_long_arrays_are_stepped_over(write_gguf, monkeypatch):
-    monkeypatch.setattr(gguf_header, "MAX_ARRAY", 2)
+    monkeypatch.setattr("snapkv_local.models.gguf_header.MAX_ARRAY", 2)
     path = write_gguf(token_scores=[1.0, 2.0, 3.0])
     ours = read_header(path)
     assert ours.metadata["tokenizer.ggml.tokens"] == LongArray(3)
@@ -42,7 +42,7 @@ def test_long_arrays_are_stepped_over(write_gguf, monkeypatch):
 
 
 def read_header_again(path, monkeypatch):
-    monkeypatch.setattr(gguf_header, "MAX_ARRAY", 4096)
+    monkeypatch.setattr("snapkv_local.models.gguf_header.MAX_ARRAY", 4096)
     return read_header(path)
 
 

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from snapkv_local import hub, models
 from snapkv_local.errors import ModelFileError
+from snapkv_local.models import hub
+from snapkv_local.models.resolve import resolve as resolve_model
 
 pytest.importorskip("huggingface_hub")
 
@@ -73,13 +74,13 @@ def test_no_single_model(names, what, says):
 @pytest.mark.parametrize("name", ["hf:", "hf:a/b/c.gguf", "hf:../x", "hf:o/r x"])
 def test_malformed_names(name):
     with pytest.raises(ModelFileError, match="names no repository; write hf:owner/repo"):
-        models.resolve(name)
+        resolve_model(name)
 
 
 def test_the_package_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ModelFileError, match=r'not installed; pip install "snapkv-local\[hub\]"'):
-        models.resolve("hf:owner/repo")
+        resolve_model("hf:owner/repo")
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def resolve(fake_hub, tmp_path, write_gguf):
     fake_hub.files = {"README.md": b"hello", "tiny-Q4_K_M.gguf": write_gguf().read_bytes()}
     code = (
         "import sys\n"
-        "from snapkv_local import errors, models\n"
+        "from snapkv_local import errors; from snapkv_local.models import resolve as models\n"
         "try: print(models.resolve(sys.argv[1]), end='')\n"
         "except errors.ModelFileError as e: print('Error:', e, end='')\n"
     )
@@ -115,7 +116,7 @@ def test_download_then_cache_then_no_network(resolve, fake_hub):
     path = resolve()
     assert path.endswith("/snapshots/0123456789abcdef0123456789abcdef01234567/tiny-Q4_K_M.gguf")
     assert gets(fake_hub) == ["GET /owner/repo/resolve/main/tiny-Q4_K_M.gguf"]
-    assert models.resolve(path)
+    assert resolve_model(path)
 
     assert resolve() == path
     assert gets(fake_hub) == []
@@ -188,7 +189,7 @@ def test_all_files_of_a_split_model_are_downloaded(resolve, fake_hub):
 def test_a_download_tells_how_far_it_is(fake_hub, tmp_path, write_gguf):
     fake_hub.files = {"tiny-Q4_K_M.gguf": write_gguf().read_bytes()}
     code = (
-        "from snapkv_local import models\n"
+        "from snapkv_local.models import resolve as models\n"
         "models.resolve('hf:owner/repo', lambda *told: print(*told))\n"
     )
     environment = {**os.environ, **fake_hub.environment(tmp_path / "home")}

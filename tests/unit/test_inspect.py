@@ -11,11 +11,11 @@ from rich.console import Console
 
 from snapkv_local.cli import main
 from snapkv_local.errors import ConfigError
-from snapkv_local.prompt import Prompt, characters_before
+from snapkv_local.inspection import terminal
+from snapkv_local.inspection.kept import Survey
+from snapkv_local.inspection.page import page
+from snapkv_local.prompt.build import Prompt, characters_before
 from snapkv_local.stats import PrefillStats
-from snapkv_local.survey import terminal
-from snapkv_local.survey.kept import Survey
-from snapkv_local.survey.page import page
 
 WORDS = [
     "<s>",

@@ -9,8 +9,8 @@ import jsonschema_specifications
 import pytest
 
 from snapkv_local.errors import GrammarError
-from snapkv_local.json_keywords import NO_EFFECT, REFUSED
-from snapkv_local.json_schema import MOST_NESTED, OBEYED, SchemaReader
+from snapkv_local.grammar.json_keywords import NO_EFFECT, REFUSED
+from snapkv_local.grammar.json_schema import MOST_NESTED, OBEYED, SchemaReader
 
 OBJECT = {"type": "object", "properties": {"a": {"type": "integer"}}}
 CLOSED = {**OBJECT, "additionalProperties": False}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from snapkv_local import library
+from snapkv_local.native import library
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,10 +50,10 @@ def test_the_pin_has_one_value():
         "policies",
         "stats",
         "errors",
-        "models",
-        "gguf_shape",
+        "models.resolve",
+        "models.gguf_shape",
         "hardware",
-        "reference",
+        "policies.reference",
         "cli",
     ],
 )
@@ -78,7 +78,7 @@ def fake(tmp_path: Path) -> str:
 
 def test_llama_cpp_python_of_another_version(tmp_path):
     code = (
-        "import snapkv_local.library as library\n"
+        "import snapkv_local.native.library as library\n"
         "library.version = lambda name: '0.3.1'\n"
         "library.prepare()"
     )
@@ -92,7 +92,7 @@ def test_llama_cpp_python_of_another_version(tmp_path):
 
 def test_llama_cpp_python_is_missing(tmp_path):
     code = (
-        "import snapkv_local.library as library\n"
+        "import snapkv_local.native.library as library\n"
         "def version(name): raise library.PackageNotFoundError(name)\n"
         "library.version = version\n"
         "library.prepare()"
@@ -108,7 +108,7 @@ def test_llama_cpp_imported_with_another_library(tmp_path):
         "other = types.ModuleType('llama_cpp.llama_cpp')\n"
         "other._lib = types.SimpleNamespace(_name='/elsewhere/lib/libllama.so')\n"
         "sys.modules['llama_cpp.llama_cpp'] = other\n"
-        "from snapkv_local import library\n"
+        "from snapkv_local.native import library\n"
         "library.prepare()"
     )
     fails_with(
@@ -122,7 +122,7 @@ def test_llama_cpp_imported_with_another_library(tmp_path):
 @pytest.mark.parametrize("name", ["LLAMA_CPP_LIB_PATH", "MTMD_CPP_LIB"])
 def test_another_library_was_chosen(tmp_path, name):
     fails_with(
-        "from snapkv_local import library; library.prepare()",
+        "from snapkv_local.native import library; library.prepare()",
         f"{name}=/elsewhere: names another library",
         SNAPKV_LOCAL_LIB=fake(tmp_path),
         **{name: "/elsewhere"},
@@ -131,7 +131,7 @@ def test_another_library_was_chosen(tmp_path, name):
 
 def test_points_llama_cpp_at_the_library(tmp_path):
     code = (
-        "import os; from snapkv_local import library; library.prepare()\n"
+        "import os; from snapkv_local.native import library; library.prepare()\n"
         "print(os.environ['LLAMA_CPP_LIB_PATH'], os.environ['MTMD_CPP_LIB'])"
     )
     result = run(code, SNAPKV_LOCAL_LIB=fake(tmp_path))

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snapkv_local import sealed
 from snapkv_local.errors import DocumentError
 from snapkv_local.mapped import MappedFile
+from snapkv_local.storage import sealed
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_reading_what_was_cut_off_would_end_the_process(tmp_path):
     path = tmp_path / "a"
     sealed.write(path, "document", {}, [sealed.Block("x", np.uint8, (2**20,), [bytes(2**20)])])
     script = (
-        "import os, sys; from snapkv_local.sealed import Sealed; "
+        "import os, sys; from snapkv_local.storage.sealed import Sealed; "
         "file = Sealed.open(sys.argv[1], 'document'); x = file.array('x'); "
         "os.truncate(sys.argv[1], 4096); print(file.file.change()); x.sum()"
     )
@@ -80,7 +80,9 @@ def test_reading_what_was_cut_off_would_end_the_process(tmp_path):
 def test_a_file_that_is_cut_while_it_is_checked(tmp_path, monkeypatch):
     path = tmp_path / "a"
     sealed.write(path, "document", {}, [sealed.Block("x", np.uint8, (9,), [bytes(9)])])
-    monkeypatch.setattr(sealed, "_check_pieces", lambda path, *_: os.truncate(path, 5000))
+    monkeypatch.setattr(
+        "snapkv_local.storage.sealed._check_pieces", lambda path, *_: os.truncate(path, 5000)
+    )
     for mapped in (True, False):
         with pytest.raises(DocumentError, match=r"was cut in place .* while it was checked"):
             sealed.Sealed.open(path, "document", mapped)

@@ -5,8 +5,10 @@ import re
 import pytest
 
 from snapkv_local.errors import ConfigError, PromptError
-from snapkv_local.marks import Chat, Parts, check, question_of, system_of
-from snapkv_local.spelling import Spelling
+from snapkv_local.prompt.chat import Chat
+from snapkv_local.prompt.locate import question_of, system_of
+from snapkv_local.prompt.parts import Parts, check
+from snapkv_local.prompt.spelling import Spelling
 
 HEAD, TAIL = "<s>system\n{}</s>\n<s>user\n", "</s>\n<s>assistant\n"
 

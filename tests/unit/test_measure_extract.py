@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("rank_bm25", reason="rank-bm25 is not installed")
 
-import extract_haystacks
-import measure_extract
+import extract as measure_extract
+import haystacks as extract_haystacks
 import snapkv_local
 from snapkv_local.extract.passages import cut
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-import measure_questions
-from measure_questions import Answer, Heard
+import questions as measure_questions
+from questions import Answer, Heard
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from snapkv_local import models, units
 from snapkv_local.bench import make_model
 from snapkv_local.bench.shapes import SHAPES, Blueprint
 from snapkv_local.cli import main
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError, ModelFileError, UnsupportedModelError
+from snapkv_local.models import files
+from snapkv_local.models.resolve import demo_model
 from snapkv_local.plan import compute, devices, fit, layers, memory
 from snapkv_local.plan.layers import CPU, Part, Place
 from snapkv_local.plan.memory import compressed, plain
 from snapkv_local.plan.model import read_model
+from snapkv_local.report import units
 
 RESULTS = Path(__file__).parents[2] / "results"
 GPUS = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("gpu-*.json"))]
@@ -88,7 +90,7 @@ def test_the_engines_choice_is_foreseen(run, write_metadata):
 def test_the_cpu_record_is_foreseen():
     record = json.loads((RESULTS / "memory-smollm2-8k.json").read_text())
     s = record["settings"]
-    model = read_model(models.demo_model())
+    model = read_model(demo_model())
     config = SnapKVConfig(budget=s["budget"], room=s["room"])
     for run in record["runs"]:
         if run["stats"] is None:
@@ -107,7 +109,7 @@ def test_the_cpu_record_is_foreseen():
     [(8192, 512, 98.252), (32768, 128, 24.563), (65536, 512, 98.252)],
 )
 def test_the_compute_buffer_that_llama_cpp_reserves(n_cells, n_ubatch, mib):
-    model = read_model(models.demo_model())
+    model = read_model(demo_model())
     found = compute.reserved(model, n_cells, n_ubatch)
     assert found == pytest.approx(mib * MIB, rel=0.001)
 
@@ -389,7 +391,7 @@ def test_both_largest_prompts_are_shown_where_they_differ(write_metadata, monkey
 
 def test_a_file_with_a_hole_for_weights_passes_the_check_of_models(write_metadata):
     path = write_metadata(SHAPES["llama31-8b"], whole=True)
-    models.check(path)
+    files.check(path)
     model = read_model(path)
     assert model.shape.n_vocab == 128_256
     assert model.bytes_weights == pytest.approx(4.52e9, rel=0.01)

@@ -9,12 +9,13 @@ import pytest
 
 from snapkv_local import SnapKVConfig, policies
 from snapkv_local.errors import ConfigError
+from snapkv_local.policies.budget import native_ratio
 from snapkv_local.policies.layered import Layered
 from snapkv_local.policies.question import Question
-from snapkv_local.policies.snapkv import native_ratio
 
 # files of the folder that are no policies
 HELPERS = {
+    "reference",
     "__init__",
     "budget",
     "layered",

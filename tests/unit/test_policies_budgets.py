@@ -5,9 +5,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from snapkv_local import policies, reference
+from snapkv_local import policies
 from snapkv_local.errors import ConfigError
-from snapkv_local.policies import LayerView, PromptView
+from snapkv_local.policies import LayerView, PromptView, reference
 
 N, WINDOW = 203, 16
 M = N - WINDOW

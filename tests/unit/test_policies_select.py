@@ -7,9 +7,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from snapkv_local import policies, reference
+from snapkv_local import policies
 from snapkv_local.errors import ConfigError
-from snapkv_local.policies import LayerView, PromptView, scoring
+from snapkv_local.policies import LayerView, PromptView, reference, scoring
 from snapkv_local.policies.snapkv import SnapKV, Voting
 
 WINDOW = 9
@@ -197,7 +197,7 @@ def test_the_data_tell_right_from_wrong(spec, monkeypatch):
         rows = [attention(q[:, i : i + 1], k, scale, softcap) for i in range(q.shape[1])]
         return np.concatenate(rows, axis=1)
 
-    monkeypatch.setattr(reference, "attention", without_mask)
+    monkeypatch.setattr("snapkv_local.policies.reference.attention", without_mask)
     assert is_far(oracle(layer, prompt, policy))
 
 

@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from snapkv_local import reading, reading_docx, reading_pdf, sealed
 from snapkv_local.cli import main
 from snapkv_local.errors import TextFileError
-from snapkv_local.reading import read_text
+from snapkv_local.reading import docx as docx_module
+from snapkv_local.reading import pdf as pdf_module
+from snapkv_local.reading import text as text_module
+from snapkv_local.reading.text import read_text
+from snapkv_local.storage import sealed
 
 WORDS = "Grüße, 世界 🎉\r\n"
 LATIN = ("Über die Brücke zum Tor. " * 9).encode("latin-1")
@@ -84,7 +87,7 @@ def test_a_few_wrong_bytes_are_replaced_and_said(read):
     assert read(line)[1] == []
     with pytest.raises(TextFileError, match="is no UTF-8 at 1 place"):
         read(line * 100 + b"\xe9" + line, warns=False)
-    n = reading.BYTES_PER_WRONG_ONE
+    n = text_module.BYTES_PER_WRONG_ONE
     assert len(read(b"x" * (n - 1) + b"\xff")[1]) == 1
     with pytest.raises(TextFileError, match="is no UTF-8"):
         read(b"x" * (n - 2) + b"\xff")
@@ -184,7 +187,7 @@ def test_docx(read, word):
     assert text.split("\n")[:2] == ["Report", "a\tb"]
     assert text.count("wide") == 1
     assert text.endswith("The code is 4711.")
-    bomb = zipped(**{"word/document.xml": bytes(reading_docx.MAX_UNPACKED + 1)})
+    bomb = zipped(**{"word/document.xml": bytes(docx_module.MAX_UNPACKED + 1)})
     assert len(bomb) < 2**20
     for data, says in [
         (bomb, "unpacks to 128.* MiB, and the limit is"),
@@ -276,7 +279,7 @@ def test_the_chat_page_reads_alike(tmp_path):
             assert found["error"].startswith("a.txt is "), found
             continue
         try:
-            text = reading.decode(data, "a.txt", warnings.append)
+            text = text_module.decode(data, "a.txt", warnings.append)
         except TextFileError:
             text = ""
         if text.strip():
@@ -288,5 +291,5 @@ def test_the_chat_page_reads_alike(tmp_path):
 
 def test_limits_are_those_of_the_page():
     script = files("snapkv_local.server").joinpath("page", "reading.js").read_text()
-    assert f"BYTES_PER_WRONG_ONE = {reading.BYTES_PER_WRONG_ONE};" in script
-    assert reading_pdf._END == b"%%EOF"
+    assert f"BYTES_PER_WRONG_ONE = {text_module.BYTES_PER_WRONG_ONE};" in script
+    assert pdf_module._END == b"%%EOF"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from snapkv_local import reference
+from snapkv_local.policies import reference
 
 
 def keys(*rows: list[float]) -> np.ndarray:

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from snapkv_local import new_file, sealed
 from snapkv_local.errors import DocumentError
-from snapkv_local.sealed import Block, Sealed, check_space, write
+from snapkv_local.storage import sealed
+from snapkv_local.storage.sealed import Block, Sealed, check_space, write
 
 HEADER = {"title": "a book — with a dash", "n": 3}
 
@@ -186,7 +186,7 @@ def test_what_ends_the_writing_leaves_nothing(tmp_path: Path, error: type[BaseEx
 WRITER = """
 import sys, time
 import numpy as np
-from snapkv_local.sealed import Block, write
+from snapkv_local.storage.sealed import Block, write
 
 def pieces():
     print("writing", flush=True)
@@ -249,7 +249,7 @@ def test_the_file_of_a_writer_that_lives_is_no_leftover(tmp_path: Path) -> None:
 def test_two_processes_read_at_once_while_a_third_replaces(path: Path) -> None:
     code = """
 import sys
-from snapkv_local.sealed import Sealed
+from snapkv_local.storage.sealed import Sealed
 for _ in range(10):
     with Sealed.open(sys.argv[1], "document") as file:
         print(int(file.array("k").sum(dtype="int64")))
@@ -347,7 +347,7 @@ def test_a_full_disk_loses_nothing(tmpfs: Path, monkeypatch: pytest.MonkeyPatch)
 
     try_all()
     # another process may take the space between the check and the reservation
-    monkeypatch.setattr(new_file, "check_space", lambda path, n_bytes: None)
+    monkeypatch.setattr("snapkv_local.storage.new_file.check_space", lambda path, n_bytes: None)
     try_all()
     monkeypatch.delattr(os, "posix_fallocate")
     try_all()

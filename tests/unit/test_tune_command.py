@@ -77,7 +77,7 @@ def fake(monkeypatch):
         )
 
     monkeypatch.setattr(prepare, "prepare", prepared)
-    monkeypatch.setattr("snapkv_local.models.check", lambda path: None)
+    monkeypatch.setattr("snapkv_local.models.resolve.check", lambda path: None)
     return calls
 
 

@@ -4,7 +4,7 @@
 
 #include "metal-shim.h"
 
-#include "metal/snapkv-metal-args.h"
+#include "ops/metal/snapkv-metal-args.h"
 
 #define kernel static
 #define device
@@ -20,7 +20,7 @@
 #endif
 
 namespace metal_shim {
-#include "metal/snapkv.metal"
+#include "ops/metal/snapkv.metal"
 }
 
 #if defined(__GNUC__)

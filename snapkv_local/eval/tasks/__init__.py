@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from snapkv_local import models
 from snapkv_local.errors import ConfigError
 from snapkv_local.eval.tasks import continuation, count, files, keys, needle, trace
 from snapkv_local.eval.tasks.task import Task, Wanted
+from snapkv_local.models.resolve import expanded
 
 __all__ = ["TASKS", "Task", "Wanted", "get"]
 
@@ -27,7 +27,7 @@ def get(name: str) -> Task:
     """
     kind, _, file = name.partition(":")
     if kind in files.KINDS and file:
-        return files.KINDS[kind](models.expanded(file))
+        return files.KINDS[kind](expanded(file))
     if name not in TASKS:
         known = [*TASKS, *(f"{kind}:FILE" for kind in files.KINDS)]
         raise ConfigError(f"task {name!r}", "no such task", f"choose from {', '.join(known)}")

@@ -22,7 +22,7 @@ from snapkv_local.eval.prose import generated, manual
 from snapkv_local.eval.tasks.task import Order, Wanted, document_id, orders
 from snapkv_local.eval.tokens import Tokens
 from snapkv_local.eval.words import Split, own
-from snapkv_local.spelling import find, starts
+from snapkv_local.prompt.spelling import find, starts
 
 # of files that are long enough to complete
 MIN_CHARACTERS = 8_000

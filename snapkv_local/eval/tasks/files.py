@@ -15,7 +15,7 @@ from snapkv_local.eval.draft import Question
 from snapkv_local.eval.render import case, write
 from snapkv_local.eval.tasks.task import Wanted
 from snapkv_local.eval.tokens import Tokens
-from snapkv_local.reading import decode
+from snapkv_local.reading.text import decode
 
 Row = dict[str, Any]
 

@@ -1,0 +1,75 @@
+// Failures of llama.cpp and ggml that would end the process: errors where that is possible, else one line and an exit status.
+#include "snapkv.h"
+
+#include "state/context.h"
+#include "upstream/snapkv-alloc.h"
+
+#include "llama-context.h"
+#include "llama-impl.h"
+
+#include "ggml.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <new>
+
+int32_t llama_snapkv_decode(llama_context * ctx, llama_batch batch) {
+    try {
+        llama_snapkv_require_step(std::max(llama_n_threads(ctx), llama_n_threads_batch(ctx)));
+        const int32_t rc = llama_decode(ctx, batch);
+        if (rc != 0) {
+            llama_snapkv_set_error(rc == 1 ? "no free cells in the KV cache" : format("llama_decode() failed with %d", rc));
+        }
+        return rc;
+    } catch (const std::bad_alloc &) {
+        llama_snapkv_set_error("out of memory");
+    } catch (const std::exception & e) {
+        llama_snapkv_set_error(e.what());
+    }
+    return -1;
+}
+
+//
+// the end of the process
+//
+
+static int last_fd = -1;
+
+// no allocation, no stdio, no destructors: nothing of the process can be trusted any more
+[[noreturn]] static void last_words(const char * reason) {
+    static char line[1024];
+    void * some = malloc(LLAMA_SNAPKV_STEP_BYTES); // not freed: the heap may be what is broken
+    const int n = snprintf(line, sizeof(line), "Error: llama.cpp: ended the process (%.600s); %s\n", reason,
+            !some ? "memory has run out: lower --ctx, --budget, --layer-group or --chunk, or give it more" : "this is a fault: please report this line");
+    if (n > 0 && write(last_fd, line, strnlen(line, sizeof(line))) < 0) {
+        _exit(1);
+    }
+    _exit(1);
+}
+
+static void on_abort(const char * message) {
+    const char * name = strrchr(message, '/'); // the path of the builder's source file says nothing to a reader
+    last_words(name ? name + 1 : message);
+}
+
+[[noreturn]] static void on_terminate() {
+    try {
+        if (std::current_exception()) {
+            std::rethrow_exception(std::current_exception());
+        }
+    } catch (const std::exception & e) {
+        last_words(e.what());
+    } catch (...) {
+    }
+    last_words("an exception of an unknown kind");
+}
+
+void llama_snapkv_exit_on_abort(int fd) {
+    last_fd = fd;
+    ggml_set_abort_callback(on_abort);
+    std::set_terminate(on_terminate);
+}

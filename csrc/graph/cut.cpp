@@ -1,0 +1,150 @@
+#include "graph/cut.h"
+
+#include "ops/snapkv-op.h"
+
+#include "llama-model.h"
+
+#include "ggml-impl.h"
+
+#include <cstring>
+#include <unordered_map>
+#include <unordered_set>
+
+llama_snapkv_graph llama_snapkv_graph_build(const llama_model & model, llm_graph_params params, uint32_t n_layer) {
+    llama_snapkv_graph graph;
+    graph.l_out.resize(n_layer, nullptr);
+
+    // pointers, since later callbacks may rename a tensor
+    params.cb = [&graph, cb = params.cb](const llama_ubatch & ubatch, ggml_tensor * cur, const char * name, int il) {
+        cb(ubatch, cur, name, il);
+        if (il >= 0 && il < (int) graph.l_out.size() && strcmp(name, "l_out") == 0) {
+            graph.l_out[il] = cur;
+        }
+    };
+    graph.gf = model.build_graph(params);
+    return graph;
+}
+
+ggml_tensor * llama_snapkv_graph_attn(const llm_graph_result & res, int32_t il) {
+    ggml_tensor * attn = nullptr;
+    for (const auto & node : res.get_fused_nodes()) {
+        if (node.op == LLM_FUSED_OP_FLASH_ATTN && node.il == il) {
+            if (attn) {
+                return nullptr;
+            }
+            attn = node.tensor;
+        }
+    }
+    return attn;
+}
+
+static int find_node(const ggml_cgraph * gf, const ggml_tensor * t) {
+    for (int i = 0; i < gf->n_nodes; ++i) {
+        if (gf->nodes[i] == t) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+// turn a node into a view, so that its users read from elsewhere
+static void redirect(ggml_tensor * t, ggml_tensor * view) {
+    for (auto & src : t->src) {
+        src = nullptr;
+    }
+    t->op = GGML_OP_VIEW;
+    t->src[0] = view->view_src ? view->view_src : view;
+    t->view_src = t->src[0];
+    t->view_offs = view->view_offs;
+    t->data = view->data;
+    t->buffer = view->buffer;
+}
+
+uint32_t llama_snapkv_graph_cut(ggml_context * ctx, ggml_cgraph * dst, llama_snapkv_graph & graph, const llama_snapkv_cut_params & params) {
+    ggml_cgraph * gf = graph.gf;
+
+    int i0 = 0;
+    int i1 = gf->n_nodes;
+    ggml_tensor * out = nullptr;
+    if (params.hidden_out) {
+        out = graph.l_out[params.il1 - 1];
+        i1 = find_node(gf, out) + 1;
+        GGML_ASSERT(i1 > 0);
+    }
+    if (params.hidden_in) {
+        ggml_tensor * in = graph.l_out[params.il0 - 1];
+        i0 = find_node(gf, in) + 1;
+        GGML_ASSERT(i0 > 0);
+        redirect(in, params.hidden_in);
+    }
+
+    for (int i = 0; i < gf->n_leafs; ++i) {
+        ggml_tensor * t = gf->leafs[i];
+        if ((t->flags & GGML_TENSOR_FLAG_INPUT) && t != params.mask_input) {
+            ggml_build_forward_expand(dst, t);
+        }
+    }
+
+    std::unordered_set<const ggml_tensor *> inside(gf->nodes + i0, gf->nodes + i1);
+
+    const int n0 = dst->n_nodes;
+    for (int i = i0; i < i1; ++i) {
+        ggml_tensor * t = gf->nodes[i];
+        // nothing depends on a KV store, so each has to be named
+        if (params.store_only && t->op != GGML_OP_SET_ROWS) {
+            continue;
+        }
+        if (t->flags & GGML_TENSOR_FLAG_COMPUTE) {
+            ggml_build_forward_expand(dst, t);
+        } else {
+            ggml_build_forward_order(dst, t);
+        }
+    }
+
+    uint32_t n_foreign = 0;
+    for (int i = n0; i < dst->n_nodes; ++i) {
+        const ggml_tensor * t = dst->nodes[i];
+        if ((t->op == GGML_OP_FLASH_ATTN_EXT || t->op == GGML_OP_SET_ROWS) && !inside.count(t)) {
+            n_foreign++;
+        }
+    }
+
+    if (out && !params.store_only) {
+        ggml_build_forward_expand(dst, ggml_cpy(ctx, out, params.hidden_out));
+    }
+    return n_foreign;
+}
+
+uint64_t llama_snapkv_graph_topology(const ggml_cgraph * gf) {
+    std::unordered_map<const ggml_tensor *, uint64_t> index;
+    index.reserve(gf->n_leafs + gf->n_nodes);
+
+    uint64_t hash = 1469598103934665603ull; // FNV-1a
+    auto mix = [&hash](uint64_t v) { hash = (hash ^ v) * 1099511628211ull; };
+
+    auto visit = [&](const ggml_tensor * t) {
+        auto id = [&](const ggml_tensor * s) -> uint64_t {
+            if (!s) {
+                return 0;
+            }
+            const auto it = index.find(s);
+            return it == index.end() ? 1 : it->second;
+        };
+        mix(t->op);
+        mix(t->type);
+        mix(t->flags);
+        mix(t->buffer != nullptr);
+        for (const auto * src : t->src) {
+            mix(id(src));
+        }
+        mix(id(t->view_src));
+        index.emplace(t, index.size() + 2);
+    };
+    for (int i = 0; i < gf->n_leafs; ++i) {
+        visit(gf->leafs[i]);
+    }
+    for (int i = 0; i < gf->n_nodes; ++i) {
+        visit(gf->nodes[i]);
+    }
+    return hash;
+}

@@ -1,0 +1,60 @@
+// Builds, allocates and computes graphs on a context's backends, with a scheduler of its own in the place of the context's.
+#pragma once
+
+#include "upstream/snapkv-alloc.h"
+
+#include "llama-context.h"
+
+#include <cstdint>
+#include <functional>
+#include <stdexcept>
+
+struct llama_snapkv_compute_error : std::runtime_error {
+    explicit llama_snapkv_compute_error(ggml_status status);
+    const ggml_status status;
+};
+
+class llama_snapkv_runner {
+public:
+    using builder = std::function<ggml_cgraph *(ggml_context * gctx)>;
+
+    explicit llama_snapkv_runner(llama_context & ctx);
+    // drops the compute buffers; the context has to reserve its own again (llama_snapkv_reserve(), or decode() does)
+    ~llama_snapkv_runner();
+
+    // drop the context's compute buffers, which would only lie beside these. throws std::bad_alloc
+    void begin(int64_t max_nodes);
+
+    // build a graph and allocate it; gf is in the context that is returned. throws std::runtime_error or std::bad_alloc
+    llama_snapkv_gctx allocate(const builder & build, ggml_cgraph *& gf);
+
+    // plan the compute buffers for a graph that will be allocated later: does it fit? throws std::runtime_error or std::bad_alloc
+    void reserve(const builder & build);
+
+    // start a graph. the host may go on before the device has ended
+    ggml_status start(ggml_cgraph * gf, bool batched);
+    void finish();
+
+    // the context's backend for a device, null if it has none
+    ggml_backend_t backend_of(ggml_backend_dev_t dev) const;
+
+    int64_t get_max_nodes() const { return max_nodes; }
+    size_t get_bytes() const { return bytes; } // largest compute buffers so far
+
+    // for the tensors and the graph of a builder. throws std::bad_alloc
+    llama_snapkv_gctx make_context() const;
+
+private:
+    void forget_plan();
+
+    llama_context & ctx;
+    int64_t max_nodes = 0;
+    uint64_t planned = 0; // topology that the scheduler's buffers are planned for
+    size_t bytes = 0;
+};
+
+// reserve the context's ordinary compute buffers. throws std::bad_alloc or std::runtime_error
+void llama_snapkv_reserve(llama_context & ctx);
+
+// bytes of the compute buffers that the context holds now
+size_t llama_snapkv_compute_bytes(llama_context & ctx);

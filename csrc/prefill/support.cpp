@@ -1,0 +1,243 @@
+#include "prefill/support.h"
+
+#include "evict/stock.h"
+#include "graph/cut.h"
+#include "staging/plan.h"
+#include "state/cells.h"
+#include "state/params.h"
+#include "upstream/access.h"
+#include "upstream/devices.h"
+#include "upstream/snapkv-alloc.h"
+
+#include "llama-cpp.h"
+#include "llama-impl.h"
+
+#include "ggml-cpp.h"
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+using access = llama_snapkv_access;
+
+static constexpr uint32_t N_PROBE_CELLS = 64;
+static constexpr uint32_t N_PROBE_TOKENS = 8;
+
+static std::string check_model(const llama_model & model, const llama_context_params & cparams) {
+    const auto & hparams = model.hparams;
+    if (hparams.vocab_only) {
+        return "only the model's vocabulary is loaded: load it without vocab_only";
+    }
+    if (llama_model_has_encoder(&model)) {
+        return "encoder and encoder-decoder models have no prompt in a KV cache";
+    }
+    if (llama_model_is_recurrent(&model)) {
+        return "recurrent models have no KV cache";
+    }
+    if (llama_model_is_hybrid(&model)) {
+        return "hybrid models (attention and recurrent layers) are not supported";
+    }
+    if (cparams.flash_attn_type == LLAMA_FLASH_ATTN_TYPE_DISABLED) {
+        return "flash attention is off: SnapKV reads queries and keys from flash-attention nodes; turn it on";
+    }
+    if (model.arch == LLM_ARCH_GROK) {
+        return "llama.cpp has no flash attention for Grok";
+    }
+    if (cparams.embeddings) {
+        return "the context is for embeddings: SnapKV compresses prompts for generation";
+    }
+    if (model.split_mode() == LLAMA_SPLIT_MODE_TENSOR) {
+        return "models split by tensor over several devices are not supported: use split mode layer";
+    }
+    return "";
+}
+
+// what llama.cpp ends the process for
+static std::string check_sequences(const llama_model & model, const llama_context_params & cparams) {
+    const uint32_t n_seq_max = std::max(1u, cparams.n_seq_max);
+    if (n_seq_max > LLAMA_MAX_SEQ) {
+        return format("n_seq_max %u is more than llama.cpp's %d: make it smaller", n_seq_max, LLAMA_MAX_SEQ);
+    }
+    const uint32_t n_ctx = GGML_PAD(cparams.n_ctx == 0 ? model.hparams.n_ctx_train : cparams.n_ctx, 256);
+    const uint32_t n_batch = std::min(n_ctx, cparams.n_batch);
+    if (n_batch < n_seq_max) {
+        return format("n_batch %u is less than n_seq_max %u, and each sequence needs a place in a batch: make n_batch larger", n_batch, n_seq_max);
+    }
+    if (cparams.n_outputs_max != 0 && cparams.n_outputs_max < n_seq_max) {
+        return format("n_outputs_max %u is less than n_seq_max %u: make it larger", cparams.n_outputs_max, n_seq_max);
+    }
+    return "";
+}
+
+static const ggml_tensor * root(const ggml_tensor * t) {
+    return t->view_src ? t->view_src : t;
+}
+
+static std::string check_layer(llama_context & ctx, const llama_snapkv_memory & mem, const llm_graph_result & res, int32_t il) {
+    const auto & hparams = ctx.get_model().hparams;
+    const auto & map = access::map_layer_ids(*mem.base);
+    const auto & cache = access::layers(*mem.base)[map.at(il)];
+
+    const ggml_tensor * attn = llama_snapkv_graph_attn(res, il);
+    if (!attn) {
+        return format("layer %d does not have exactly one flash-attention node", il);
+    }
+    float max_bias;
+    memcpy(&max_bias, (const float *) attn->op_params + 1, sizeof(float));
+    if (max_bias != 0.0f) {
+        return "ALiBi position biases depend on positions that eviction changes";
+    }
+    if (!cache.v) {
+        return "MLA models keep one latent row for all heads: nothing to select by head";
+    }
+    if (root(attn->src[1]) != cache.k || root(attn->src[2]) != cache.v) {
+        return format("layer %d attends to something else than its own KV cache", il);
+    }
+    if (!attn->src[3] || attn->src[3]->type != GGML_TYPE_F16 || !(attn->src[3]->flags & GGML_TENSOR_FLAG_INPUT)) {
+        return format("layer %d has a mask of its own kind", il);
+    }
+    if (attn->src[4] && !attn->src[4]->buffer) {
+        return format("layer %d computes its attention sinks", il);
+    }
+    const int64_t n_head_kv = attn->src[1]->ne[2];
+    if (attn->src[0]->ne[2] % n_head_kv != 0) {
+        return format("layer %d has %d query heads for %d KV heads", il, (int) attn->src[0]->ne[2], (int) n_head_kv);
+    }
+    for (const ggml_tensor * t : { cache.k, cache.v }) {
+        if (!llama_snapkv_can_evict(t, n_head_kv)) {
+            return format("a head of %u elements in %s is no multiple of 4 bytes, and cannot be copied as it is: use another KV cache type, such as f16",
+                    t == cache.k ? hparams.n_embd_head_k(il) : hparams.n_embd_head_v(il), ggml_type_name(t->type));
+        }
+    }
+    return "";
+}
+
+static std::string check_graph(llama_context & ctx, const llama_snapkv_memory & mem) {
+    const auto & model = ctx.get_model();
+    const auto & hparams = model.hparams;
+    const int32_t n_layer = (int32_t) hparams.n_layer();
+
+    llama_snapkv_groups groups;
+    groups.n_layer = n_layer;
+    for (const auto & layer : access::layers(*mem.base)) {
+        groups.ils.push_back((int32_t) layer.il);
+    }
+    if (groups.ils.empty()) {
+        return "the model has no layer with full attention: its KV cache is bounded already";
+    }
+    if (access::map_layer_ids(*mem.base).size() != access::layers(*mem.base).size()) {
+        return "layers share KV caches";
+    }
+
+    llama_memory_context_ptr mctx = ctx.get_memory()->init_full();
+    llama_batch_allocr balloc(hparams.n_pos_per_embd());
+    llama_ubatch ubatch = balloc.ubatch_reserve(N_PROBE_TOKENS, 1);
+    llm_graph_result res(ctx.graph_max_nodes(N_PROBE_TOKENS) + 1024);
+
+    const uint32_t n_outputs = access::n_outputs(ctx);
+    access::n_outputs(ctx) = 1;
+
+    std::string reason;
+    // each group of one cached layer is a cut that any G may make
+    for (uint32_t ig = 0; ig < groups.count() && reason.empty(); ++ig) {
+        res.reset();
+        auto params = access::graph_params(ctx, &res, ubatch, mctx.get());
+        params.cb = [](const llama_ubatch &, ggml_tensor *, const char *, int) {};
+        llama_snapkv_graph graph = llama_snapkv_graph_build(model, params, n_layer);
+
+        if (ig == 0) {
+            for (const auto & node : res.get_fused_nodes()) {
+                const bool is_cached = access::map_layer_ids(*mem.base).count(node.il) ||
+                        (mem.iswa && access::map_layer_ids(*mem.iswa->get_swa()).count(node.il));
+                if (node.op == LLM_FUSED_OP_FLASH_ATTN && !is_cached) {
+                    reason = format("layer %d attends outside of the KV cache", node.il);
+                }
+            }
+            for (const int32_t il : groups.ils) {
+                reason = reason.empty() ? check_layer(ctx, mem, res, il) : reason;
+            }
+        }
+
+        llama_snapkv_gctx gctx(256 * ggml_tensor_overhead() + ggml_graph_overhead_custom(res.get_max_nodes(), false));
+        llama_snapkv_cut_params cut;
+        cut.il0 = groups.il0(ig);
+        cut.il1 = groups.il1(ig);
+        auto hidden = [&](int32_t il) -> ggml_tensor * {
+            const ggml_tensor * t = graph.l_out[il];
+            if (!t || t->type != GGML_TYPE_F32 || !ggml_is_contiguous(t) || t->ne[0] != hparams.n_embd || t->ne[1] != N_PROBE_TOKENS || ggml_nrows(t) != N_PROBE_TOKENS) {
+                reason = reason.empty() ? format("the output of layer %d is not one hidden state for each token", il) : reason;
+                return nullptr;
+            }
+            return ggml_new_tensor_2d(gctx.get(), GGML_TYPE_F32, t->ne[0], t->ne[1]);
+        };
+        if (ig > 0) {
+            cut.hidden_in = hidden(cut.il0 - 1);
+        }
+        if (ig + 1 < groups.count()) {
+            cut.hidden_out = hidden(cut.il1 - 1);
+        }
+        if (reason.empty()) {
+            ggml_cgraph * gf = ggml_new_graph_custom(gctx.get(), res.get_max_nodes(), false);
+            if (llama_snapkv_graph_cut(gctx.get(), gf, graph, cut) > 0) {
+                reason = format("layers from %d to %d need attention of other layers", cut.il0, cut.il1 - 1);
+            }
+        }
+    }
+
+    access::n_outputs(ctx) = n_outputs;
+    return reason;
+}
+
+std::string llama_snapkv_check_support(llama_model & model, llama_context_params cparams, const llama_snapkv_params & params) {
+    std::string reason = llama_snapkv_check_params(params);
+    if (reason.empty()) {
+        reason = check_model(model, cparams);
+    }
+    if (reason.empty()) {
+        reason = check_sequences(model, cparams);
+    }
+    if (reason.empty()) {
+        reason = llama_snapkv_check_devices(model, cparams);
+    }
+    if (!reason.empty()) {
+        return reason;
+    }
+
+    cparams.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    cparams.n_batch = N_PROBE_TOKENS;
+    cparams.n_ubatch = N_PROBE_TOKENS;
+    cparams.n_seq_max = 1; // the probe's graph is of one sequence, as a prefill's are
+    cparams.n_outputs_max = 1;
+    cparams.samplers = nullptr;
+    cparams.n_samplers = 0;
+
+    llama_snapkv_cells_scope scope(N_PROBE_CELLS, true);
+    llama_context_ptr ctx(llama_init_from_model(&model, cparams));
+    if (!ctx) {
+        return "llama.cpp cannot make a context for this model with these parameters (its log has the reason)";
+    }
+    if (!ctx->get_memory()) {
+        return "the model has no KV cache (an embedding or diffusion model)";
+    }
+    if (!ctx->get_cparams().causal_attn) {
+        return "attention is not causal";
+    }
+    const auto mem = llama_snapkv_memory_of(*ctx);
+    if (!mem.base) {
+        return "the model's KV cache is of a kind of its own (sparse attention index, compressed or mixed memory)";
+    }
+    return check_graph(*ctx, mem);
+}
+
+bool llama_snapkv_has_fused_ops(const char * device) {
+    ggml_backend_dev_t dev = ggml_backend_dev_by_name(device);
+    if (!dev) {
+        return false;
+    }
+    ggml_context_ptr gctx(ggml_init({ 16 * ggml_tensor_overhead(), nullptr, true }));
+    const llama_snapkv_params params = llama_snapkv_default_params();
+    llama_snapkv_observation obs;
+    obs.q = ggml_new_tensor_3d(gctx.get(), GGML_TYPE_F32, 128, llama_snapkv_n_voters(params), 32);
+    obs.k = ggml_new_tensor_3d(gctx.get(), GGML_TYPE_F16, 128, 4096, 8);
+    return llama_snapkv_supports(dev, llama_snapkv_graph_score_fused(gctx.get(), obs, params, params.window, 1024));
+}

@@ -1,9 +1,0 @@
-// Can this model be prefilled by layer groups and evicted? Asked of a context whose caches have a few cells only.
-#pragma once
-
-#include "snapkv-context.h"
-
-#include <string>
-
-// "" or the reason why not
-std::string llama_snapkv_check_support(llama_model & model, llama_context_params cparams, const llama_snapkv_params & params);

@@ -1,0 +1,124 @@
+#include "staging/hidden.h"
+
+#include "llama-impl.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+llama_snapkv_event::llama_snapkv_event(ggml_backend_dev_t dev) :
+    event(ggml_backend_event_new(dev)) {
+}
+
+void llama_snapkv_event::record(ggml_backend_t backend) {
+    if (event) {
+        ggml_backend_event_record(event.get(), backend);
+        recorded = true;
+    } else {
+        ggml_backend_synchronize(backend);
+    }
+}
+
+void llama_snapkv_event::wait(ggml_backend_t backend) const {
+    if (event && recorded) {
+        ggml_backend_event_wait(backend, event.get());
+    }
+}
+
+void llama_snapkv_event::synchronize() const {
+    if (event && recorded) {
+        ggml_backend_event_synchronize(event.get());
+    }
+}
+
+void llama_snapkv_hidden_state::allocate(int64_t n_embd, int64_t n_prompt, int64_t n_tokens, ggml_backend_buffer_type_t buft, ggml_backend_dev_t device) {
+    chunk = n_tokens;
+    ctx = llama_snapkv_gctx((1 + N_SLOTS) * ggml_tensor_overhead());
+
+    state = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd, n_prompt);
+    ggml_set_name(state, "snapkv_hidden");
+    const size_t size = ggml_backend_buft_get_alloc_size(buft, state);
+    bufs[0] = llama_snapkv_alloc_buffer(buft, size, "hidden state");
+    ggml_backend_tensor_alloc(bufs[0].get(), state, ggml_backend_buffer_get_base(bufs[0].get()));
+    const bool on_host = ggml_backend_buft_is_host(buft);
+    (on_host ? bytes_host : bytes_device) = size;
+    if (!on_host || !device) {
+        return;
+    }
+
+    ggml_backend_buffer_type_t dev_buft = ggml_backend_dev_buffer_type(device);
+    size_t offset = 0;
+    for (auto & slot : slots) {
+        slot = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd, chunk);
+        offset += GGML_PAD(ggml_backend_buft_get_alloc_size(dev_buft, slot), ggml_backend_buft_get_alignment(dev_buft));
+    }
+    bufs[1] = llama_snapkv_alloc_buffer(dev_buft, offset, "hidden state of two chunks");
+    copier.reset(ggml_backend_dev_init(device, nullptr));
+    if (!copier) {
+        throw std::runtime_error(format("out of memory: a second stream on %s", ggml_backend_dev_name(device)));
+    }
+    bytes_device = offset;
+    offset = 0;
+    for (uint32_t s = 0; s < N_SLOTS; ++s) {
+        ggml_backend_tensor_alloc(bufs[1].get(), slots[s], (char *) ggml_backend_buffer_get_base(bufs[1].get()) + offset);
+        offset += GGML_PAD(ggml_backend_buft_get_alloc_size(dev_buft, slots[s]), ggml_backend_buft_get_alignment(dev_buft));
+        ready[s] = llama_snapkv_event(device);
+        done[s] = llama_snapkv_event(device);
+    }
+}
+
+ggml_tensor * llama_snapkv_hidden_state::view(ggml_context * gctx, uint32_t i, int64_t p0, int64_t n_tokens) const {
+    ggml_tensor * t = slots[0] ? slots[i % N_SLOTS] : state;
+    return ggml_view_2d(gctx, t, t->ne[0], n_tokens, t->nb[1], slots[0] ? 0 : p0 * t->nb[1]);
+}
+
+int64_t llama_snapkv_hidden_state::n_tokens_of(uint32_t i) const {
+    return std::min(chunk, state->ne[1] - i * chunk);
+}
+
+void llama_snapkv_hidden_state::load(uint32_t i) {
+    ggml_backend_tensor_set_async(copier.get(), slots[i % N_SLOTS], (const char *) state->data + i * chunk * state->nb[1], 0, n_tokens_of(i) * state->nb[1]);
+}
+
+void llama_snapkv_hidden_state::store(uint32_t i) {
+    ggml_backend_tensor_get_async(copier.get(), slots[i % N_SLOTS], (char *) state->data + i * chunk * state->nb[1], 0, n_tokens_of(i) * state->nb[1]);
+}
+
+void llama_snapkv_hidden_state::begin(bool group_loads, uint32_t group_chunks) {
+    loads = group_loads;
+    n_chunks = group_chunks;
+    if (!slots[0] || !loads) {
+        return;
+    }
+    for (uint32_t i = 0; i < std::min(N_SLOTS, n_chunks); ++i) {
+        load(i);
+        ready[i].record(copier.get());
+    }
+}
+
+void llama_snapkv_hidden_state::enter(uint32_t i, ggml_backend_t backend) {
+    if (slots[0]) {
+        ready[i % N_SLOTS].wait(backend);
+    }
+}
+
+void llama_snapkv_hidden_state::leave(uint32_t i, ggml_backend_t backend, bool stores) {
+    if (!slots[0]) {
+        return;
+    }
+    const uint32_t s = i % N_SLOTS;
+    done[s].record(backend);
+    done[s].wait(copier.get());
+    if (stores) {
+        store(i);
+    }
+    if (loads && i + N_SLOTS < n_chunks) {
+        load(i + N_SLOTS);
+    }
+    ready[s].record(copier.get());
+}
+
+void llama_snapkv_hidden_state::finish() {
+    if (copier) {
+        ggml_backend_synchronize(copier.get());
+    }
+}

@@ -1,0 +1,70 @@
+// The hidden state between layer groups: F32 [n_embd, n_prompt], on the device, or in host memory with two slots of a
+// chunk on the device. Copies then run on a stream of their own, beside the computation.
+#pragma once
+
+#include "upstream/snapkv-alloc.h"
+
+#include <cstdint>
+#include <memory>
+
+// in a backend's order of work, a point that another backend can wait for
+class llama_snapkv_event {
+public:
+    llama_snapkv_event() = default;
+    explicit llama_snapkv_event(ggml_backend_dev_t dev);
+
+    void record(ggml_backend_t backend); // without events on the device: waits for the backend
+    void wait(ggml_backend_t backend) const; // the backend waits
+    void synchronize() const; // the host waits
+
+    bool is_supported() const { return event != nullptr; }
+
+private:
+    ggml_backend_event_ptr event;
+    bool recorded = false;
+};
+
+class llama_snapkv_hidden_state {
+public:
+    // where a state of n_embd x n_prompt is to be: in a buffer of a type; if that is host memory and device is not null,
+    // in passing on the device. throws std::runtime_error
+    void allocate(int64_t n_embd, int64_t n_prompt, int64_t chunk, ggml_backend_buffer_type_t buft, ggml_backend_dev_t device);
+
+    // [n_embd, n_tokens] of the i-th chunk, which starts at position p0: what a graph reads and then overwrites
+    ggml_tensor * view(ggml_context * ctx, uint32_t i, int64_t p0, int64_t n_tokens) const;
+
+    // in this order for each group and chunk; backend computes the chunk's graph.
+    //   begin: before the first chunk of a group; loads = false: the group reads no hidden state
+    //   enter: before a chunk's graph
+    //   leave: after it; stores = false: the group writes no hidden state
+    //   finish: after the last chunk
+    void begin(bool loads, uint32_t n_chunks);
+    void enter(uint32_t i, ggml_backend_t backend);
+    void leave(uint32_t i, ggml_backend_t backend, bool stores);
+    void finish();
+
+    explicit operator bool() const { return state != nullptr; }
+
+    size_t bytes_device = 0;
+    size_t bytes_host = 0;
+
+private:
+    static constexpr uint32_t N_SLOTS = 2;
+
+    void load(uint32_t i);
+    void store(uint32_t i);
+    int64_t n_tokens_of(uint32_t i) const;
+
+    llama_snapkv_gctx ctx;
+    ggml_backend_buffer_ptr bufs[2];
+    ggml_tensor * state = nullptr;
+    ggml_tensor * slots[N_SLOTS] = {}; // null: graphs use the state itself
+
+    ggml_backend_ptr copier; // a backend of its own on the device, for its stream
+    llama_snapkv_event ready[N_SLOTS]; // the slot is loaded, and what was in it is stored
+    llama_snapkv_event done[N_SLOTS];  // the slot's graph has run
+
+    bool loads = false;
+    uint32_t n_chunks = 0;
+    int64_t chunk = 0;
+};

@@ -1,0 +1,106 @@
+#include "staging/plan.h"
+
+#include "staging/staging.h"
+
+#include "upstream/access.h"
+
+#include <algorithm>
+
+using access = llama_snapkv_access;
+
+// kept free beside what a plan counts: the pools of the backend, where a shortage ends the process
+static constexpr size_t MARGIN = 320u << 20;
+
+static constexpr uint32_t MIN_CHUNK = 64;
+
+namespace {
+
+// bytes on the device
+struct sizes {
+    size_t layer = 0;     // full KV of a cached layer
+    size_t hidden_row = 0; // hidden state of a token
+    size_t mask_row = 0;  // mask of a token of a chunk, and its copy where there is one
+    size_t compute_row = 0; // compute buffers for a token of a chunk
+    size_t votes = 0; // scratch of scoring
+
+    size_t of(const llama_snapkv_plan & plan, uint32_t n_layer, uint32_t n_prompt) const {
+        const size_t hidden = plan.group >= n_layer ? 0 : hidden_row * (plan.hidden_host ? (size_t) 2 * plan.chunk : (size_t) n_prompt);
+        return plan.group * layer + hidden + (size_t) plan.chunk * (mask_row + compute_row) + votes + MARGIN;
+    }
+};
+
+} // namespace
+
+static sizes measure(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params, const llama_snapkv_groups & groups,
+        const llama_snapkv_place & place, uint32_t n_prompt) {
+    const auto & hparams = ctx.get_model().hparams;
+    const size_t n_max = GGML_PAD(n_prompt, LLAMA_SNAPKV_N_KV_PAD);
+
+    sizes res;
+    res.layer = llama_snapkv_full_bytes(*mem.base, (uint32_t) n_max) / groups.ils.size();
+    res.hidden_row = hparams.n_embd * sizeof(float);
+    res.mask_row = (n_max + ctx.n_ubatch() + 2 * LLAMA_SNAPKV_N_KV_PAD) * sizeof(ggml_fp16_t);
+    res.mask_row += place.reads_mask_stride ? 0 : n_max * sizeof(ggml_fp16_t);
+    for (const int32_t il : groups.ils) {
+        const size_t n_ff = (size_t) std::max(hparams.n_ff(il), hparams.n_ff_exp(il) * std::max(1u, hparams.n_expert_used(il)));
+        const size_t n_qkv = (size_t) hparams.n_head(il) * hparams.n_embd_head_k(il);
+        res.compute_row = std::max(res.compute_row, (3 * n_ff + 4 * n_qkv + 4 * hparams.n_embd) * sizeof(float));
+        // of stock ops, for one head: K in f32, and three times the attention of the window's rows
+        const size_t rows = (size_t) params.window * hparams.n_head(il) / hparams.n_head_kv(il);
+        const size_t stock = n_max * (hparams.n_embd_head_k(il) + 3 * rows) * sizeof(float);
+        const size_t fused = n_max * 2 * hparams.n_head_kv(il) * sizeof(float);
+        res.votes = std::max(res.votes, params.ops == LLAMA_SNAPKV_OPS_FUSED ? fused : stock);
+    }
+    return res;
+}
+
+std::vector<llama_snapkv_plan> llama_snapkv_make_plans(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params,
+        const llama_snapkv_groups & groups, const llama_snapkv_place & place, uint32_t n_prompt) {
+    const uint32_t n_layer = (uint32_t) groups.ils.size();
+    const sizes bytes = measure(ctx, mem, params, groups, place, n_prompt);
+    auto make = [&](uint32_t group, uint32_t chunk, bool host) {
+        llama_snapkv_plan p;
+        p.group = group;
+        p.chunk = chunk;
+        p.hidden_host = host;
+        p.bytes = bytes.of(p, n_layer, n_prompt);
+        return p;
+    };
+
+    // the smallest plan that is within 3 % of the fastest where memory matters. with groups of one layer the prefill is, on CPUs
+    // and, with long prompts, on GPUs (results/); with all layers at once it has no hidden state, which may be larger than the full KV of a few layers
+    uint32_t chunk = std::min(params.chunk ? params.chunk : ctx.n_ubatch(), n_prompt);
+    uint32_t group = std::min(params.layer_group ? params.layer_group : 1, place.max_group);
+    if (params.layer_group == 0 && params.hidden != LLAMA_SNAPKV_HIDDEN_HOST && place.max_group >= n_layer && make(n_layer, chunk, false).bytes <= make(1, chunk, false).bytes) {
+        group = n_layer;
+    }
+    if (!llama_snapkv_is_gpu(place.devs[groups.ils[0]])) {
+        return { make(group, chunk, false) };
+    }
+
+    // less memory beside a GPU: the hidden state on the host, then smaller chunks
+    const uint32_t smaller = params.layer_group ? group : 1;
+    std::vector<llama_snapkv_plan> plans;
+    while (true) {
+        if (params.hidden != LLAMA_SNAPKV_HIDDEN_HOST) {
+            plans.push_back(make(group, chunk, false));
+        }
+        if (params.hidden == LLAMA_SNAPKV_HIDDEN_HOST || (params.hidden == LLAMA_SNAPKV_HIDDEN_AUTO && smaller < n_layer)) {
+            plans.push_back(make(smaller, chunk, true));
+        }
+        if (params.chunk != 0 || chunk <= MIN_CHUNK) {
+            break;
+        }
+        chunk = std::max(chunk / 2, MIN_CHUNK);
+    }
+
+    size_t free = 0;
+    size_t total = 0;
+    ggml_backend_dev_memory(place.devs[groups.ils[0]], &free, &total);
+    const auto smallest = *std::min_element(plans.begin(), plans.end(), [](const auto & a, const auto & b) { return a.bytes < b.bytes; });
+    plans.erase(std::remove_if(plans.begin(), plans.end(), [&](const auto & p) { return p.bytes > free; }), plans.end());
+    if (plans.empty()) {
+        plans.push_back(smallest); // the estimate is on the safe side
+    }
+    return plans;
+}

@@ -1,0 +1,147 @@
+#include "staging/staging.h"
+
+#include "staging/plan.h"
+#include "state/params.h"
+#include "upstream/access.h"
+
+#include "llama-impl.h"
+
+#include "ggml-backend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+#include <stdexcept>
+#include <tuple>
+
+using access = llama_snapkv_access;
+
+// layers may share a staging slot if their rows have equal sizes and live in one place
+using slot_class = std::tuple<ggml_backend_buffer_type_t, uint32_t, uint32_t, uint32_t, uint32_t>;
+
+static std::map<slot_class, std::vector<int32_t>> slot_classes(llama_context & ctx, const llama_snapkv_groups & groups, const llama_snapkv_place & place) {
+    const auto & hparams = ctx.get_model().hparams;
+    std::map<slot_class, std::vector<int32_t>> res;
+    for (const int32_t il : groups.ils) {
+        res[{ place.buft(il), hparams.n_embd_k_gqa(il), hparams.n_embd_v_gqa(il), hparams.n_embd_head_k(il), hparams.n_embd_head_v(il) }].push_back(il);
+    }
+    return res;
+}
+
+static std::unique_ptr<llama_kv_cache> make_kv(llama_context & ctx, const llama_kv_cache & base, const llama_snapkv_groups & groups, const llama_snapkv_place & place, uint32_t n_prompt) {
+    if (llama_snapkv_alloc_fails("staging")) {
+        throw std::runtime_error("out of memory: the staging cache");
+    }
+
+    // a group has at most G layers of a class, and they follow each other in it. the cache is made where its layers are, so
+    // layers whose weights are lent take slots of layers that are on the device
+    const auto classes = slot_classes(ctx, groups, place);
+    std::map<slot_class, std::vector<int32_t>> slots;
+    std::set<int32_t> stored;
+    for (const auto & [cls, ils] : classes) {
+        for (const int32_t il : ils) {
+            const bool resident = !ctx.get_cparams().offload_kqv || ctx.get_model().dev_layer(il) == place.devs[il];
+            if (resident && slots[cls].size() < groups.size) {
+                slots[cls].push_back(il);
+                stored.insert(il);
+            }
+        }
+    }
+
+    auto kv = std::make_unique<llama_kv_cache>(
+            ctx.get_model(), ctx.get_model().hparams, base.type_k(), base.type_v(), access::v_trans(base), ctx.get_cparams().offload_kqv,
+            /*unified =*/true, GGML_PAD(n_prompt, LLAMA_SNAPKV_N_KV_PAD), /*n_seq_max =*/1, access::n_pad(base), 0, LLAMA_SWA_TYPE_NONE, nullptr,
+            [&](int32_t il) { return stored.count(il) > 0; }, nullptr, nullptr, "snapkv_");
+
+    auto & map = access::map_layer_ids(*kv);
+    auto ids = map;
+    for (const auto & [cls, ils] : classes) {
+        for (size_t i = 0; i < ils.size(); ++i) {
+            ids[ils[i]] = map.at(slots.at(cls)[i % groups.size]);
+        }
+    }
+    map = std::move(ids);
+    return kv;
+}
+
+static void fill_mask(ggml_tensor * mask, int64_t n_max) {
+    const ggml_fp16_t zero = ggml_fp32_to_fp16(0.0f);
+    const ggml_fp16_t ninf = ggml_fp32_to_fp16(-INFINITY);
+    std::vector<ggml_fp16_t> row(mask->ne[0], ninf);
+    std::fill(row.begin(), row.begin() + n_max, zero);
+    for (int64_t i = 0; i < mask->ne[1]; ++i) {
+        row[n_max + i] = zero;
+        ggml_backend_tensor_set(mask, row.data(), i * mask->nb[1], mask->nb[1]);
+    }
+}
+
+llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params,
+        const llama_snapkv_groups & groups, const llama_snapkv_place & place, const llama_snapkv_plan & plan, uint32_t n_prompt, uint32_t n_new) {
+    llama_snapkv_staging st;
+    st.n_max = GGML_PAD(n_prompt, LLAMA_SNAPKV_N_KV_PAD);
+
+    st.kv = make_kv(ctx, *mem.base, groups, place, n_prompt);
+    st.full = st.kv.get();
+    for (const auto & [_, size] : st.kv->memory_breakdown()) {
+        st.bytes_kv += size;
+    }
+
+    st.ctx = llama_snapkv_gctx(64 * ggml_tensor_overhead());
+
+    auto allocate = [&](ggml_tensor * t, ggml_backend_buffer_type_t buft, const char * part) -> size_t {
+        st.bufs.push_back(llama_snapkv_alloc_buffer(buft, ggml_backend_buft_get_alloc_size(buft, t), part));
+        ggml_backend_buffer_t buf = st.bufs.back().get();
+        ggml_backend_tensor_alloc(buf, t, ggml_backend_buffer_get_base(buf));
+        return ggml_backend_buffer_get_size(buf);
+    };
+
+    if (groups.count() > 1) {
+        ggml_backend_buffer_type_t buft = place.buft(0);
+        if (plan.hidden_host) {
+            ggml_backend_buffer_type_t pinned = ggml_backend_dev_host_buffer_type(place.devs[0]);
+            buft = pinned ? pinned : ggml_backend_cpu_buffer_type();
+        }
+        st.hidden.allocate(ctx.get_model().hparams.n_embd, n_new, plan.chunk, buft, place.device);
+    }
+
+    const auto & hparams = ctx.get_model().hparams;
+    st.n_queries = llama_snapkv_n_queries(params, n_prompt);
+    int64_t q_size = 0;
+    for (const int32_t il : groups.ils) {
+        q_size = std::max(q_size, (int64_t) hparams.n_embd_head_k(il) * hparams.n_head(il) * st.n_queries);
+    }
+    st.queries = ggml_new_tensor_2d(st.ctx.get(), GGML_TYPE_F32, q_size, groups.size);
+    ggml_set_name(st.queries, "snapkv_queries");
+    st.bytes_queries = allocate(st.queries, place.buft(groups.ils[0]), "queries");
+
+    // chunks that start anywhere need rows to shift by
+    const bool aligned = (n_prompt - n_new) % llama_snapkv_staging::MASK_ALIGNMENT == 0 && plan.chunk % llama_snapkv_staging::MASK_ALIGNMENT == 0;
+    const int64_t rows = std::max(plan.chunk, params.window) + (aligned ? 0 : llama_snapkv_staging::MASK_ALIGNMENT);
+    std::map<ggml_backend_buffer_type_t, ggml_tensor *> masks;
+    for (const int32_t il : groups.ils) {
+        auto & mask = masks[place.buft(il)];
+        if (!mask) {
+            mask = ggml_new_tensor_2d(st.ctx.get(), GGML_TYPE_F16, st.n_max + GGML_PAD(rows, LLAMA_SNAPKV_N_KV_PAD) + LLAMA_SNAPKV_N_KV_PAD, rows);
+            ggml_set_name(mask, "snapkv_mask");
+            st.bytes_mask += allocate(mask, place.buft(il), "mask");
+            fill_mask(mask, st.n_max);
+        }
+        st.masks.push_back(mask);
+    }
+    return st;
+}
+
+ggml_tensor * llama_snapkv_staging::mask_view(ggml_context * ctx, uint32_t ic, int64_t n_cols, int64_t n_rows, int64_t p0) const {
+    ggml_tensor * m = masks[ic];
+    const int64_t row0 = std::min(p0 % MASK_ALIGNMENT, m->ne[1] - n_rows);
+    return ggml_view_4d(ctx, m, n_cols, n_rows, 1, 1, m->nb[1], m->nb[1] * n_rows, m->nb[1] * n_rows, (n_max - p0 + row0) * m->nb[0] + row0 * m->nb[1]);
+}
+
+size_t llama_snapkv_full_bytes(const llama_kv_cache & base, uint32_t n_cells) {
+    size_t res = 0;
+    for (const auto & layer : access::layers(base)) {
+        res += (layer.k->nb[1] + layer.v->nb[1]) * (size_t) n_cells;
+    }
+    return res;
+}

@@ -1,0 +1,76 @@
+#include "state/context.h"
+
+#include "upstream/access.h"
+
+#include "llama-impl.h"
+
+using access = llama_snapkv_access;
+
+std::string & llama_snapkv_error() {
+    static thread_local std::string error;
+    return error;
+}
+
+void llama_snapkv_set_error(const std::string & message) {
+    llama_snapkv_error() = message;
+    LLAMA_LOG_ERROR("snapkv: %s\n", message.c_str());
+}
+
+const char * llama_snapkv_last_error(void) {
+    return llama_snapkv_error().c_str();
+}
+
+bool llama_snapkv_enabled(const llama_context * ctx) {
+    return ctx && access::snapkv(*ctx);
+}
+
+llama_snapkv * llama_snapkv_of(const llama_context * ctx) {
+    if (!llama_snapkv_enabled(ctx)) {
+        llama_snapkv_set_error("the context was not made by llama_snapkv_init_from_model()");
+        return nullptr;
+    }
+    return access::snapkv(*ctx).get();
+}
+
+llama_snapkv_memory llama_snapkv_memory_of(llama_context & ctx) {
+    llama_memory_t memory = ctx.get_memory();
+    if (auto * kv = dynamic_cast<llama_kv_cache *>(memory)) {
+        return { kv, nullptr };
+    }
+    if (auto * iswa = dynamic_cast<llama_kv_cache_iswa *>(memory)) {
+        return { iswa->get_base(), iswa };
+    }
+    return {};
+}
+
+const llama_snapkv_vault * llama_snapkv_vault_of(const llama_context * ctx, llama_seq_id seq_id) {
+    const llama_snapkv * sk = llama_snapkv_of(ctx);
+    if (!sk) {
+        return nullptr;
+    }
+    const auto & vaults = sk->vaults;
+    const auto it = vaults.find(seq_id);
+    if (it == vaults.end() || it->second.n_tokens() == 0) {
+        llama_snapkv_set_error(format("sequence %d has no vault: set it in the parameters, and prefill", seq_id));
+        return nullptr;
+    }
+    return &it->second;
+}
+
+std::vector<llama_snapkv_vault_layer> llama_snapkv_vault_layers(llama_context & ctx) {
+    const auto & hparams = ctx.get_model().hparams;
+    std::vector<llama_snapkv_vault_layer> layers;
+    for (const auto & cached : access::layers(*llama_snapkv_memory_of(ctx).base)) {
+        llama_snapkv_vault_layer layer;
+        layer.type_k = cached.k->type;
+        layer.type_v = cached.v->type;
+        layer.row_k = cached.k->nb[1];
+        layer.row_v = cached.v->nb[1];
+        layer.head_dim_k = hparams.n_embd_head_k(cached.il);
+        layer.head_dim_v = hparams.n_embd_head_v(cached.il);
+        layer.n_head = hparams.n_head(cached.il);
+        layer.n_head_kv = hparams.n_head_kv(cached.il);
+        layers.push_back(layer);
+    }
+    return layers;
+}

@@ -1,0 +1,66 @@
+// SnapKV's state of one llama_context.
+#pragma once
+
+#include "snapkv.h"
+
+#include "upstream/snapkv-guard.h"
+#include "vault/vault.h"
+
+#include "llama-kv-cache.h"
+
+#include <map>
+#include <string>
+#include <vector>
+
+// cells in use are rounded up to this, as llama_kv_cache::get_n_kv() does
+static constexpr uint32_t LLAMA_SNAPKV_N_KV_PAD = 256;
+
+class llama_kv_cache_iswa;
+
+struct llama_snapkv {
+    llama_snapkv_params params = {};
+    llama_snapkv_stats stats = {};
+    bool has_stats = false;
+
+    // pooled scores [n_prompt - window] of the last prefill, for each cached layer and KV head; empty unless keep_scores
+    std::vector<std::vector<std::vector<float>>> scores;
+
+    // of the last prefill, for each cached layer and KV head; empty if nothing was evicted
+    std::vector<std::vector<float>> coverage;
+
+    std::vector<std::pair<llama_pos, llama_pos>> protected_spans; // [begin, end)
+
+    // the question's tokens, and those after it; 0: none is known
+    uint32_t n_question = 0;
+    uint32_t n_after_question = 0;
+
+    std::map<llama_seq_id, llama_snapkv_vault> vaults;
+    std::string vault_dir; // folder of the vault's files; "": it is in host memory
+
+    llama_snapkv_tap_callback tap = nullptr;
+    void * tap_data = nullptr;
+};
+
+// the cache of the full-attention layers, and the pair that it is part of in sliding-window models (else iswa is null)
+struct llama_snapkv_memory {
+    llama_kv_cache * base = nullptr;
+    llama_kv_cache_iswa * iswa = nullptr;
+};
+
+// null and llama_snapkv_last_error() set if the context is not ours
+llama_snapkv * llama_snapkv_of(const llama_context * ctx);
+
+// {nullptr, nullptr} for a kind of memory that is not supported
+llama_snapkv_memory llama_snapkv_memory_of(llama_context & ctx);
+
+// null and llama_snapkv_last_error() set if the sequence has none
+const llama_snapkv_vault * llama_snapkv_vault_of(const llama_context * ctx, llama_seq_id seq_id);
+
+// shapes of the rows that a vault keeps
+std::vector<llama_snapkv_vault_layer> llama_snapkv_vault_layers(llama_context & ctx);
+
+// what llama_snapkv_last_error() says on this thread; to be set without a log
+std::string & llama_snapkv_error();
+
+// sets llama_snapkv_last_error() and logs
+void llama_snapkv_set_error(const std::string & message);

@@ -1,0 +1,98 @@
+#include "upstream/devices.h"
+
+#include "snapkv.h"
+
+#include "llama-impl.h"
+#include "llama-model.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+// test-snapkv-exact has to give a difference of 0 on the hardware before a backend is called proven.
+// the stride: from the sources of the pinned llama.cpp. ROCm and MUSA are the CUDA backend, compiled otherwise.
+// BLAS, ZenDNN and zDNN compute products of matrices only, in the place of the CPU backend: the same ones in a prefill by groups
+// as in llama_decode(), and never attention
+static constexpr llama_snapkv_backend BACKENDS[] = {
+    { "CPU", true, true },
+    { "CUDA", true, true },
+    { "ROCm", false, true },
+    { "MUSA", false, true },
+    { "MTL", false, true }, // Metal
+    { "BLAS", true, true },
+    { "ZenDNN", true, true },
+    { "zDNN", true, true },
+};
+
+llama_snapkv_backend llama_snapkv_backend_of(const std::string & name) {
+    for (const auto & backend : BACKENDS) {
+        if (name == backend.name) {
+            return backend;
+        }
+    }
+    return { "", false, false };
+}
+
+llama_snapkv_backend llama_snapkv_backend_of(ggml_backend_dev_t dev) {
+    return llama_snapkv_backend_of(std::string(ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev))));
+}
+
+bool llama_snapkv_proven(const char * backend) {
+    return backend && llama_snapkv_backend_of(std::string(backend)).proven;
+}
+
+bool llama_snapkv_reads_mask_stride(const std::vector<ggml_backend_dev_t> & devs) {
+    return std::all_of(devs.begin(), devs.end(), [](ggml_backend_dev_t dev) { return llama_snapkv_backend_of(dev).reads_mask_stride; });
+}
+
+bool llama_snapkv_reads_mask_stride() {
+    std::vector<ggml_backend_dev_t> devs;
+    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+        devs.push_back(ggml_backend_dev_get(i));
+    }
+    return llama_snapkv_reads_mask_stride(devs);
+}
+
+// devices that compute something of the model
+static std::vector<ggml_backend_dev_t> used_devices(const llama_model & model, const llama_context_params & cparams) {
+    std::vector<ggml_backend_dev_t> devs;
+    auto add = [&](ggml_backend_dev_t dev) {
+        if (std::find(devs.begin(), devs.end(), dev) == devs.end()) {
+            devs.push_back(dev);
+        }
+    };
+    for (uint32_t il = 0; il < model.hparams.n_layer(); ++il) {
+        add(model.dev_layer((int) il));
+    }
+    add(model.dev_output());
+    // products with weights in host memory go to the others, too, and what is between them
+    for (const auto & dev : model.devices) {
+        if (cparams.op_offload) {
+            add(dev.dev);
+        }
+    }
+    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+        if (ggml_backend_dev_type(ggml_backend_dev_get(i)) == GGML_BACKEND_DEVICE_TYPE_ACCEL) {
+            add(ggml_backend_dev_get(i));
+        }
+    }
+    return devs;
+}
+
+std::string llama_snapkv_check_devices(const llama_model & model, const llama_context_params & cparams) {
+    for (ggml_backend_dev_t dev : used_devices(model, cparams)) {
+        if (llama_snapkv_backend_of(dev).proven) {
+            continue;
+        }
+        const char * backend = ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev));
+        const std::string unproven = format("nobody has proven that results are right on %s (%s, ggml's backend %s)",
+                ggml_backend_dev_name(dev), ggml_backend_dev_description(dev), backend);
+        const char * tries = getenv(LLAMA_SNAPKV_UNPROVEN);
+        if (!tries || strcmp(tries, "1") != 0) {
+            return format("%s: compute on the CPU (n_gpu_layers 0, op_offload false), take a build for CUDA, or set the environment variable %s=1 to try it",
+                    unproven.c_str(), LLAMA_SNAPKV_UNPROVEN);
+        }
+        LLAMA_LOG_WARN("snapkv: %s; %s=1 tries it all the same: compare its answers with those of the CPU\n", unproven.c_str(), LLAMA_SNAPKV_UNPROVEN);
+    }
+    return "";
+}

@@ -1,0 +1,231 @@
+"""What is kept in files of a Llama: a document to ask later, a conversation to go on with."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# first of all: it loads our library, which llama_cpp then uses
+from snapkv_local.native import api  # isort: skip
+
+from functools import partial
+
+import llama_cpp
+import numpy as np
+
+from snapkv_local.errors import DocumentError, NoRoomError, PromptError
+from snapkv_local.llama.worded import WordedLlama
+from snapkv_local.native import vault
+from snapkv_local.prompt import template
+from snapkv_local.prompt.build import SEPARATOR
+from snapkv_local.storage import fingerprint, sealed
+from snapkv_local.storage.document import KIND, Document, blocks_of
+
+if TYPE_CHECKING:
+    from snapkv_local.native.context import Progress
+
+SESSION = "session"
+
+_ROPE = (
+    *("rope_scaling_type", "rope_freq_base", "rope_freq_scale"),
+    *("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow", "yarn_orig_ctx"),
+)
+
+
+def save(llm: WordedLlama, path: str | Path) -> int:
+    """Llama.save_session()."""
+    context = llm._context("save_session")
+    n_bytes = llm.bytes_of_sequence()
+    state = np.empty(n_bytes, np.uint8)
+    pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+    if llama_cpp.llama_state_seq_get_data(context.ctx, pointer, n_bytes, 0) != n_bytes:
+        api.fail("llama_state_seq_get_data")
+    tokens = np.array(llm._input_ids, np.int32)
+    # without them the last token would be evaluated again, with the compact cache before it
+    logits = np.empty(0, np.float32)
+    if llm.n_tokens > 0 and not llm._requires_eval:
+        logits = np.array(llm._logits(1)[0])
+    parts = vault.segments(context)
+    header = {
+        "model": asdict(_model_of(llm)),
+        "n_prompt": llm.n_prompt,
+        "seed": int(llm._seed),
+        "n_swa_rows": parts[-1].n_swa_rows if parts else 0,
+    }
+    blocks = [
+        sealed.Block("tokens", np.int32, tokens.shape, [tokens]),
+        sealed.Block("state", np.uint8, state.shape, [state]),
+        sealed.Block("logits", np.float32, logits.shape, [logits]),
+    ]
+    if parts:
+        held = np.concatenate([part.tokens for part in parts])
+        blocks += [sealed.Block("vault", np.int32, held.shape, [held]), *blocks_of(parts)]
+    return sealed.write(path, SESSION, header, blocks)
+
+
+def load(llm: WordedLlama, path: str | Path) -> vault.Segment | None:
+    """Llama.load_session(); returns what of the file the vault goes on to use."""
+    context = llm._context("load_session")
+    with sealed.Sealed.open(path, SESSION, llm.maps_files) as file:
+        about = file.header
+        problem = _model_of(llm).differs(fingerprint.Model(**about["model"]))
+        if problem is not None:
+            raise DocumentError(
+                str(path),
+                f"is a session with {about['model']['name'] or about['model']['file']}: {problem}",
+                "load it into the model that made it, with its settings",
+            )
+        found = {name: file.array(name) for name in file.names()}
+    tokens = found.pop("tokens")
+    if len(tokens) > llm.n_ctx():
+        raise DocumentError(
+            str(path),
+            f"has {len(tokens):,} tokens, and the context {llm.n_ctx():,}",
+            "raise {n_ctx}",
+        )
+    state, logits = found.pop("state"), found.pop("logits")
+    llm.reset()  # type: ignore[no-untyped-call]
+    context.clear_vault()
+    pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+    if llama_cpp.llama_state_seq_set_data(context.ctx, pointer, state.size, 0) != state.size:
+        context.kv_cache_seq_rm(0, -1, -1)
+        raise NoRoomError(
+            str(path), "has more rows than the KV cache has cells", "raise budget or room"
+        )
+    segment = None
+    keeps = llm.snapkv is not None and llm.snapkv.vault != "off"
+    if "vault" in found and keeps:
+        held = np.array(found["vault"])
+        segment = vault.from_arrays(found, held, about["n_swa_rows"], file.file)
+        vault.attach(context, segment)
+    llm.input_ids[: len(tokens)] = tokens
+    llm.n_tokens, llm.n_prompt = len(tokens), about["n_prompt"]
+    llm.set_seed(about["seed"])
+    llm._requires_eval = logits.size == 0
+    if logits.size:
+        values = np.ascontiguousarray(logits)
+        pointer_f32 = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        if not api.llama_snapkv_set_logits(context.ctx, pointer_f32):
+            api.fail("llama_snapkv_set_logits")
+        if llm._logits_all:
+            llm._store_logits(llm.n_tokens - 1, 1)
+    return segment
+
+
+def ingest(
+    llm: WordedLlama, text: str, path: str | Path, title: str, progress: Progress | None
+) -> Document:
+    """Llama.ingest()."""
+    context = llm._context("ingest")
+    if llm.snapkv is None or llm.snapkv.vault == "off":
+        raise DocumentError(str(path), "needs the vault, whose K and V it holds", "use {vault}")
+    opening, tokens = _opening(llm, text)
+    if len(tokens) <= llm.snapkv.window:
+        raise PromptError(
+            f"document of {len(tokens)} tokens",
+            f"is not longer than the window of {llm.snapkv.window}",
+            "put it into the question",
+        )
+    # before hours go into the prefill; the file has little more than K and V
+    sealed.check_space(path, len(tokens) * api.llama_snapkv_row_bytes(context.ctx))
+    # an empty vault, so that its one segment ends with the document
+    context.clear_vault()
+    config = llm.snapkv
+    try:
+        if config.chooser() is not None:  # it may want a question, and nobody has asked yet
+            llm.set_snapkv(replace(config, policy="snapkv"))
+        llm.prefill(tokens, progress)
+    finally:
+        if llm.snapkv != config:
+            llm.set_snapkv(config)
+    parts = vault.segments(context)
+    header = {
+        "title": title,
+        "opening": opening,
+        "model": asdict(_model_of(llm)),
+        "n_swa_rows": parts[-1].n_swa_rows,
+    }
+    data = np.frombuffer(text.encode(), np.uint8)
+    blocks = [
+        sealed.Block("text", np.uint8, data.shape, [data]),
+        sealed.Block("tokens", np.int32, (len(tokens),), [np.asarray(tokens, np.int32)]),
+        *blocks_of(parts),
+    ]
+    sealed.write(path, KIND, header, blocks)
+    return Document.open(path)
+
+
+def check(llm: WordedLlama, document: Document) -> None:
+    """Refuse a document that the model would not have computed so.
+
+    Raises:
+        DocumentError: with what differs.
+    """
+    own = _model_of(llm)
+    problem = own.differs(document.model)
+    if problem is not None:
+        raise DocumentError(
+            str(document.path),
+            f"was made by {document.model.name or document.model.file}: {problem}",
+            "ask the model that made it, with its settings, or ingest the text anew",
+        )
+    if len(document.tokens) >= llm.n_ctx():
+        raise DocumentError(
+            str(document.path),
+            f"has {len(document.tokens):,} tokens, and the context {llm.n_ctx():,}",
+            "raise {n_ctx}",
+        )
+    if llm.control_words().suspects(document.text):
+        opening, tokens = _opening(llm, document.text)
+        # with another chat format no chat begins with the document
+        if opening + document.text == document.prefix and tokens != document.tokens.tolist():
+            raise DocumentError(
+                str(document.path),
+                "was made by a version that took words of its text for control tokens",
+                "ingest the text anew",
+            )
+
+
+def _opening(llm: WordedLlama, text: str) -> tuple[str, list[int]]:
+    """What the chat template writes before a user's message, and the tokens of that and the text."""
+    if not text.strip():
+        raise PromptError("the document", "is empty", "give a text")
+    heard = template.heard(llm, text + SEPARATOR + "?")
+    wording = heard.wording
+    written = heard.plain()
+    at = written.rfind(text)
+    if at < 0:
+        raise PromptError(
+            "the document",
+            "is changed by the chat template",
+            "strip the white space around it, or take another model",
+        )
+    end = at + len(text)
+    prefix = heard.text[: end if wording is None else wording.cut(heard.text, end)]
+    # not by documents that are open
+    tokens = replace(heard, text=prefix).tokens(partial(WordedLlama.tokenize, llm), llm)
+    return written[:at], tokens
+
+
+def _model_of(llm: WordedLlama) -> fingerprint.Model:
+    """The model of a Llama."""
+    path = Path(llm.model_path)
+    params = llm.context_params
+    lora = ""
+    if llm.lora_path:
+        lora = f"{fingerprint.digest_of(Path(llm.lora_path))} x {llm.lora_scale}"
+    key = f"{llm.metadata.get('general.architecture')}.rope.scaling.original_context_length"
+    original = llm.metadata.get(key)
+    types = [api.ggml_type_name(number) for number in (params.type_k, params.type_v)]
+    return fingerprint.Model(
+        name=llm.metadata.get("general.name", ""),
+        file=path.name,
+        path=str(path.absolute()),
+        digest=fingerprint.digest_of(path),
+        kv_type=types[0] if types[0] == types[1] else "/".join(types),
+        lora=lora,
+        rope={name: float(getattr(params, name)) for name in _ROPE},
+        long=original is not None and llm.n_ctx() > int(original),
+    )

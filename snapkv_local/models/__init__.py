@@ -1,0 +1,1 @@
+"""A name becomes a GGUF file that is fit to load."""

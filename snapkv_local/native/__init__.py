@@ -1,0 +1,1 @@
+"""The native library through ctypes, and the only code that calls it."""

@@ -1,0 +1,317 @@
+"""A llama.cpp context with a compact KV cache, in the place of llama_cpp's own."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# first of all: it loads our library, which llama_cpp then uses
+from snapkv_local.native import api  # isort: skip
+
+from llama_cpp import _internals, llama_cpp
+
+from snapkv_local.config import SnapKVConfig
+from snapkv_local.errors import ConfigError, NoRoomError
+from snapkv_local.native import voices
+from snapkv_local.native.checked import CheckedContext
+from snapkv_local.native.interrupt import deferred_interrupt
+from snapkv_local.native.kept_rows import KeptRows, pointer
+from snapkv_local.native.tap import Choice, tapped
+from snapkv_local.prompt.parts import Parts, check
+from snapkv_local.stats import PrefillStats
+
+Progress = Callable[[int, int], object]
+
+
+@dataclass(frozen=True)
+class ContextOptions:
+    """What llama_cpp's constructor of contexts has no argument for."""
+
+    config: SnapKVConfig
+    keep_scores: bool
+    n_queries: int = 0
+
+    def __post_init__(self) -> None:
+        policy = self.config.chooser()
+        if self.keep_scores and policy is not None:
+            raise ConfigError(
+                "keep_scores=True",
+                f"the engine's scores are those of snapkv, and {policy.spec} chooses the rows",
+                "leave it out, or choose snapkv",
+            )
+
+
+_options: ContextVar[ContextOptions | None] = ContextVar("snapkv_local_options", default=None)
+_class: ContextVar[type[CheckedContext] | None] = ContextVar("snapkv_local_class", default=None)
+
+
+@contextmanager
+def our_contexts(options: ContextOptions | None) -> Iterator[None]:
+    """While open, contexts that llama_cpp makes on this thread are ours.
+
+    Args:
+        options: of compact ones; None for the full cache.
+    """
+    token = _options.set(options)
+    token_class = _class.set(CheckedContext if options is None else SnapKVContext)
+    try:
+        yield
+    finally:
+        _options.reset(token)
+        _class.reset(token_class)
+
+
+class SnapKVContext(KeptRows, CheckedContext):
+    """Made by llama_snapkv_init_from_model(), with the KV cells that budget and room ask for.
+
+    Raises:
+        UnsupportedModelError: the engine refuses the model or the context's parameters.
+        OutOfMemoryError: the cache could not be allocated.
+        NativeError: llama.cpp could not make the context.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: _internals.LlamaModel,
+        params: llama_cpp.llama_context_params,
+        verbose: bool = True,
+    ) -> None:
+        self.model = model
+        self.params = params
+        self.verbose = verbose
+        self.sampler = None
+        self._exit_stack = ExitStack()
+
+        options = _options.get()
+        assert options is not None, "made within our_contexts() only"
+        self.options = options
+        native_params = api.make_params(options.config, options.keep_scores, options.n_queries)
+        api.check_supported(
+            model.path_model, model.model, params, native_params, silent=not verbose
+        )
+        with voices.heard(silent=not verbose) as said:
+            ctx = api.llama_snapkv_init_from_model(model.model, params, native_params)
+        if ctx is None:
+            api.fail(f"the context of {Path(model.path_model).name}", said.reason)
+
+        self.ctx = ctx
+        self._set_vault_folder(options.config)
+        self.memory = llama_cpp.llama_get_memory(ctx)
+        self._exit_stack.callback(self._free)
+        # a context must be freed before its model
+        model._exit_stack.callback(self.close)
+
+    def _free(self) -> None:
+        llama_cpp.llama_free(self.ctx)
+        self.ctx = None
+
+    def prefill(
+        self,
+        tokens: npt.NDArray[np.int32],
+        progress: Progress | None = None,
+        parts: Parts | None = None,
+    ) -> PrefillStats:
+        """Evaluate a prompt in the place of whatever the sequence held.
+
+        Args:
+            tokens: [n_prompt].
+            progress: called with (done, total) between chunks; what it raises ends the prefill and
+                is raised here, and so are Ctrl-C and what a policy raises.
+            parts: of the prompt; None for one without.
+
+        Raises:
+            ConfigError: the policy or the budget does not fit the prompt.
+            NoRoomError, OutOfMemoryError, NativeError: the sequence is then empty and the context
+                usable.
+        """
+        parts = parts or Parts()
+        self.set_protected(parts.protected)
+        self.set_question(parts.asked, len(tokens))
+        choice = self._choice(len(tokens), parts)
+        rc = self._evaluate(api.llama_snapkv_prefill, (), tokens, progress, choice)
+        if rc != 0:
+            api.fail("the prefill")
+        return self._stats()
+
+    def _choice(self, n_prompt: int, parts: Parts) -> Choice | None:
+        """What chooses the rows of a prompt in the engine's place; None if nothing does.
+
+        Raises:
+            ConfigError: the policy or the budget does not fit the prompt.
+        """
+        config = self.options.config
+        n_kept, policy = config.n_kept(n_prompt), config.chooser()
+        check(parts, n_prompt, n_kept, config.window)
+        if policy is None or not config.window < n_kept < n_prompt:
+            return None
+        choice = Choice.of(policy, config, n_prompt, parts)
+        # the engine saves no more queries than it is asked for
+        n_queries = max(self.options.n_queries, choice.n_observed)
+        self._set_params(replace(self.options, n_queries=n_queries))
+        return choice
+
+    def extend(
+        self, pos0: int, tokens: npt.NDArray[np.int32], progress: Progress | None = None
+    ) -> PrefillStats | None:
+        """Evaluate tokens from a position on, and evict all rows down to the budget.
+
+        Args:
+            pos0: of the first token; what the sequence has there and later is replaced.
+            tokens: [n], at least as many as the window has.
+            progress: as in prefill().
+
+        Returns:
+            None if the engine cannot go on from there: the sequence is unchanged, and the whole
+            conversation has to be prefilled.
+
+        Raises:
+            NoRoomError, OutOfMemoryError, NativeError: the sequence is then empty.
+        """
+        rc = self._evaluate(api.llama_snapkv_extend, (pos0,), tokens, progress)
+        if rc == api.RC_REFUSED:
+            return None
+        if rc != 0:
+            api.fail("the prefill")
+        return self._stats()
+
+    def _evaluate(
+        self,
+        function: Callable[..., int],
+        where: tuple[int, ...],
+        tokens: npt.NDArray[np.int32],
+        progress: Progress | None,
+        choice: Choice | None = None,
+    ) -> int:
+        """Call a native function that evaluates tokens; its return code if it is none of those."""
+        raised: list[BaseException] = []
+
+        # called even without a progress function: Python sees Ctrl-C only while it runs
+        def report(done: int, total: int, _user_data: Any) -> bool:
+            try:
+                if progress is not None:
+                    progress(done, total)
+            except BaseException as e:  # cannot pass through native frames
+                raised.append(e)
+                return False
+            return not noted and not raised
+
+        with deferred_interrupt() as noted, tapped(self.ctx, choice, raised):
+            rc = function(
+                self.ctx,
+                api.SEQ_ID,
+                *where,
+                pointer(tokens, ctypes.c_int32),
+                len(tokens),
+                api.llama_snapkv_progress_callback(report),
+                None,
+            )
+        if raised:
+            raise raised[0]
+        if rc == api.RC_ABORTED:
+            # Ctrl-C, and the handler that was there has raised nothing
+            raise KeyboardInterrupt
+        if rc == api.RC_NO_ROOM:
+            raise NoRoomError(
+                f"prompt of {len(tokens)} tokens", "finds no free cells", "raise {budget} or {room}"
+            )
+        return rc
+
+    def _stats(self) -> PrefillStats:
+        stats = api.llama_snapkv_stats(size=ctypes.sizeof(api.llama_snapkv_stats))
+        if not api.llama_snapkv_get_stats(self.ctx, ctypes.byref(stats)):
+            api.fail("llama_snapkv_get_stats")
+        return PrefillStats.of(stats, llama_cpp.llama_state_seq_get_size(self.ctx, api.SEQ_ID))
+
+    def set_config(self, options: ContextOptions) -> None:
+        """Change what the next prefill does.
+
+        Raises:
+            ConfigError: the settings need more cells than the context has, or do not fit its model.
+        """
+        self._set_params(options)
+        self.options = options
+
+    def _set_params(self, options: ContextOptions) -> None:
+        params = api.make_params(options.config, options.keep_scores, options.n_queries)
+        if not api.llama_snapkv_set_params(self.ctx, params):
+            raise ConfigError(
+                "the new settings",
+                api.llama_snapkv_last_error().decode(),
+                "keep {budget} and {room} at or below those that the context was made with",
+            )
+        self._set_vault_folder(options.config)
+
+    def _set_vault_folder(self, config: SnapKVConfig) -> None:
+        folder = config.vault_folder()
+        given = None if folder is None else os.fsencode(folder)
+        if not api.llama_snapkv_set_vault_dir(self.ctx, given):
+            api.fail("llama_snapkv_set_vault_dir")
+
+    def trim(self, n_past: int) -> bool:
+        """Remove what follows the first n_past positions; False if generation cannot go on there.
+
+        That is in the compacted part, where cells belong to no single position, and further back
+        than the cache of sliding-window layers reaches.
+        """
+        if not self.kv_cache_seq_rm(-1, n_past, -1):
+            return False
+        n_swa = llama_cpp.llama_model_n_swa(self.model.model)
+        if n_swa == 0 or n_past == 0:
+            return True
+        return bool(0 <= self.info().pos_swa <= max(0, n_past - n_swa))
+
+    def n_free(self) -> int:
+        """Free cells of the KV cache."""
+        return int(self.info().n_free)
+
+    def n_compacted(self) -> int:
+        """Tokens of the prompt that was compressed, 0 if none was."""
+        info = self.info()
+        return int(info.n_prompt) if info.compacted else 0
+
+    def set_protected(self, spans: Sequence[tuple[int, int]]) -> None:
+        """[begin, end) positions that stay in later prefills.
+
+        Raises:
+            ConfigError: a span is no range.
+        """
+        flat = np.ascontiguousarray(np.array(spans, np.int32).reshape(-1, 2))
+        given = pointer(flat, ctypes.c_int32)
+        if not api.llama_snapkv_set_protected(self.ctx, given, len(flat)):
+            raise ConfigError(
+                "protected positions",
+                api.llama_snapkv_last_error().decode(),
+                "give pairs of begin and end",
+            )
+
+    def set_question(self, span: tuple[int, int] | None, n_prompt: int) -> None:
+        """Whose tokens vote in prefills that follow, as far as they are in the window.
+
+        Args:
+            span: [begin, end) positions; None for the last `voters` tokens.
+            n_prompt: tokens of the prompt, or of all that is evaluated by then.
+        """
+        begin, end = span or (n_prompt, n_prompt)
+        if not api.llama_snapkv_set_question(self.ctx, end - begin, n_prompt - end):
+            api.fail("llama_snapkv_set_question")
+
+
+def _new_context(cls: type[_internals.LlamaContext], *_args: Any, **_kwargs: Any) -> Any:
+    ours = _class.get() if cls is _internals.LlamaContext else None
+    return object.__new__(ours or cls)
+
+
+# llama_cpp.Llama.__init__ makes its context by this class's name and has no argument to choose
+# another. Changing __new__ leaves the class as it is for everybody else: the choice is made for one
+# thread, within our_contexts().
+_internals.LlamaContext.__new__ = _new_context  # type: ignore[method-assign,assignment]

@@ -1,0 +1,1 @@
+"""Where a prompt's question, system prompt and sentences stand."""

@@ -1,0 +1,1 @@
+"""What reports have in common: byte sizes in words, HTML templates."""

@@ -1,0 +1,1 @@
+"""Documents and conversations in files; nothing here knows a Llama."""
