@@ -12,6 +12,8 @@ from snapkv_local.errors import OutOfMemoryError
 
 # its name in the package is that of the command
 RUN = sys.modules["snapkv_local.cli.run"]
+# cells for one answer of --max-tokens
+ROOM = 512
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def loaded(write_gguf, monkeypatch):
 def test_without_options_the_defaults_are_those_of_the_configuration(loaded):
     path, config, options = loaded()
     assert path.name == "model.gguf"
-    assert config == SnapKVConfig()
+    assert config == SnapKVConfig(room=ROOM)
     assert options == {
         "ctx": None,
         "kv_type": "f16",
@@ -83,18 +85,18 @@ def test_every_option_reaches_its_setting(loaded):
 
 def test_what_chooses_the_rows(loaded):
     _, config, _ = loaded("--policy", "question:kernel=21", "--protect-system")
-    assert config == SnapKVConfig(policy="question:kernel=21", protect_system=True)
+    assert config == SnapKVConfig(policy="question:kernel=21", protect_system=True, room=ROOM)
 
 
 def test_the_question_votes(loaded):
     _, config, _ = loaded("--voters", "question")
-    assert config == SnapKVConfig(voters="question")
+    assert config == SnapKVConfig(voters="question", room=ROOM)
 
 
 def test_a_ratio_and_what_is_automatic(loaded):
     automatic = ["--layer-group", "auto", "--hidden", "auto", "--chunk", "auto", "--ops", "auto"]
     _, config, _ = loaded("--ratio", "0.25", *automatic)
-    assert config == SnapKVConfig(ratio=0.25)
+    assert config == SnapKVConfig(ratio=0.25, room=ROOM)
 
 
 def test_full_has_no_configuration(loaded):

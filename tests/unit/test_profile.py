@@ -149,8 +149,8 @@ def loaded(request, write_gguf, path, monkeypatch):
 
 def test_the_command_takes_a_profiles_settings(loaded, path):
     profile.save(path, Profile(PROFILE.settings))
-    config, result = loaded()
-    assert config == SnapKVConfig(**PROFILE.settings)
+    config, result = loaded("--room", "700")
+    assert config == SnapKVConfig(**PROFILE.settings, room=700)
     assert "Warning" not in result.stderr
 
 
