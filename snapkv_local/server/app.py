@@ -269,7 +269,8 @@ class _EventStream(StreamingResponse):
 def _ignored(body: CommonRequest) -> dict[str, str]:
     """Headers that name fields without effect; headers take little, and ASCII only."""
     names = [name[:100].encode("ascii", "backslashreplace").decode() for name in body.ignored[:20]]
-    printable = [re.sub(r"[^!-~]|,", "?", name) for name in names]
+    # a value that ends with a blank is no header
+    printable = [re.sub(r"[^!-~]|,", "?", name) or '""' for name in names]
     return {IGNORED: ", ".join(printable)} if names else {}
 
 

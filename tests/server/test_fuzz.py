@@ -60,6 +60,10 @@ class Maker:
         path, body = make()
         if isinstance(body, bytes):
             return path, body
+        if self.maybe(0.05):  # which no one knows
+            body[self.random.choice(["", " ", "é\n", "x" * 300, "a, b", "\x00", "🎉"])] = (
+                self.value(1)
+            )
         text = json.dumps(body).encode()
         if self.random.random() < 0.03:
             cut = self.random.randrange(len(text))
@@ -253,6 +257,8 @@ def check_fit(body: bytes, answer: dict[str, Any]) -> None:
         return
     if choice["finish_reason"] != "stop":
         return
+    if b"<|im_end|>" in body:
+        return  # a template's stop ends an answer as a text, too, such as that of a const
     text = choice["message"]["content"]
     value = json.loads(text)
     if "Infinity" in json.dumps(value):

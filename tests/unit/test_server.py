@@ -339,11 +339,11 @@ def test_the_page_gets_all_its_files_without_a_key(serve: Callable[..., TestClie
 def test_a_header_names_them_and_strict_refuses_them(
     serve: Callable[..., Any],
 ) -> None:
-    body = {**BODY, "top_a": 1, "né, \n": 2}
+    body = {**BODY, "top_a": 1, "né, \n": 2, "": 3}
     for stream in (False, True):
         answer = serve().post("/v1/chat/completions", json={**body, "stream": stream})
         assert answer.status_code == 200
-        assert answer.headers["X-SnapKV-Ignored"] == "top_a, n\\xe9???"
+        assert answer.headers["X-SnapKV-Ignored"] == 'top_a, n\\xe9???, ""'
     known = serve().post("/v1/chat/completions", json=BODY)
     assert "X-SnapKV-Ignored" not in known.headers
     refused = serve(strict=True).post("/v1/chat/completions", json=body)
