@@ -74,7 +74,7 @@ def test_an_error_of_the_model_exits_with_1(text_file):
     result = run("run", "demo", "--file", text_file, "--prompt", "?", "--ctx", "256", "--json")
     assert result.returncode == 1
     assert result.stdout == ""
-    assert "exceed context window of 256; raise n_ctx" in result.stderr
+    assert "exceed context window of 256; raise --ctx" in result.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
