@@ -146,7 +146,8 @@ def test_a_function_that_must_be_called_gets_arguments_that_fit(model):
     [
         # each in a way that ends a process, or holds it
         ({"type": "string", "pattern": "(" * 4000 + "a" + ")" * 4000}, "schema.pattern"),
-        ({"allOf": [{"pattern": f"[a-z]*{a}[a-z]*x{a}"} for a in range(20)]}, "more than 5 s"),
+        # a fast machine runs out of the process's memory before its time
+        ({"allOf": [{"pattern": f"[a-z]*{a}[a-z]*x{a}"} for a in range(20)]}, "schema.allOf[0]"),
         ({"type": "string", "pattern": "(?=a)b"}, "schema.pattern"),
         ({"oneOf": [{"type": "string"}, {"type": "string", "minLength": 1}]}, "schema.oneOf"),
         ({"type": "integer", "minimum": 5, "maximum": 4}, "schema.minimum"),

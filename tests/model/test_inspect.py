@@ -83,7 +83,9 @@ def test_a_prompt_within_the_budget_has_nothing_to_show(small):
 
 
 def test_a_format_that_asks_for_nothing_is_an_error():
-    silent = SimpleNamespace(chat_format="silent", chat_handler=lambda **_: None)
+    silent = SimpleNamespace(
+        chat_format="silent", chat_handler=lambda **_: None, word=lambda asked: (asked, None)
+    )
     with pytest.raises(PromptError, match="chat format silent: asks for no completion"):
         template.chat_tokens(silent, "x")
 
