@@ -18,6 +18,11 @@ CONFIGS = {
 }
 
 
+# tokens that are computed beside the new ones: at most the window; from a vault at least 64 in all (docs/limits.md)
+BESIDE_NEW = 16
+FROM_VAULT = 64
+
+
 class NoJob:
     """Nobody waits for it, and nobody ends it."""
 
@@ -45,6 +50,12 @@ def complete(engine: Engine, prompt: list[int], **fields: Any) -> tuple[Any, dic
     return [(choice["text"], choice["logprobs"]) for choice in choices], done.usage
 
 
+def most_computed(engine: Engine, n_new: int) -> int:
+    """Tokens of a prompt that goes on with so many new ones."""
+    has_vault = engine.config is not None and engine.config.vault != "off"
+    return FROM_VAULT if has_vault else n_new + BESIDE_NEW
+
+
 @pytest.mark.parametrize("n", [60, 200])  # below the budget, and above
 def test_without_the_cache_an_answer_is_the_same_whatever_came_before(
     engine: Engine, prompt: list[int], n: int
@@ -66,7 +77,8 @@ def test_what_is_reused_is_said(engine: Engine, prompt: list[int], n: int) -> No
     said = engine.llm._input_ids.tolist()
     longer = [*said, *prompt[200:220]]
     _, usage = complete(engine, longer)
-    assert len(said) - 16 <= usage["snapkv"]["n_reused"] <= len(said)
+    n_computed = len(longer) - usage["snapkv"]["n_reused"]
+    assert 20 <= n_computed <= most_computed(engine, 20)
     assert usage["prompt_tokens"] == len(longer)
 
 
@@ -76,7 +88,8 @@ def test_evictions_during_the_answer_change_nothing_of_it(
     complete(engine, prompt[:200], cache_prompt=False)
     longer = [*engine.llm._input_ids.tolist(), *prompt[200:210]]
     _, usage = complete(engine, longer, max_tokens=150)
-    assert 180 < usage["snapkv"]["n_reused"] < len(longer)
+    n_computed = len(longer) - usage["snapkv"]["n_reused"]
+    assert 10 <= n_computed <= most_computed(engine, 10)
 
 
 def test_a_bias_moves_the_answer(engine: Engine) -> None:

@@ -96,7 +96,7 @@ TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": 
     ("messages", "fields", "param", "says"),
     [
         ([QUESTION], {"document": "novel"}, "document", "GET /v1/documents lists them"),
-        ([QUESTION], {"document": "../handbook"}, "document", "pattern"),
+        ([QUESTION], {"document": "../handbook"}, "document", "characters of ids only"),
         (
             [{"role": "system", "content": "Be short."}, QUESTION],
             {"document": "handbook"},
