@@ -18,7 +18,7 @@ CONFIGS = {
 }
 
 
-# tokens that are computed beside the new ones: at most the window; from a vault at least 64 in all (docs/limits.md)
+# tokens computed beside the new ones: at most the window; from a vault 64 in all at least (docs/limits.md)
 BESIDE_NEW = 16
 FROM_VAULT = 64
 
