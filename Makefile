@@ -28,7 +28,7 @@ help:
 	@echo "make build           also build.cuda, build.metal; CMAKE_ARGS=... is passed on"
 	@echo "make lint format     ruff, mypy, clang-format"
 	@echo "make patch.check     also patch.stats; patch.export TREE=edited-llama.cpp-tree"
-	@echo "make tables          the tables in README.md and docs/, from results/, and the CLI reference"
+	@echo "make tables          the tables and the figure of README.md and docs/, and the CLI reference"
 	@echo "make docs            the documentation, in build/site"
 	@echo "make clean           all but the downloaded llama.cpp source"
 
@@ -115,6 +115,7 @@ patch.export:
 
 tables: $(VENV)/.tools
 	$(PY) scripts/tables.py
+	$(PY) scripts/readme_figure.py
 	$(PY) scripts/cli_reference.py
 
 docs: $(VENV)/.tools

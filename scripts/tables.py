@@ -1,4 +1,4 @@
-"""The tables in README.md and docs/*.md, from the records in results/.
+"""The tables in README.md and docs/*.md, from the records in results/ and from SnapKVConfig.
 
     scripts/tables.py           # rewrite them
     scripts/tables.py --check   # fail if they differ
@@ -19,6 +19,7 @@ from typing import Any
 
 import conversation_tables
 import quality_tables
+import settings_table
 from table_parts import GIB, MIB, size, table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,34 +105,57 @@ def cpu(results: Path) -> str:
 
 def gpu(results: Path) -> str:
     """A table for each device; a row has a case and, if it was measured, the full cache beside it."""
-    records = [json.loads(file.read_text()) for file in sorted(results.glob("gpu-*.json"))]
-    tables = [_device(record) for record in records if record["runs"]]
+    tables = [_device(record) for record in _of_gpus(results)]
     return "\n\n".join(tables) or "GPUs: not measured yet."
+
+
+def gpu_short(results: Path) -> str:
+    """A row for each device that computed within 8 GiB, and one for each beside the full cache."""
+    records = _of_gpus(results)
+    cells = []
+    for name in ("memory-8b-128k-cap8", "prefill-8b-128k", "prefill-8b-128k-g1"):
+        for record in records:
+            case = record["summary"].get(name)
+            if case is not None:
+                full = record["summary"].get(case["against"])
+                cells.append([case["label"], record["device"]["name"], *_pairs(case, full)])
+    if not cells:
+        return "GPUs: not measured yet."
+    return "\n".join(table(["", "GPU", *_PAIRS], cells))
+
+
+def _of_gpus(results: Path) -> list[Record]:
+    records = [json.loads(file.read_text()) for file in sorted(results.glob("gpu-*.json"))]
+    return [record for record in records if record["runs"]]
+
+
+_COLUMNS: dict[str, Callable[[Record], str]] = {
+    "prefill, tokens/s": lambda case: f"{case['prefill_tokens_per_second']:,.0f}",
+    "decode, tokens/s": lambda case: f"{case['decode_tokens_per_second']:.1f}",
+    "device memory": lambda case: size(case["peak_device"], GIB),
+}
+_PAIRS = [head for column in _COLUMNS for head in (column, "full cache")]
+
+
+def _pairs(case: Record | None, full: Record | None) -> list[str]:
+    """Cells of all columns, with SnapKV and with the full cache; "-" is not measured."""
+    return [
+        "-" if side is None else cell(side) for cell in _COLUMNS.values() for side in (case, full)
+    ]
 
 
 def _device(record: Record) -> str:
     summary = record["summary"]
-    columns: dict[str, Callable[[Record], str]] = {
-        "prefill, tokens/s": lambda case: f"{case['prefill_tokens_per_second']:,.0f}",
-        "decode, tokens/s": lambda case: f"{case['decode_tokens_per_second']:.1f}",
-        "device memory": lambda case: size(case["peak_device"], GIB),
-    }
     compared = {case["against"] for case in summary.values()}
     cells = []
     for name, case in summary.items():
         if case["layer_group"] is not None:
-            pair = [case, summary.get(case["against"])]
+            pair = _pairs(case, summary.get(case["against"]))
         elif name in compared:
             continue  # beside the one it is compared with
         else:
-            pair = [None, case]
-        row = [case["label"], str(case["layer_group"] or "-")]
-        for cell in columns.values():
-            row += ["-" if side is None else cell(side) for side in pair]
-        cells.append(row)
-    head = ["", "G"]
-    for column in columns:
-        head += [column, "full cache"]
+            pair = _pairs(None, case)
+        cells.append([case["label"], str(case["layer_group"] or "-"), *pair])
     runs = record["runs"]
     commits = sorted({run["commit"][:9] for run in runs})
     types = sorted({(run["settings"]["weights"], run["settings"]["kv_type"]) for run in runs})
@@ -141,7 +165,7 @@ def _device(record: Record) -> str:
         f"tokens with {runs[0]['settings']['room']} of room, the budget is 2048 where none is named. "
         f"Medians; decode is of one sequence, memory the peak, G the layers at once. "
         f"Commit {', '.join(commits)}.\n",
-        *table(head, cells),
+        *table(["", "G", *_PAIRS], cells),
     ]
     kept = record["checks"].get("kept_sets", {})
     if "same_input" in kept:
@@ -189,6 +213,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "jaccard": jaccard,
     "cpu": cpu,
     "gpu": gpu,
+    "gpu-short": gpu_short,
+    "settings": settings_table.settings,
     "extract": extract,
     "questions": conversation_tables.questions,
     "endless": conversation_tables.endless,

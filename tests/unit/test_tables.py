@@ -1,11 +1,14 @@
 """The tables in README and docs/ are what the records give."""
 
+import dataclasses
 import json
 
 import pytest
 
 import cases
 import quality_tables
+import readme_figure
+import settings_table
 import tables
 from snapkv_local import policies
 from snapkv_local.bench.summary import summarize
@@ -62,6 +65,8 @@ def test_pages_are_up_to_date():
 
 def test_what_was_not_measured_has_no_numbers(tmp_path):
     for name, table in tables.TABLES.items():
+        if name == "settings":
+            continue  # of no record
         assert table(tmp_path).endswith("not measured yet."), name
 
 
@@ -95,6 +100,43 @@ def test_gpu_table_has_the_full_cache_beside_each_case(tmp_path):
         "0.954.",
     ]
     assert len({line.count("|") for line in lines[2:7]}) == 1
+
+
+def test_the_short_gpu_table_begins_with_what_ran_in_8_gib(tmp_path):
+    lines = tables.gpu_short(tables.RESULTS).splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == [
+        *2 * ["| 8B, 128K, 8 GiB of device memory"],
+        *2 * ["| 8B, 128K"],
+    ]
+    # a device that has none of these cases has no line
+    (tmp_path / "gpu-test.json").write_text(json.dumps(gpu_record()))
+    assert tables.gpu_short(tmp_path) == "GPUs: not measured yet."
+
+
+def test_the_figure_shows_the_records():
+    drawn = readme_figure.drawn(readme_figure.FIGURE.read_text(encoding="utf-8"))
+    assert drawn == readme_figure.points(readme_figure.RESULTS), "run `make tables`"
+
+
+def test_a_figure_holds_its_numbers(tmp_path):
+    pytest.importorskip("matplotlib")
+    lines = readme_figure.points(readme_figure.RESULTS)
+    lines[0]["decode"][0] += 1
+    readme_figure.draw(lines, tmp_path / "a.svg")
+    assert readme_figure.drawn((tmp_path / "a.svg").read_text(encoding="utf-8")) == lines
+    assert readme_figure.drawn("<svg></svg>") is None
+
+
+def test_settings_are_those_of_the_dataclass():
+    said = settings_table.sentences()
+    names = [field.name for field in dataclasses.fields(SnapKVConfig)]
+    assert list(said) == names
+    assert all(said.values())
+    lines = settings_table.settings(tables.RESULTS).splitlines()[2:]
+    for name, line in zip(names, lines, strict=True):
+        default = getattr(SnapKVConfig(), name)
+        shown = "" if default is None else f"{default} "
+        assert line.startswith(f"| `{name}` | {shown}| {said[name]}")
 
 
 def eval_record(
