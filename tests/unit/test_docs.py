@@ -1,5 +1,6 @@
 """The documentation builds, its command lines parse, and what is generated in it is up to date."""
 
+import ast
 import enum
 import importlib.util
 import os
@@ -149,6 +150,32 @@ def test_installing_is_said_in_one_way():
     assert len(lines) == 3
     for line in lines:
         assert f"    {line}\n" in readme, line
+
+
+def texts_of_the_source():
+    """What messages are made of: Python's string constants, and C++ as it is."""
+    for file in (ROOT / "snapkv_local").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+    for file in (ROOT / "csrc").rglob("*.cpp"):
+        yield file.read_text(encoding="utf-8")
+
+
+def test_messages_in_troubleshooting_exist():
+    page = (tables.DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^### `(.*)`$", page, re.M)
+    assert len(messages) == page.count("\n### ") > 30
+    source = "\0".join(texts_of_the_source())
+    parts = [part for message in messages for part in message.split("...") if part.strip()]
+    assert [part for part in parts if part not in source] == []
+
+
+def test_the_glossary_is_in_order():
+    page = (tables.DOCS / "glossary.md").read_text(encoding="utf-8")
+    words = [word.lower() for word in re.findall(r"^\*\*(.+)\*\*$", page, re.M)]
+    assert len(words) > 15
+    assert words == sorted(words)
 
 
 def test_extras_in_the_docs_exist():
