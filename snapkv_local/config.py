@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 import os
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
-from snapkv_local import policies
+from snapkv_local import declared, policies
+from snapkv_local.declared import option
 from snapkv_local.errors import ConfigError
 from snapkv_local.policies import budget
 from snapkv_local.policies.policy import OF_THE_ENGINE, Policy
-from snapkv_local.policies.scoring import MOST_OWN
+from snapkv_local.policies.scoring import MOST_OWN, Pool, Reduce
 from snapkv_local.policies.snapkv import SnapKV
 from snapkv_local.policies.view import PromptView
 
@@ -24,7 +23,12 @@ DEFAULT_VOTERS = 16
 N_THREADS_MAX = 512  # GGML_MAX_N_THREADS
 
 _UINT32_MAX = 2**32 - 1
-_UINT64_MAX = 2**64 - 1
+_VAULT_CURE = 'give "off", "ram", or a folder that is there'
+
+
+def _count(default: int | str | None, *, least: int = 1, odd: bool = False) -> Any:
+    """A number of tokens, rows or layers, as the engine holds it."""
+    return option(default, least=least, most=_UINT32_MAX, odd=odd)
 
 
 @dataclass(frozen=True)
@@ -85,92 +89,51 @@ class SnapKVConfig:
         ConfigError: a value is out of its range, or two contradict each other.
     """
 
-    budget: int | None = None
-    ratio: float | None = None
-    window: int = 32
-    voters: int | Literal["question"] = "question"
-    kernel: int = 21
-    pool: Literal["avg", "max", "trim"] = "trim"
-    reduce: Literal["sum", "max"] = "max"
-    own: float = 0.25
-    sinks: int = 0
-    min_coverage: float | None = None
-    max_budget: int | None = None
-    room: int = 1024
-    layer_group: int | Literal["auto"] = "auto"
+    budget: int | None = _count(None)
+    ratio: float | None = option(
+        None, most=1, above=True, cure="give the share of the prefix to keep, such as 0.1"
+    )
+    window: int = _count(32)
+    voters: int | Literal["question"] = _count("question")
+    kernel: int = _count(21, odd=True)
+    pool: Pool = "trim"
+    reduce: Reduce = "max"
+    own: float = option(0.25, most=MOST_OWN, cure="give one, such as 0.25")
+    sinks: int = _count(0, least=0)
+    min_coverage: float | None = option(
+        None, most=1, above=True, cure="give the share of the attention mass to keep, such as 0.95"
+    )
+    max_budget: int | None = _count(None)
+    room: int = _count(1024)
+    layer_group: int | Literal["auto"] = _count("auto")
     hidden: Literal["auto", "device", "host"] = "auto"
-    chunk: int | Literal["auto"] = "auto"
+    chunk: int | Literal["auto"] = _count("auto")
     ops: Literal["auto", "fused", "stock"] = "auto"
-    vault: str | os.PathLike[str] = "off"
-    vault_limit: int | None = None
-    policy: str = "snapkv"
+    vault: str | os.PathLike[str] = option("off", cure=_VAULT_CURE)
+    vault_limit: int | None = option(None, least=1, most=2**64 - 1)
+    policy: str = option("snapkv", cure="give a text such as 'snapkv'")
     protect_system: bool = False
 
     def __post_init__(self) -> None:
-        if self.budget is not None and self.ratio is not None:
+        declared.check(self)
+        if self.budget is None and self.ratio is None:
+            object.__setattr__(self, "budget", DEFAULT_BUDGET)
+        elif self.budget is not None and self.ratio is not None:
             raise ConfigError(
                 f"budget={self.budget}, ratio={self.ratio}",
                 "both say how much to keep",
                 "give one of the two",
             )
-        if self.ratio is not None:
-            if not 0 < self.ratio <= 1:
-                raise ConfigError(
-                    f"ratio={self.ratio}",
-                    "is outside of (0, 1]",
-                    "give the share of the prefix to keep, such as 0.1",
-                )
-        elif self.budget is None:
-            object.__setattr__(self, "budget", DEFAULT_BUDGET)
-        else:
-            self._take_int("budget", 1)
-        self._take_int("window", 1)
-        if isinstance(self.voters, str):
-            _check_choice("voters", self.voters, ("question",))
-        else:
-            self._take_int("voters", 1)
-            if self.voters > self.window:
-                raise ConfigError(
-                    f"voters={self.voters}",
-                    f"are more than the window's {self.window} rows",
-                    "raise the window or lower voters",
-                )
-        self._take_int("kernel", 1)
-        if self.kernel % 2 == 0:
+        if isinstance(self.voters, int) and self.voters > self.window:
             raise ConfigError(
-                f"kernel={self.kernel}",
-                "an even kernel has no middle, and would shift the scores",
-                f"use {self.kernel - 1} or {self.kernel + 1}",
+                f"voters={self.voters}",
+                f"are more than the window's {self.window} rows",
+                "raise the window or lower voters",
             )
-        _check_choice("pool", self.pool, ("avg", "max", "trim"))
-        _check_choice("reduce", self.reduce, ("sum", "max"))
-        self._take_own()
-        self._take_int("sinks", 0)
         self._check_coverage()
-        self._take_int("room", 1)
-        if self.layer_group != "auto":
-            self._take_int("layer_group", 1)
-        _check_choice("hidden", self.hidden, ("auto", "device", "host"))
-        if self.chunk != "auto":
-            self._take_int("chunk", 1)
-        _check_choice("ops", self.ops, ("auto", "fused", "stock"))
         object.__setattr__(self, "vault", os.fspath(self.vault))
         if self.vault_folder() is not None and not Path(self.vault).is_dir():
-            raise ConfigError(
-                f"vault={self.vault!r}",
-                "is no folder",
-                'give "off", "ram", or a folder that is there',
-            )
-        if self.vault_limit is not None:
-            self._take_int("vault_limit", 1, most=_UINT64_MAX)
-        if not isinstance(self.protect_system, bool):
-            raise ConfigError(
-                f"protect_system={self.protect_system!r}", "is not known", "give True or False"
-            )
-        if not isinstance(self.policy, str):
-            raise ConfigError(
-                f"policy={self.policy!r}", "is of the wrong type", "give a text such as 'snapkv'"
-            )
+            raise ConfigError(f"vault={self.vault!r}", "is no folder", _VAULT_CURE)
         object.__setattr__(self, "policy", self.policy.strip())
         policy = policies.parse(self.policy)
         self._check_policy(policy)
@@ -185,20 +148,18 @@ class SnapKVConfig:
                     "give both, such as min_coverage=0.95",
                 )
             return
-        if not 0 < self.min_coverage <= 1:
-            raise ConfigError(
-                f"min_coverage={self.min_coverage}",
-                "is outside of (0, 1]",
-                "give the share of the attention mass to keep, such as 0.95",
-            )
         if self.budget is None:
             raise ConfigError(
                 f"min_coverage={self.min_coverage}, ratio={self.ratio}",
                 "a ratio does not grow",
                 "give a budget instead",
             )
-        if self.max_budget is not None:
-            self._take_int("max_budget", self.budget)
+        if self.max_budget is not None and self.max_budget < self.budget:
+            raise ConfigError(
+                f"max_budget={self.max_budget}",
+                f"is less than budget={self.budget}",
+                "give the most rows that may stay",
+            )
 
     def _check_policy(self, policy: policies.Policy) -> None:
         """Refuse settings with which a prefill cannot use the policy."""
@@ -254,29 +215,6 @@ class SnapKVConfig:
             return self.budget
         return min(4 * self.budget, _UINT32_MAX) if self.max_budget is None else self.max_budget
 
-    def _take_int(self, name: str, minimum: int, most: int = _UINT32_MAX) -> None:
-        value = getattr(self, name)
-        try:
-            # an int of its own: ctypes takes no NumPy integer
-            number = minimum - 1 if isinstance(value, bool) else operator.index(value)
-        except TypeError:
-            number = minimum - 1
-        if not minimum <= number <= most:
-            raise ConfigError(
-                f"{name}={value!r}",
-                f"is no whole number from {minimum} to {most}",
-                "give one",
-            )
-        object.__setattr__(self, name, number)
-
-    def _take_own(self) -> None:
-        is_number = isinstance(self.own, Real) and not isinstance(self.own, bool)
-        if not is_number or not 0 <= self.own <= MOST_OWN:
-            raise ConfigError(
-                f"own={self.own!r}", f"is no number from 0 to {MOST_OWN}", "give one, such as 0.25"
-            )
-        object.__setattr__(self, "own", float(self.own))
-
     @classmethod
     def paper(cls, **settings: Any) -> SnapKVConfig:
         """The paper's form: the whole window votes, in sum, and votes are averaged 5 wide.
@@ -312,13 +250,6 @@ class SnapKVConfig:
         """The policy that chooses the rows in the engine's place; None for snapkv."""
         policy = policies.parse(self.policy)
         return None if policy.native else policy
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(
-            f"{name}={value!r}", "is not known", f"choose one of {', '.join(choices)}"
-        )
 
 
 def _options_of(policy: Policy) -> str:

@@ -95,10 +95,6 @@ def load(path: str | Path) -> Profile:
         SnapKVConfig(**tables["snapkv"])
     except ConfigError as e:
         raise ConfigError(f"{path}, [snapkv] {e.subject}", e.problem, e.cure) from e
-    except TypeError as e:
-        raise ConfigError(
-            f"{path}, [snapkv]", f"has a value of the wrong type ({e})", "write numbers unquoted"
-        ) from e
     return Profile(
         settings=tables["snapkv"],
         model=tables["model"],

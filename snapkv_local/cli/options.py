@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from snapkv_local import memory, process
+from snapkv_local import declared, memory, process
 from snapkv_local import profile as profiles
 from snapkv_local.cli.types import (
     KV_TYPES,
@@ -110,6 +110,12 @@ profile_option = click.option(
     help="Settings that `tune --save` has written; options given here win.",
 )
 
+
+def _choice(setting: str) -> click.Choice[str]:
+    """The words that a setting of SnapKVConfig can be."""
+    return click.Choice(declared.words(SnapKVConfig, setting))
+
+
 # of how a prompt is computed, whatever is kept of it
 engine_options = together(
     click.option(
@@ -119,7 +125,7 @@ engine_options = together(
     ),
     click.option(
         "--hidden",
-        type=click.Choice(["auto", "device", "host"]),
+        type=_choice("hidden"),
         help="Where the hidden state between layer groups lives.  [default: auto]",
     ),
     click.option(
@@ -129,7 +135,7 @@ engine_options = together(
     ),
     click.option(
         "--ops",
-        type=click.Choice(["auto", "fused", "stock"]),
+        type=_choice("ops"),
         help="What scores and evicts: our ops, or ggml's.  [default: auto]",
     ),
 )
@@ -152,11 +158,11 @@ config_options = together(
     click.option("--kernel", type=int, help="Pooling kernel, odd.  [default: 21]"),
     click.option(
         "--pool",
-        type=click.Choice(["avg", "max", "trim"]),
+        type=_choice("pool"),
         help="Of the kernel's votes the mean, the largest, or the mean of the others.  "
         "[default: trim]",
     ),
-    click.option("--reduce", type=click.Choice(["sum", "max"]), help="[default: max]"),
+    click.option("--reduce", type=_choice("reduce"), help="[default: max]"),
     click.option(
         "--own",
         type=float,

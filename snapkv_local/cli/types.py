@@ -12,6 +12,7 @@ import click
 from snapkv_local import hardware
 from snapkv_local.config import N_THREADS_MAX
 from snapkv_local.errors import ConfigError
+from snapkv_local.plan import layers
 from snapkv_local.report.units import parse_size
 
 # of a document, in requests to a server
@@ -125,7 +126,7 @@ class NamedFile(click.ParamType):  # type: ignore[type-arg]
 
 
 SIZE = Size()
-KV_TYPES = ("f16", "q8_0", "q4_0")
+KV_TYPES = tuple(layers.KV_TYPES)
 
 
 # generic from click 8.4 on, and not subscriptable before

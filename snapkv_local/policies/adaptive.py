@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from snapkv_local.declared import option
 from snapkv_local.policies.layered import Layered
-from snapkv_local.policies.options import option
 from snapkv_local.policies.rows import check_n_rows, n_prefix
 from snapkv_local.policies.scoring import group_mean, votes
 from snapkv_local.policies.view import LayerView, PromptView

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
+from snapkv_local.declared import option
 from snapkv_local.policies.policy import Policy
 from snapkv_local.policies.ranked import Ranked
 from snapkv_local.policies.rows import Ids, Positions
@@ -22,7 +23,7 @@ class Layered(Policy):
         of: the policy that chooses within a layer.
     """
 
-    of: Ranked = field(default=SnapKV())
+    of: Ranked = option(SnapKV(), cure="give a policy that scores rows, such as snapkv")
 
     def in_prefill(self) -> Policy:
         """The inner policy: a prefill evicts a layer's rows before it has seen the next one."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from snapkv_local import declared
 from snapkv_local.policies import options
 from snapkv_local.policies.rows import Ids, Positions, protected
 from snapkv_local.policies.view import LayerView, PromptView
@@ -42,7 +43,7 @@ class Policy(ABC):
     native: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        options.check(self)
+        declared.check(self, f"policy {self.name}, ")
 
     @property
     def spec(self) -> str:

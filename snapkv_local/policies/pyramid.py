@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
+from snapkv_local.declared import option
 from snapkv_local.policies.layered import Layered, whole
-from snapkv_local.policies.options import option
 from snapkv_local.policies.rows import check_n_rows, n_prefix
 from snapkv_local.policies.view import LayerView, PromptView
 

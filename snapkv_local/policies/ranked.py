@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from snapkv_local.declared import option
 from snapkv_local.errors import ConfigError
-from snapkv_local.policies.options import option
 from snapkv_local.policies.policy import Policy
 from snapkv_local.policies.rows import Ids, Positions, Scores, best, check_n_rows, protected
 from snapkv_local.policies.view import LayerView, PromptView

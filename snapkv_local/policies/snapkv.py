@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from snapkv_local.policies.options import option
+from snapkv_local.declared import option
 from snapkv_local.policies.ranked import Ranked
 from snapkv_local.policies.rows import Positions, Scores, n_prefix
 from snapkv_local.policies.scoring import MOST_OWN, Floats, Pool, Reduce, group_mean, votes, weighed

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from snapkv_local.policies.options import option
+from snapkv_local.declared import option
 from snapkv_local.policies.question import question_of
 from snapkv_local.policies.rows import n_prefix
 from snapkv_local.policies.scoring import Floats, votes

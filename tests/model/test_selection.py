@@ -57,8 +57,8 @@ def test_what_cannot_be_reached_ends_at_the_most(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"min_coverage": 0.0}, "outside of"),
-        ({"min_coverage": 1.5}, "outside of"),
+        ({"min_coverage": 0.0}, "above 0"),
+        ({"min_coverage": 1.5}, "above 0"),
         ({"max_budget": 300}, "without min_coverage"),
         ({"min_coverage": 0.9, "max_budget": 50}, "max_budget=50"),
         ({"min_coverage": 0.9, "budget": None, "ratio": 0.5}, "give a budget"),

@@ -48,16 +48,19 @@ def test_defaults():
         ({"budget": True}, "budget=True: is no whole number"),
         ({"budget": "512"}, "budget='512': is no whole number"),
         ({"budget": 2**32}, "budget=4294967296: is no whole number"),
-        ({"ratio": 0.0}, "ratio=0.0: is outside of (0, 1]"),
-        ({"ratio": -0.1}, "ratio=-0.1: is outside of (0, 1]"),
-        ({"ratio": 1.01}, "ratio=1.01: is outside of (0, 1]"),
-        ({"ratio": float("nan")}, "ratio=nan: is outside of (0, 1]"),
+        ({"ratio": 0.0}, "ratio=0.0: is no number above 0, up to 1"),
+        ({"ratio": -0.1}, "ratio=-0.1: is no number above 0, up to 1"),
+        ({"ratio": 1.01}, "ratio=1.01: is no number above 0, up to 1"),
+        ({"ratio": float("nan")}, "ratio=nan: is no number above 0, up to 1"),
         ({"window": 0}, "window=0: is no whole number from 1"),
-        ({"kernel": 4}, "kernel=4: an even kernel has no middle"),
+        ({"kernel": 4}, "kernel=4: an even number has no middle"),
         ({"kernel": 0}, "kernel=0: is no whole number from 1"),
         ({"pool": "mean"}, "pool='mean': is not known; choose one of avg, max, trim"),
         ({"voters": None}, "voters=None: is no whole number from 1"),
-        ({"voters": "words"}, "voters='words': is not known; choose one of question"),
+        (
+            {"voters": "words"},
+            "voters='words': is no whole number from 1 to 4294967295; give one, or question",
+        ),
         ({"voters": 33}, "voters=33: are more than the window's 32 rows"),
         ({"reduce": "mean"}, "reduce='mean': is not known; choose one of sum, max"),
         ({"own": -0.1}, "own=-0.1: is no number from 0 to 1000; give one, such as 0.25"),
@@ -95,6 +98,11 @@ def test_defaults():
         ({"policy": "snapkv:prefer=question"}, "voters='question', kernel=5"),
         ({"policy": "pyramid"}, "choose what it shares rows out for, snapkv"),
         ({"policy": "adaptive:of=value"}, "choose what it shares rows out for, value"),
+        ({"policy": 3}, "policy=3: is of the wrong type; give a text such as 'snapkv'"),
+        ({"vault": 3}, "vault=3: is of the wrong type"),
+        ({"vault": "no such folder"}, "vault='no such folder': is no folder"),
+        ({"min_coverage": 0.9, "max_budget": 9}, "max_budget=9: is less than budget=2048"),
+        ({"min_coverage": "0.9"}, "min_coverage='0.9': is no number above 0, up to 1"),
         # settings that would do nothing
         ({"policy": "value", "kernel": 5}, "kernel=5: is a setting of snapkv, and policy='value'"),
         ({"policy": "random", "voters": 8}, "leave it out; random has options of its own: seed"),
@@ -105,7 +113,10 @@ def test_defaults():
         ({"policy": "streaming", "budget": 36}, "the 4 rows that streaming always keeps"),
         ({"policy": "streaming:sinks=9", "budget": 41}, "the 9 rows that streaming:sinks=9"),
         ({"policy": "value:window=60", "budget": 60}, "28 rows that value:window=60 always keeps"),
-        ({"protect_system": "yes"}, "protect_system='yes': is not known; give True or False"),
+        (
+            {"protect_system": "yes"},
+            "protect_system='yes': is of the wrong type; give True or False",
+        ),
     ],
 )
 def test_refuses(settings, message):
@@ -173,7 +184,7 @@ def test_an_error_is_a_value_error_too_and_has_three_parts():
         SnapKVConfig(kernel=4)
     assert isinstance(caught.value, SnapKVError)
     assert caught.value.subject == "kernel=4"
-    assert caught.value.problem.startswith("an even kernel")
+    assert caught.value.problem.startswith("an even number")
     assert caught.value.cure == "use 3 or 5"
 
 
