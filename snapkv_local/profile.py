@@ -8,7 +8,6 @@ A TOML file. [snapkv] has fields of SnapKVConfig, [model] says what they were me
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from dataclasses import dataclass, field, fields
@@ -18,17 +17,15 @@ from typing import Any
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
 from snapkv_local.reading.text import decode
+from snapkv_local.storage.fingerprint import digest_of
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-# of a model file: metadata at its front, weights at its end
-_SAMPLE = 2**20
-
 _TABLES = ("model", "snapkv", "measured")
-_MODEL = ("name", "file", "fingerprint")
+_MODEL = ("name", "file", "digest")
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Profile:
 
     Attributes:
         settings: fields of SnapKVConfig.
-        model: name, file, and fingerprint() of the model; may be empty.
+        model: name, file, and digest of the model, as fingerprint.digest_of(); may be empty.
         measured: figures, for people.
         version: of the package that wrote it.
         date: of the measurement, ISO 8601.
@@ -51,8 +48,8 @@ class Profile:
 
     def other_model(self, path: Path) -> str | None:
         """Says that a model is not the one that was measured; None if it is, or none is named."""
-        wanted = self.model.get("fingerprint")
-        if wanted is None or wanted == fingerprint(path):
+        wanted = self.model.get("digest")
+        if wanted is None or wanted == digest_of(path):
             return None
         name = self.model.get("name") or self.model.get("file") or "another model"
         return (
@@ -124,20 +121,6 @@ def merge(settings: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         if one in given and other not in given:
             found.pop(other, None)
     return {**found, **given}
-
-
-def fingerprint(path: Path) -> str:
-    """Tells models apart: SHA-256 of a file's size, first and last MiB, 16 digits.
-
-    All of a file would take minutes. The first MiB has metadata, the last one weights.
-    """
-    size = path.stat().st_size
-    found = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        found.update(file.read(_SAMPLE))
-        file.seek(max(0, size - _SAMPLE))
-        found.update(file.read(_SAMPLE))
-    return found.hexdigest()[:16]
 
 
 def _parse(path: Path) -> dict[str, Any]:

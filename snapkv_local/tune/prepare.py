@@ -17,6 +17,7 @@ from snapkv_local.eval.prepare import opener
 from snapkv_local.eval.runner import Needs
 from snapkv_local.eval.tokens import open_tokens
 from snapkv_local.plan.layers import KvType
+from snapkv_local.storage.fingerprint import digest_of
 from snapkv_local.tune.breadth import WINDOWS
 from snapkv_local.tune.documents import N_NEXT, Pieces, cut
 
@@ -30,7 +31,7 @@ class Prepared:
     Attributes:
         pieces: documents of the files.
         open_engine: loads the model.
-        model: name, file and fingerprint.
+        model: name, file and digest.
         kv_type: of the cache.
     """
 
@@ -123,7 +124,7 @@ def prepare(
         model={
             "name": found.name,
             "file": path.name,
-            "fingerprint": profile.fingerprint(path),
+            "digest": digest_of(path),
         },
         kv_type=kv_type,
     )

@@ -9,6 +9,7 @@ from snapkv_local import SnapKVConfig, profile
 from snapkv_local.cli import main
 from snapkv_local.errors import ConfigError, OutOfMemoryError, TextFileError
 from snapkv_local.profile import Profile
+from snapkv_local.storage.fingerprint import digest_of
 
 PROFILE = Profile(
     settings={
@@ -20,7 +21,7 @@ PROFILE = Profile(
         "own": 0.125,
         "sinks": 4,
     },
-    model={"name": 'A "small" \\ model\x7f ü', "file": "a.gguf", "fingerprint": "0123"},
+    model={"name": 'A "small" \\ model\x7f ü', "file": "a.gguf", "digest": "0123"},
     measured={"target_kl": 0.05, "finished": True, "budgets": [64, 384], "kl": [0.5, 1e-05]},
     version="0.1.0",
     date="2026-01-01",
@@ -93,17 +94,17 @@ def test_a_file_that_cannot_be_read(tmp_path):
         profile.load(tmp_path / "b.toml")
 
 
-def test_the_model_is_known_by_its_contents(tmp_path):
-    one, same, size, end = (tmp_path / f"{name}.gguf" for name in ("one", "same", "size", "end"))
-    data = bytearray(3 * 2**20)
-    one.write_bytes(data)
-    same.write_bytes(data)
-    size.write_bytes(data + b"\0")
-    data[-1] = 1
-    end.write_bytes(data)
-    measured = Profile({"kernel": 5}, {"name": "One", "fingerprint": profile.fingerprint(one)})
+def test_the_model_is_known_by_its_contents(tmp_path, write_gguf):
+    one, same, size, weights = (
+        write_gguf(f"{name}.gguf") for name in ("one", "same", "size", "weights")
+    )
+    size.write_bytes(size.read_bytes() + b"\0")
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    measured = Profile({"kernel": 5}, {"name": "One", "digest": digest_of(one)})
     assert measured.other_model(same) is None
-    for other in (size, end):
+    for other in (size, weights):
         assert "measured with One, and " + other.name in measured.other_model(other)
     assert Profile({"kernel": 5}).other_model(one) is None
 

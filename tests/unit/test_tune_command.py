@@ -72,7 +72,7 @@ def fake(monkeypatch):
         return prepare.Prepared(
             pieces=Pieces(N_PROMPT, (make_document("a"),), (make_document("b"),)),
             open_engine=lambda: calls["engine"],
-            model={"name": "Fake", "file": "m.gguf", "fingerprint": "0123"},
+            model={"name": "Fake", "file": "m.gguf", "digest": "0123"},
             kv_type="q8_0",
         )
 
