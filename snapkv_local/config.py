@@ -19,6 +19,7 @@ from snapkv_local.policies.view import PromptView
 
 DEFAULT_BUDGET = 2048
 DEFAULT_VOTERS = 16
+MOST_BUDGETS = 4  # of max_budget, where it is not given
 
 N_THREADS_MAX = 512  # GGML_MAX_N_THREADS
 
@@ -213,7 +214,11 @@ class SnapKVConfig:
         """Most rows that min_coverage may keep; the budget without it, None with a ratio."""
         if self.min_coverage is None or self.budget is None:
             return self.budget
-        return min(4 * self.budget, _UINT32_MAX) if self.max_budget is None else self.max_budget
+        return (
+            min(MOST_BUDGETS * self.budget, _UINT32_MAX)
+            if self.max_budget is None
+            else self.max_budget
+        )
 
     @classmethod
     def paper(cls, **settings: Any) -> SnapKVConfig:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from snapkv_local.cli.sampling import Sampling
 from snapkv_local.hardware import peak_rss
 from snapkv_local.llama.usage import Usage
 from snapkv_local.report.units import size
@@ -89,7 +90,7 @@ def ask(
     messages: list[Message],
     *,
     max_tokens: int,
-    temperature: float,
+    sampling: Sampling,
     on_text: Callable[[str], object],
 ) -> Answer:
     """Let the model answer a conversation.
@@ -97,7 +98,7 @@ def ask(
     Args:
         messages: of a chat, the question last.
         max_tokens: at most; 0 for no limit but the context's.
-        temperature: 0 always takes the most likely token.
+        sampling: how its tokens are drawn.
         on_text: gets the answer piece by piece.
     """
     started = time.monotonic()
@@ -107,7 +108,7 @@ def ask(
     chunks: Any = llm.create_chat_completion(
         messages,
         max_tokens=max_tokens,
-        temperature=temperature,
+        **sampling.arguments(),
         stream=True,
     )
     for chunk in chunks:

@@ -18,8 +18,9 @@ from snapkv_local.cli.document import (
     use_document,
 )
 from snapkv_local.cli.loading import answer_one, load
+from snapkv_local.cli.model import SYSTEM_BEFORE_DOCUMENT, model_choice, refused
 from snapkv_local.cli.options import (
-    answer_options,
+    chat_format_option,
     ctx_option,
     model_options,
     settings_options,
@@ -27,6 +28,7 @@ from snapkv_local.cli.options import (
     warn_of_other_model,
 )
 from snapkv_local.cli.progress import find_model
+from snapkv_local.cli.sampling import Sampling, answer_options
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.profile import Profile
 from snapkv_local.prompt.build import SEPARATOR
@@ -37,12 +39,14 @@ from snapkv_local.prompt.build import SEPARATOR
     "path", metavar="DOCUMENT", type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.argument("questions", metavar="QUESTION...", nargs=-1)
-@click.option("--model", metavar="MODEL", help="[default: where it was when DOCUMENT was made]")
+@model_choice(argument=False, required=False, says="[default: where it was when DOCUMENT was made]")
+@refused("-sys", "--system-prompt", why=SYSTEM_BEFORE_DOCUMENT)
 @click.option("--info", is_flag=True, help="Check DOCUMENT, and say what it is, instead.")
 @ctx_option
 @settings_options
 @model_options
 @answer_options
+@chat_format_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line on stdout.")
 def ask(
     path: Path,
@@ -50,7 +54,7 @@ def ask(
     model: str | None,
     info: bool,
     max_tokens: int,
-    temperature: float,
+    sampling: Sampling,
     profile: Profile | None,
     as_json: bool,
     **options: Any,
@@ -82,7 +86,7 @@ def ask(
             click.echo(f"> {question}", err=True)
         content = document.text + SEPARATOR + question
         messages: list[Message] = [{"role": "user", "content": content}]
-        answer = answer_one(llm, messages, max_tokens, temperature, stream=not as_json)
+        answer = answer_one(llm, messages, max_tokens, sampling, stream=not as_json)
         if as_json:
             click.echo(
                 json.dumps({"model": str(model_path), "question": question, **answer.to_dict()})

@@ -11,9 +11,11 @@ from rich.console import Console
 
 from snapkv_local.bench.shapes import SHAPES
 from snapkv_local.cli.console import result_console
+from snapkv_local.cli.model import model_choice
 from snapkv_local.cli.options import gpu_layers_option, json_option
 from snapkv_local.cli.progress import Lines, find_model
 from snapkv_local.cli.types import KvType, List, Size, SizeOr, Threads
+from snapkv_local.config import SnapKVConfig
 from snapkv_local.report.units import size
 
 if TYPE_CHECKING:
@@ -43,8 +45,10 @@ class CommandWithSubcommands(click.Group):
 
 
 @click.group(cls=CommandWithSubcommands)
-@click.argument("model")
+@model_choice()
 @click.option(
+    "-p",
+    "--n-prompt",
     "--prompt-tokens",
     "prompts",
     type=List(Size()),
@@ -67,21 +71,40 @@ class CommandWithSubcommands(click.Group):
     "--layer-group",
     "layer_groups",
     type=List(SizeOr("auto", "layers")),
-    default="auto",
+    default=SnapKVConfig.layer_group,
     show_default=True,
     help="Layers evaluated at a time.",
 )
-@click.option("--ubatch", type=Size(), default=512, show_default=True, help="Tokens in a ubatch.")
-@click.option("--threads", type=Threads(), help="[default: all cores]")
 @click.option(
+    "-ub",
+    "--ubatch-size",
+    "--ubatch",
+    "ubatch",
+    type=Size(),
+    default=512,
+    show_default=True,
+    help="Tokens in a ubatch.",
+)
+@click.option("-t", "--threads", type=Threads(), help="[default: all cores]")
+@click.option(
+    "-n",
+    "--n-gen",
     "--decode-tokens",
+    "decode_tokens",
     type=Size(),
     default=64,
     show_default=True,
     help="Tokens of the timed decode, after the prompt.",
 )
 @click.option(
-    "--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each case."
+    "-r",
+    "--repetitions",
+    "--repeat",
+    "repeat",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Runs of each case.",
 )
 @click.option("--note", help="What a reader of the record should know of the machine.")
 @click.option(

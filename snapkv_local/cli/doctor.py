@@ -14,6 +14,7 @@ from rich.table import Table
 
 from snapkv_local import foreign, hardware
 from snapkv_local.cli.console import result_console
+from snapkv_local.cli.model import model_choice
 from snapkv_local.cli.options import json_option
 from snapkv_local.cli.progress import find_model
 from snapkv_local.config import SnapKVConfig
@@ -23,7 +24,7 @@ from snapkv_local.report.units import size
 
 
 @click.command()
-@click.argument("model", required=False)
+@model_choice(required=False)
 @json_option
 def doctor(model: str | None, as_json: bool) -> None:
     """Show versions, build, backends and devices; with MODEL, whether it can be compressed."""

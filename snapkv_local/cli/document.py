@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from snapkv_local import profile as profiles
+from snapkv_local.cli.model import given_kv_types, kv_type_words, split_kv_type
 from snapkv_local.cli.options import take_settings
 from snapkv_local.cli.types import KV_TYPES
 from snapkv_local.errors import DocumentError
@@ -34,8 +34,7 @@ def take_document_settings(
         raise click.UsageError("of a document, each question has its own rows: leave out --full")
     if options["vault"] == "off":
         raise click.UsageError("a document is a vault: leave out --vault off")
-    source = click.get_current_context().get_parameter_source("kv_type")
-    if source == ParameterSource.DEFAULT:
+    if not given_kv_types():
         options["kv_type"] = None
     return {"vault": "ram", **(take_settings(options, profile) or {})}
 
@@ -50,7 +49,7 @@ def open_document(path: Path, options: dict[str, Any]) -> Document:
     from snapkv_local import Document
 
     document = Document.open(path, mapped=not options["no_mmap"])
-    if document.kv_type not in KV_TYPES:
+    if not set(split_kv_type(document.kv_type)) <= set(KV_TYPES):
         raise DocumentError(
             str(path),
             f"has K and V in {document.kv_type}, which the command line does not load",
@@ -61,7 +60,7 @@ def open_document(path: Path, options: dict[str, Any]) -> Document:
         raise DocumentError(
             str(path),
             f"has K and V in {document.kv_type}, and the cache is {kv_type}",
-            f"use --kv-type {document.kv_type}, or make it again with --kv-type {kv_type}",
+            f"use {kv_type_words(document.kv_type)}, or make it again with {kv_type_words(kv_type)}",
         )
     return document
 

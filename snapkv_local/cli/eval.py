@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from snapkv_local import policies
 from snapkv_local.cli.console import result_console
+from snapkv_local.cli.model import model_choice
 from snapkv_local.cli.options import (
     chat_format_option,
     gpu_layers_option,
@@ -29,7 +30,7 @@ _TASKS = "needle,needles,question-after,continue,code"
 
 
 @click.command("eval")
-@click.argument("model")
+@model_choice()
 @click.option(
     "--tasks",
     type=List(click.STRING),
@@ -85,7 +86,7 @@ _TASKS = "needle,needles,question-after,continue,code"
 @click.option(
     "--window",
     type=Size(),
-    default=32,
+    default=SnapKVConfig.window,
     show_default=True,
     help="Rows at the prompt's end that always stay.",
 )

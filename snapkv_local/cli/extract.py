@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from snapkv_local.cli.loading import can_chat, load, read_exactly
+from snapkv_local.cli.model import model_choice
 from snapkv_local.cli.options import (
     chat_format_option,
     ctx_option,
@@ -21,7 +22,7 @@ from snapkv_local.extract.passages import UNITS, cut
 
 
 @click.command()
-@click.argument("model")
+@model_choice()
 @files_option("Text, source code, PDF or DOCX; may be repeated, - for stdin.", required=True)
 @click.option("--query", required=True, help="What to look for.")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many.")

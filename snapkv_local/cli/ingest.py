@@ -11,6 +11,7 @@ import click
 
 from snapkv_local.cli.document import describe
 from snapkv_local.cli.loading import load, read_document
+from snapkv_local.cli.model import kv_type_option, model_choice
 from snapkv_local.cli.options import (
     chat_format_option,
     ctx_option,
@@ -18,7 +19,6 @@ from snapkv_local.cli.options import (
     files_option,
     gpu_layers_option,
     json_option,
-    kv_type_option,
     no_mmap_option,
     take_config,
     threads_option,
@@ -33,7 +33,7 @@ from snapkv_local.storage.new_file import check_space
 
 
 @click.command()
-@click.argument("model")
+@model_choice()
 @files_option("Its text, PDF or DOCX; may be repeated, - for stdin.", required=True)
 @click.option(
     "--out",

@@ -10,6 +10,7 @@ import click
 
 from snapkv_local.cli.console import result_console
 from snapkv_local.cli.loading import can_chat, load, read_document
+from snapkv_local.cli.model import model_choice
 from snapkv_local.cli.options import (
     chat_format_option,
     choice_options,
@@ -25,10 +26,10 @@ from snapkv_local.config import SnapKVConfig
 
 
 @click.command()
-@click.argument("model")
+@model_choice()
 @ctx_option
 @files_option()
-@click.option("--prompt", "question", required=True, help="The question.")
+@click.option("-p", "--prompt", "question", required=True, help="The question.")
 @config_options
 @choice_options
 @model_options

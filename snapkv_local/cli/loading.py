@@ -9,9 +9,11 @@ import click
 
 from snapkv_local import foreign, hardware
 from snapkv_local.cli.answer import Answer, Message, ask
+from snapkv_local.cli.model import split_kv_type
 from snapkv_local.cli.progress import Lines, PrefillBar
+from snapkv_local.cli.sampling import Sampling
 from snapkv_local.config import SnapKVConfig
-from snapkv_local.errors import ModelFileError, SnapKVError
+from snapkv_local.errors import ConfigError, ModelFileError, SnapKVError
 from snapkv_local.reading.text import read_text
 
 if TYPE_CHECKING:
@@ -54,11 +56,17 @@ def load(
 
     from snapkv_local.native import api
 
-    kv_type = api.ggml_type(options["kv_type"])
+    type_k, type_v = map(api.ggml_type, split_kv_type(options["kv_type"]))
     threads = options["threads"] or hardware.n_cores()
     gpu_layers = options["gpu_layers"]
     if gpu_layers == "auto":
         gpu_layers = "all" if llama_cpp.llama_supports_gpu_offload() else 0
+    if type_k != type_v and gpu_layers != 0 and llama_cpp.llama_supports_gpu_offload():
+        raise ConfigError(
+            f"K and V in {options['kv_type']}",
+            "are of different types, which is tested on the CPU only",
+            "give --kv-type, or --gpu-layers 0",
+        )
     with Lines("loading the model"):
         llm = Llama(
             str(path),
@@ -67,8 +75,8 @@ def load(
             n_threads=threads,
             n_threads_batch=threads,
             n_gpu_layers=-1 if gpu_layers == "all" else gpu_layers,
-            type_k=kv_type,
-            type_v=kv_type,
+            type_k=type_k,
+            type_v=type_v,
             flash_attn=True,
             use_mmap=not options["no_mmap"],
             chat_format=options["chat_format"],
@@ -100,9 +108,9 @@ def can_chat(llm: Llama, options: dict[str, Any]) -> bool:
 
 
 def answer_one(
-    llm: Llama, messages: list[Message], max_tokens: int, temperature: float, stream: bool
+    llm: Llama, messages: list[Message], max_tokens: int, sampling: Sampling, stream: bool
 ) -> Answer:
-    """Stream one answer to stdout, and its figures to stderr."""
+    """Stream one answer to stdout, and its figures to stderr; max_tokens 0 is no limit."""
     streamed: list[str] = []
     with PrefillBar(llm) as bar:
 
@@ -112,12 +120,10 @@ def answer_one(
                 click.echo(piece, nl=False)
                 streamed.append(piece)
             else:
-                bar.said(max_tokens)
+                bar.said(max_tokens or llm.n_ctx())
 
         try:
-            answer = ask(
-                llm, messages, max_tokens=max_tokens, temperature=temperature, on_text=on_text
-            )
+            answer = ask(llm, messages, max_tokens=max_tokens, sampling=sampling, on_text=on_text)
         except (SnapKVError, MemoryError):
             if streamed:
                 click.echo()  # the error is a line of its own

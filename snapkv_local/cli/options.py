@@ -11,28 +11,16 @@ import click
 
 from snapkv_local import declared, memory, process
 from snapkv_local import profile as profiles
+from snapkv_local.cli.model import kv_type_option, together
 from snapkv_local.cli.types import (
-    KV_TYPES,
     SIZE,
     ByteSize,
+    Context,
     GpuLayers,
-    Number,
     SizeOr,
     Threads,
 )
-from snapkv_local.config import SnapKVConfig
-
-
-def together(*options: Callable[..., Any]) -> Callable[..., Any]:
-    """Several options as one; --help has them in this order."""
-
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
-
+from snapkv_local.config import DEFAULT_VOTERS, MOST_BUDGETS, SnapKVConfig
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout."
@@ -45,6 +33,7 @@ def files_option(
 ) -> Callable[..., Any]:
     """--file, paths of texts; "-" is stdin's. `says` is for --help."""
     return click.option(
+        "-f",
         "--file",
         "files",
         multiple=True,
@@ -60,15 +49,26 @@ document_option = click.option(
     help="File of `ingest` to ask about; MODEL may then be left out.",
 )
 
-# of loading a model, with cli.run.load()
-ctx_option = click.option("--ctx", type=SIZE, help="Longest conversation.  [default: the model's]")
-kv_type_option = click.option(
-    "--kv-type", type=click.Choice(KV_TYPES), default="f16", show_default=True
+# of loading a model, with cli.loading.load()
+ctx_option = click.option(
+    "-c",
+    "--ctx-size",
+    "--ctx",
+    "ctx",
+    type=Context(),
+    help="Longest conversation, in tokens.  [default: the model's]",
 )
 gpu_layers_option = click.option(
-    "--gpu-layers", type=GpuLayers(), default="auto", show_default=True
+    "-ngl",
+    "--gpu-layers",
+    "--n-gpu-layers",
+    "gpu_layers",
+    type=GpuLayers(),
+    default="auto",
+    show_default=True,
+    help="Layers on GPUs; auto: all, if there is a GPU.",
 )
-threads_option = click.option("--threads", type=Threads(), help="[default: all cores]")
+threads_option = click.option("-t", "--threads", type=Threads(), help="[default: all cores]")
 chat_format_option = click.option(
     "--chat-format", help="For a model without a chat template, such as chatml."
 )
@@ -97,11 +97,6 @@ verbose_option = click.option(
 model_options = together(
     kv_type_option, gpu_layers_option, threads_option, no_mmap_option, verbose_option
 )
-answer_options = together(
-    click.option("--max-tokens", type=SIZE, default=512, show_default=True, help="Of an answer."),
-    click.option("--temperature", type=Number(min=0), default=0.0, show_default=True),
-    chat_format_option,
-)
 full_option = click.option("--full", is_flag=True, help="Keep the full KV cache.")
 profile_option = click.option(
     "--profile",
@@ -111,104 +106,112 @@ profile_option = click.option(
 )
 
 
-def _choice(setting: str) -> click.Choice[str]:
+def setting(
+    *names: str, says: str = "", default: str = "", **attributes: Any
+) -> Callable[..., Any]:
+    """The option of a setting of SnapKVConfig, None where it is not given.
+
+    Args:
+        names: of the option; the last one is the setting's.
+        says: for --help.
+        default: in words, for a setting whose value does not say it.
+        attributes: as for click.option().
+    """
+    name = names[-1].removeprefix("--").replace("-", "_")
+    value = getattr(SnapKVConfig(), name)
+    shown = default or (f"{value:g}" if isinstance(value, float) else value)
+    if shown is not None and not attributes.get("is_flag"):
+        says = f"{says}  [default: {shown}]".strip()
+    return click.option(*names, name, help=says, default=None, **attributes)
+
+
+def _choices(name: str) -> click.Choice[str]:
     """The words that a setting of SnapKVConfig can be."""
-    return click.Choice(declared.words(SnapKVConfig, setting))
+    return click.Choice(declared.words(SnapKVConfig, name))
 
 
 # of how a prompt is computed, whatever is kept of it
 engine_options = together(
-    click.option(
+    setting(
         "--layer-group",
         type=SizeOr("auto", "layers"),
-        help="Layers evaluated at a time.  [default: auto]",
+        says="Layers evaluated at a time.",
     ),
-    click.option(
+    setting(
         "--hidden",
-        type=_choice("hidden"),
-        help="Where the hidden state between layer groups lives.  [default: auto]",
+        type=_choices("hidden"),
+        says="Where the hidden state between layer groups lives.",
     ),
-    click.option(
+    setting(
+        "-ub",
+        "--ubatch-size",
         "--chunk",
         type=SizeOr("auto", "tokens"),
-        help="Prompt tokens computed at once.  [default: auto]",
+        says="Prompt tokens computed at once.",
     ),
-    click.option(
+    setting(
         "--ops",
-        type=_choice("ops"),
-        help="What scores and evicts: our ops, or ggml's.  [default: auto]",
+        type=_choices("ops"),
+        says="What scores and evicts: our ops, or ggml's.",
     ),
 )
 
-# settings of SnapKVConfig; None where they are not given
+# settings of SnapKVConfig
 config_options = together(
-    click.option(
-        "--budget", type=SIZE, help="Rows kept for each KV head, in tokens.  [default: 2048]"
-    ),
-    click.option("--ratio", type=float, help="Share of the prompt to keep instead, in (0, 1]."),
-    click.option(
-        "--window", type=SIZE, help="Tokens at the prompt's end that always stay.  [default: 32]"
-    ),
-    click.option(
+    setting("--budget", type=SIZE, says="Rows kept for each KV head, in tokens."),
+    setting("--ratio", type=float, says="Share of the prompt to keep instead, in (0, 1]."),
+    setting("--window", type=SIZE, says="Tokens at the prompt's end that always stay."),
+    setting(
         "--voters",
         type=SizeOr("question", "tokens"),
-        help="How many of these vote, or question: in a chat its words do, else 16.  "
-        "[default: question]",
+        says=f"How many of these vote, or question: in a chat its words do, else {DEFAULT_VOTERS}.",
     ),
-    click.option("--kernel", type=int, help="Pooling kernel, odd.  [default: 21]"),
-    click.option(
+    setting("--kernel", type=int, says="Pooling kernel, odd."),
+    setting(
         "--pool",
-        type=_choice("pool"),
-        help="Of the kernel's votes the mean, the largest, or the mean of the others.  "
-        "[default: trim]",
+        type=_choices("pool"),
+        says="Of the kernel's votes the mean, the largest, or the mean of the others.",
     ),
-    click.option("--reduce", type=_choice("reduce"), help="[default: max]"),
-    click.option(
+    setting("--reduce", type=_choices("reduce")),
+    setting(
         "--own",
         type=float,
-        help="What a row's own vote counts beside the pooled ones, from 0.  [default: 0.25]",
+        says="What a row's own vote counts beside the pooled ones, from 0.",
     ),
-    click.option("--sinks", type=int, help="First tokens that always stay.  [default: 0]"),
-    click.option(
+    setting("--sinks", type=int, says="First tokens that always stay."),
+    setting(
         "--min-coverage",
         type=float,
-        help="Keep more rows where the budget's hold less of the attention mass, such as 0.95.",
+        says="Keep more rows where the budget's hold less of the attention mass, such as 0.95.",
     ),
-    click.option(
+    setting(
         "--max-budget",
         type=SIZE,
-        help="Most rows with --min-coverage.  [default: four times the budget]",
+        says="Most rows with --min-coverage.",
+        default=f"{MOST_BUDGETS} times the budget",
     ),
-    click.option(
+    setting(
         "--room",
         type=SIZE,
-        help="Cells for tokens after the prompt.  [default: 1024; for one answer --max-tokens, if less]",
+        says="Cells for tokens after the prompt.",
+        default=f"{SnapKVConfig.room}; for one answer --max-tokens, if less",
     ),
     engine_options,
-    click.option(
+    setting(
         "--vault",
         metavar="off|ram|FOLDER",
-        help="Keep the prompt's full KV in host memory or in a file, for later questions.  "
-        "[default: off]",
+        says="Keep the prompt's full KV in host memory or in a file, for later questions.",
     ),
-    click.option(
-        "--vault-limit", type=ByteSize(), help="Most that the vault may take, such as 8GiB."
-    ),
+    setting("--vault-limit", type=ByteSize(), says="Most that the vault may take, such as 8GiB."),
 )
 
 # the same, of commands that prefill: which rows stay
 choice_options = together(
-    click.option(
+    setting(
         "--policy",
-        help="What chooses the rows: NAME or NAME:OPTION=VALUE+...; all but snapkv run in Python.  "
-        "[default: snapkv]",
+        says="What chooses the rows: NAME or NAME:OPTION=VALUE+...; all but snapkv run in Python.",
     ),
-    click.option(
-        "--protect-system",
-        is_flag=True,
-        default=None,
-        help="The system prompt's rows always stay.",
-    ),
+    setting("--protect-system", is_flag=True, says="The system prompt's rows always stay."),
 )
 
 # of commands that answer: ask, run and serve
@@ -244,9 +247,12 @@ def size_room(settings: dict[str, Any] | None, max_tokens: int) -> None:
     """For a command that answers each question by itself: room for its answer, if none was asked for.
 
     No more than the usual room: a longer answer evicts rows on its way, as it does in a chat.
+
+    Args:
+        max_tokens: 0 for no limit.
     """
     if settings is not None:
-        settings.setdefault("room", min(max_tokens, SnapKVConfig.room))
+        settings.setdefault("room", min(max_tokens or SnapKVConfig.room, SnapKVConfig.room))
 
 
 def warn_of_other_model(profile: profiles.Profile | None, model: Path) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from snapkv_local import hardware
 from snapkv_local.cli.console import result_console
+from snapkv_local.cli.model import model_choice
 from snapkv_local.cli.options import (
     config_options,
     gpu_layers_option,
@@ -21,7 +22,7 @@ from snapkv_local.cli.options import (
     verbose_option,
 )
 from snapkv_local.cli.progress import Lines, find_model
-from snapkv_local.cli.types import KV_TYPES, SIZE, Threads
+from snapkv_local.cli.types import KV_TYPES, Context, Threads
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
 from snapkv_local.models.resolve import demo_model, expanded
@@ -47,8 +48,15 @@ _LABELS = {
 
 
 @click.command()
-@click.argument("model")
-@click.option("--ctx", type=SIZE, help="Prompt and answer, in tokens.  [default: the model's]")
+@model_choice()
+@click.option(
+    "-c",
+    "--ctx-size",
+    "--ctx",
+    "ctx",
+    type=Context(),
+    help="Prompt and answer, in tokens.  [default: the model's]",
+)
 @config_options
 @click.option(
     "--kv-type",
@@ -61,7 +69,7 @@ _LABELS = {
 @click.option("--device", help='One of a table, such as "RTX 4060".  [default: this machine]')
 @gpu_layers_option
 @click.option("--measure", is_flag=True, help="Run it here, and compare.")
-@click.option("--threads", type=Threads(), help="For --measure.  [default: all cores]")
+@click.option("-t", "--threads", type=Threads(), help="For --measure.  [default: all cores]")
 @verbose_option
 @json_option
 def plan(

@@ -13,8 +13,9 @@ import click
 from snapkv_local.cli.answer import Message
 from snapkv_local.cli.document import model_of, open_document, take_document_settings, use_document
 from snapkv_local.cli.loading import answer_one, load, read_document
+from snapkv_local.cli.model import SYSTEM_BEFORE_DOCUMENT, model_choice
 from snapkv_local.cli.options import (
-    answer_options,
+    chat_format_option,
     ctx_option,
     document_option,
     files_option,
@@ -27,6 +28,7 @@ from snapkv_local.cli.options import (
     warn_of_other_model,
 )
 from snapkv_local.cli.progress import find_model
+from snapkv_local.cli.sampling import Sampling, answer_options
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import TextFileError
 from snapkv_local.profile import Profile
@@ -34,25 +36,26 @@ from snapkv_local.reading.text import STDIN
 
 
 @click.command()
-@click.argument("model", required=False)
-@click.option("--model", "model_option", metavar="MODEL", help="The same as the argument.")
+@model_choice(required=False)
 @ctx_option
 @files_option()
 @document_option
-@click.option("--prompt", help="The question; without it stdin is read, or a chat opens.")
+@click.option("-p", "--prompt", help="The question; without it stdin is read, or a chat opens.")
+@click.option("-sys", "--system-prompt", help="Of the chat, before everything else.")
 @settings_options
 @model_options
 @answer_options
+@chat_format_option
 @full_option
 @json_option
 def run(
     model: str | None,
-    model_option: str | None,
     files: tuple[Path, ...],
     document: Path | None,
     prompt: str | None,
+    system_prompt: str | None,
     max_tokens: int,
-    temperature: float,
+    sampling: Sampling,
     profile: Profile | None,
     as_json: bool,
     **options: Any,
@@ -62,9 +65,10 @@ def run(
     --document is what `ingest` has made of one; files come after it, and are read once. The answer
     is streamed to stdout, figures go to stderr.
     """
-    name = model or model_option
-    if (name is None and document is None) or (model is not None and model_option is not None):
-        raise click.UsageError("name one MODEL, as the argument or with --model")
+    if model is None and document is None:
+        raise click.UsageError("name one MODEL: as the argument, with --model, or with -hf")
+    if system_prompt is not None and document is not None:
+        raise click.UsageError(f"--system-prompt: {SYSTEM_BEFORE_DOCUMENT}")
     chats = prompt is None and sys.stdin.isatty() and STDIN not in files
     if chats and as_json:
         raise click.UsageError("--json answers one question: give --prompt")
@@ -74,7 +78,7 @@ def run(
         size_room(settings, max_tokens)
 
     opened = None if document is None else open_document(document, options)
-    path = model_of(opened) if opened and name is None else find_model(name or "")
+    path = model_of(opened) if opened and model is None else find_model(model or "")
     warn_of_other_model(profile, path)
     if STDIN in files and prompt is None:
         raise click.UsageError("--file - reads stdin: give the question with --prompt")
@@ -88,10 +92,12 @@ def run(
     if opened is not None:
         use_document(llm, opened)
     messages: list[Message] = []
+    if system_prompt is not None:
+        messages.append({"role": "system", "content": system_prompt})
     for question in [prompt] if prompt is not None else questions():
         messages.append({"role": "user", "content": "\n\n".join([*texts, question])})
         texts = []
-        answer = answer_one(llm, messages, max_tokens, temperature, stream=not as_json)
+        answer = answer_one(llm, messages, max_tokens, sampling, stream=not as_json)
         messages.append({"role": "assistant", "content": answer.text})
         if as_json:
             click.echo(

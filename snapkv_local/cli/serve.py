@@ -14,6 +14,7 @@ import click
 
 from snapkv_local.cli.document import open_document, take_document_settings, use_document
 from snapkv_local.cli.loading import load
+from snapkv_local.cli.model import model_choice
 from snapkv_local.cli.options import (
     chat_format_option,
     ctx_option,
@@ -25,7 +26,7 @@ from snapkv_local.cli.options import (
     warn_of_other_model,
 )
 from snapkv_local.cli.progress import find_model
-from snapkv_local.cli.types import SIZE, ByteSize, NamedFile
+from snapkv_local.cli.types import ByteSize, Limit, NamedFile
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
 from snapkv_local.profile import Profile
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model")
+@model_choice()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free."
@@ -61,7 +62,15 @@ if TYPE_CHECKING:
 @model_options
 @chat_format_option
 @full_option
-@click.option("--max-tokens", type=SIZE, help="Of any answer.  [default: what the context allows]")
+@click.option(
+    "-n",
+    "--predict",
+    "--n-predict",
+    "--max-tokens",
+    "max_tokens",
+    type=Limit(),
+    help="Tokens of any answer.  [default: what the context allows]",
+)
 @click.option(
     "--max-queue",
     type=click.IntRange(0),
@@ -136,7 +145,7 @@ def serve(
     server = Server(
         load=lambda: load_with(path, config, options, paths),
         model=alias or path.stem,
-        max_tokens=max_tokens,
+        max_tokens=max_tokens or None,
         max_queue=max_queue,
         options=ServerOptions(
             api_keys=api_keys,

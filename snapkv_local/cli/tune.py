@@ -14,9 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from snapkv_local import profile as profiles
 from snapkv_local.cli.console import result_console
 from snapkv_local.cli.loading import read_document
+from snapkv_local.cli.model import model_choice
 from snapkv_local.cli.options import chat_format_option, files_option, json_option, model_options
 from snapkv_local.cli.progress import Lines, find_model
-from snapkv_local.cli.types import SIZE, Number
+from snapkv_local.cli.types import KV_TYPES, SIZE, Number
 from snapkv_local.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model")
+@model_choice()
 @files_option()
 @click.option(
     "--target-kl",
@@ -71,6 +72,8 @@ def tune(
         raise click.UsageError("give a document like yours with --file")
     if save is not None and save.is_dir():
         raise click.UsageError(f"--save {save} is a folder: give a file's name")
+    if options["kv_type"] not in KV_TYPES:
+        raise click.UsageError("documents are measured with one type for K and V: give --kv-type")
     # only now: NumPy and gguf take a moment, which no other command needs
     from snapkv_local.tune.measure import Bench
     from snapkv_local.tune.prepare import WINDOW, prepare

@@ -40,6 +40,22 @@ class Size(click.ParamType):  # type: ignore[type-arg]
         return number
 
 
+class Context(Size):
+    """A length of the context; 0 for the model's, as in llama.cpp."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return 0 if str(value).strip() == "0" else super().convert(value, param, ctx)
+
+
+class Limit(Size):
+    """A number of tokens at most: 0 for none, which is -1 on the command line, as in llama.cpp."""
+
+    refusal = "is no number of tokens; write one, or -1 for no limit"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return 0 if str(value).strip() == "-1" else super().convert(value, param, ctx)
+
+
 # generic from click 8.4 on, and not subscriptable before
 class ByteSize(click.ParamType):  # type: ignore[type-arg]
     """A number of bytes, as units.parse_size() reads it."""

@@ -44,6 +44,54 @@ def test_stdout_has_the_answer_and_nothing_else(text_file):
     )
 
 
+def test_sampling(text_file):
+    question = ["-f", text_file, "-p", "What is ready for a match?", *SMALL, "-n", "8", "--json"]
+    found = []
+    for more in (
+        ["--temp", "1.5", "-s", "7"],
+        ["--temp", "1.5", "-s", "7"],
+        ["--temp", "1.5", "-s", "7", "--top-k", "1"],
+        [],
+        ["--repeat-penalty", "5"],
+    ):
+        answer = run("run", "demo", *question, *more)
+        assert answer.returncode == 0, answer.stderr
+        found.append(json.loads(answer.stdout)["text"])
+    assert found[0] == found[1] != found[2]
+    assert found[2] == found[3] != found[4]
+
+
+def test_types_of_k_and_v(text_file, tmp_path):
+    """A document has them, and a question about it takes them."""
+    book = str(tmp_path / "book.snapkv")
+    made = run(
+        "ingest", "demo", "-f", text_file, "--out", book, "-ctk", "q8_0", "-c", "1k", "-t", "1"
+    )
+    assert made.returncode == 0, made.stderr
+    small = [*SMALL, "-n", "4"]
+    answer = run("ask", book, "What is ready?", *small)
+    assert answer.returncode == 0, answer.stderr
+    assert run("ask", book, "What is ready?", *small, "-ctk", "q8_0").stdout == answer.stdout
+    refused = run("ask", book, "What is ready?", *small, "-ctk", "f16")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "use -ctk q8_0 -ctv f16, or make it again with --kv-type f16" in refused.stderr
+
+
+def test_on_a_gpu_k_and_v_have_one_type(monkeypatch):
+    from snapkv_local import Llama  # isort: skip
+
+    import llama_cpp
+
+    from snapkv_local.cli.loading import load
+    from snapkv_local.errors import ConfigError
+
+    assert Llama
+    monkeypatch.setattr(llama_cpp, "llama_supports_gpu_offload", lambda: True)
+    options = {"kv_type": "q8_0/f16", "threads": 1, "gpu_layers": "auto"}
+    with pytest.raises(ConfigError, match="tested on the CPU only; give --kv-type"):
+        load(None, None, options)
+
+
 def test_what_chooses_the_rows(text_file):
     question = ["--file", text_file, "--prompt", "What is ready for a match?", "--json"]
     command = ["run", "demo", *question, *SMALL, "--max-tokens", "4"]

@@ -185,6 +185,22 @@ def test_quantized_caches(make, prompt, greedy, kv_type):
     assert len(set(greedy(small, prompt, 8))) > 1
 
 
+def test_types_of_k_and_v_may_differ(make, prompt, greedy):
+    import llama_cpp
+
+    llm = make(type_k=llama_cpp.GGML_TYPE_Q8_0, type_v=llama_cpp.GGML_TYPE_F16)
+    exact = make()
+    for each in (llm, exact):
+        each.prefill(prompt[:130])
+    # K in 8.5 bits, V in 16
+    assert exact.last_prefill.bytes_compact * 0.7 < llm.last_prefill.bytes_compact
+    assert llm.last_prefill.bytes_compact < exact.last_prefill.bytes_compact * 0.85
+    assert llm.last_prefill.ratio_fused == 1
+    same = llm.kept_positions() == exact.kept_positions()
+    assert np.mean(same) > 0.3
+    assert len(set(greedy(llm, prompt, 8))) > 1
+
+
 def test_one_repeated_token_has_finite_scores(llm, prompt):
     stats = llm.prefill([prompt[7]] * 150)
     scores = llm.prefill_scores()

@@ -222,7 +222,7 @@ def test_commits(tmp_path):
     ("arguments", "says"),
     [
         ((), "Usage: snapkv-local bench"),
-        (("--full", "--json", "demo"), "Missing argument 'MODEL'"),
+        (("--full", "--json", "demo"), "name one MODEL"),
         (("demo", "--prompt-tokens", "4k,x"), "'x' is no number of tokens"),
         (("demo", "--budget", ""), "'' is no number of tokens"),
         (("demo", "--kv-type", "f16,f8"), "'f8' is not one of 'f16', 'q8_0', 'q4_0'"),

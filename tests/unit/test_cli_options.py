@@ -1,13 +1,16 @@
 """What the options of `run` become, and the exit code of what goes wrong while it loads."""
 
+import re
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from snapkv_local import SnapKVConfig
 from snapkv_local.cli import main
 from snapkv_local.cli.options import CONFIG_NAMES
+from snapkv_local.cli.sampling import Sampling
 from snapkv_local.errors import OutOfMemoryError
 
 # its name in the package is that of the command
@@ -97,6 +100,119 @@ def test_a_ratio_and_what_is_automatic(loaded):
     automatic = ["--layer-group", "auto", "--hidden", "auto", "--chunk", "auto", "--ops", "auto"]
     _, config, _ = loaded("--ratio", "0.25", *automatic)
     assert config == SnapKVConfig(ratio=0.25, room=ROOM)
+
+
+# llama.cpp's spelling, ours, and what either becomes
+SAME = [
+    (("-c", "4096"), ("--ctx", "4k"), 4096),
+    (("--ctx-size", "0"), ("--ctx", "0"), 0),
+    (("-ngl", "99"), ("--gpu-layers", "99"), 99),
+    (("-ngl=all",), ("--n-gpu-layers", "all"), "all"),
+    (("-t", "1"), ("--threads", "1"), 1),
+    (("-ctk", "q8_0", "-ctv", "q8_0"), ("--kv-type", "q8_0"), "q8_0"),
+    (("-ctk=q8_0",), ("--cache-type-k", "q8_0", "--cache-type-v", "f16"), "q8_0/f16"),
+]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "value"),
+    SAME,
+    ids=lambda v: " ".join(map(str, v)) if isinstance(v, tuple) else "",
+)
+def test_names_of_llama_cpp(loaded, theirs, ours, value):
+    found = loaded(*theirs)
+    assert found == loaded(*ours)
+    assert value in found[2].values()
+
+
+@pytest.mark.parametrize("name", ["-ub", "--ubatch-size", "--chunk"])
+def test_tokens_at_once(loaded, name):
+    assert loaded(name, "256")[1] == SnapKVConfig(chunk=256, room=ROOM)
+
+
+@pytest.fixture
+def asked(write_gguf, monkeypatch):
+    """Runs `run` up to the question; returns (messages, max_tokens, sampling, stderr)."""
+
+    def run(*arguments):
+        seen = []
+
+        def answer_one(_llm, *given, stream):
+            seen.extend(given)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(RUN, "load", lambda *_args: None)
+        monkeypatch.setattr(RUN, "answer_one", answer_one)
+        command = ["run", "-m", str(write_gguf()), "-p", "Who?", *arguments]
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 130, result.stderr
+        return (*seen, result.stderr)
+
+    return run
+
+
+def test_sampling_without_options(asked):
+    messages, max_tokens, sampling, stderr = asked()
+    assert messages == [{"role": "user", "content": "Who?"}]
+    assert (max_tokens, sampling) == (512, Sampling())
+    assert "Warning" not in stderr
+    seeds = {sampling.arguments()["seed"] for _ in range(4)}
+    assert len(seeds) > 1
+
+
+def test_sampling_under_the_names_of_llama_cpp(asked):
+    words = "--temp 0.7 --top-k 0 --top-p 1 --min-p 0.1 --repeat-penalty 1.1 -s 5 -n -1 -sys Short."
+    messages, max_tokens, sampling, stderr = asked(*words.split())
+    assert messages[0] == {"role": "system", "content": "Short."}
+    assert max_tokens == 0
+    assert sampling == Sampling(0.7, 0, 1.0, 0.1, 1.1, 5)
+    assert sampling.arguments()["seed"] == 5
+    assert "Warning" not in stderr
+
+
+def test_what_has_no_effect_at_temperature_0_is_said(asked):
+    *_, stderr = asked("--top-k", "4", "-s", "1", "--repeat-penalty", "2")
+    assert "Warning: --top-k, --seed: no effect at temperature 0" in stderr
+
+
+def test_a_repository_of_the_hub(monkeypatch):
+    def find_model(name):
+        raise OutOfMemoryError(name, "is asked for", "go on")
+
+    monkeypatch.setattr(RUN, "find_model", find_model)
+    for name in ("owner/repo:Q8_0", "hf:owner/repo:Q8_0"):
+        result = CliRunner().invoke(main, ["run", "-hf", name, "-p", "Who?"])
+        assert result.stderr == "Error: hf:owner/repo:Q8_0: is asked for; go on\n"
+
+
+def commands(group=main):
+    for command in group.commands.values():
+        yield command
+        if isinstance(command, click.Group):
+            yield from commands(command)
+
+
+def test_defaults_in_help_are_those_of_the_dataclasses():
+    seen = set()
+    # config fills the budget in
+    for defaults in (SnapKVConfig(), Sampling()):
+        for command in commands():
+            for option in command.params:
+                if option.name not in vars(defaults) or option.hidden:
+                    continue
+                if command.name == "eval" and option.name == "seed":
+                    continue  # of the documents that it makes
+                if command.name == "ingest" and option.name == "vault":
+                    continue  # it needs one
+                text = option.get_help_record(click.Context(command))[1]
+                shown = re.search(r"\[default: ([^\];]*)", text)
+                value = getattr(defaults, option.name)
+                if value is None or value is False:
+                    assert shown is None or option.name == "max_budget", (command.name, text)
+                else:
+                    assert shown[1] == str(value), (command.name, text)
+                    seen.add(option.name)
+    assert {"budget", "window", "kernel", "own", "room", "top_k", "temperature"} <= seen
 
 
 def test_full_has_no_configuration(loaded):

@@ -113,6 +113,36 @@ def test_command_lines_in_text_are_found():
     assert list(command_lines("See `snapkv-local reserve`, not `snapkv_local`.")) == [["reserve"]]
 
 
+def option_names(*commands):
+    """All ways to write the options of some commands."""
+    found = set()
+    for command in commands:
+        for option in command.params:
+            if isinstance(option, click.Option):
+                found.update(option.opts)
+    return found
+
+
+def test_options_for_users_of_llama_cpp():
+    """Each option of ours that the page names is one."""
+    page = (tables.DOCS / "from-llama-cpp.md").read_text(encoding="utf-8")
+    used, measured, refused = re.split(r"^## ", CODE.sub("", page), flags=re.M)[1:]
+    names = {
+        "run, ask and serve": option_names(*(main.commands[n] for n in ("run", "ask", "serve"))),
+        "bench": option_names(main.commands["bench"]),
+        "What is refused": option_names(main.commands["run"]),
+    }
+    for section in (used, measured, refused):
+        title = section.splitlines()[0]
+        cells = re.findall(r"^\| ([^|]*`[^|]*) \|", section, re.M)
+        assert cells, title
+        for option in re.findall(r"`(-[^`]+)`", " ".join(cells)):
+            assert option in names[title], f"{title}: {option}"
+    text = re.sub(r"^\|.*", "", CODE.sub("", page), flags=re.M)
+    for option in re.findall(r"`(--?[a-z][a-z-]*)[^`]*`", text):
+        assert option in option_names(*main.commands.values()), option
+
+
 def test_cli_reference():
     # in a process of its own: click keeps the first --help that it made for a command
     command = [sys.executable, str(ROOT / "scripts" / "cli_reference.py"), "--check"]

@@ -49,7 +49,7 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("ingest demo --out new.snapkv", "Missing option '--file'"),
+        ("ingest demo --out new.snapkv", "Missing option '-f' / '--file'"),
         ("ingest demo --file TEXT", "Missing option '--out'"),
         ("ingest demo --file TEXT --out TEXT", "is there already: --force replaces it"),
         ("ask", "Missing argument 'DOCUMENT'"),
