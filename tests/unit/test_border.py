@@ -129,7 +129,7 @@ def test_a_path_that_is_no_text(tmp_path):
         *(("--threads", value, "no number of threads") for value in ("0", "-3", "999", "x")),
         *(("--temperature", value, "--temperature") for value in ("-1", "nan", "inf", "x")),
         *(("--ctx", value, "than 2,147,483,647") for value in ("2147483648", "9999999m")),
-        *(("--max-tokens", value, "no number of tokens") for value in ("0", "-1", "1e3", "٣")),
+        *(("--max-tokens", value, "no number of tokens") for value in ("0", "-2", "1e3", "٣")),
         *(("--gpu-layers", value, "no number of layers") for value in ("-1", "9999999", "٣")),
         *(("--ratio", value, "--ratio") for value in ("0", "2", "nan", "x")),
         *(("--own", value, "--own") for value in ("-1", "nan", "inf")),
