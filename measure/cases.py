@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from snapkv_local.bench.session import N_WARMUP, ROOM, RunOptions
-
-GIB = 1024**3
+from snapkv_local.report.units import GIB
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from snapkv_local.bench import record as records
 from snapkv_local.bench.process import work
 from snapkv_local.bench.session import Settings
 from snapkv_local.models.resolve import demo_model
+from snapkv_local.report.units import MIB
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -29,7 +30,6 @@ N_PROMPT = 8000
 BUDGET = 512
 ROOM = 96
 N_DECODE = 64
-MIB = 1024**2
 
 
 def one_run(mode: str) -> dict[str, Any]:

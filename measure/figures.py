@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-GIB = 1024**3
+from snapkv_local.report.units import GIB
 
 
 def table(record: dict[str, Any]) -> str:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from table_parts import MIB, size, table
+from snapkv_local.report.units import MIB
+from table_parts import size, table
 
 Record = dict[str, Any]
 Row = dict[str, Any]

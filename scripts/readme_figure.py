@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from table_parts import GIB
+from snapkv_local.report.units import GIB
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-MIB = 1024**2
-GIB = 1024**3
+from snapkv_local.report.units import GIB
 
 
 def size(value: float | None, unit: int) -> str:

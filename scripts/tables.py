@@ -20,7 +20,8 @@ from typing import Any
 import conversation_tables
 import quality_tables
 import settings_table
-from table_parts import GIB, MIB, size, table
+from snapkv_local.report.units import GIB, MIB
+from table_parts import size, table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from snapkv_local.compare.reader import Case, Record
-
-GIB = 1024**3
+from snapkv_local.report.units import GIB
 
 # GiB: laptops, desktop GPUs, datacenter GPUs
 SIZES = (1, 4, 8, 16, 24, 48, 80)

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 from snapkv_local.compare.reader import PARTS, Case, Figure, Record, models
 from snapkv_local.compare.words import short_tokens
 from snapkv_local.errors import ConfigError
+from snapkv_local.report.units import GIB, MIB
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-_GIB = 1024**3
-_MIB = 1024**2
 
 # for light and dark: each has a contrast of 3 or more with the page on which it is used
 LIGHT = ("#0b5fb0", "#b34700", "#1a7a3c", "#7b3fb3", "#a3174f", "#6b6100", "#00717a", "#5a5f66")
@@ -95,7 +94,7 @@ def plots_of(series: list[Series]) -> list[Plot]:
     kinds = sorted({"device" if s.on_gpu else "process" for s in series})
     where = " or ".join(kinds)
     quantities: dict[str, tuple[str, Callable[[Case], Figure | None], float]] = {
-        "memory": (f"Peak memory of the {where}, GiB", lambda case: case.peak, _GIB),
+        "memory": (f"Peak memory of the {where}, GiB", lambda case: case.peak, GIB),
         "first-token": ("Time to first token, s", lambda case: case.first_token, 1),
         "prefill": ("Prefill, tokens/s", lambda case: case.prefill, 1),
         "decode": ("Decode, tokens/s", lambda case: case.decode, 1),
@@ -246,9 +245,9 @@ def _parts(
             for name, n_bytes in shown.items():
                 index = list(PARTS).index(name) if name in PARTS else len(LIGHT) - 1
                 axes.barh(
-                    y, n_bytes / _MIB, left=left, color=colours[index], height=0.6, linewidth=0
+                    y, n_bytes / MIB, left=left, color=colours[index], height=0.6, linewidth=0
                 )
-                left += n_bytes / _MIB
+                left += n_bytes / MIB
             labels.append(s.mark)
         axes.set_yticks(range(len(bars)))
         axes.set_yticklabels(labels)

@@ -12,6 +12,7 @@ from typing import Any
 from snapkv_local.bench.summary import values
 from snapkv_local.compare.kinds import OtherRecordError, other_kind
 from snapkv_local.errors import ConfigError
+from snapkv_local.report.units import GIB, MIB
 
 # of PrefillStats, in the order of tables and plots
 PARTS = {
@@ -22,8 +23,6 @@ PARTS = {
     "bytes_mask": "mask",
     "bytes_compute": "compute buffer",
 }
-
-_MIB = 1024**2
 
 
 @dataclass(frozen=True)
@@ -235,7 +234,7 @@ def _memory(device: dict[str, Any], machine: dict[str, Any]) -> int | None:
         return int(device["memory_total"])
     said = re.fullmatch(r"(\d+) MiB", device.get("memory.total", ""))  # nvidia-smi's
     if said is not None:
-        return int(said[1]) * _MIB
+        return int(said[1]) * MIB
     return None if device else machine.get("ram_total")
 
 
@@ -291,7 +290,7 @@ def _details(settings: dict[str, Any], on_gpu: bool) -> str:
             "1 thread" if settings["n_threads"] == 1 else f"{settings['n_threads']} threads"
         )
     if settings.get("leave_free") is not None:
-        said.append(f"{settings['leave_free'] / 1024**3:.0f} GiB of device memory")
+        said.append(f"{settings['leave_free'] / GIB:.0f} GiB of device memory")
     return ", ".join(said)
 
 

@@ -6,6 +6,9 @@ import re
 
 from snapkv_local.errors import ConfigError
 
+MIB = 1024**2
+GIB = 1024**3
+
 _UNITS = {
     "": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4,
     "kib": 1024, "mib": 1024**2, "gib": 1024**3, "tib": 1024**4,
