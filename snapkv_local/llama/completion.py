@@ -4,7 +4,6 @@ what a chat says of its prompt."""
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import time
 import uuid
@@ -15,13 +14,13 @@ from typing import Any
 from snapkv_local.llama.guided import GuidedLlama, asked_for  # isort: skip
 
 import numpy as np
-from llama_cpp import llama_cpp
 from llama_cpp.llama_chat_format import LlamaChatCompletionHandlerNotFoundException
 from llama_cpp.llama_tokenizer import LlamaTokenizer
 
 from snapkv_local import foreign
 from snapkv_local.errors import ConfigError, NoRoomError, PromptError, SnapKVError
 from snapkv_local.llama.answer_text import AnswerText, Logprobs, TokenText, likeliest, with_bytes
+from snapkv_local.prompt import template
 from snapkv_local.prompt.chat import Chat
 from snapkv_local.prompt.wording import Asked
 
@@ -83,19 +82,9 @@ class CompletingLlama(GuidedLlama):
         """As llama_cpp.Llama.detokenize(), which leaves out tokens of more than 32 bytes."""
         if not isinstance(self.tokenizer_, LlamaTokenizer):
             return bytes(super().detokenize(tokens, prev_tokens, special))
-        text = b"".join(self._piece(token, special) for token in tokens)
+        text = b"".join(template.pieces(self, tokens, special))
         starts = len(tokens) > 0 and tokens[0] == self.token_bos()
         return text.removeprefix(b" ") if starts else text
-
-    def _piece(self, token: int, special: bool) -> bytes:
-        """A token's bytes."""
-        vocab = llama_cpp.llama_model_get_vocab(self.model)
-        for size in (32, 4096):  # it says how many bytes are missing, as a negative number
-            buffer = ctypes.create_string_buffer(size)
-            n = llama_cpp.llama_token_to_piece(vocab, token, buffer, size, 0, special)
-            if n >= 0:
-                return buffer.raw[:n]
-        raise AssertionError(f"token {token} has {-n} bytes")
 
     def create_chat_completion(self, *args: Any, **kwargs: Any) -> Any:
         """As llama_cpp.Llama.create_chat_completion(); contents are words, and answers may go on.

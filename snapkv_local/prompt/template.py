@@ -14,15 +14,14 @@ if TYPE_CHECKING:
     from snapkv_local.prompt.llm import ChatModel, TokenModel
 
 
-def pieces(llm: TokenModel, tokens: list[int]) -> list[bytes]:
-    """What each token spells, in bytes of UTF-8; of control tokens too."""
+def pieces(llm: TokenModel, tokens: list[int], special: bool = True) -> list[bytes]:
+    """What each token spells, in bytes of UTF-8; of control tokens too if special."""
     import llama_cpp
 
     vocab = llama_cpp.llama_model_get_vocab(llm.model)
     buffer = ctypes.create_string_buffer(256)
 
     def spell(token: int) -> int:
-        special = True
         n_bytes = len(buffer)
         return int(llama_cpp.llama_token_to_piece(vocab, token, buffer, n_bytes, 0, special))
 
