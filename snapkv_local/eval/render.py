@@ -45,11 +45,10 @@ def fit(tokens: Tokens, draft: Draft, length: int, task: str, document: str) -> 
         text = draft.text(n_words)
         return [write(tokens, text, question.words, draft.layout) for question in draft.questions]
 
-    def longest(written: list[Written]) -> int:
-        return max(len(w.prompt) for w in written)
-
-    low, best = 0, write_all(0)
-    n_low = longest(best)
+    empty = [len(written.prompt) for written in write_all(0)]
+    low, n_low = 0, max(empty)
+    # with the same document, the longest question's prompt stays the longest
+    longest = draft.questions[empty.index(n_low)].words
     if n_low > length:
         raise PromptError(
             f"length {length} of task {task}",
@@ -62,13 +61,11 @@ def fit(tokens: Tokens, draft: Draft, length: int, task: str, document: str) -> 
         guess = low + max(1, int((length - n_low) / per_word))
         # near the end the guess is a word off, and a step to the other side closes the gap
         n_words = min(guess, high - 1)
-        written = write_all(n_words)
-        n = longest(written)
+        n = len(write(tokens, draft.text(n_words), longest, draft.layout).prompt)
+        per_word = max((n - n_low) / (n_words - low), 0.5)
         if n <= length:
-            per_word = max((n - n_low) / (n_words - low), 0.5)
-            low, n_low, best = n_words, n, written
+            low, n_low = n_words, n
         else:
-            per_word = max((n - n_low) / (n_words - low), 0.5)
             high = n_words
     if low == draft.n_words and n_low < length:
         raise PromptError(
@@ -78,7 +75,7 @@ def fit(tokens: Tokens, draft: Draft, length: int, task: str, document: str) -> 
         )
     return [
         case(tokens, w, question, f"{document}/{i}", task, document, length)
-        for i, (w, question) in enumerate(zip(best, draft.questions, strict=True))
+        for i, (w, question) in enumerate(zip(write_all(low), draft.questions, strict=True))
     ]
 
 

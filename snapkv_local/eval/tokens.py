@@ -38,7 +38,6 @@ class LlamaTokens:
     def __init__(self, llm: Llama, chat_format: str | None = None) -> None:
         self.llm = llm
         self.can_chat = chat_format is not None or "tokenizer.chat_template" in llm.metadata
-        self._pieces: dict[int, bytes] = {}
 
     def chat(self, content: str) -> list[int]:
         """A user's message, up to where the answer begins."""
@@ -54,11 +53,9 @@ class LlamaTokens:
 
     def spell(self, tokens: Sequence[int]) -> list[bytes]:
         """What each token spells, in UTF-8."""
-        from snapkv_local.prompt.template import pieces
+        from snapkv_local.prompt.vocabulary import pieces
 
-        new = list({token for token in tokens if token not in self._pieces})
-        self._pieces.update(zip(new, pieces(self.llm, new), strict=True))
-        return [self._pieces[token] for token in tokens]
+        return pieces(self.llm, tokens)
 
 
 def open_tokens(path: Path, chat_format: str | None = None) -> LlamaTokens:

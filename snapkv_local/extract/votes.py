@@ -19,7 +19,7 @@ import numpy.typing as npt
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError, PromptError
 from snapkv_local.extract.passages import Range
-from snapkv_local.prompt import template
+from snapkv_local.prompt import vocabulary
 from snapkv_local.prompt.build import build, characters_before
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Extractor:
         tokens = self.llm.tokenize(text.encode(), add_bos=False, special=False)
         if len(tokens) <= n_free:
             return [(0, len(text))]
-        spelt = np.cumsum([0, *(len(piece) for piece in template.pieces(self.llm, tokens))])
+        spelt = np.cumsum([0, *(len(piece) for piece in vocabulary.pieces(self.llm, tokens))])
         before = characters_before(text.encode())
         at = before[np.minimum(spelt, len(before) - 1)]  # begin of each token, in characters
         overlap = int(n_free * _OVERLAP)

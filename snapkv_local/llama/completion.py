@@ -20,7 +20,7 @@ from llama_cpp.llama_tokenizer import LlamaTokenizer
 from snapkv_local import foreign
 from snapkv_local.errors import ConfigError, NoRoomError, PromptError, SnapKVError
 from snapkv_local.llama.answer_text import AnswerText, Logprobs, TokenText, likeliest, with_bytes
-from snapkv_local.prompt import template
+from snapkv_local.prompt import vocabulary
 from snapkv_local.prompt.chat import Chat
 from snapkv_local.prompt.wording import Asked
 
@@ -82,7 +82,7 @@ class CompletingLlama(GuidedLlama):
         """As llama_cpp.Llama.detokenize(), which leaves out tokens of more than 32 bytes."""
         if not isinstance(self.tokenizer_, LlamaTokenizer):
             return bytes(super().detokenize(tokens, prev_tokens, special))
-        text = b"".join(template.pieces(self, tokens, special))
+        text = b"".join(vocabulary.pieces(self, tokens, special))
         starts = len(tokens) > 0 and tokens[0] == self.token_bos()
         return text.removeprefix(b" ") if starts else text
 

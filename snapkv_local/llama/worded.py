@@ -13,7 +13,7 @@ from llama_cpp import llama_cpp as lib
 from llama_cpp.llama_tokenizer import LlamaTokenizer
 
 from snapkv_local.errors import ConversationError
-from snapkv_local.prompt import template
+from snapkv_local.prompt import template, vocabulary
 from snapkv_local.prompt.wording import Asked, ControlWords, Wording, free_mark, put
 
 _CONTROL = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
@@ -29,12 +29,12 @@ class WordedLlama(EvaluatingLlama):
         """As llama_cpp.Llama.tokenize(); control words of a chat's contents stay text."""
         wording = self._wording
         if not special or wording is None or not wording.concerns(written := text.decode()):
-            return super().tokenize(text, add_bos, special)
+            return self._tokens(text, add_bos, special)
         whole = wording.whole(written)
         if not wording.concerns(whole):
-            return super().tokenize(whole.encode(), add_bos, special=True)
+            return self._tokens(whole.encode(), add_bos, special=True)
         # where a text begins, and ends for models that say so
-        around = super().tokenize(b"", add_bos, special=False)
+        around = self._tokens(b"", add_bos, special=False)
         n_begin = int(around[:1] == [self.token_bos()])
         tokens = around[:n_begin]
         for part, is_control in wording.parts(whole):
@@ -43,6 +43,12 @@ class WordedLlama(EvaluatingLlama):
             else:
                 tokens += self._text_tokens(wording, part)
         return tokens + around[n_begin:]
+
+    def _tokens(self, text: bytes, add_bos: bool, special: bool) -> list[int]:
+        """Of a text as it is; a tokenizer of the caller's own has its own way."""
+        if type(self.tokenizer_) is not LlamaTokenizer:
+            return list(super().tokenize(text, add_bos, special))
+        return vocabulary.tokens(self, text, add_bos, special)
 
     def _text_tokens(self, wording: Wording, text: str) -> list[int]:
         """Of what stands between two control words, as llama.cpp tokenizes it there."""
@@ -53,11 +59,11 @@ class WordedLlama(EvaluatingLlama):
         return tokens
 
     def _begun(self, text: str) -> list[int]:
-        return super().tokenize(text.encode(), add_bos=False, special=False)
+        return self._tokens(text.encode(), add_bos=False, special=False)
 
     def _within(self, text: str) -> list[int]:
         """Tokens of a text that does not begin one: without the space that some models put there."""
-        if not template.pieces(self, self._begun("x"))[0].startswith(b" "):
+        if not vocabulary.pieces(self, self._begun("x"))[0].startswith(b" "):
             return self._begun(text)
         return self._begun("\n" + text)[len(self._begun("\n")) :]
 

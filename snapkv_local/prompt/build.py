@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from snapkv_local.errors import PromptError
 from snapkv_local.prompt.spelling import Span, Spelling
-from snapkv_local.prompt.template import chat_tokens, pieces
+from snapkv_local.prompt.template import chat_tokens
+from snapkv_local.prompt.vocabulary import pieces
 
 if TYPE_CHECKING:
     from snapkv_local.prompt.llm import ChatModel

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, cast
 
 from snapkv_local.errors import ConfigError
-from snapkv_local.prompt import template
+from snapkv_local.prompt import template, vocabulary
 from snapkv_local.prompt.chat import Chat
 from snapkv_local.prompt.parts import Parts
 from snapkv_local.prompt.spelling import Span, Spelling
@@ -38,7 +38,7 @@ def asked_of(llm: TokenModel, tokens: list[int], chat: Chat, window: int) -> Spa
         return None
     words = _BLANK_LINE.split(chat.text(i))[-1].strip().encode()
     first = max(0, len(tokens) - 2 * window)
-    spelling = Spelling.of(template.pieces(llm, tokens[first:]))
+    spelling = Spelling.of(vocabulary.pieces(llm, tokens[first:]))
     # between the words and the tail a template may have kept spaces
     before = spelling.data.removesuffix(tail).rstrip()
     if not words or not spelling.data.endswith(tail) or not before.endswith(words):
@@ -76,7 +76,7 @@ def frame(llm: TokenModel, chat: Chat) -> tuple[bytes, bytes]:
     """
     messages = [*chat.messages[: chat.n_system()], {"role": "user", "content": _WORDS}]
     tokens = template.conversation_tokens(cast("ChatModel", llm), messages, **chat.options)
-    head, words, tail = b"".join(template.pieces(llm, tokens)).rpartition(_WORDS.encode())
+    head, words, tail = b"".join(vocabulary.pieces(llm, tokens)).rpartition(_WORDS.encode())
     if not words:
         raise _not_found("the user's text")
     return head, tail

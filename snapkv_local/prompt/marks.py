@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from snapkv_local.prompt import template
+from snapkv_local.prompt import vocabulary
 from snapkv_local.prompt.chat import Chat
 from snapkv_local.prompt.locate import asked_of, locate
 from snapkv_local.prompt.parts import Parts
@@ -81,7 +81,7 @@ def _find(
         asked = asked_of(llm, tokens, chat, config.window)
     if policy is None and not protects:
         return Parts(asked=asked)
-    spelling = Spelling.of(template.pieces(llm, tokens))
+    spelling = Spelling.of(vocabulary.pieces(llm, tokens))
     found = Parts()
     if chat is not None:
         asks = policy is not None and policy.asks() and not is_named

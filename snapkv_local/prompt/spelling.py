@@ -48,8 +48,8 @@ class Spelling:
 
     def sentences(self, begin: int, end: int) -> set[int]:
         """First tokens of the sentences that begin within bytes [begin, end)."""
-        found = (m.start() for m in _SENTENCE.finditer(self.data, begin, end))
-        return {int(np.searchsorted(self.begins, byte)) for byte in found}
+        found = [m.start() for m in _SENTENCE.finditer(self.data, begin, end)]
+        return set(np.searchsorted(self.begins, found).tolist())
 
     def find(self, text: str) -> int:
         """The byte at which a text stands last: a template's own words come before.
@@ -62,7 +62,9 @@ class Spelling:
 
 def starts(pieces: Sequence[bytes]) -> npt.NDArray[np.int64]:
     """int64 [n + 1]: the byte at which each token begins; the last is the end of all."""
-    return np.cumsum([0, *(len(piece) for piece in pieces)]).astype(np.int64)
+    begins = np.zeros(len(pieces) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces)), out=begins[1:])
+    return begins
 
 
 def find(data: bytes, text: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,27 +11,6 @@ from snapkv_local.prompt.wording import Asked, Wording
 
 if TYPE_CHECKING:
     from snapkv_local.prompt.llm import ChatModel, TokenModel
-
-
-def pieces(llm: TokenModel, tokens: list[int], special: bool = True) -> list[bytes]:
-    """What each token spells, in bytes of UTF-8; of control tokens too if special."""
-    import llama_cpp
-
-    vocab = llama_cpp.llama_model_get_vocab(llm.model)
-    buffer = ctypes.create_string_buffer(256)
-
-    def spell(token: int) -> int:
-        n_bytes = len(buffer)
-        return int(llama_cpp.llama_token_to_piece(vocab, token, buffer, n_bytes, 0, special))
-
-    found = []
-    for token in tokens:
-        n = spell(token)
-        if n < 0:  # the size that it needs
-            buffer = ctypes.create_string_buffer(-n)
-            n = spell(token)
-        found.append(buffer.raw[:n])
-    return found
 
 
 def chat_tokens(llm: ChatModel, content: str) -> list[int]:

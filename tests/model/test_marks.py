@@ -9,7 +9,7 @@ import pytest
 
 from snapkv_local import Llama, SnapKVConfig
 from snapkv_local.errors import ConfigError
-from snapkv_local.prompt import template
+from snapkv_local.prompt import vocabulary
 
 WINDOW, BUDGET = 16, 96
 CONFIG = SnapKVConfig(budget=BUDGET, window=WINDOW, room=64, protect_system=True)
@@ -33,7 +33,7 @@ def chatting(make: Callable[..., Llama]) -> Llama:
 
 def spell(llm: Llama, span: tuple[int, int]) -> str:
     tokens = llm._input_ids[slice(*span)].tolist()
-    return b"".join(template.pieces(llm, tokens)).decode()
+    return b"".join(vocabulary.pieces(llm, tokens)).decode()
 
 
 def ask(llm: Llama, *messages: dict[str, str], n: int = 2, **options: Any) -> None:

@@ -15,7 +15,7 @@ from snapkv_local.errors import ConfigError
 from snapkv_local.policies import PromptView, reference
 from snapkv_local.policies.random import Random
 from snapkv_local.policies.rows import Ids
-from snapkv_local.prompt import template
+from snapkv_local.prompt import vocabulary
 
 WINDOW, BUDGET = 16, 96
 N_ROWS = BUDGET - WINDOW
@@ -67,8 +67,8 @@ def answer(llm: Llama) -> list[int]:
 
 def sentences(llm: Llama, tokens: list[int]) -> tuple[int, ...]:
     """First tokens of sentences, the long way."""
-    ends = np.cumsum([len(piece) for piece in template.pieces(llm, tokens)])
-    text = b"".join(template.pieces(llm, tokens))
+    ends = np.cumsum([len(piece) for piece in vocabulary.pieces(llm, tokens)])
+    text = b"".join(vocabulary.pieces(llm, tokens))
     found = {0}
     for match in re.finditer(rb"[.!?](?=\s)|\n(?=[^\n])", text):
         # the first token that begins at the sentence or later

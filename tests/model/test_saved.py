@@ -11,7 +11,7 @@ import pytest
 
 from snapkv_local import Llama, SnapKVConfig
 from snapkv_local.errors import ConfigError, DocumentError, NoRoomError, PromptError
-from snapkv_local.prompt import template
+from snapkv_local.prompt import template, vocabulary
 from snapkv_local.prompt.build import SEPARATOR
 
 CONFIG = SnapKVConfig(budget=96, window=16, room=64, vault="ram")
@@ -54,7 +54,7 @@ def test_a_document_is_what_was_evaluated(
     tokens = asked(llm, text)
     n = len(document.tokens)
     assert tokens[:n] == document.tokens.tolist()
-    assert b"".join(template.pieces(llm, tokens[:n])).decode() == document.prefix
+    assert b"".join(vocabulary.pieces(llm, tokens[:n])).decode() == document.prefix
 
     # the same vault, filled by a prefill here
     vaulted.prefill(tokens[:n])
