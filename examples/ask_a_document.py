@@ -41,6 +41,6 @@ stats = llm.last_prefill  # None for a prompt within the budget
 if stats is not None:
     print(
         f"kept {stats.n_kept} of {stats.n_prompt} tokens, "
-        f"KV cache {stats.bytes_compact / 1024**2:.1f} MiB "
-        f"instead of {stats.bytes_full_cache / 1024**2:.1f} MiB"
+        f"KV cache {stats.bytes_kv / 1024**2:.1f} MiB "
+        f"instead of {stats.bytes_kv_full / 1024**2:.1f} MiB"
     )

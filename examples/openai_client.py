@@ -32,8 +32,8 @@ def main() -> None:
         elif chunk.usage:
             figures = chunk.usage.model_extra["snapkv"]
             kept = f"kept {figures['n_kept']} of {figures['n_prompt']} tokens"
-            n_bytes = figures["bytes_kv"] - figures["bytes_room"]
-            print(f"\n{kept}, {n_bytes:,} of {figures['bytes_full']:,} bytes of KV")
+            n_bytes = figures["bytes_kv"] - figures["bytes_decode_cells"]
+            print(f"\n{kept}, {n_bytes:,} of {figures['bytes_kv_full']:,} bytes of KV")
 
 
 if __name__ == "__main__":

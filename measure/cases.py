@@ -23,7 +23,7 @@ class Case(RunOptions):
         label: for people, in tables.
         model: a name in snapkv_local.bench.shapes.
         n_prompt: tokens of each sequence's prompt.
-        config: of SnapKVConfig, without room; None for the full cache.
+        config: of SnapKVConfig, without decode_cells; None for the full cache.
         seconds: of one run, an estimate.
         against: name of the case with the full cache to compare with.
         repeats: processes.
@@ -54,8 +54,8 @@ class Case(RunOptions):
         other = ("name", "label", "seconds", "against", "repeats")
         settings = {key: value for key, value in asdict(self).items() if key not in other}
         if self.config is not None:
-            settings["config"] = {"room": ROOM, **self.config}
-        return {**settings, "room": ROOM, "n_warmup": N_WARMUP, "seed": 1}
+            settings["config"] = {"decode_cells": ROOM, **self.config}
+        return {**settings, "decode_cells": ROOM, "n_warmup": N_WARMUP, "seed": 1}
 
 
 _8B, _7B = "llama31-8b", "llama2-7b"
@@ -82,7 +82,7 @@ CASES = (
         "8B, 128K, hidden state on the host",
         _8B,
         _tokens(128),
-        {**_G1, "hidden": "host"},
+        {**_G1, "hidden_state": "host"},
         36,
         "prefill-8b-128k-plain",
         decode_repeats=1,
@@ -92,7 +92,7 @@ CASES = (
         "8B, 128K, hidden state on the host, vault",
         _8B,
         _tokens(128),
-        {**_G1, "hidden": "host", "vault": "ram"},
+        {**_G1, "hidden_state": "host", "vault": "ram"},
         60,
         "prefill-8b-128k-plain",
         decode_repeats=1,
@@ -155,7 +155,7 @@ CASES = (
         "7B, 380,000 tokens, budget 1024",
         _7B,
         380_000,
-        {**_G1, "budget": 1024, "hidden": "host"},
+        {**_G1, "budget": 1024, "hidden_state": "host"},
         700,
         decode_repeats=3,
     ),
@@ -164,7 +164,7 @@ CASES = (
         "8B, 512K",
         _8B,
         _tokens(512),
-        {**_G1, "hidden": "host"},
+        {**_G1, "hidden_state": "host"},
         350,
         decode_repeats=3,
     ),
@@ -214,7 +214,7 @@ def smoke(case: Case, gpu: bool) -> Case:
     """The case with a tiny model, on the CPU or a GPU: all of the way, in seconds."""
     config = None
     if case.config is not None:
-        config = {**case.config, "budget": 64, "window": 16}
+        config = {**case.config, "budget": 64, "window_size": 16}
     return replace(
         case,
         model="tiny",

@@ -57,7 +57,7 @@ def worker(
 
 
 def ops_perf(lib: Path, quick: list[str], env: Environment, timeout: float) -> Any:
-    """Times of the fused ops and of the stock ops on each device."""
+    """Times of the fused ops and of ggml's ops on each device."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "perf.json"
         found = program(
@@ -82,10 +82,10 @@ def kept_sets(model: Path, text: bool, smoke: bool, env: Environment, timeout: f
     """
     settings = {
         "n_prompt": 200 if smoke else 2500,
-        "room": 256,
+        "decode_cells": 256,
         "n_ubatch": 512,
         "n_threads": 1 if smoke else 0,
-        "config": {"budget": 96 if smoke else 512, "window": 32},
+        "config": {"budget": 96 if smoke else 512, "window_size": 32},
         "text": text,
         "seed": 1,
     }

@@ -41,7 +41,7 @@ def one_run(mode: str) -> dict[str, Any]:
         path=str(demo_model()),
         n_prompt=N_PROMPT,
         config=config,
-        room=ROOM,
+        decode_cells=ROOM,
         n_gpu_layers=0,
         n_decode=N_DECODE,
     )
@@ -74,7 +74,7 @@ def write(name: str, runs: list[dict[str, Any]], summary: dict[str, Any]) -> Non
         "settings": {
             "n_prompt": N_PROMPT,
             "budget": BUDGET,
-            "room": ROOM,
+            "decode_cells": ROOM,
             "n_decode": N_DECODE,
             "kv_type": "f16",
         },
@@ -89,11 +89,11 @@ def memory() -> None:
     """Bytes by part and peak resident memory: G = 1, auto, all layers, and the full cache."""
     runs = [one_run(mode) for mode in ("1", "auto", "30", "full")]
     one, full = runs[0], runs[-1]
-    kv = one["stats"]["bytes_compact"] + one["stats"]["bytes_staging"]
+    kv = one["stats"]["bytes_kv"] + one["stats"]["bytes_kv_group"]
     summary = {
         "kv_bytes_g1": kv,
-        "kv_bytes_full": one["stats"]["bytes_full_cache"],
-        "kv_share_g1": kv / one["stats"]["bytes_full_cache"],
+        "kv_bytes_full": one["stats"]["bytes_kv_full"],
+        "kv_share_g1": kv / one["stats"]["bytes_kv_full"],
         "peak_rss_mib": {r["mode"]: round(r["peak_rss"] / MIB, 1) for r in runs},
         "peak_rss_saved_mib": round((full["peak_rss"] - one["peak_rss"]) / MIB, 1),
     }

@@ -44,7 +44,7 @@ N_PROMPT = 1500
 N_NEW = 3000
 N_CTX = 8192
 N_COMPARED = 500  # tokens at the answer's begin and end whose speed is compared
-CONFIG = SnapKVConfig(budget=512, room=256)
+CONFIG = SnapKVConfig(budget=512, decode_cells=256)
 SINKS = 4
 TEMPERATURE = 0.8
 SEEDS = (1, 2)
@@ -172,17 +172,17 @@ def speed(seconds: Sequence[float], events: Sequence[int], n: int) -> dict[str, 
 
 
 @contextmanager
-def newest_stay(llm: Llama, sinks: int) -> Iterator[None]:
-    """While open, evictions keep the first `sinks` rows and the newest, whatever the votes say."""
+def newest_stay(llm: Llama, n_sink: int) -> Iterator[None]:
+    """While open, evictions keep the first `n_sink` rows and the newest, whatever the votes say."""
     from snapkv_local.native import api
 
     assert llm.snapkv is not None
-    window = llm.snapkv.window
+    window = llm.snapkv.window_size
 
     def overwrite(data: Any, _user_data: Any) -> None:
         d = data.contents
         ids = np.ctypeslib.as_array(d.ids, (d.n_head_kv, d.n_kept))
-        ids[:] = newest(d.n_prompt - window, d.n_kept, sinks)
+        ids[:] = newest(d.n_prompt - window, d.n_kept, n_sink)
 
     callback = api.llama_snapkv_tap_callback(overwrite)  # must outlive its use
     api.llama_snapkv_set_tap(llm.ctx, callback, None)
@@ -192,28 +192,28 @@ def newest_stay(llm: Llama, sinks: int) -> Iterator[None]:
         api.llama_snapkv_set_tap(llm.ctx, api.llama_snapkv_tap_callback(), None)
 
 
-def newest(n_rows: int, n_kept: int, sinks: int) -> npt.NDArray[np.int32]:
-    """[n_kept]: of n_rows the first `sinks`, and the last ones."""
-    first = np.arange(min(sinks, n_kept))
+def newest(n_rows: int, n_kept: int, n_sink: int) -> npt.NDArray[np.int32]:
+    """[n_kept]: of n_rows the first `n_sink`, and the last ones."""
+    first = np.arange(min(n_sink, n_kept))
     return np.concatenate([first, np.arange(n_rows - n_kept + len(first), n_rows)]).astype(np.int32)
 
 
 def fed(
-    llm: Llama, prompt: Sequence[int], text: Sequence[int], sinks: int | None
+    llm: Llama, prompt: Sequence[int], text: Sequence[int], n_sink: int | None
 ) -> Iterator[Logits]:
     """Logits after each token of a text, [n, n_vocab] for each stretch between two evictions.
 
     Args:
-        sinks: of the sliding window; None for rows that are kept by the votes.
+        n_sink: of the sliding window; None for rows that are kept by the votes.
     """
     # the text's evictions are those of generation: the last tokens are taken back and vote
     llm.prefill(prompt)
     at = 0
     while True:
-        if sinks is not None:
-            check_window(llm, sinks)
+        if n_sink is not None:
+            check_window(llm, n_sink)
         stretch = text[at : at + llm._n_free()]
-        yield llm.score(stretch)
+        yield llm.logits_for(stretch)
         at += len(stretch)
         if at == len(text):
             return
@@ -221,11 +221,11 @@ def fed(
             raise RuntimeError(f"no eviction at position {llm.n_tokens}")
 
 
-def check_window(llm: Llama, sinks: int) -> None:
+def check_window(llm: Llama, n_sink: int) -> None:
     """That the cache holds the newest rows, and no others."""
     assert llm.snapkv is not None
     kept = llm.kept_positions()
-    expected = newest(llm.n_tokens - llm.snapkv.window, kept.shape[2], sinks)
+    expected = newest(llm.n_tokens - llm.snapkv.window_size, kept.shape[2], n_sink)
     if not (kept == expected).all():
         raise RuntimeError(f"not the newest rows at position {llm.n_tokens}: {kept[0, 0]}")
 
@@ -250,15 +250,15 @@ def compared(
     plain.reset()
     plain.eval(prompt)
     # 16 bits a logit: all of them in 300 MB; they move a KL by less than 1e-4
-    parts = (plain.score(text[at : at + N_BATCH]) for at in range(0, len(text), N_BATCH))
+    parts = (plain.logits_for(text[at : at + N_BATCH]) for at in range(0, len(text), N_BATCH))
     full = np.concatenate([part.astype(np.float16) for part in parts])
     found: dict[str, list[float]] = {}
-    for sinks in (0, SINKS):
-        compact.set_snapkv(replace(compact.snapkv, sinks=sinks))
-        after = f", {sinks} sinks" if sinks else ""
+    for n_sink in (0, SINKS):
+        compact.set_snapkv(replace(compact.snapkv, n_sink=n_sink))
+        after = f", {n_sink} sinks" if n_sink else ""
         found[f"ours{after}"] = _distances(full, fed(compact, prompt, text, None))
-        with newest_stay(compact, sinks):
-            found[f"sliding window{after}"] = _distances(full, fed(compact, prompt, text, sinks))
+        with newest_stay(compact, n_sink):
+            found[f"sliding window{after}"] = _distances(full, fed(compact, prompt, text, n_sink))
     return found
 
 

@@ -92,8 +92,10 @@ class Bench:
         for place in places:
             if place.exists():
                 found = json.loads(place.read_text(encoding="utf-8"))
+                records.check_format(found, str(place))
                 break
         return {
+            "format": records.FORMAT,
             **found,
             "date": date.today().isoformat(),
             "commit": self.commit,
@@ -104,7 +106,17 @@ class Bench:
 
     def save(self) -> None:
         self.record["summary"] = summarize(self.record["runs"])
-        order = ("date", "commit", "machine", "device", "build", "models", "checks", "summary")
+        order = (
+            "format",
+            "date",
+            "commit",
+            "machine",
+            "device",
+            "build",
+            "models",
+            "checks",
+            "summary",
+        )
         first = {key: self.record[key] for key in order if key in self.record}
         records.write(self.path, {**first, **self.record})
 

@@ -27,7 +27,7 @@ def kept(settings: dict[str, Any]) -> dict[str, Any]:
     llm = Llama(
         settings["path"],
         snapkv=SnapKVConfig(**settings["config"]),
-        n_ctx=settings["n_prompt"] + settings["room"],
+        n_ctx=settings["n_prompt"] + settings["decode_cells"],
         n_ubatch=settings["n_ubatch"],
         n_gpu_layers=settings["n_gpu_layers"],
         n_threads=settings["n_threads"] or hardware.n_cores(),
@@ -39,7 +39,7 @@ def kept(settings: dict[str, Any]) -> dict[str, Any]:
         tokens = llm.tokenize(text.read_bytes())[: settings["n_prompt"]]
     else:
         tokens = random_tokens(llm.n_vocab(), settings["n_prompt"], settings["seed"]).tolist()
-    n_keep = llm.snapkv.n_kept(len(tokens)) - llm.snapkv.window
+    n_keep = llm.snapkv.n_kept(len(tokens)) - llm.snapkv.window_size
     expected: list[Any] = []
 
     def tap(data: Any, _user_data: Any) -> None:
@@ -51,13 +51,13 @@ def kept(settings: dict[str, Any]) -> dict[str, Any]:
             q[:, -config.n_voters() :],
             k,
             d.scale,
-            kernel=config.kernel,
-            kind=config.pool,
-            reduce=config.reduce,
-            own=config.own,
+            kernel_size=config.kernel_size,
+            pooling=config.pooling,
+            aggregation=config.aggregation,
+            self_weight=config.self_weight,
             softcap=d.softcap,
         )
-        expected.append(reference.select(score[:, : len(tokens) - config.window], n_keep))
+        expected.append(reference.select(score[:, : len(tokens) - config.window_size], n_keep))
 
     callback = api.llama_snapkv_tap_callback(tap)  # must outlive the prefill
     api.llama_snapkv_set_tap(llm.ctx, callback, None)

@@ -103,7 +103,7 @@ def hear(llm: Llama, case: Case, evaluate: Callable[[], int]) -> Heard:
     llama_cpp.llama_synchronize(llm.ctx)
     seconds, seconds_cpu = time.monotonic() - started, time.process_time() - started_cpu
     last = np.ctypeslib.as_array(llm._ctx.get_logits(), (1, llm.n_vocab())).copy()
-    rows = llm.score([*case.after, *case.gold[:-1]])
+    rows = llm.logits_for([*case.after, *case.gold[:-1]])
     logits = np.concatenate([last, rows[len(case.after) - 1 :]])
     return Heard(seconds, seconds_cpu, n_evaluated, logits)
 
@@ -113,7 +113,7 @@ def prefill(llm: Llama, case: Case) -> Heard:
 
     def evaluate() -> int:
         stats = llm.prefill(case.prompt)
-        return stats.n_prompt - stats.n_reused
+        return stats.n_prompt - stats.n_cached
 
     return hear(llm, case, evaluate)
 
@@ -178,7 +178,7 @@ def ask(
 
     yield row("full", None, in_place)
     yield row("full turn", None, after)
-    config = SnapKVConfig(budget=max(budgets), room=ROOM)
+    config = SnapKVConfig(budget=max(budgets), decode_cells=ROOM)
     without, vaulted = make(config), make(replace(config, vault="ram"))
     for budget in budgets:
         for llm in (without, vaulted):
@@ -327,7 +327,7 @@ def main() -> None:
                 "chunk": CHUNK,
                 "threads": args.threads,
                 "kv_type": "f16",
-                "snapkv": asdict(SnapKVConfig(budget=max(args.budgets), room=ROOM)),
+                "snapkv": asdict(SnapKVConfig(budget=max(args.budgets), decode_cells=ROOM)),
             },
             "rows": rows,
         }

@@ -29,7 +29,7 @@ N_GENERATED = 32
 def turns(settings: dict[str, Any]) -> dict[str, Any]:
     """Run them; the largest difference of logits, as a share of the largest logit, and kept sets."""
     n_ubatch, n_threads = settings["n_ubatch"], settings["n_threads"] or hardware.n_cores()
-    config = SnapKVConfig(budget=settings["budget"], room=2 * n_ubatch, layer_group=1)
+    config = SnapKVConfig(budget=settings["budget"], decode_cells=2 * n_ubatch, layer_group=1)
     vaulted = replace(config, vault="ram")
 
     def make(config: SnapKVConfig) -> Llama:
@@ -54,11 +54,14 @@ def turns(settings: dict[str, Any]) -> dict[str, Any]:
     stats = llm.prefill(tokens)
     fresh.prefill(tokens)
     kept = zip(
-        *(one.kept_positions().reshape(-1, stats.n_kept - config.window) for one in (llm, fresh)),
+        *(
+            one.kept_positions().reshape(-1, stats.n_kept - config.window_size)
+            for one in (llm, fresh)
+        ),
         strict=True,
     )
     found = {
-        "n_reused": stats.n_reused,
+        "n_cached": stats.n_cached,
         "vault": difference(llm, fresh),
         "vault_jaccard": float(
             np.mean([len(np.intersect1d(a, b)) / len(np.union1d(a, b)) for a, b in kept])
@@ -66,7 +69,7 @@ def turns(settings: dict[str, Any]) -> dict[str, Any]:
         "session": after_loading(llm, make(vaulted), tokens),
     }
 
-    wide = make(replace(config, room=8 * n_ubatch))
+    wide = make(replace(config, decode_cells=8 * n_ubatch))
     for one in (fresh, wide):
         one.prefill(text)
         one.eval(turn)

@@ -78,7 +78,7 @@ def endless(results: Path) -> str:
     answer = next(run["completion"] for run in record["speed"] if "completion" in run)
     lines = [
         f"{settings['n_new']:,} tokens after {settings['n_prompt']:,}, budget {config['budget']}, "
-        f"room {config['room']}; temperature {settings['temperature']}, no "
+        f"room {config['decode_cells']}; temperature {settings['temperature']}, no "
         f"{settings['n_repeated']} tokens in a row a second time. `create_completion()`: "
         f"{answer['completion_tokens']:,} tokens, finish_reason `{answer['finish_reason']}`, "
         f"{answer['n_evictions']} evictions. {_where(record)}\n",

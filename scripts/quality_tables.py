@@ -18,22 +18,22 @@ from table_parts import size, table
 Record = dict[str, Any]
 Row = dict[str, Any]
 
-PAPER = "snapkv"
-OURS = "snapkv:kernel=21+own=0.25+pool=trim+reduce=max+prefer=question+window=16"
-WIDE = "snapkv:kernel=21+reduce=max+window=16"
+PAPER = "snapkv-paper"
+OURS = "snapkv"
+WIDE = "snapkv-paper:kernel_size=21+aggregation=max+observation=16"
 
 # what the default keeps in records that name its two halves: the question's words vote where the
 # prompt ends with a question, which in all of these tasks is in the window, else the last tokens
-ASKED = "question:kernel=21+own=0.25+pool=trim+reduce=max"
-LAST = "snapkv:kernel=21+own=0.25+pool=trim+reduce=max+window=16"
+ASKED = "question:kernel_size=21+self_weight=0.25+pooling=trim+aggregation=max"
+LAST = "snapkv:observation=16"
 
 # of the short tables, and how they are called there; the default's place is before all
 SHORT = {
     PAPER: "paper's form",
     WIDE: "21, max",
     LAST: "last 16",
-    "value:kernel=21+own=0.25+pool=trim+reduce=max+window=16": "`value`",
-    "sentence:of=snapkv:kernel=1+reduce=max+window=16": "`sentence`",
+    "value:kernel_size=21+self_weight=0.25+pooling=trim+aggregation=max+observation=16": "`value`",
+    "sentence:of=snapkv-paper:kernel_size=1+aggregation=max+observation=16": "`sentence`",
     "h2o": "H2O",
     "streaming": "StreamingLLM",
     "random": "random",
@@ -291,7 +291,7 @@ def _task(name: str, record: Record, task: str, length: int) -> str:
         [
             f"**{task}, {length:,} tokens**: {says}. {record['model']['name']}, "
             f"{first['n_cases']} cases in {first['n_documents']} documents, "
-            f"{record['settings']['window']} last rows always stay; `results/{name}.json`. "
+            f"{record['settings']['window_size']} last rows always stay; `results/{name}.json`. "
             f"All tokens: {'; '.join(full)}. {_where(record)}\n",
             *table(["", *heads], cells),
         ]

@@ -78,8 +78,8 @@ def cpu(results: Path) -> str:
     heads = {"1": "G = 1", "auto": "G = auto", "30": "all layers at once"}
     ours = [by_mode[mode] for mode in heads]
     rows = {
-        "KV cache": (ours[0]["stats"]["bytes_full_cache"], "bytes_compact"),
-        "KV of one layer group, during prefill": (None, "bytes_staging"),
+        "KV cache": (ours[0]["stats"]["bytes_kv_full"], "bytes_kv"),
+        "KV of one layer group, during prefill": (None, "bytes_kv_group"),
         "hidden state, during prefill": (None, "bytes_hidden"),
         "mask, during prefill": (None, "bytes_mask"),
     }
@@ -163,7 +163,7 @@ def _device(record: Record) -> str:
     lines = [
         f"{record['device']['name']}, {' and '.join(f'{w} weights, {kv} KV' for w, kv in types)}. "
         f"8B and 7B are the shapes of Llama-3.1-8B and Llama-2-7B with random weights, 128K is 131,072 "
-        f"tokens with {runs[0]['settings']['room']} of room, the budget is 2048 where none is named. "
+        f"tokens with {runs[0]['settings']['decode_cells']} of room, the budget is 2048 where none is named. "
         f"Medians; decode is of one sequence, memory the peak, G the layers at once. "
         f"Commit {', '.join(commits)}.\n",
         *table(["", "G", *_PAIRS], cells),

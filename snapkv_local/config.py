@@ -13,12 +13,12 @@ from snapkv_local.declared import option
 from snapkv_local.errors import ConfigError
 from snapkv_local.policies import budget
 from snapkv_local.policies.policy import OF_THE_ENGINE, Policy
-from snapkv_local.policies.scoring import MOST_OWN, Pool, Reduce
+from snapkv_local.policies.scoring import MOST_SELF_WEIGHT, Aggregation, Pooling
 from snapkv_local.policies.snapkv import SnapKV
+from snapkv_local.policies.snapkv_paper import DEFAULT_VOTERS, SnapKVPaper
 from snapkv_local.policies.view import PromptView
 
 DEFAULT_BUDGET = 2048
-DEFAULT_VOTERS = 16
 MOST_BUDGETS = 4  # of max_budget, where it is not given
 
 N_THREADS_MAX = 512  # GGML_MAX_N_THREADS
@@ -38,42 +38,43 @@ class SnapKVConfig:
 
     Attributes:
         budget: rows kept for each KV head, in tokens, the window included. Prompts up to the budget
-            are evaluated as usual. 2048 if neither budget nor ratio is given.
-        ratio: instead of a budget, the paper's p in (0, 1]: floor(p * (n_prompt - window)) rows of
-            the prefix stay.
-        window: last tokens of the prompt, whose rows all stay. With those that vote it must cover the
-            question.
-        voters: the observation window: how many of the last tokens vote; the paper's vote is the
+            are evaluated as usual. 2048 if neither budget nor keep_ratio is given.
+        keep_ratio: instead of a budget, the paper's p in (0, 1]: floor(p * (n_prompt - window_size))
+            rows of the prefix stay. It is the share that is kept; kvpress's compression_ratio is the
+            share that goes, 1 - keep_ratio.
+        window_size: last tokens of the prompt, whose rows all stay. With those that vote it must
+            cover the question.
+        observation: the observation window: how many of the last tokens vote; the paper's vote is the
             whole window's. "question": in a chat the words of the question vote that are in the
             window, without the template's. It is the last paragraph of the last user turn. Where
             none is to be told, as in a text, the last 16 tokens vote, or all of a smaller window.
-        kernel: pooling kernel over positions, in tokens, odd; 1 turns pooling off. The paper has 5
-            and 7; docs/budget.md says what 21 gains.
-        pool: what a position gets of the kernel's votes around it: "avg" (the paper's ablation and
+        kernel_size: pooling kernel over positions, in tokens, odd; 1 turns pooling off. The paper has
+            5 and 7; docs/budget.md says what 21 gains.
+        pooling: what a position gets of the kernel's votes around it: "avg" (the paper's ablation and
             kvpress), "max" (the paper's long-context runs), or "trim", their mean without the
             greatest of them: a single peak, such as a first token or a frequent word, lifts none of
             its neighbours, and a cluster does. The last is ours; docs/budget.md says what it gains.
-        reduce: how the query rows vote together: "sum" (the paper, section 4.1), or "max" to keep
-            what any one query needs (arXiv 2510.13334).
-        own: a position's score is its pooled vote + own * its own vote, which the pooled one hardly
-            shows where the kernel is wide, and "trim" not at all where it is the greatest. From 0,
-            as in the paper, to 1000. Ours; docs/budget.md says what it gains.
-        sinks: first positions of the prompt that always stay. The paper has none, hence 0; later
+        aggregation: how the query rows vote together: "sum" (the paper, section 4.1), or "max" to
+            keep what any one query needs (arXiv 2510.13334).
+        self_weight: a position's score is its pooled vote + self_weight * its own vote, which the
+            pooled one hardly shows where the kernel is wide, and "trim" not at all where it is the
+            greatest. From 0, as in the paper, to 1000. Ours; docs/budget.md says what it gains.
+        n_sink: first positions of the prompt that always stay. The paper has none, hence 0; later
             work (arXiv 2309.17453) finds that about 4 help at small budgets.
         min_coverage: where the budget's rows hold less of the window's attention mass (mean over
             layers and KV heads), more rows stay, up to max_budget; None keeps the budget. The
             cache has cells for max_budget.
         max_budget: most rows with min_coverage; None for four times the budget.
-        room: cells for tokens after the prompt. When they are used up, the last tokens vote anew and
-            rows are evicted down to the budget.
+        decode_cells: cells for tokens after the prompt. When they are used up, the last tokens vote
+            anew and rows are evicted down to the budget.
         layer_group: G, cached layers whose full KV is live at once during the prefill. "auto" is 1,
             as more layers take more memory and save little time; or all layers, where their KV
             takes less than the hidden state between groups.
-        hidden: where the hidden state between layer groups lives: "device", "host", or "auto".
-        chunk: tokens of the prompt that are computed at once; "auto" takes n_ubatch, and less where a
-            GPU's memory is short.
-        ops: what scores and evicts: "fused" ops of our own (CPU, CUDA, Metal), "stock" ops of ggml,
-            or "auto": fused where the layer's device has them.
+        hidden_state: where the hidden state between layer groups lives: "device", "host", or "auto".
+        n_ubatch: tokens of the prompt that are computed at once; "auto" takes the n_ubatch that Llama
+            is made with, and less where a GPU's memory is short.
+        ops: what scores and evicts: "fused" ops of our own (CPU, CUDA, Metal), "ggml" for ops that
+            every device of ggml has, or "auto": fused where the layer's device has them.
         vault: "ram" keeps K and V of all prompt tokens in host memory, off the device. A later
             question about the same document then chooses its own rows, after one pass over the
             vault instead of a prefill. A folder keeps them in a file there instead, which nobody
@@ -81,8 +82,8 @@ class SnapKVConfig:
         vault_limit: bytes that the vault may take; None for no limit. A prompt that needs more is
             refused.
         policy: what chooses the rows: "snapkv", which the engine runs with the settings above, or one
-            of snapkv_local.policies with its options, such as "value:kernel=21+reduce=max". These
-            run in Python, layer by layer; docs/api.md says what that costs.
+            of snapkv_local.policies with its options, such as "value:kernel_size=21+aggregation=max".
+            These run in Python, layer by layer; docs/api.md says what that costs.
         protect_system: in a chat, all rows of what stands before the first user's text stay: the
             system prompt, and the template's own words. They count into the budget.
 
@@ -91,45 +92,47 @@ class SnapKVConfig:
     """
 
     budget: int | None = _count(None)
-    ratio: float | None = option(
+    keep_ratio: float | None = option(
         None, most=1, above=True, cure="give the share of the prefix to keep, such as 0.1"
     )
-    window: int = _count(32)
-    voters: int | Literal["question"] = _count("question")
-    kernel: int = _count(21, odd=True)
-    pool: Pool = "trim"
-    reduce: Reduce = "max"
-    own: float = option(0.25, most=MOST_OWN, cure="give one, such as 0.25")
-    sinks: int = _count(0, least=0)
+    window_size: int = _count(32)
+    observation: int | Literal["question"] = _count(SnapKV.observation)
+    kernel_size: int = _count(SnapKV.kernel_size, odd=True)
+    pooling: Pooling = SnapKV.pooling
+    aggregation: Aggregation = SnapKV.aggregation
+    self_weight: float = option(
+        SnapKV.self_weight, most=MOST_SELF_WEIGHT, cure="give one, such as 0.25"
+    )
+    n_sink: int = _count(SnapKV.n_sink, least=0)
     min_coverage: float | None = option(
         None, most=1, above=True, cure="give the share of the attention mass to keep, such as 0.95"
     )
     max_budget: int | None = _count(None)
-    room: int = _count(1024)
+    decode_cells: int = _count(1024)
     layer_group: int | Literal["auto"] = _count("auto")
-    hidden: Literal["auto", "device", "host"] = "auto"
-    chunk: int | Literal["auto"] = _count("auto")
-    ops: Literal["auto", "fused", "stock"] = "auto"
+    hidden_state: Literal["auto", "device", "host"] = "auto"
+    n_ubatch: int | Literal["auto"] = _count("auto")
+    ops: Literal["auto", "fused", "ggml"] = "auto"
     vault: str | os.PathLike[str] = option("off", cure=_VAULT_CURE)
     vault_limit: int | None = option(None, least=1, most=2**64 - 1)
-    policy: str = option("snapkv", cure="give a text such as 'snapkv'")
+    policy: str = option(SnapKV.name, cure="give a text such as 'snapkv'")
     protect_system: bool = False
 
     def __post_init__(self) -> None:
         declared.check(self)
-        if self.budget is None and self.ratio is None:
+        if self.budget is None and self.keep_ratio is None:
             object.__setattr__(self, "budget", DEFAULT_BUDGET)
-        elif self.budget is not None and self.ratio is not None:
+        elif self.budget is not None and self.keep_ratio is not None:
             raise ConfigError(
-                f"budget={self.budget}, ratio={self.ratio}",
+                f"budget={self.budget}, keep_ratio={self.keep_ratio}",
                 "both say how much to keep",
                 "give one of the two",
             )
-        if isinstance(self.voters, int) and self.voters > self.window:
+        if isinstance(self.observation, int) and self.observation > self.window_size:
             raise ConfigError(
-                f"voters={self.voters}",
-                f"are more than the window's {self.window} rows",
-                "raise the window or lower voters",
+                f"observation={self.observation}",
+                f"are more than the window's {self.window_size} rows",
+                "raise window_size or lower observation",
             )
         self._check_coverage()
         object.__setattr__(self, "vault", os.fspath(self.vault))
@@ -151,8 +154,8 @@ class SnapKVConfig:
             return
         if self.budget is None:
             raise ConfigError(
-                f"min_coverage={self.min_coverage}, ratio={self.ratio}",
-                "a ratio does not grow",
+                f"min_coverage={self.min_coverage}, keep_ratio={self.keep_ratio}",
+                "a share does not grow",
                 "give a budget instead",
             )
         if self.max_budget is not None and self.max_budget < self.budget:
@@ -170,21 +173,15 @@ class SnapKVConfig:
                 "gives each layer a number of rows of its own, and a prefill evicts the rows of a layer "
                 "before it has seen the next one",
                 f"choose what it shares rows out for, {policy.in_prefill().name}; `snapkv-local eval` and "
-                "Llama.keep() can have it",
+                "Llama.select_rows() can have it",
             )
-        budget.check(self.budget, self.window, self.sinks)
+        budget.check(self.budget, self.window_size, self.n_sink)
         if policy.native:
-            assert isinstance(policy, SnapKV), "the engine has no other"
-            if self.policy != policy.name:
-                n_voters = policy.window or self.window
-                window = f"window={n_voters}, " if n_voters > self.window else ""
-                voters = "'question'" if policy.seeks() else n_voters
+            if policy.spec != SnapKV.name:
                 raise ConfigError(
                     f"policy={self.policy!r}",
-                    "snapkv runs in the engine, which has its options as settings",
-                    f"give policy='snapkv' and {window}voters={voters}, kernel={policy.kernel}, "
-                    f"pool={policy.pool!r}, reduce={policy.reduce!r}, own={policy.own:g}, "
-                    f"sinks={policy.sinks}",
+                    "runs in the engine, which has its options as settings",
+                    f"give policy={SnapKV.name!r} and {self._settings_of(policy)}",
                 )
             return
         for name, value in vars(self).items():
@@ -196,22 +193,35 @@ class SnapKVConfig:
                 )
         if self.budget is not None:
             # the shortest prompt of which rows are evicted
-            shortest = PromptView(n_prompt=self.budget + 1, window=self.window)
+            shortest = PromptView(n_prompt=self.budget + 1, window_size=self.window_size)
             n_always = len(policy.always(shortest))
-            if n_always >= self.budget - self.window:
+            if n_always >= self.budget - self.window_size:
                 raise ConfigError(
                     f"budget={self.budget}",
-                    f"leaves no row to select: window={self.window} and the {n_always} rows that "
+                    f"leaves no row to select: window_size={self.window_size} and the {n_always} rows that "
                     f"{policy.spec} always keeps take all",
                     "raise the budget or lower the window",
                 )
+
+    def _settings_of(self, policy: Policy) -> str:
+        """Settings with which the engine keeps what a policy of its own keeps, in words."""
+        options = dataclasses.asdict(policy)
+        if options["observation"] == "window":
+            options["observation"] = self.window_size
+        elif options["observation"] != "question" and options["observation"] > self.window_size:
+            options = {"window_size": options["observation"], **options}
+        return ", ".join(
+            f"{name}={f'{value:g}' if isinstance(value, float) else repr(value)}"
+            for name, value in options.items()
+            if value != getattr(type(self), name)
+        )
 
     def vault_folder(self) -> str | None:
         """The folder of the vault's files; None if it is in host memory, or there is none."""
         return None if self.vault in ("off", "ram") else os.fspath(self.vault)
 
     def most_rows(self) -> int | None:
-        """Most rows that min_coverage may keep; the budget without it, None with a ratio."""
+        """Most rows that min_coverage may keep; the budget without it, None with keep_ratio."""
         if self.min_coverage is None or self.budget is None:
             return self.budget
         return (
@@ -227,28 +237,24 @@ class SnapKVConfig:
         Args:
             settings: as for SnapKVConfig; they win.
         """
-        form = {"window": 32, "kernel": 5, "pool": "avg", "reduce": "sum", "own": 0.0}
-        settings = {**form, **settings}
-        return cls(**{"voters": settings["window"], **settings})
+        form = {**dataclasses.asdict(SnapKVPaper()), "observation": cls.window_size}
+        if "window_size" in settings:
+            form["observation"] = settings["window_size"]
+        return cls(**{**form, **settings})
 
     def n_voters(self) -> int:
         """Last tokens of the prompt that vote; with "question" where none is to be told."""
-        return self.voters if isinstance(self.voters, int) else min(DEFAULT_VOTERS, self.window)
+        n = DEFAULT_VOTERS if self.observation == "question" else self.observation
+        return min(n, self.window_size)
 
     def n_kept(self, n_prompt: int) -> int:
         """Rows that each KV head keeps of a prompt, the window included; n_prompt if all stay."""
-        return budget.n_kept(n_prompt, self.budget, self.ratio, self.window, self.sinks)
+        return budget.n_kept(n_prompt, self.budget, self.keep_ratio, self.window_size, self.n_sink)
 
     def as_policy(self) -> policies.Policy:
         """What the engine does with these settings, as one of snapkv_local.policies."""
         return SnapKV(
-            kernel=self.kernel,
-            own=self.own,
-            pool=self.pool,
-            reduce=self.reduce,
-            sinks=self.sinks,
-            prefer="question" if self.voters == "question" else "last",
-            window=self.n_voters(),
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(SnapKV)}
         )
 
     def chooser(self) -> policies.Policy | None:

@@ -17,20 +17,18 @@ Door = Literal["python", "cli", "server"]
 
 _NAMES: dict[Door, dict[str, str]] = {
     "python": {
-        "room": "room in SnapKVConfig",
         "verbose": "verbose=True",
         "no_mmap": "use_mmap=False",
         "full": "snapkv=None",
         "vault": 'SnapKVConfig(vault="ram")',
     },
     "cli": {
-        "n_ctx": "--ctx",
         "full": "--full",
         "vault": "--vault ram",
     },
     "server": {
         "n_ctx": "the server's --ctx",
-        "room": "the server's --room",
+        "decode_cells": "the server's --decode-cells",
         "verbose": "the server's --verbose",
         "no_mmap": "the server's --no-mmap",
         "full": "the server's --full",
@@ -38,12 +36,20 @@ _NAMES: dict[Door, dict[str, str]] = {
     },
 }
 
+# options that are not called as their argument, less an n_ at its start
+_OPTIONS = {"n_sink": "--n-sink", "n_ubatch": "--ubatch-size"}
+
+
+def option_of(argument: str) -> str:
+    """The command line's option for an argument of Llama or SnapKVConfig."""
+    return _OPTIONS.get(argument, "--" + argument.removeprefix("n_").replace("_", "-"))
+
 
 class SnapKVError(Exception):
     """Base of all errors that snapkv_local raises.
 
     Args:
-        subject: the input at fault, as the caller gave it ("kernel=4", a file name).
+        subject: the input at fault, as the caller gave it ("kernel_size=4", a file name).
         problem: what is wrong with it.
         cure: what to do, with arguments of Llama and SnapKVConfig in braces.
     """
@@ -60,20 +66,16 @@ class SnapKVError(Exception):
     def says(self, door: Door) -> str:
         """The message, with names that a reader at this door knows."""
         subject = self.subject
-        given = re.fullmatch(r"(?:n_)?([a-z][a-z_]*)=(.*)", subject, re.DOTALL)
+        given = re.fullmatch(r"([a-z][a-z_]*)=(.*)", subject, re.DOTALL)
         if door == "cli" and given is not None:
-            subject = f"{_option(given[1])} {given[2]}"
+            subject = f"{option_of(given[1])} {given[2]}"
         cure = re.sub(r"\{([a-z_]+)\}", lambda found: _name(found[1], door), self.cure)
         return f"{subject}: {self.problem}; {cure}"
 
 
 def _name(argument: str, door: Door) -> str:
-    ordinary = argument if door == "python" else _option(argument)
+    ordinary = argument if door == "python" else option_of(argument)
     return _NAMES[door].get(argument, ordinary)
-
-
-def _option(argument: str) -> str:
-    return "--" + argument.replace("_", "-")
 
 
 class ConfigError(SnapKVError, ValueError):

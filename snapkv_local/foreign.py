@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def less_memory() -> str:
     """What to do where memory has run out."""
-    cure = "lower {n_ctx}, {budget}, {layer_group} or {chunk}, or free memory"
+    cure = "lower {n_ctx}, {budget}, {layer_group} or {n_ubatch}, or free memory"
     return cure if memory.left() is None else f"{cure}, or raise this process's `ulimit -v`"
 
 

@@ -117,7 +117,7 @@ def save(path: str | Path, profile: Profile) -> None:
 def merge(settings: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Settings of a profile under those that were given; a given budget replaces a ratio, too."""
     found = dict(settings)
-    for one, other in (("budget", "ratio"), ("ratio", "budget")):
+    for one, other in (("budget", "keep_ratio"), ("keep_ratio", "budget")):
         if one in given and other not in given:
             found.pop(other, None)
     return {**found, **given}

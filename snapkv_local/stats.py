@@ -5,6 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+# fields that have another name in struct llama_snapkv_stats
+_NATIVE = {
+    "n_cached": "n_reused",
+    "n_ubatch": "chunk",
+    "bytes_kv": "bytes_compact",
+    "bytes_kv_group": "bytes_staging",
+    "bytes_weights_lent": "bytes_weights",
+    "bytes_kv_full": "bytes_full_cache",
+}
+
 
 @dataclass(frozen=True)
 class PrefillStats:
@@ -13,48 +23,48 @@ class PrefillStats:
     Attributes:
         n_prompt: tokens of the prompt.
         n_kept: rows kept for each KV head, the window included; n_prompt if nothing was evicted.
-        n_reused: tokens at the prompt's start whose K and V came from the vault.
+        n_cached: tokens at the prompt's start whose K and V came from the vault.
         layer_group: G, the cached layers whose full KV was live at once; 0 if nothing was evicted.
-        chunk: tokens in a ubatch.
+        n_ubatch: tokens that were computed at once.
         n_voters: tokens that voted for rows; 0 if nothing was evicted.
         n_after_voters: tokens of the prompt after these.
-        bytes_compact: KV cache of the context, that of sliding-window layers included.
+        bytes_kv: KV cache of the context, that of sliding-window layers included.
         bytes_kept: of these, what the kept rows take, by the size of the sequence's saved state; the
             rest is room for new tokens.
-        bytes_staging: full KV of one layer group.
+        bytes_kv_group: full KV of one layer group.
         bytes_hidden: hidden state between layer groups, on the device and in host memory.
         bytes_hidden_host: of these, in host memory beside a GPU.
-        bytes_weights: weights lent to the GPU, of layers that are in host memory (partial offload).
+        bytes_weights_lent: weights lent to the GPU, of layers that are in host memory (partial offload).
         bytes_mask: persistent attention mask.
         bytes_vault: K and V of all prompt tokens in host memory, and queries; 0 without a vault.
         bytes_compute: largest compute buffer during the prefill.
-        bytes_full_cache: KV cache that the prompt would take without eviction.
+        bytes_kv_full: KV cache that the prompt would take without eviction.
         seconds_prefill: all of it, scoring and eviction included.
         seconds_score: scoring alone.
         seconds_evict: eviction alone.
         ratio_fused: share of the cached layers that fused ops scored and evicted; the others were
-            done by stock ops of ggml. 0 if nothing was evicted.
+            done by ops of ggml. 0 if nothing was evicted.
         coverage: share of the window's attention mass that lies on the kept rows, mean over cached
             layers and KV heads; 1 if nothing was evicted.
     """
 
     n_prompt: int
     n_kept: int
-    n_reused: int
+    n_cached: int
     layer_group: int
-    chunk: int
+    n_ubatch: int
     n_voters: int
     n_after_voters: int
-    bytes_compact: int
+    bytes_kv: int
     bytes_kept: int
-    bytes_staging: int
+    bytes_kv_group: int
     bytes_hidden: int
     bytes_hidden_host: int
-    bytes_weights: int
+    bytes_weights_lent: int
     bytes_mask: int
     bytes_vault: int
     bytes_compute: int
-    bytes_full_cache: int
+    bytes_kv_full: int
     seconds_prefill: float
     seconds_score: float
     seconds_evict: float
@@ -63,10 +73,10 @@ class PrefillStats:
 
     @classmethod
     def of(cls, counted: Any, bytes_rows: int) -> PrefillStats:
-        """What the engine counted, and what the rows take."""
+        """What the engine counted (struct llama_snapkv_stats), and what the rows take."""
         names = {field.name for field in fields(cls)} - {"bytes_kept"}
-        n_bytes = min(bytes_rows, counted.bytes_compact)
-        return cls(**{name: getattr(counted, name) for name in names}, bytes_kept=n_bytes)
+        found = {name: getattr(counted, _NATIVE.get(name, name)) for name in names}
+        return cls(**found, bytes_kept=min(bytes_rows, found["bytes_kv"]))
 
     def to_dict(self) -> dict[str, int | float]:
         """The fields by name, for JSON."""

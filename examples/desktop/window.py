@@ -135,8 +135,8 @@ class Window(QMainWindow):
         self._end(
             f"Kept {stats.n_kept:,} of {stats.n_prompt:,} tokens "
             f"({stats.n_kept / stats.n_prompt:.0%}), with {stats.coverage:.0%} of the attention. "
-            f"KV cache {stats.bytes_compact / MIB:.1f} MiB "
-            f"instead of {stats.bytes_full_cache / MIB:.1f} MiB."
+            f"KV cache {stats.bytes_kv / MIB:.1f} MiB "
+            f"instead of {stats.bytes_kv_full / MIB:.1f} MiB."
         )
 
     def _on_cancelled(self) -> None:

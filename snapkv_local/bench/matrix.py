@@ -166,7 +166,7 @@ class Matrix:
             path=str(path),
             n_prompt=n_prompt,
             config=config,
-            room=max(ROOM, N_WARMUP + self.n_decode),
+            decode_cells=max(ROOM, N_WARMUP + self.n_decode),
             n_ubatch=self.n_ubatch,
             kv_type=kv_type,
             n_gpu_layers=self.n_gpu_layers,

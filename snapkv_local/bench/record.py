@@ -8,7 +8,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from snapkv_local.errors import ConfigError
 from snapkv_local.hardware import read_hardware
+
+FORMAT = 2  # of records; those of format 1, which do not say so, have other names for their figures
 
 
 def commit(root: Path) -> str:
@@ -43,6 +46,20 @@ def machine() -> dict[str, Any]:
         "ram_total": hardware.ram_total,
         "system": platform.system(),
     }
+
+
+def check_format(record: dict[str, Any], source: str) -> None:
+    """Refuse a record whose names are those of another format.
+
+    Raises:
+        ConfigError: it is one; source names it.
+    """
+    if record.get("format") != FORMAT:
+        raise ConfigError(
+            source,
+            "is a record of another version of snapkv-local, which has other names for its figures",
+            "measure again with this version",
+        )
 
 
 def write(path: Path, record: dict[str, Any]) -> None:

@@ -89,6 +89,7 @@ class Machine:
 def start_record(machine: Machine, model: Model, n_gpu_layers: int, note: str | None) -> Record:
     """A record without runs."""
     return {
+        "format": records.FORMAT,
         "date": date.today().isoformat(),
         "version": version("snapkv-local"),
         "commit": records.package_commit(),

@@ -60,7 +60,7 @@ class Settings(RunOptions):
         path: of the GGUF file.
         n_prompt: tokens of each sequence's prompt.
         config: of SnapKVConfig; None for the full cache.
-        room: cells for tokens after the prompt.
+        decode_cells: cells for tokens after the prompt.
         decode_repeats: timed runs in one process.
         n_warmup: tokens decoded before the first timed run.
         seed: of the prompts' random tokens.
@@ -69,7 +69,7 @@ class Settings(RunOptions):
     path: str
     n_prompt: int
     config: dict[str, Any] | None
-    room: int = ROOM
+    decode_cells: int = ROOM
     decode_repeats: int = 1
     n_warmup: int = N_WARMUP
     seed: int = 1
@@ -108,7 +108,7 @@ class Session:
         self.config = (
             None
             if settings.config is None
-            else SnapKVConfig(**{"room": settings.room, **settings.config})
+            else SnapKVConfig(**{"decode_cells": settings.decode_cells, **settings.config})
         )
         started = time.monotonic()
         llama_cpp.llama_backend_init()
@@ -133,7 +133,7 @@ class Session:
     def _make_context(self) -> Any:
         s, llama = self.settings, self.llama
         params = llama.llama_context_default_params()
-        params.n_ctx = s.n_seq * (s.n_prompt + s.room)
+        params.n_ctx = s.n_seq * (s.n_prompt + s.decode_cells)
         params.n_batch = s.n_batch
         params.n_ubatch = s.n_ubatch
         params.n_seq_max = s.n_seq
@@ -218,7 +218,7 @@ class Session:
             found.append(token)
         return np.array(found, np.int32)
 
-    def bytes_kv(self) -> int:
+    def bytes_kept(self) -> int:
         """Bytes of KV cache that the sequences take now, by the size of their saved states."""
         size = self.llama.llama_state_seq_get_size
         return sum(size(self.ctx, sequence) for sequence in range(self.settings.n_seq))

@@ -52,6 +52,6 @@ def _case(runs: list[Run]) -> dict[str, Any]:
         **medians,
         "decode_ms_per_step": None if decode is None else 1000 / decode,
         "layer_group": first["stats"] and first["stats"]["layer_group"],
-        "chunk": first["stats"] and first["stats"]["chunk"],
+        "n_ubatch": first["stats"] and first["stats"]["n_ubatch"],
         "spread": {name: [min(v), max(v)] if v else None for name, v in found.items()},
     }

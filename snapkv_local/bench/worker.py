@@ -51,7 +51,7 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
             last.append(session.best(1)[0])
             seconds_first_token = seconds_first_token or time.monotonic() - started
         seconds_prefill = time.monotonic() - started
-        bytes_kv = session.bytes_kv()
+        bytes_kept = session.bytes_kept()
         stats = session.stats()
 
         tokens = np.array(last, np.int32)
@@ -87,7 +87,7 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
         "decode_seconds": decode_seconds,
         "decode_tokens_per_second": [n_decode / seconds for seconds in decode_seconds],
         "first_tokens": first,
-        "bytes_kv": bytes_kv,
+        "bytes_kept": bytes_kept,
         "stats": stats,
         "follow_up": follow_up,
         **watch.to_dict(),

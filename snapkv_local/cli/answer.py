@@ -27,7 +27,7 @@ class Answer:
         text: of the answer.
         finish_reason: "stop", or "length" where max_tokens, the context or the cache's cells ended
             it.
-        n_prompt, n_reused, n_kept, n_generated, bytes_kv, bytes_room, bytes_kv_full: as in Usage.
+        n_prompt, n_cached, n_kept, n_generated, bytes_kv, bytes_decode_cells, bytes_kv_full: as in Usage.
         seconds_first_token: from the question to the first text.
         decode_tokens_per_second: after the first text; None for a shorter answer.
         peak_rss: largest resident memory of this process so far, in bytes.
@@ -37,11 +37,11 @@ class Answer:
     text: str
     finish_reason: str
     n_prompt: int
-    n_reused: int
+    n_cached: int
     n_kept: int
     n_generated: int
     bytes_kv: int
-    bytes_room: int
+    bytes_decode_cells: int
     bytes_kv_full: int
     seconds_first_token: float
     decode_tokens_per_second: float | None
@@ -69,8 +69,8 @@ class Answer:
         # like with like: of a full cache, too, only the prompt's rows are counted
         if self.prefill is None or self.n_kept == self.n_prompt:
             return f"KV {size(self.bytes_kv)}"
-        rows = f"KV {size(self.bytes_kv - self.bytes_room)} of {size(self.bytes_kv_full)}"
-        return f"{rows}, and {size(self.bytes_room)} of room for new tokens"
+        rows = f"KV {size(self.bytes_kv - self.bytes_decode_cells)} of {size(self.bytes_kv_full)}"
+        return f"{rows}, and {size(self.bytes_decode_cells)} of room for new tokens"
 
 
 def _unusual(stats: PrefillStats) -> list[str]:
@@ -78,10 +78,10 @@ def _unusual(stats: PrefillStats) -> list[str]:
     parts = []
     if stats.bytes_hidden_host > 0:
         parts.append(f"hidden state: {size(stats.bytes_hidden_host)} in host memory")
-    if stats.bytes_weights > 0:
-        parts.append(f"lent weights: {size(stats.bytes_weights)}")
+    if stats.bytes_weights_lent > 0:
+        parts.append(f"lent weights: {size(stats.bytes_weights_lent)}")
     if stats.ratio_fused < 1:
-        parts.append(f"stock ops in {1 - stats.ratio_fused:.0%} of the layers")
+        parts.append(f"ggml's ops in {1 - stats.ratio_fused:.0%} of the layers")
     return parts
 
 

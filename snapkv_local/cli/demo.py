@@ -67,7 +67,7 @@ def compare(answers: dict[str, dict[str, Any]]) -> Table:
     rows: dict[str, Callable[[dict[str, Any]], str]] = {
         "prompt tokens": lambda a: f"{a['n_prompt']:,}",
         "rows kept for each KV head": lambda a: f"{a['n_kept']:,}",
-        "KV cache, without room": lambda a: size(a["bytes_kv"] - a["bytes_room"]),
+        "KV cache, without room": lambda a: size(a["bytes_kv"] - a["bytes_decode_cells"]),
         "peak memory of the process": lambda a: size(a["peak_rss"]),
         "prefill, tokens/s": lambda a: f"{a['n_prompt'] / a['seconds_first_token']:.0f}",
         "decode, tokens/s": lambda a: f"{a['decode_tokens_per_second'] or 0:.1f}",

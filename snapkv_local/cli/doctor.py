@@ -78,7 +78,7 @@ def examine(path: Path | None) -> dict[str, Any]:
 
 def state(proven: bool, has_fused: bool) -> dict[str, Any]:
     """What scores and evicts on a device, and what becomes of a model on it if its backend is unproven."""
-    found: dict[str, Any] = {"ops": "fused ops" if has_fused else "stock ops", "proven": proven}
+    found: dict[str, Any] = {"ops": "fused ops" if has_fused else "ggml's ops", "proven": proven}
     if proven:
         return found
     tries = os.environ.get(library.ENV_UNPROVEN) == "1"

@@ -41,10 +41,10 @@ _TASKS = "needle,needles,question-after,continue,code"
 @click.option(
     "--policies",
     type=List(click.STRING),
-    default="snapkv,default,streaming,random",
+    default="snapkv-paper,default,streaming,random",
     show_default=True,
-    help="Each NAME or NAME:OPTION=VALUE+..., or default, what the engine does without settings; "
-    "snapkv is the paper's form.",
+    help="Each NAME or NAME:OPTION=VALUE+...; default is snapkv, which is what the engine does without "
+    "settings, and snapkv-paper is the paper's form.",
 )
 @click.option(
     "--budgets",
@@ -84,9 +84,9 @@ _TASKS = "needle,needles,question-after,continue,code"
 )
 @click.option("--kv-types", type=List(KvType()), default="f16", show_default=True)
 @click.option(
-    "--window",
+    "--window-size",
     type=Size(),
-    default=SnapKVConfig.window,
+    default=SnapKVConfig.window_size,
     show_default=True,
     help="Rows at the prompt's end that always stay.",
 )
@@ -153,7 +153,7 @@ def evaluate(
         policies=tuple(chosen),
         budgets=options["budgets"],
         kv_types=options["kv_types"],
-        window=options["window"],
+        window_size=options["window_size"],
         protect_system=options["protect_system"],
     )
     path = find_model(model)

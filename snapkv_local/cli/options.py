@@ -20,7 +20,9 @@ from snapkv_local.cli.types import (
     SizeOr,
     Threads,
 )
-from snapkv_local.config import DEFAULT_VOTERS, MOST_BUDGETS, SnapKVConfig
+from snapkv_local.config import MOST_BUDGETS, SnapKVConfig
+from snapkv_local.errors import option_of
+from snapkv_local.policies.snapkv_paper import DEFAULT_VOTERS
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout."
@@ -112,17 +114,20 @@ def setting(
     """The option of a setting of SnapKVConfig, None where it is not given.
 
     Args:
-        names: of the option; the last one is the setting's.
+        names: of the option; the last one is the setting's, without dashes where it is no option.
         says: for --help.
         default: in words, for a setting whose value does not say it.
         attributes: as for click.option().
     """
-    name = names[-1].removeprefix("--").replace("-", "_")
+    *options, last = names
+    name = last.removeprefix("--").replace("-", "_")
+    if last != name:
+        options.append(last)
     value = getattr(SnapKVConfig(), name)
     shown = default or (f"{value:g}" if isinstance(value, float) else value)
     if shown is not None and not attributes.get("is_flag"):
         says = f"{says}  [default: {shown}]".strip()
-    return click.option(*names, name, help=says, default=None, **attributes)
+    return click.option(*options, name, help=says, default=None, **attributes)
 
 
 def _choices(name: str) -> click.Choice[str]:
@@ -138,14 +143,14 @@ engine_options = together(
         says="Layers evaluated at a time.",
     ),
     setting(
-        "--hidden",
-        type=_choices("hidden"),
+        "--hidden-state",
+        type=_choices("hidden_state"),
         says="Where the hidden state between layer groups lives.",
     ),
     setting(
         "-ub",
         "--ubatch-size",
-        "--chunk",
+        "n_ubatch",
         type=SizeOr("auto", "tokens"),
         says="Prompt tokens computed at once.",
     ),
@@ -159,26 +164,26 @@ engine_options = together(
 # settings of SnapKVConfig
 config_options = together(
     setting("--budget", type=SIZE, says="Rows kept for each KV head, in tokens."),
-    setting("--ratio", type=float, says="Share of the prompt to keep instead, in (0, 1]."),
-    setting("--window", type=SIZE, says="Tokens at the prompt's end that always stay."),
+    setting("--keep-ratio", type=float, says="Share of the prompt to keep instead, in (0, 1]."),
+    setting("--window-size", type=SIZE, says="Tokens at the prompt's end that always stay."),
     setting(
-        "--voters",
+        "--observation",
         type=SizeOr("question", "tokens"),
         says=f"How many of these vote, or question: in a chat its words do, else {DEFAULT_VOTERS}.",
     ),
-    setting("--kernel", type=int, says="Pooling kernel, odd."),
+    setting("--kernel-size", type=int, says="Pooling kernel, odd."),
     setting(
-        "--pool",
-        type=_choices("pool"),
+        "--pooling",
+        type=_choices("pooling"),
         says="Of the kernel's votes the mean, the largest, or the mean of the others.",
     ),
-    setting("--reduce", type=_choices("reduce")),
+    setting("--aggregation", type=_choices("aggregation")),
     setting(
-        "--own",
+        "--self-weight",
         type=float,
         says="What a row's own vote counts beside the pooled ones, from 0.",
     ),
-    setting("--sinks", type=int, says="First tokens that always stay."),
+    setting("--n-sink", type=int, says="First tokens that always stay."),
     setting(
         "--min-coverage",
         type=float,
@@ -191,10 +196,10 @@ config_options = together(
         default=f"{MOST_BUDGETS} times the budget",
     ),
     setting(
-        "--room",
+        "--decode-cells",
         type=SIZE,
         says="Cells for tokens after the prompt.",
-        default=f"{SnapKVConfig.room}; for one answer --max-tokens, if less",
+        default=f"{SnapKVConfig.decode_cells}; for one answer --max-tokens, if less",
     ),
     engine_options,
     setting(
@@ -238,8 +243,8 @@ def take_settings(
     if not options["full"]:
         return settings if profile is None else profiles.merge(profile.settings, settings)
     if settings or profile is not None:
-        name = next(iter(settings)).replace("_", "-") if settings else "profile"
-        raise click.UsageError(f"--full keeps everything: leave out --{name}")
+        option = option_of(next(iter(settings), "profile"))
+        raise click.UsageError(f"--full keeps everything: leave out {option}")
     return None
 
 
@@ -252,7 +257,9 @@ def size_room(settings: dict[str, Any] | None, max_tokens: int) -> None:
         max_tokens: 0 for no limit.
     """
     if settings is not None:
-        settings.setdefault("room", min(max_tokens or SnapKVConfig.room, SnapKVConfig.room))
+        settings.setdefault(
+            "decode_cells", min(max_tokens or SnapKVConfig.decode_cells, SnapKVConfig.decode_cells)
+        )
 
 
 def warn_of_other_model(profile: profiles.Profile | None, model: Path) -> None:

@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 _LABELS = {
     "weights": "weights",
     "kv": "KV cache",
-    "staging": "KV of a layer group",
+    "kv_group": "KV of a layer group",
     "hidden": "hidden state",
     "mask": "mask",
-    "lent weights": "lent weights",
+    "weights_lent": "lent weights",
     "compute": "compute buffer",
     "vault": "vault",
     "process": "driver's context",
@@ -99,10 +99,10 @@ def plan(
     config = SnapKVConfig(**take_config(options))
     planned = read_model(locate(model))
     ctx = ctx or planned.shape.n_ctx_train
-    n_prompt = ctx - config.room
+    n_prompt = ctx - config.decode_cells
     if n_prompt < 1:
         raise ConfigError(
-            f"ctx {ctx}", f"leaves no prompt beside room for {config.room}", "raise --ctx"
+            f"ctx {ctx}", f"leaves no prompt beside room for {config.decode_cells}", "raise --ctx"
         )
 
     where = take_device(devices, memory, device, gpu_layers)
@@ -164,7 +164,7 @@ def report(task: Task, device: Device, ctx: int, n_prompt: int, as_json: bool) -
     shape = task.model.shape
     # no longer than the model was trained for, unless --ctx asks for more
     is_asked = ctx > shape.n_ctx_train
-    most = fit.MAX_PROMPT if is_asked else max(shape.n_ctx_train - task.config.room, 0)
+    most = fit.MAX_PROMPT if is_asked else max(shape.n_ctx_train - task.config.decode_cells, 0)
     largest = {name: fit.largest_prompt(task, way, most) for name, way in ways.items()}
     by_memory = {
         name: fit.largest_prompt(task, way) if largest[name] == most else largest[name]
@@ -211,7 +211,7 @@ def report(task: Task, device: Device, ctx: int, n_prompt: int, as_json: bool) -
     of = "device memory" if task.place.gpu else "memory"
     console.print(
         f"{shape.name or task.model.path.name}, prompt of {n_prompt:,} tokens, "
-        f"and room for {task.config.room:,} new ones"
+        f"and room for {task.config.decode_cells:,} new ones"
     )
     console.print(f"{where}: {size(task.memory)} of {of}\n", highlight=False)
     console.print(parts_table(task, estimates, largest, by_memory))
@@ -281,7 +281,7 @@ def advice(task: Task, ours: Estimate, cures: list[Change], largest: int) -> lis
         for change in cures
     ]
     if largest:
-        lines.append(f"  --ctx {largest + task.config.room}  (a shorter prompt)")
+        lines.append(f"  --ctx {largest + task.config.decode_cells}  (a shorter prompt)")
     if len(lines) == 1:
         lines = [
             "\nIt does not fit, and no setting changes that: take a model of fewer weights or bits, "
@@ -331,5 +331,5 @@ def show_measurement(result: Measurement) -> None:
     result_console().print(table)
     click.echo(
         f"layers at once: predicted {result.predicted_group}, "
-        f"taken {result.stats['layer_group']}; chunk {result.stats['chunk']}"
+        f"taken {result.stats['layer_group']}; tokens at once {result.stats['n_ubatch']}"
     )

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from snapkv_local.bench import record as records
 from snapkv_local.bench.summary import values
 from snapkv_local.compare.kinds import OtherRecordError, other_kind
 from snapkv_local.errors import ConfigError
@@ -16,10 +17,10 @@ from snapkv_local.report.units import GIB, MIB
 
 # of PrefillStats, in the order of tables and plots
 PARTS = {
-    "bytes_compact": "compact KV cache",
-    "bytes_staging": "full KV of a layer group",
+    "bytes_kv": "compact KV cache",
+    "bytes_kv_group": "full KV of a layer group",
     "bytes_hidden": "hidden state",
-    "bytes_weights": "lent weights",
+    "bytes_weights_lent": "lent weights",
     "bytes_mask": "mask",
     "bytes_compute": "compute buffer",
 }
@@ -60,8 +61,8 @@ class Case:
         decode: tokens/s of one sequence.
         peak: memory, in bytes: of the device where the model is on a GPU, else of the process.
         peak_rss: of the process, in bytes.
-        bytes_kv: what the kept rows take after the prefill, all sequences.
-        has_room: older records have the whole compact cache as bytes_kv, with its room for new
+        bytes_kept: what the kept rows take after the prefill, all sequences.
+        has_room: older records have the whole compact cache as bytes_kept, with its room for new
             tokens.
         bytes_kv_full: what the full cache takes for this prompt.
         parts: bytes by the names in PARTS, during the prefill; empty for the full cache.
@@ -82,7 +83,7 @@ class Case:
     decode: Figure | None
     peak: Figure | None
     peak_rss: Figure | None
-    bytes_kv: int | None
+    bytes_kept: int | None
     has_room: bool
     bytes_kv_full: int | None
     parts: dict[str, int]
@@ -203,6 +204,7 @@ _CURE = "give what `snapkv-local bench --json FILE` or measure/gpu.py wrote"
 
 def _record(found: dict[str, Any], source: str) -> Record:
     device, machine, build = found["device"], found["machine"], found.get("build", {})
+    records.check_format(found, source)
     on_gpu = device.get("kind", "gpu" if device else "cpu") != "cpu"
     names = dict.fromkeys(run["case"] for run in found["runs"])
     cases = [
@@ -257,8 +259,8 @@ def _case(runs: list[dict[str, Any]], found: dict[str, Any], on_gpu: bool) -> Ca
         decode=_figure(measured["decode_tokens_per_second"]),
         peak=_figure(measured["peak_device" if on_gpu else "peak_rss"]),
         peak_rss=_figure(measured["peak_rss"]),
-        bytes_kv=first.get("bytes_kv", stats["bytes_compact"] if stats else None),
-        has_room=bool(stats) and "bytes_kv" not in first,
+        bytes_kept=first.get("bytes_kept", stats["bytes_kv"] if stats else None),
+        has_room=bool(stats) and "bytes_kept" not in first,
         bytes_kv_full=_full_kv(first, found["runs"]),
         parts={name: stats[name] for name in PARTS} if stats else {},
         against=first["against"],
@@ -269,9 +271,13 @@ def _case(runs: list[dict[str, Any]], found: dict[str, Any], on_gpu: bool) -> Ca
 def _cache(config: dict[str, Any] | None) -> str:
     if config is None:
         return "full cache"
-    said = [f"budget {config['budget']}" if "budget" in config else f"ratio {config['ratio']}"]
+    said = [f"budget {config['budget']}" if "budget" in config else f"ratio {config['keep_ratio']}"]
     said.append(f"G = {config.get('layer_group', 'auto')}")
-    other = {k: v for k, v in config.items() if k not in ("budget", "ratio", "layer_group", "room")}
+    other = {
+        k: v
+        for k, v in config.items()
+        if k not in ("budget", "keep_ratio", "layer_group", "decode_cells")
+    }
     return ", ".join([*said, *(f"{name} {value}" for name, value in other.items())])
 
 
@@ -297,14 +303,14 @@ def _details(settings: dict[str, Any], on_gpu: bool) -> str:
 def _full_kv(run: dict[str, Any], runs: list[dict[str, Any]]) -> int | None:
     """Of the run itself, or of one that differs in the compression only."""
     if run["stats"]:
-        return int(run["stats"]["bytes_full_cache"])
-    if "bytes_kv" in run:
-        return int(run["bytes_kv"])
+        return int(run["stats"]["bytes_kv_full"])
+    if "bytes_kept" in run:
+        return int(run["bytes_kept"])
     alike = ("model", "n_prompt", "n_seq", "kv_type")
     for other in runs:
         same = all(other["settings"][key] == run["settings"][key] for key in alike)
         if other["stats"] and same:
-            return int(other["stats"]["bytes_full_cache"])
+            return int(other["stats"]["bytes_kv_full"])
     return None
 
 

@@ -53,10 +53,10 @@ def kv(case: Case) -> str:
     """The prompt's rows in the KV cache, and what they would be uncompressed."""
     if case.is_full:
         return NOT_MEASURED if case.bytes_kv_full is None else size(case.bytes_kv_full)
-    if case.bytes_kv is None or case.bytes_kv_full is None:
+    if case.bytes_kept is None or case.bytes_kv_full is None:
         return NOT_MEASURED
     of_full = f" of {size(case.bytes_kv_full)}"
-    return size(case.bytes_kv) + (", room included," if case.has_room else "") + of_full
+    return size(case.bytes_kept) + (", room included," if case.has_room else "") + of_full
 
 
 def row(case: Case, record: Record) -> list[str]:

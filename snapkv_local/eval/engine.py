@@ -22,10 +22,10 @@ class Engine(Protocol):
     def layer_views(self) -> list[LayerView]:
         """Queries, keys and values of each cached layer."""
 
-    def keep(self, ids: Ids | None, /) -> None:
+    def select_rows(self, ids: Ids | None, /) -> None:
         """Only these rows of the prompt and its window, or all; what followed it is removed."""
 
-    def score(self, tokens: Sequence[int], last: int, /) -> npt.NDArray[np.float32]:
+    def logits_for(self, tokens: Sequence[int], last: int, /) -> npt.NDArray[np.float32]:
         """Logits after each of the last tokens, [last, n_vocab], from the end of the prompt."""
 
     def close(self) -> None:

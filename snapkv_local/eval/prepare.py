@@ -71,7 +71,7 @@ def prepare(
         cases=cases,
         policies={policy.spec: policy for policy in policies},
         model=planned,
-        open_engine=opener(path, needs, settings.window, n_gpu_layers, threads),
+        open_engine=opener(path, needs, settings.window_size, n_gpu_layers, threads),
         record=Record.open(out, stamp, settings, cases),
     )
 
@@ -79,7 +79,7 @@ def prepare(
 def opener(
     path: Path,
     needs: Needs,
-    window: int,
+    window_size: int,
     n_gpu_layers: int,
     threads: int | None,
     no_mmap: bool = False,
@@ -94,7 +94,12 @@ def opener(
 
         n_threads = threads or hardware.n_cores()
         # cells for the whole prompt: the full cache is one of those that are measured
-        config = SnapKVConfig(budget=needs.n_cells, window=window, room=needs.room, vault="ram")
+        config = SnapKVConfig(
+            budget=needs.n_cells,
+            window_size=window_size,
+            decode_cells=needs.decode_cells,
+            vault="ram",
+        )
         return Llama(
             str(path),
             snapkv=config,

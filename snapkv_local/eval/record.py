@@ -47,6 +47,7 @@ class Record:
         """
         fresh = {
             "kind": KIND,
+            "format": records.FORMAT,
             **stamp,
             "settings": settings.to_dict(),
             "cells": {cell.name: cell.to_dict() for cell in settings.cells()},
@@ -131,4 +132,5 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(str(path), f"cannot be read as a record ({e})", cure) from e
     if not isinstance(data, dict) or data.get("kind") != KIND:
         raise ConfigError(str(path), "is there, and no record of an evaluation", cure)
+    records.check_format(data, str(path))
     return data

@@ -33,13 +33,13 @@ class Needs:
     Attributes:
         n_ctx: tokens of the longest case, answer included.
         n_cells: of the longest prompt.
-        room: most tokens after a prompt.
+        decode_cells: most tokens after a prompt.
         n_observed: query rows that some policy looks at.
     """
 
     n_ctx: int
     n_cells: int
-    room: int
+    decode_cells: int
     n_observed: int
 
     @classmethod
@@ -59,7 +59,7 @@ class Needs:
         return cls(
             n_ctx=max(len(case.prompt) + case.n_after for case in cases),
             n_cells=max(len(case.prompt) for case in cases),
-            room=max(case.n_after for case in cases),
+            decode_cells=max(case.n_after for case in cases),
             n_observed=max(observed, default=0),
         )
 
@@ -114,7 +114,7 @@ class Evaluation:
         kept = self._choose(engine, kv_type, group[0], wanted)
         for i, case in enumerate(group):
             if i > 0:
-                engine.keep(None)
+                engine.select_rows(None)
             seen = self._score(engine, case, is_full=True)
             if kv_type == REFERENCE.kv_type:
                 full = seen
@@ -126,7 +126,7 @@ class Evaluation:
                 ids, n_bytes = kept[cell]
                 if not cell.is_full:
                     with self._timed("keep"):
-                        engine.keep(ids)
+                        engine.select_rows(ids)
                     seen = self._score(engine, case)
                 with self._timed("measure"):
                     self.record.add(case, cell, n_bytes, measure(seen, full))
@@ -138,12 +138,12 @@ class Evaluation:
     ) -> dict[Cell, tuple[Ids | None, int]]:
         """For each cell the rows that it keeps, and their bytes."""
         view = self.settings.view(case)
-        n_prompt, window = view.n_prompt, view.window
-        n_prefix = n_prompt - window
+        n_prompt, window_size = view.n_prompt, view.window_size
+        n_prefix = n_prompt - window_size
         found: dict[Cell, tuple[Ids | None, int]] = {}
         layers = None
         for cell in cells:
-            n_rows = cell.budget - window
+            n_rows = cell.budget - window_size
             if cell.policy == FULL or n_rows >= n_prefix:
                 found[cell] = None, kv_bytes(self.model, kv_type, n_prompt, None)
                 continue
@@ -154,14 +154,14 @@ class Evaluation:
             with self._timed(f"select {cell.policy}"):
                 rows = policy.rows(n_rows, layers, view)
                 ids = [policy.select(layer, view, n) for layer, n in zip(layers, rows, strict=True)]
-            held = [n + window for n in rows]
+            held = [n + window_size for n in rows]
             found[cell] = ids, kv_bytes(self.model, kv_type, n_prompt, held)
         return found
 
     def _score(self, engine: Engine, case: Case, is_full: bool = False) -> Seen:
         with self._timed("score"):
             # the last gold token is predicted, and not fed
-            logits: Logits = engine.score([*case.after, *case.gold[:-1]], len(case.gold))
+            logits: Logits = engine.logits_for([*case.after, *case.gold[:-1]], len(case.gold))
         with self._timed("measure"):
             return Seen.of(logits, case.gold, is_full)
 
@@ -192,14 +192,14 @@ class _References:
 
 def _check_budgets(settings: Settings, case: Case, policy: str, n_always: int) -> None:
     """Refuse a budget that does not hold the rows that always stay."""
-    least = n_always + settings.window
+    least = n_always + settings.window_size
     # a budget of all rows chooses none
     low = [b for b in settings.budgets if b < min(least, len(case.prompt))]
     if low:
         raise ConfigError(
             f"budget {low[0]}",
             f"does not hold what {policy} always keeps of case {case.id}: {n_always} rows, and the "
-            f"window of {settings.window}",
+            f"window of {settings.window_size}",
             f"give --budgets from {least} on, or protect less",
         )
 

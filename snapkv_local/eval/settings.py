@@ -36,16 +36,16 @@ class Settings:
     policies: tuple[str, ...]
     budgets: tuple[int, ...]
     kv_types: tuple[KvType, ...] = ("f16",)
-    window: int = 32
+    window_size: int = 32
     protect_system: bool = False
 
     def __post_init__(self) -> None:
-        low = [budget for budget in self.budgets if budget <= self.window]
+        low = [budget for budget in self.budgets if budget <= self.window_size]
         if low:
             raise ConfigError(
                 f"budget {low[0]}",
-                f"leaves no row to choose: the window of {self.window} rows always stays",
-                "give larger --budgets or a smaller --window",
+                f"leaves no row to choose: the window of {self.window_size} rows always stays",
+                "give larger --budgets or a smaller --window-size",
             )
 
     def cells(self) -> list[Cell]:
@@ -60,7 +60,7 @@ class Settings:
         protected = (case.system,) if self.protect_system and case.system[1] > 0 else ()
         return PromptView(
             n_prompt=len(case.prompt),
-            window=self.window,
+            window_size=self.window_size,
             protected=protected,
             question=case.question,
             sentences=case.sentences,
@@ -78,7 +78,7 @@ class Settings:
             "policies": list(self.policies),
             "budgets": list(self.budgets),
             "kv_types": list(self.kv_types),
-            "window": self.window,
+            "window_size": self.window_size,
             "protect_system": self.protect_system,
         }
 
@@ -99,9 +99,9 @@ def check_cases(cases: Sequence[Case], settings: Settings, n_ctx_train: int) -> 
                 f"is longer than the model's context of {n_ctx_train:,}",
                 "give shorter --lengths or shorter documents",
             )
-        if len(case.prompt) <= settings.window + 1:
+        if len(case.prompt) <= settings.window_size + 1:
             raise ConfigError(
                 f"case {case.id} of {len(case.prompt)} tokens",
-                f"has nothing to compress before the window of {settings.window}",
-                "give longer prompts or a smaller --window",
+                f"has nothing to compress before the window of {settings.window_size}",
+                "give longer prompts or a smaller --window-size",
             )

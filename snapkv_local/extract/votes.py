@@ -32,7 +32,7 @@ NEUTRAL = "What is this text about?"
 _MAX_QUERY = 511
 
 # what a Llama for an Extractor is made with
-CONFIG = SnapKVConfig.paper(budget=_MAX_QUERY + 1, room=1)
+CONFIG = SnapKVConfig.paper(budget=_MAX_QUERY + 1, decode_cells=1)
 
 # Of a part's tokens, the share that it has in common with the one before: a passage at the border is
 # whole in one of them if it is shorter than that.
@@ -188,7 +188,9 @@ class Extractor:
         begin += len(part) - len(part.lstrip())  # which a chat template may take off
         prompt = build(self.llm, part.strip(), question, self.raw)
         window = prompt.n_question
-        config = SnapKVConfig.paper(budget=window + 1, window=window, room=CONFIG.room)
+        config = SnapKVConfig.paper(
+            budget=window + 1, window_size=window, decode_cells=CONFIG.decode_cells
+        )
         self.llm.set_snapkv(config)
         self.llm.prefill(prompt.tokens)
         # [layers, KV heads, positions]

@@ -57,7 +57,7 @@ class Survey:
 
     prompt: Prompt
     stats: PrefillStats
-    window: int
+    window_size: int
     layers: tuple[int, ...]
     n_head_kv: int
     counts: npt.NDArray[np.int32]
@@ -85,7 +85,7 @@ class Survey:
         In order of what they have above the average: a long stretch that many heads keep comes
         before one token that all do.
         """
-        shares = self.shares(layer)[: len(self.prompt.tokens) - self.window]
+        shares = self.shares(layer)[: len(self.prompt.tokens) - self.window_size]
         mean = float(shares.mean())
         found = []
         for first, end in _runs(shares >= min(SPAN_FACTOR * mean, 1.0), SPAN_GAP):
@@ -97,7 +97,7 @@ class Survey:
 
     def covers_question(self) -> bool:
         """Whether the window holds all of the question."""
-        return self.window >= self.prompt.n_question
+        return self.window_size >= self.prompt.n_question
 
     def to_dict(self, layer: int | None = None) -> dict[str, Any]:
         """For JSON. Offsets are in characters of `text`, the prompt with its chat template."""
@@ -106,7 +106,7 @@ class Survey:
         return {
             "n_prompt": self.stats.n_prompt,
             "n_kept": self.stats.n_kept,
-            "window": self.window,
+            "window_size": self.window_size,
             "window_covers_question": self.covers_question(),
             "layer": layer,
             "layers": list(self.layers),
@@ -166,7 +166,7 @@ def take(llm: Llama, prompt: Prompt) -> Survey:
     return Survey(
         prompt=prompt,
         stats=stats,
-        window=window,
+        window_size=window,
         layers=llm.cached_layers(),
         n_head_kv=n_head_kv,
         counts=counts,

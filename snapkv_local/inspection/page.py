@@ -45,15 +45,15 @@ def page(
         survey=survey,
         stats=survey.stats,
         layer=layer,
-        n_window=survey.window,
-        first_of_window=n_prompt - survey.window,
+        n_window=survey.window_size,
+        first_of_window=n_prompt - survey.window_size,
         tokens=[(text, round(float(share), 3)) for text, share in zip(texts, shares, strict=True)],
         bars=[
             {"layer": number, "mean": float(heads.mean()), "least": float(heads.min())}
             for number, heads in zip(survey.layers, survey.coverage, strict=True)
         ],
         spans=survey.spans(layer)[:n_spans],
-        unkept=float(np.mean(shares[: n_prompt - survey.window] == 0)),
+        unkept=float(np.mean(shares[: n_prompt - survey.window_size] == 0)),
         data={
             "counts": base64.b64encode(counts).decode("ascii"),
             "wide": wide,

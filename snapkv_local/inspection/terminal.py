@@ -58,7 +58,7 @@ def coloured(survey: Survey, layer: int | None) -> Text:
     """The prompt, coloured by the share of heads that keep each token; the window underlined."""
     text = Text()
     prompt = survey.prompt
-    first_of_window = len(prompt.tokens) - survey.window
+    first_of_window = len(prompt.tokens) - survey.window_size
     tokens = zip(prompt.starts, prompt.ends(), survey.shares(layer), strict=True)
     for i, (start, end, share) in enumerate(tokens):
         style = heat(float(share)) if i < first_of_window else Style(underline=True)
@@ -84,7 +84,7 @@ def legend() -> Text:
 def facts(survey: Survey, layer: int | None) -> list[str]:
     """The figures, a line each."""
     stats = survey.stats
-    share = survey.shares(layer)[: stats.n_prompt - survey.window]
+    share = survey.shares(layer)[: stats.n_prompt - survey.window_size]
     heads = len(survey.layers) * survey.n_head_kv
     found = [
         f"Kept {stats.n_kept:,} of {stats.n_prompt:,} prompt tokens in each of {heads} KV heads"
@@ -96,8 +96,8 @@ def facts(survey: Survey, layer: int | None) -> list[str]:
     ]
     if not survey.covers_question():
         found.append(
-            f"The window of {survey.window} tokens does not cover the question, which takes"
-            f" {survey.prompt.n_question} with the end of the chat template: raise --window"
+            f"The window of {survey.window_size} tokens does not cover the question, which takes"
+            f" {survey.prompt.n_question} with the end of the chat template: raise --window-size"
         )
     return found
 

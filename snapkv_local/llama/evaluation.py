@@ -29,7 +29,7 @@ class EvaluatingLlama(FileChecks, llama_cpp.Llama):
         last_prefill: of the last prompt or turn; None if nothing was evicted.
         evictions: of the answer since then.
         n_prompt: tokens of the last prompt.
-        n_reused: of these at its start, whose K and V were there when generate() began: in the
+        n_cached: of these at its start, whose K and V were there when generate() began: in the
             cache, in the vault, or in a document's file.
     """
 
@@ -41,7 +41,7 @@ class EvaluatingLlama(FileChecks, llama_cpp.Llama):
     last_prefill: PrefillStats | None
     evictions: list[PrefillStats]
     n_prompt: int
-    n_reused: int
+    n_cached: int
     _is_prompt: bool
     _generating: bool
     _marks: Marks
@@ -88,7 +88,7 @@ class EvaluatingLlama(FileChecks, llama_cpp.Llama):
             self._store_logits(len(prompt) - 1, 1)
         self.n_tokens = len(prompt)
         self._requires_eval = False
-        self.n_reused = self.last_prefill.n_reused
+        self.n_cached = self.last_prefill.n_cached
         return self.last_prefill
 
     def eval(self, tokens: Sequence[int]) -> None:
@@ -108,7 +108,7 @@ class EvaluatingLlama(FileChecks, llama_cpp.Llama):
         self._check_weights("eval")
         if self._is_prompt:
             # where it goes on from here; prefill() and evictions know better
-            self._is_prompt, self.n_reused = False, self.n_tokens
+            self._is_prompt, self.n_cached = False, self.n_tokens
         if self.snapkv is None:
             self._eval_full(tokens)
             return
@@ -128,10 +128,10 @@ class EvaluatingLlama(FileChecks, llama_cpp.Llama):
         n_free = self._n_free() if goes_on else 0
         if len(tokens) > n_free:
             if not self._generating:
-                n_again = max(0, self.snapkv.window - len(tokens))  # of the window before
+                n_again = max(0, self.snapkv.window_size - len(tokens))  # of the window before
                 if goes_on and (stats := self._extend(tokens, self.prefill_progress)):
                     self.last_prefill, self.evictions = stats, []
-                    self.n_reused -= n_again
+                    self.n_cached -= n_again
                 else:
                     self.prefill([*self._input_ids.tolist(), *tokens])
                 return
@@ -145,7 +145,7 @@ class EvaluatingLlama(FileChecks, llama_cpp.Llama):
             if report is not None and len(tokens) > 1:
                 report(self.n_tokens - start, len(tokens))
 
-    def score(self, tokens: Sequence[int], last: int | None = None) -> npt.NDArray[np.float32]:
+    def logits_for(self, tokens: Sequence[int], last: int | None = None) -> npt.NDArray[np.float32]:
         """Logits of given tokens ("teacher forcing") from the current position, which moves on.
 
         Args:
@@ -159,7 +159,7 @@ class EvaluatingLlama(FileChecks, llama_cpp.Llama):
             ConfigError: made with vocab_only.
             NoRoomError: more tokens than free cells, or than n_ctx allows.
         """
-        self._check_weights("score")
+        self._check_weights("logits_for")
         if not self._trim():
             raise NoRoomError(
                 f"position {self.n_tokens}",
@@ -243,7 +243,7 @@ class EvaluatingLlama(FileChecks, llama_cpp.Llama):
         assert self.snapkv is not None
         if self.snapkv.chooser() is not None:
             return None  # it chooses from whole prompts
-        n_back = max(0, self.snapkv.window - len(tokens))
+        n_back = max(0, self.snapkv.window_size - len(tokens))
         start, end = self.n_tokens - n_back, self.n_tokens + len(tokens)
         if start <= 0 or end > self._n_ctx:
             return None
@@ -273,16 +273,16 @@ class EvaluatingLlama(FileChecks, llama_cpp.Llama):
             if stats := self._extend([]):
                 self.evictions.append(stats)
             return
-        n_prompt, n_reused, last = self.n_prompt, self.n_reused, self.last_prefill
+        n_prompt, n_cached, last = self.n_prompt, self.n_cached, self.last_prefill
         evictions = [*self.evictions]
         stats = self.prefill(self._input_ids.tolist())
-        self.n_prompt, self.n_reused, self.last_prefill = n_prompt, n_reused, last
+        self.n_prompt, self.n_cached, self.last_prefill = n_prompt, n_cached, last
         self.evictions = [*evictions, stats]
 
     def _no_room(self, what: str, n_free: int) -> NoRoomError:
         if n_free == self._n_ctx - self.n_tokens:
             return NoRoomError(what, f"the context has {n_free} positions left", "raise {n_ctx}")
-        return NoRoomError(what, f"the KV cache has {n_free} free cells", "raise {room}")
+        return NoRoomError(what, f"the KV cache has {n_free} free cells", "raise {decode_cells}")
 
     def _eval_full(self, tokens: Sequence[int]) -> None:
         self._check_model()

@@ -91,7 +91,7 @@ class Llama(CompletingLlama):
         self.last_prefill: PrefillStats | None = None
         self.evictions: list[PrefillStats] = []
         self.n_prompt = 0
-        self.n_reused = 0
+        self.n_cached = 0
         self._is_prompt = False
         self.documents: tuple[Document, ...] = ()
         self._attached = None
@@ -214,7 +214,7 @@ class Llama(CompletingLlama):
         self._check_vault()
         return self._context("layer_views").layer_views()
 
-    def keep(self, ids: Sequence[npt.NDArray[np.int32]] | None) -> None:
+    def select_rows(self, ids: Sequence[npt.NDArray[np.int32]] | None) -> None:
         """Choose other rows of the last prompt, from the vault. What followed the prompt is removed.
 
         Args:
@@ -228,7 +228,7 @@ class Llama(CompletingLlama):
             DocumentError: the vault reads from a file that has changed.
         """
         self._check_vault()
-        self._context("keep").keep(ids)
+        self._context("select_rows").select_rows(ids)
         self.n_tokens = self.n_prompt
 
     def set_protected(self, spans: Sequence[tuple[int, int]]) -> None:
@@ -247,7 +247,7 @@ class Llama(CompletingLlama):
     def set_question(self, span: tuple[int, int] | None) -> None:
         """Where the question stands in later prompts: its words vote for the rows.
 
-        That is for policies that ask (`question`, `windows`), and for `voters="question"`, where
+        That is for policies that ask (`question`, `windows`), and for `observation="question"`, where
         those of its words vote that are in the window. In a chat it is found without this: it is
         the last paragraph of the last user turn.
 

@@ -92,7 +92,9 @@ def load(llm: WordedLlama, path: str | Path) -> vault.Segment | None:
     if llama_cpp.llama_state_seq_set_data(context.ctx, pointer, state.size, 0) != state.size:
         context.kv_cache_seq_rm(0, -1, -1)
         raise NoRoomError(
-            str(path), "has more rows than the KV cache has cells", "raise budget or room"
+            str(path),
+            "has more rows than the KV cache has cells",
+            "raise {budget} or {decode_cells}",
         )
     segment = None
     keeps = llm.snapkv is not None and llm.snapkv.vault != "off"
@@ -122,10 +124,10 @@ def ingest(
     if llm.snapkv is None or llm.snapkv.vault == "off":
         raise DocumentError(str(path), "needs the vault, whose K and V it holds", "use {vault}")
     opening, tokens = _opening(llm, text)
-    if len(tokens) <= llm.snapkv.window:
+    if len(tokens) <= llm.snapkv.window_size:
         raise PromptError(
             f"document of {len(tokens)} tokens",
-            f"is not longer than the window of {llm.snapkv.window}",
+            f"is not longer than the window of {llm.snapkv.window_size}",
             "put it into the question",
         )
     # before hours go into the prefill; the file has little more than K and V

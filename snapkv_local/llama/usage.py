@@ -16,37 +16,37 @@ class Usage:
 
     Attributes:
         n_prompt: tokens before the answer.
-        n_reused: of these, those at the start that were not evaluated again.
+        n_cached: of these, those at the start that were not evaluated again.
         n_kept: rows kept of the prompt, for each KV head: of what was compressed last, and all that came
             after it; n_prompt if nothing was compressed.
         n_generated: tokens of the answer.
         bytes_kv: KV cache: the compact one, or what the conversation takes of the full one.
-        bytes_room: of bytes_kv, what was free for new tokens when the prompt was compressed.
+        bytes_decode_cells: of bytes_kv, what was free for new tokens when the prompt was compressed.
         bytes_kv_full: what the prompt that was compressed takes of a full cache.
     """
 
     n_prompt: int
-    n_reused: int
+    n_cached: int
     n_kept: int
     n_generated: int
     bytes_kv: int
-    bytes_room: int
+    bytes_decode_cells: int
     bytes_kv_full: int
 
     @classmethod
     def of(cls, llm: Llama) -> Usage:
         """After an answer has ended."""
         stats = llm.last_prefill
-        bytes_kv = stats.bytes_compact if stats else llm.bytes_of_sequence()
+        bytes_kv = stats.bytes_kv if stats else llm.bytes_of_sequence()
         return cls(
             n_prompt=llm.n_prompt,
-            n_reused=llm.n_reused,
+            n_cached=llm.n_cached,
             n_kept=_n_kept(llm, stats) if stats else llm.n_prompt,
             # the last token is sampled and not evaluated
             n_generated=llm.n_tokens - llm.n_prompt + 1,
             bytes_kv=bytes_kv,
-            bytes_room=stats.bytes_compact - stats.bytes_kept if stats else 0,
-            bytes_kv_full=stats.bytes_full_cache if stats else bytes_kv,
+            bytes_decode_cells=stats.bytes_kv - stats.bytes_kept if stats else 0,
+            bytes_kv_full=stats.bytes_kv_full if stats else bytes_kv,
         )
 
 

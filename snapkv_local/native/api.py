@@ -46,10 +46,10 @@ RC_NO_ROOM = 1
 RC_ABORTED = 2
 RC_REFUSED = -1
 
-POOLS = {"avg": 0, "max": 1, "trim": 2}
-REDUCES = {"sum": 0, "max": 1}
-HIDDENS = {"auto": 0, "device": 1, "host": 2}
-OPS = {"auto": 0, "fused": 1, "stock": 2}
+POOLINGS = {"avg": 0, "max": 1, "trim": 2}
+AGGREGATIONS = {"sum": 0, "max": 1}
+HIDDEN_STATES = {"auto": 0, "device": 1, "host": 2}
+OPS = {"auto": 0, "fused": 1, "ggml": 2}
 
 
 # struct llama_snapkv_params
@@ -462,20 +462,20 @@ def make_params(
     return llama_snapkv_params(
         size=ctypes.sizeof(llama_snapkv_params),
         budget=config.budget or 0,
-        ratio=native_ratio(config.ratio or 0.0),
-        window=config.window,
-        voters=config.voters if isinstance(config.voters, int) else 0,
-        kernel=config.kernel,
-        pool=POOLS[config.pool],
-        reduce=REDUCES[config.reduce],
-        own=config.own,
-        sinks=config.sinks,
+        ratio=native_ratio(config.keep_ratio or 0.0),
+        window=config.window_size,
+        voters=config.observation if isinstance(config.observation, int) else 0,
+        kernel=config.kernel_size,
+        pool=POOLINGS[config.pooling],
+        reduce=AGGREGATIONS[config.aggregation],
+        own=config.self_weight,
+        sinks=config.n_sink,
         min_coverage=config.min_coverage or 0.0,
         max_budget=config.most_rows() if config.min_coverage else 0,
-        room=config.room,
+        room=config.decode_cells,
         layer_group=0 if config.layer_group == "auto" else config.layer_group,
-        hidden=HIDDENS[config.hidden],
-        chunk=0 if config.chunk == "auto" else config.chunk,
+        hidden=HIDDEN_STATES[config.hidden_state],
+        chunk=0 if config.n_ubatch == "auto" else config.n_ubatch,
         ops=OPS[config.ops],
         keep_scores=keep_scores,
         vault=config.vault != "off",

@@ -71,7 +71,7 @@ def our_contexts(options: ContextOptions | None) -> Iterator[None]:
 
 
 class SnapKVContext(KeptRows, CheckedContext):
-    """Made by llama_snapkv_init_from_model(), with the KV cells that budget and room ask for.
+    """Made by llama_snapkv_init_from_model(), with the KV cells that budget and decode_cells ask for.
 
     Raises:
         UnsupportedModelError: the engine refuses the model or the context's parameters.
@@ -151,8 +151,8 @@ class SnapKVContext(KeptRows, CheckedContext):
         """
         config = self.options.config
         n_kept, policy = config.n_kept(n_prompt), config.chooser()
-        check(parts, n_prompt, n_kept, config.window)
-        if policy is None or not config.window < n_kept < n_prompt:
+        check(parts, n_prompt, n_kept, config.window_size)
+        if policy is None or not config.window_size < n_kept < n_prompt:
             return None
         choice = Choice.of(policy, config, n_prompt, parts)
         # the engine saves no more queries than it is asked for
@@ -222,7 +222,9 @@ class SnapKVContext(KeptRows, CheckedContext):
             raise KeyboardInterrupt
         if rc == api.RC_NO_ROOM:
             raise NoRoomError(
-                f"prompt of {len(tokens)} tokens", "finds no free cells", "raise {budget} or {room}"
+                f"prompt of {len(tokens)} tokens",
+                "finds no free cells",
+                "raise {budget} or {decode_cells}",
             )
         return rc
 
@@ -247,7 +249,7 @@ class SnapKVContext(KeptRows, CheckedContext):
             raise ConfigError(
                 "the new settings",
                 api.llama_snapkv_last_error().decode(),
-                "keep {budget} and {room} at or below those that the context was made with",
+                "keep {budget} and {decode_cells} at or below those that the context was made with",
             )
         self._set_vault_folder(options.config)
 
@@ -298,7 +300,7 @@ class SnapKVContext(KeptRows, CheckedContext):
         """Whose tokens vote in prefills that follow, as far as they are in the window.
 
         Args:
-            span: [begin, end) positions; None for the last `voters` tokens.
+            span: [begin, end) positions; None for the last `observation` tokens.
             n_prompt: tokens of the prompt, or of all that is evaluated by then.
         """
         begin, end = span or (n_prompt, n_prompt)

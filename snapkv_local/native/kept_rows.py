@@ -109,7 +109,7 @@ class KeptRows:
             views.append(LayerView(ic, n_layer, q, k, v, info.scale, info.softcap))
         return views
 
-    def keep(self, ids: Sequence[npt.NDArray[np.int32]] | None) -> None:
+    def select_rows(self, ids: Sequence[npt.NDArray[np.int32]] | None) -> None:
         """Fill the compact cache anew from the vault; what followed the prompt is removed.
 
         Args:

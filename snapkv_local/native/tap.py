@@ -47,13 +47,13 @@ class Choice:
         spans = [(max(0, begin), min(end, n_prompt)) for begin, end in parts.protected]
         prompt = PromptView(
             n_prompt=n_prompt,
-            window=config.window,
+            window_size=config.window_size,
             protected=tuple((begin, end) for begin, end in spans if begin < end),
             question=parts.question,
             sentences=parts.sentences,
         )
         n_observed = max(config.n_voters(), policy.n_observed(prompt))
-        n_rows = config.n_kept(n_prompt) - config.window
+        n_rows = config.n_kept(n_prompt) - config.window_size
         check_n_rows(prompt, n_rows, len(policy.always(prompt)))
         return cls(policy, prompt, config.n_voters(), n_observed)
 
@@ -65,7 +65,7 @@ class Choice:
         found = votes(layer, n - self.n_voters, n, n, "sum")
         mass = group_mean(found, layer.k.shape[0]).astype(np.float64)
         kept = np.take_along_axis(mass, ids.astype(np.int64), axis=1).sum(axis=1)
-        held = kept + mass[:, n - self.prompt.window :].sum(axis=1)
+        held = kept + mass[:, n - self.prompt.window_size :].sum(axis=1)
         return ids, (held / mass.sum(axis=1)).astype(np.float32)
 
 

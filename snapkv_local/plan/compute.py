@@ -35,12 +35,14 @@ from snapkv_local.plan.model import PlannedModel, window
 
 
 def votes(model: PlannedModel, n_prompt: int, config: SnapKVConfig, fused: bool) -> int:
-    """Scratch of scoring a layer, by which the engine plans: fused, or of one head with stock ops."""
+    """Scratch of scoring a layer, by which the engine plans: fused, or of one head with ops of ggml."""
     shape, n_max = model.shape, pad(n_prompt, N_PAD)
     if fused:
         return max(n_max * 2 * shape.n_head_kv[il] * 4 for il in cached_layers(model))
     return max(
-        n_max * (shape.head_k + 3 * config.window * shape.n_head[il] // shape.n_head_kv[il]) * 4
+        n_max
+        * (shape.head_k + 3 * config.window_size * shape.n_head[il] // shape.n_head_kv[il])
+        * 4
         for il in cached_layers(model)
     )
 
@@ -52,7 +54,8 @@ def _scoring(model: PlannedModel, n_prompt: int, config: SnapKVConfig, fused: bo
     shape = model.shape
     planes = 1 + min(-(-n_prompt // 1024), 128)  # snapkv_op_n_splits()
     return max(
-        n_prompt * 2 * shape.n_head_kv[il] * 4 + 2 * config.window * shape.n_head[il] * planes * 4
+        n_prompt * 2 * shape.n_head_kv[il] * 4
+        + 2 * config.window_size * shape.n_head[il] * planes * 4
         for il in cached_layers(model)
     )
 
@@ -103,13 +106,13 @@ def of_group(
     config: SnapKVConfig,
     n_q: int,
     group: int,
-    chunk: int,
+    n_ubatch: int,
     place: Place,
 ) -> Part:
     """Of a prefill by groups of `group` layers, scoring included; n_q: elements of all query heads."""
-    n_first = min(chunk, n_prompt)
-    n_last = n_prompt % chunk or n_first
-    n_live = n_first if n_last < config.window else n_last
+    n_first = min(n_ubatch, n_prompt)
+    n_last = n_prompt % n_ubatch or n_first
+    n_live = n_first if n_last < config.window_size else n_last
     queries = n_q * min(group, model.shape.n_layer - 1)
     inputs = 0 if place.gpu else model.shape.n_embd
     whole = group >= len(cached_layers(model))

@@ -31,7 +31,7 @@ class Device:
         kind: "cuda", "metal", "hip" or "cpu".
         memory: bytes built in.
         usable: bytes that a program can have.
-        fused: our fused ops run there; with "hip" stock ops do.
+        fused: our fused ops run there; with "hip" those of ggml do.
         source: where the size is from.
     """
 

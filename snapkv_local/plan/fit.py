@@ -22,7 +22,7 @@ MAX_PROMPT = 1 << 26  # tokens; the search ends here
 _MIN_CHUNK = 64  # MIN_CHUNK of csrc/staging/plan.cpp
 _STEP = 256  # tokens
 
-_Plan = tuple[int, int, bool]  # G, chunk, hidden state on the host
+_Plan = tuple[int, int, bool]  # G, n_ubatch, hidden state on the host
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Task:
 
     Attributes:
         model: of read_model().
-        config: of the compression; room holds for plain llama.cpp as well.
+        config: of the compression; decode_cells holds for plain llama.cpp as well.
         kv_type: of our cache.
         place: where layers are computed.
         memory: bytes there are where the layers are computed.
@@ -45,7 +45,7 @@ class Task:
 
     def plain(self, kv_type: KvType, n_prompt: int) -> Estimate:
         """llama.cpp's full cache."""
-        return plain(self.model, n_prompt, self.config.room, kv_type, self.place)
+        return plain(self.model, n_prompt, self.config.decode_cells, kv_type, self.place)
 
     def group_of_one(self, n_prompt: int) -> Estimate:
         """G = 1, the hidden state where the layers are, chunks of a ubatch."""
@@ -76,10 +76,10 @@ class Task:
         """Whether the memory holds it."""
         return estimate.peak <= self.memory
 
-    def _ours(self, name: str, n: int, group: int, chunk: int, host: bool) -> Estimate:
+    def _ours(self, name: str, n: int, group: int, n_ubatch: int, host: bool) -> Estimate:
         return compressed(
             self.model, n, self.config, self.kv_type, self.place,
-            group=group, chunk=chunk, hidden_host=host, name=name,
+            group=group, n_ubatch=n_ubatch, hidden_host=host, name=name,
         )  # fmt: skip
 
     def _wanted(self, n_prompt: int, plan: _Plan) -> int:
@@ -89,22 +89,22 @@ class Task:
         """Plans in the order of csrc/staging/plan.cpp."""
         c, largest = self.config, max_group(self.model, self.place)
         n_layers = len(cached_layers(self.model))
-        chunk = min(N_UBATCH if c.chunk == "auto" else int(c.chunk), n_prompt)
+        n_ubatch = min(N_UBATCH if c.n_ubatch == "auto" else int(c.n_ubatch), n_prompt)
         group = smaller = 1 if c.layer_group == "auto" else min(int(c.layer_group), largest)
-        if c.layer_group == "auto" and c.hidden != "host" and largest >= n_layers:
-            whole, single = (self._wanted(n_prompt, (g, chunk, False)) for g in (n_layers, 1))
+        if c.layer_group == "auto" and c.hidden_state != "host" and largest >= n_layers:
+            whole, single = (self._wanted(n_prompt, (g, n_ubatch, False)) for g in (n_layers, 1))
             group = n_layers if whole <= single else 1
         if not self.place.gpu:
-            yield group, chunk, False
+            yield group, n_ubatch, False
             return
         while True:
-            if c.hidden != "host":
-                yield group, chunk, False
-            if c.hidden == "host" or (c.hidden == "auto" and smaller < n_layers):
-                yield smaller, chunk, True
-            if c.chunk != "auto" or chunk <= _MIN_CHUNK:
+            if c.hidden_state != "host":
+                yield group, n_ubatch, False
+            if c.hidden_state == "host" or (c.hidden_state == "auto" and smaller < n_layers):
+                yield smaller, n_ubatch, True
+            if c.n_ubatch != "auto" or n_ubatch <= _MIN_CHUNK:
                 return
-            chunk = max(chunk // 2, _MIN_CHUNK)
+            n_ubatch = max(n_ubatch // 2, _MIN_CHUNK)
 
 
 def largest_prompt(task: Task, way: Callable[[int], Estimate], most: int = MAX_PROMPT) -> int:
@@ -155,9 +155,11 @@ def changes(task: Task, n_prompt: int) -> list[Change]:
     c = task.config
     if c.layer_group not in ("auto", 1):
         attempt("--layer-group 1", replace(task, config=replace(c, layer_group=1)), "")
-    if task.place.gpu and c.hidden == "device":
+    if task.place.gpu and c.hidden_state == "device":
         attempt(
-            "--hidden host", replace(task, config=replace(c, hidden="host")), "needs host memory"
+            "--hidden-state host",
+            replace(task, config=replace(c, hidden_state="host")),
+            "needs host memory",
         )
     for kv_type, note in (("q8_0", "KV in 8.5 bits"), ("q4_0", "KV in 4.5 bits, less exact")):
         if KV_TYPES[kv_type][0] / KV_TYPES[kv_type][1] < (  # type: ignore[index]
@@ -165,8 +167,8 @@ def changes(task: Task, n_prompt: int) -> list[Change]:
         ):
             attempt(f"--kv-type {kv_type}", replace(task, kv_type=kv_type), note)  # type: ignore[arg-type]
     budget = c.n_kept(n_prompt) // 2
-    while budget > max(c.window + c.sinks, 128):
-        smaller = replace(c, budget=budget, ratio=None)
+    while budget > max(c.window_size + c.n_sink, 128):
+        smaller = replace(c, budget=budget, keep_ratio=None)
         if attempt(f"--budget {budget}", replace(task, config=smaller), "keeps fewer rows"):
             break
         budget //= 2

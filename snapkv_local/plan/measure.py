@@ -112,7 +112,7 @@ def measure(
     llm = Llama(
         str(task.model.path),
         snapkv=task.config,
-        n_ctx=n_prompt + task.config.room,
+        n_ctx=n_prompt + task.config.decode_cells,
         n_batch=N_UBATCH,
         n_ubatch=N_UBATCH,
         n_threads=n_threads,
@@ -136,17 +136,17 @@ def measure(
     if stats.layer_group > 0:
         estimate = compressed(
             task.model, n_prompt, task.config, task.kv_type, task.place,
-            group=stats.layer_group, chunk=stats.chunk,
+            group=stats.layer_group, n_ubatch=stats.n_ubatch,
             hidden_host=stats.bytes_hidden_host > 0, name=foreseen.name,
         )  # fmt: skip
     measured = {
         "weights": n_weights,
-        "kv": stats.bytes_compact,
-        "staging": stats.bytes_staging,
+        "kv": stats.bytes_kv,
+        "kv_group": stats.bytes_kv_group,
         "hidden": stats.bytes_hidden,
         "mask": stats.bytes_mask,
         "compute": stats.bytes_compute,
-        "lent weights": stats.bytes_weights,
+        "weights_lent": stats.bytes_weights_lent,
         "vault": stats.bytes_vault,
     }
     predicted = {name: part.total for name, part in estimate.parts.items()}
@@ -158,7 +158,7 @@ def measure(
         for name, n_bytes in measured.items()
         if n_bytes or predicted.get(name, 0)
     ]
-    found.append(Comparison("full KV, not taken", _full(task, n_prompt), stats.bytes_full_cache))
+    found.append(Comparison("full KV, not taken", _full(task, n_prompt), stats.bytes_kv_full))
     if not task.place.gpu:
         others = sum(c.measured for c in found[:-1])
         found.append(Comparison("process", predicted["process"], peak - others))
@@ -167,10 +167,10 @@ def measure(
 
 
 def _full(task: Task, n_prompt: int) -> int:
-    """bytes_full_cache: cells for the prompt, without room."""
+    """bytes_kv_full: cells for the prompt, without room."""
     full = task.plain(task.kv_type, n_prompt).parts["kv"].total
     model = task.model
-    spare = pad(n_prompt + task.config.room, N_PAD) - pad(n_prompt, N_PAD)
+    spare = pad(n_prompt + task.config.decode_cells, N_PAD) - pad(n_prompt, N_PAD)
     return full - spare * sum(
         row_bytes(model, il, task.kv_type)
         for il in range(model.shape.n_layer)

@@ -54,10 +54,10 @@ class Estimate:
         n_prompt: tokens of the prompt.
         kv_type: of the KV cache.
         layer_group: G; 0 for plain llama.cpp.
-        chunk: tokens that are computed at once.
+        n_ubatch: tokens that are computed at once.
         hidden_host: the hidden state is in host memory, beside a GPU.
         parts: by name, at the peak of the prefill.
-        decode: the compute buffer that generation takes instead of the prefill's, and staging,
+        decode: the compute buffer that generation takes instead of the prefill's, and kv_group,
             hidden state, mask and lent weights.
     """
 
@@ -65,7 +65,7 @@ class Estimate:
     n_prompt: int
     kv_type: KvType
     layer_group: int
-    chunk: int
+    n_ubatch: int
     hidden_host: bool
     parts: dict[str, Part]
     decode: Part
@@ -92,7 +92,7 @@ class Estimate:
             "n_prompt": self.n_prompt,
             "kv_type": self.kv_type,
             "layer_group": self.layer_group,
-            "chunk": self.chunk,
+            "n_ubatch": self.n_ubatch,
             "hidden_host": self.hidden_host,
             "peak": self.peak,
             "peak_host": self.peak_host,
@@ -107,10 +107,10 @@ def _sum(parts: Iterable[Part]) -> Part:
 
 
 def plain(
-    model: PlannedModel, n_prompt: int, room: int, kv_type: KvType, place: Place = CPU
+    model: PlannedModel, n_prompt: int, decode_cells: int, kv_type: KvType, place: Place = CPU
 ) -> Estimate:
-    """llama.cpp with its full cache, for a prompt and room tokens after it."""
-    n_cells = pad(n_prompt + room, N_PAD)
+    """llama.cpp with its full cache, for a prompt and decode_cells tokens after it."""
+    n_cells = pad(n_prompt + decode_cells, N_PAD)
     n_ubatch = min(N_UBATCH, n_cells)
     ordinary = compute.ordinary(model, n_cells, n_ubatch, place)
     parts = {
@@ -130,7 +130,7 @@ def compressed(
     place: Place = CPU,
     *,
     group: int,
-    chunk: int = N_UBATCH,
+    n_ubatch: int = N_UBATCH,
     hidden_host: bool = False,
     name: str = "ours",
 ) -> Estimate:
@@ -139,17 +139,17 @@ def compressed(
     Args:
         n_prompt: tokens; plain() is what happens where the configuration keeps all of them.
         group: G, at most max_group().
-        chunk: tokens that are computed at once.
+        n_ubatch: tokens that are computed at once.
         hidden_host: beside a GPU, the hidden state in host memory.
     """
     shape = model.shape
     layers = cached_layers(model)
     n_max = pad(n_prompt, N_PAD)
-    n_full = pad(n_prompt + config.room, N_PAD)
+    n_full = pad(n_prompt + config.decode_cells, N_PAD)
     n_kept = config.n_kept(n_prompt)
     # with min_coverage there are cells for the most rows
     n_most = max(config.n_kept(n_full), min(config.most_rows() or 0, n_full))
-    wanted = pad(n_most + config.room, N_PAD if place.gpu else N_PAD_CPU)
+    wanted = pad(n_most + config.decode_cells, N_PAD if place.gpu else N_PAD_CPU)
     n_cells = min(n_full, wanted)
     lent = lends(model, place)
     ordinary = compute.ordinary(model, n_cells, min(N_UBATCH, n_full), place)
@@ -157,34 +157,34 @@ def compressed(
         "weights": _weights(model, place),
         "kv": _kv(model, n_cells, n_full, N_UBATCH, kv_type, place),
     }
-    keeps_all = config.vault != "off" and n_prompt > config.window
+    keeps_all = config.vault != "off" and n_prompt > config.window_size
     if n_kept >= n_prompt and not keeps_all:
         parts |= {"compute": ordinary, "process": _process(model, place)}
         return Estimate(name, n_prompt, kv_type, 0, N_UBATCH, False, parts, ordinary)
 
     n_rows: Counter[int] = Counter(row_bytes(model, il, kv_type) for il in layers)
-    staging = sum(min(group, n) * row * n_max for row, n in n_rows.items())
+    kv_group = sum(min(group, n) * row * n_max for row, n in n_rows.items())
     n_q = max(shape.n_head[il] for il in layers) * shape.head_k
-    queries = 4 * n_q * config.window * group
+    queries = 4 * n_q * config.window_size * group
     state = 4 * shape.n_embd * n_prompt if group < len(layers) else 0
-    slots = 2 * 4 * shape.n_embd * chunk if state and hidden_host else 0
-    rows = max(chunk, config.window)
+    slots = 2 * 4 * shape.n_embd * n_ubatch if state and hidden_host else 0
+    rows = max(n_ubatch, config.window_size)
     mask = 2 * rows * (n_max + pad(rows, N_PAD) + N_PAD)
     parts |= {
-        "staging": Part(staging),
+        "kv_group": Part(kv_group),
         "hidden": Part(slots + queries, state) if hidden_host else Part(state + queries),
         "mask": Part(mask),
-        "compute": compute.of_group(model, n_prompt, config, n_q, group, chunk, place),
+        "compute": compute.of_group(model, n_prompt, config, n_q, group, n_ubatch, place),
     }
     if lent:
         n_host = shape.n_layer - place.n_resident(shape.n_layer)
         host = model.bytes_layers[:n_host]
-        parts["lent weights"] = Part(max(sum(host[i : i + group]) for i in range(0, n_host, group)))
+        parts["weights_lent"] = Part(max(sum(host[i : i + group]) for i in range(0, n_host, group)))
     if config.vault == "ram":
         vault = _vault(model, n_prompt, config, kv_type)
         parts["vault"] = Part(0, vault) if place.gpu else Part(vault)
     parts["process"] = _process(model, place)
-    return Estimate(name, n_prompt, kv_type, group, chunk, hidden_host, parts, ordinary)
+    return Estimate(name, n_prompt, kv_type, group, n_ubatch, hidden_host, parts, ordinary)
 
 
 def engine_estimate(
@@ -193,7 +193,7 @@ def engine_estimate(
     config: SnapKVConfig,
     kv_type: KvType,
     group: int,
-    chunk: int,
+    n_ubatch: int,
     hidden_host: bool,
 ) -> int:
     """Bytes on the device by which the engine chooses its plan (csrc/staging/plan.cpp); on the safe side."""
@@ -202,7 +202,7 @@ def engine_estimate(
     layer = sum(row_bytes(model, il, kv_type) for il in layers) * n_max // len(layers)
     hidden = 0
     if group < len(layers):
-        hidden = 4 * shape.n_embd * (2 * chunk if hidden_host else n_prompt)
+        hidden = 4 * shape.n_embd * (2 * n_ubatch if hidden_host else n_prompt)
     mask_row = 2 * (n_max + N_UBATCH + 2 * N_PAD)
     compute_row = max(
         4 * (3 * model.n_ff[il] + 4 * shape.n_head[il] * shape.head_k + 4 * shape.n_embd)
@@ -210,15 +210,15 @@ def engine_estimate(
     )
     votes = compute.votes(model, n_prompt, config, fused=config.ops == "fused")
     margin = 320 << 20
-    return group * layer + hidden + chunk * (mask_row + compute_row) + votes + margin
+    return group * layer + hidden + n_ubatch * (mask_row + compute_row) + votes + margin
 
 
 def _vault(model: PlannedModel, n_prompt: int, config: SnapKVConfig, kv_type: KvType) -> int:
     """Bytes of all the prompt's rows and of the window's queries (csrc/vault/vault.cpp)."""
     shape, layers = model.shape, cached_layers(model)
-    n_tail = min(n_prompt, window(shape) + max(config.window, MIN_NEW))
+    n_tail = min(n_prompt, window(shape) + max(config.window_size, MIN_NEW))
     rows = {il: n_tail if model.is_swa[il] else n_prompt for il in range(shape.n_layer)}
-    queries = sum(4 * shape.n_head[il] * shape.head_k * config.window for il in layers)
+    queries = sum(4 * shape.n_head[il] * shape.head_k * config.window_size for il in layers)
     return queries + sum(n * row_bytes(model, il, kv_type) for il, n in rows.items())
 
 

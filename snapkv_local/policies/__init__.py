@@ -1,7 +1,7 @@
 """Eviction policies by name: which prefix rows of each layer stay.
 
 Each is NumPy code that chooses rows from queries, keys and values of a layer (view.py). The native
-engine (csrc/) has snapkv itself; reference.py has it in float64.
+engine (csrc/) has snapkv and snapkv-paper; reference.py has it in float64.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from snapkv_local.policies.question import Question
 from snapkv_local.policies.random import Random
 from snapkv_local.policies.sentence import Sentence
 from snapkv_local.policies.snapkv import SnapKV
+from snapkv_local.policies.snapkv_paper import SnapKVPaper
 from snapkv_local.policies.streaming import Streaming
 from snapkv_local.policies.value import Value
 from snapkv_local.policies.view import LayerView, PromptView
@@ -29,6 +30,7 @@ POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
     for policy in (
         SnapKV,
+        SnapKVPaper,
         Streaming,
         Random,
         H2O,
@@ -56,7 +58,7 @@ def get(name: str) -> type[Policy]:
 
 
 def parse(text: str) -> Policy:
-    """The policy that a text names, such as `snapkv:kernel=13+pool=max`; options.py has the rules.
+    """The policy that a text names, such as `snapkv:kernel_size=13+pooling=max`; options.py has the rules.
 
     Raises:
         ConfigError: no such policy, option or value.

@@ -38,7 +38,7 @@ class Adaptive(Layered):
 
     def n_observed(self, prompt: PromptView) -> int:
         """The window's rows too, whose attention is counted."""
-        return max(min(prompt.window, prompt.n_prompt), super().n_observed(prompt))
+        return max(min(prompt.window_size, prompt.n_prompt), super().n_observed(prompt))
 
     def rows(self, n_rows: int, layers: Sequence[LayerView], prompt: PromptView) -> list[int]:
         """Of each layer, at most n_rows in the mean."""

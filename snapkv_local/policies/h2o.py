@@ -46,7 +46,7 @@ class H2O(Ranked):
         """Protected rows, recent ones, then the best scores."""
         always = self.always(prompt)
         check_n_rows(prompt, n_rows, len(always))
-        n_recent = int(self.recent * (n_rows + prompt.window)) - prompt.window
+        n_recent = int(self.recent * (n_rows + prompt.window_size)) - prompt.window_size
         n_recent = min(max(0, n_recent), n_rows - len(always))
         n = n_prefix(prompt)
         first = np.union1d(always, np.arange(n - n_recent, n))

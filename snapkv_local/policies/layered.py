@@ -11,7 +11,7 @@ from snapkv_local.declared import option
 from snapkv_local.policies.policy import Policy
 from snapkv_local.policies.ranked import Ranked
 from snapkv_local.policies.rows import Ids, Positions
-from snapkv_local.policies.snapkv import SnapKV
+from snapkv_local.policies.snapkv_paper import SnapKVPaper
 from snapkv_local.policies.view import LayerView, PromptView
 
 
@@ -23,7 +23,7 @@ class Layered(Policy):
         of: the policy that chooses within a layer.
     """
 
-    of: Ranked = option(SnapKV(), cure="give a policy that scores rows, such as snapkv")
+    of: Ranked = option(SnapKVPaper(), cure="give a policy that scores rows, such as snapkv")
 
     def in_prefill(self) -> Policy:
         """The inner policy: a prefill evicts a layer's rows before it has seen the next one."""

@@ -3,7 +3,7 @@
     name[:key=value[+key=value...]]
 
 A policy inside another is its option `of`, which comes last and takes the rest of the text:
-`pyramid:beta=10+of=snapkv:kernel=13+pool=max`.
+`pyramid:beta=10+of=snapkv:kernel_size=13+pooling=max`.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def parse(text: str, policies: Mapping[str, type[Any]]) -> Any:
 def _read(kind: type[Any], field: dataclasses.Field[Any], text: str, subject: str) -> Any:
     """The value of an option that is not a policy; declared.check() knows its choices and its range."""
     hint = get_type_hints(kind)[field.name]
-    kinds, _ = declared.kinds_and_words(hint)
-    if not kinds:
+    kinds, words = declared.kinds_and_words(hint)
+    if not kinds or text in words:
         return text
     if text == "None" and type(None) in kinds:
         return None

@@ -14,12 +14,12 @@ from snapkv_local.policies.view import LayerView, PromptView
 
 # settings of SnapKVConfig that say how the engine's own policy chooses
 OF_THE_ENGINE = (
-    "voters",
-    "kernel",
-    "pool",
-    "reduce",
-    "own",
-    "sinks",
+    "observation",
+    "kernel_size",
+    "pooling",
+    "aggregation",
+    "self_weight",
+    "n_sink",
     "min_coverage",
     "max_budget",
 )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from snapkv_local.errors import ConfigError
-from snapkv_local.policies.snapkv import Voting
 from snapkv_local.policies.view import PromptView
+from snapkv_local.policies.voting import Voting
 
 
 @dataclass(frozen=True)

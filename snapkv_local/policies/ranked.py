@@ -19,10 +19,10 @@ class Ranked(Policy):
     """Keeps protected rows, then those with the best scores.
 
     Attributes:
-        sinks: first positions that always stay (StreamingLLM, arXiv 2309.17453).
+        n_sink: first positions that always stay (StreamingLLM, arXiv 2309.17453).
     """
 
-    sinks: int = option(0)
+    n_sink: int = option(0)
 
     @abstractmethod
     def score(self, layer: LayerView, prompt: PromptView) -> Scores:
@@ -44,7 +44,7 @@ class Ranked(Policy):
 
     def always(self, prompt: PromptView) -> Positions:
         """Sinks and protected spans."""
-        return protected(prompt, self.sinks)
+        return protected(prompt, self.n_sink)
 
     def select(self, layer: LayerView, prompt: PromptView, n_rows: int) -> Ids:
         """The protected rows, then the best scores; of equal ones the lower position."""

@@ -54,7 +54,7 @@ def attention(
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True), dtype=np.float64)
 
 
-def pool(votes: Array, kernel: int, kind: str = "avg") -> Array:
+def pool(votes: Array, kernel_size: int, pooling: str = "avg") -> Array:
     """Cluster votes over positions with stride 1 and zeros beyond both ends.
 
     The average divides by the kernel at the borders too, as torch.avg_pool1d does by default. Without
@@ -62,18 +62,20 @@ def pool(votes: Array, kernel: int, kind: str = "avg") -> Array:
 
     Args:
         votes: [..., m], not negative, so that a zero beyond the end never wins the maximum.
-        kernel: odd number of positions; 1 pools nothing.
-        kind: "avg", "max", or "trim": the mean of all but the greatest.
+        kernel_size: odd number of positions; 1 pools nothing.
+        pooling: "avg", "max", or "trim": the mean of all but the greatest.
 
     Returns:
         [..., m].
     """
-    if kernel == 1:
+    if kernel_size == 1:
         return votes.astype(np.float64)
-    pad = [(0, 0)] * (votes.ndim - 1) + [(kernel // 2, kernel // 2)]
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(votes, pad), kernel, axis=-1)
+    pad = [(0, 0)] * (votes.ndim - 1) + [(kernel_size // 2, kernel_size // 2)]
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(votes, pad), kernel_size, axis=-1)
     total, top = windows.sum(axis=-1), windows.max(axis=-1)
-    pooled = {"avg": total / kernel, "max": top, "trim": (total - top) / (kernel - 1)}[kind]
+    pooled = {"avg": total / kernel_size, "max": top, "trim": (total - top) / (kernel_size - 1)}[
+        pooling
+    ]
     return np.asarray(pooled, dtype=np.float64)
 
 
@@ -82,19 +84,19 @@ def scores(
     k: npt.NDArray[Any],
     scale: float,
     *,
-    kernel: int = 5,
-    kind: str = "avg",
-    reduce: str = "sum",
-    own: float = 0.0,
+    kernel_size: int = 5,
+    pooling: str = "avg",
+    aggregation: str = "sum",
+    self_weight: float = 0.0,
     softcap: float = 0.0,
 ) -> Array:
     """Scores of the prefix positions.
 
     Args:
         q, k, scale, softcap: as for attention().
-        kernel, kind: as for pool().
-        reduce: "sum" or "max" over the window's query rows.
-        own: weight of a position's own vote beside the pooled one.
+        kernel_size, pooling: as for pool().
+        aggregation: "sum" or "max" over the window's query rows.
+        self_weight: weight of a position's own vote beside the pooled one.
 
     Returns:
         [n_head_kv, m].
@@ -102,8 +104,8 @@ def scores(
     w, (n_head_kv, n, _) = q.shape[1], k.shape
     # the softmax has run over prefix and window; only then is the window left out
     prefix = attention(q, k, scale, softcap)[:, :, : n - w]
-    votes = prefix.max(axis=1) if reduce == "max" else prefix.sum(axis=1)
-    return group_mean(pool(votes, kernel, kind) + own * votes, n_head_kv)
+    votes = prefix.max(axis=1) if aggregation == "max" else prefix.sum(axis=1)
+    return group_mean(pool(votes, kernel_size, pooling) + self_weight * votes, n_head_kv)
 
 
 def group_mean(votes: Array, n_head_kv: int) -> Array:
@@ -138,7 +140,7 @@ def output_change(weights: Array, v: npt.NDArray[Any]) -> Array:
     return moved
 
 
-def select(score: npt.NDArray[Any], n_keep: int, sinks: int = 0) -> npt.NDArray[np.int32]:
+def select(score: npt.NDArray[Any], n_keep: int, n_sink: int = 0) -> npt.NDArray[np.int32]:
     """Prefix positions to keep: the sinks, then the best scores; of equal ones the lower position.
 
     Args:
@@ -149,7 +151,7 @@ def select(score: npt.NDArray[Any], n_keep: int, sinks: int = 0) -> npt.NDArray[
         [n_head_kv, n_keep], ascending.
     """
     ranked = score.astype(np.float64)
-    ranked[:, :sinks] = np.inf
+    ranked[:, :n_sink] = np.inf
     order = np.argsort(-ranked, axis=1, kind="stable")
     return np.sort(order[:, :n_keep], axis=1).astype(np.int32)
 
@@ -159,14 +161,14 @@ def coverage(
     k: npt.NDArray[Any],
     scale: float,
     kept: npt.NDArray[np.int32],
-    window: int | None = None,
+    window_size: int | None = None,
 ) -> Array:
     """Share of the window's attention mass on the kept rows, the window's own included.
 
     Args:
         q, k, scale: as for attention().
         kept: [n_head_kv, n_keep], prefix positions.
-        window: last rows, which stay; None for those of q.
+        window_size: last rows, which stay; None for those of q.
 
     Returns:
         [n_head_kv], mean over the query rows and query heads that share a KV head.
@@ -175,7 +177,7 @@ def coverage(
     n_head_kv, n, _ = k.shape
     stays = np.zeros((n_head_kv, n), dtype=bool)
     np.put_along_axis(stays, kept.astype(np.int64), True, axis=1)
-    stays[:, n - (window or w) :] = True
+    stays[:, n - (window_size or w) :] = True
     mass = attention(q, k, scale).reshape(n_head_kv, n_head // n_head_kv, w, n)
     return np.asarray(
         (mass * stays[:, None, None, :]).sum(axis=-1).mean(axis=(1, 2)), dtype=np.float64

@@ -17,17 +17,17 @@ Scores = npt.NDArray[np.float32]  # [n_head_kv, n_prefix]
 
 def n_prefix(prompt: PromptView) -> int:
     """Positions before the window; 0 if the window covers the prompt."""
-    return max(0, prompt.n_prompt - prompt.window)
+    return max(0, prompt.n_prompt - prompt.window_size)
 
 
-def protected(prompt: PromptView, sinks: int = 0) -> Positions:
+def protected(prompt: PromptView, n_sink: int = 0) -> Positions:
     """Prefix positions that always stay: the first ones, and the prompt's protected spans.
 
     Raises:
         ConfigError: a span is not within the prompt.
     """
     stays = np.zeros(n_prefix(prompt), dtype=bool)
-    stays[:sinks] = True
+    stays[:n_sink] = True
     for begin, end in prompt.protected:
         if not 0 <= begin <= end <= prompt.n_prompt:
             raise ConfigError(
@@ -49,14 +49,14 @@ def check_n_rows(prompt: PromptView, n_rows: int, n_always: int) -> None:
     if not 0 <= n_rows <= n:
         raise ConfigError(
             f"n_rows={n_rows}",
-            f"the prompt has {n} rows before its window of {prompt.window}",
+            f"the prompt has {n} rows before its window of {prompt.window_size}",
             f"give 0 to {n}",
         )
     if n_rows < n_always:
         raise ConfigError(
             f"n_rows={n_rows}",
             f"does not hold {n_always} protected rows (sinks and marked spans)",
-            f"raise the budget to {n_always + prompt.window} or more, or protect less",
+            f"raise the budget to {n_always + prompt.window_size} or more, or protect less",
         )
 
 

@@ -18,11 +18,11 @@ from snapkv_local.policies.rows import Scores
 from snapkv_local.policies.view import LayerView
 
 Floats = npt.NDArray[np.float32]
-Pool = Literal["avg", "max", "trim"]
-Reduce = Literal["sum", "max"]
+Pooling = Literal["avg", "max", "trim"]
+Aggregation = Literal["sum", "max"]
 
 # of a position's own vote beside the pooled one: beyond it pooling says nothing
-MOST_OWN = 1000
+MOST_SELF_WEIGHT = 1000
 
 # of the attention matrix, elements: 4 MiB
 _BLOCK = 2**20
@@ -115,7 +115,9 @@ def dot(rows: Floats, keys: Floats, out: Floats) -> None:
         np.matmul(some, keys[whole:].T, out=target[:, whole:])
 
 
-def votes(layer: LayerView, begin: int, end: int, n_prefix: int, reduce: Reduce) -> Floats:
+def votes(
+    layer: LayerView, begin: int, end: int, n_prefix: int, aggregation: Aggregation
+) -> Floats:
     """What the query rows at [begin, end) give to each prefix position, together.
 
     Returns:
@@ -125,89 +127,89 @@ def votes(layer: LayerView, begin: int, end: int, n_prefix: int, reduce: Reduce)
     group = layer.q.shape[0] // n_head_kv
     found = np.zeros((n_head_kv, group, n_prefix), dtype=np.float32)
     for block in attention(layer, begin, end):
-        add_votes(found[block.head_kv], block.e[:, :, :n_prefix], block.norm, reduce)
+        add_votes(found[block.head_kv], block.e[:, :, :n_prefix], block.norm, aggregation)
     return found.reshape(n_head_kv * group, n_prefix)
 
 
-def add_votes(found: Floats, e: Floats, norm: Floats, reduce: Reduce) -> None:
+def add_votes(found: Floats, e: Floats, norm: Floats, aggregation: Aggregation) -> None:
     """Add a block's votes to those of a KV head.
 
     Args:
         found: [g, m], changed.
-        e: [g, rows, up to m]; overwritten with reduce="max".
+        e: [g, rows, up to m]; overwritten with aggregation="max".
         norm: [g, rows], factors of e.
     """
     seen = found[:, : e.shape[2]]
-    if reduce == "sum":
+    if aggregation == "sum":
         seen += np.matmul(norm[:, None, :], e)[:, 0]
     else:
         e *= norm[:, :, None]
         np.maximum(seen, e.max(axis=1), out=seen)
 
 
-def pool(votes: Floats, kernel: int, kind: Pool) -> Floats:
+def pool(votes: Floats, kernel_size: int, pooling: Pooling) -> Floats:
     """Cluster votes over positions, as reference.pool().
 
     By shifted additions: a running sum would round equal votes to different scores.
 
     Args:
         votes: [..., m], not negative.
-        kernel: odd number of positions; 1 pools nothing.
+        kernel_size: odd number of positions; 1 pools nothing.
 
     Returns:
         [..., m].
     """
-    m, half = votes.shape[-1], kernel // 2
-    if kernel == 1:
+    m, half = votes.shape[-1], kernel_size // 2
+    if kernel_size == 1:
         return votes
     padded = np.zeros((*votes.shape[:-1], m + 2 * half), dtype=np.float32)
     padded[..., half : half + m] = votes
-    if kind == "trim":
-        return _trimmed(padded, kernel)
+    if pooling == "trim":
+        return _trimmed(padded, kernel_size)
     pooled = padded[..., :m].copy()
-    combine = np.maximum if kind == "max" else np.add
-    for shift in range(1, kernel):
+    combine = np.maximum if pooling == "max" else np.add
+    for shift in range(1, kernel_size):
         combine(pooled, padded[..., shift : shift + m], out=pooled)
-    if kind == "avg":
-        pooled /= np.float32(kernel)
+    if pooling == "avg":
+        pooled /= np.float32(kernel_size)
     return pooled
 
 
-def _trimmed(padded: Floats, kernel: int) -> Floats:
+def _trimmed(padded: Floats, kernel_size: int) -> Floats:
     """Means of all votes of a kernel but the greatest.
 
     That one never enters the sum: taken off it afterwards, a peak would leave its own rounding behind
     where the others are small.
 
     Args:
-        padded: [..., m + kernel - 1], not negative.
+        padded: [..., m + kernel_size - 1], not negative.
 
     Returns:
         [..., m].
     """
-    m = padded.shape[-1] - kernel + 1
+    m = padded.shape[-1] - kernel_size + 1
     top = padded[..., :m].copy()
     rest, lesser = np.zeros_like(top), np.empty_like(top)
-    for shift in range(1, kernel):
+    for shift in range(1, kernel_size):
         vote = padded[..., shift : shift + m]
         rest += np.minimum(top, vote, out=lesser)
         np.maximum(top, vote, out=top)
-    rest /= np.float32(kernel - 1)
+    rest /= np.float32(kernel_size - 1)
     return rest
 
 
-def weighed(votes: Floats, kernel: int, kind: Pool, own: float) -> Floats:
-    """What a query head's positions are ranked by: the pooled vote, and own times the vote itself.
+def weighed(votes: Floats, kernel_size: int, pooling: Pooling, self_weight: float) -> Floats:
+    """What a query head's positions are ranked by: the pooled vote, and self_weight times the vote itself.
 
     Args:
         votes: [..., m], not negative.
-        kernel, kind: as for pool().
+        kernel_size, pooling: as for pool().
 
     Returns:
         [..., m].
     """
-    pooled = pool(votes, kernel, kind)
-    return pooled + np.float32(own) * votes if own else pooled
+    pooled = pool(votes, kernel_size, pooling)
+    return pooled + np.float32(self_weight) * votes if self_weight else pooled
 
 
 def group_mean(votes: Floats, n_head_kv: int) -> Scores:

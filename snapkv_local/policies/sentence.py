@@ -10,7 +10,7 @@ import numpy as np
 from snapkv_local.declared import option
 from snapkv_local.policies.ranked import Ranked
 from snapkv_local.policies.rows import Positions, Scores, n_prefix
-from snapkv_local.policies.snapkv import SnapKV
+from snapkv_local.policies.snapkv_paper import SnapKVPaper
 from snapkv_local.policies.view import LayerView, PromptView
 
 
@@ -34,7 +34,7 @@ class Sentence(Ranked):
     block: int = option(16, least=1)
     by: Literal["mean", "max"] = "mean"
     heads: Literal["each", "all"] = "each"
-    of: Ranked = field(default=SnapKV(kernel=1))
+    of: Ranked = field(default=SnapKVPaper(kernel_size=1))
 
     def asks(self) -> bool:
         """As the inner policy."""

@@ -21,13 +21,13 @@ class Streaming(Ranked):
     section 3.2. Rows keep the rotation of their true position, where the paper moves them together.
 
     Attributes:
-        sinks: first positions that always stay.
+        n_sink: first positions that always stay.
     """
 
     name: ClassVar[str] = "streaming"
     source: ClassVar[str] = "arXiv 2309.17453, section 3.2"
 
-    sinks: int = option(4)
+    n_sink: int = option(4)
 
     def n_observed(self, prompt: PromptView) -> int:
         """None."""

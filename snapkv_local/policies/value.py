@@ -9,12 +9,12 @@ import numpy as np
 
 from snapkv_local.policies.rows import n_prefix
 from snapkv_local.policies.scoring import Block, Floats, add_votes, attention, dot
-from snapkv_local.policies.snapkv import SnapKV
+from snapkv_local.policies.snapkv_paper import SnapKVPaper
 from snapkv_local.policies.view import LayerView, PromptView
 
 
 @dataclass(frozen=True)
-class Value(SnapKV):
+class Value(SnapKVPaper):
     """Votes weighted by the values.
 
     Attention A[r, j] of query row r becomes, before the rows vote:
@@ -49,7 +49,7 @@ class Value(SnapKV):
         moved = np.zeros((layer.k.shape[0], group, n), dtype=np.float32)
         for block in attention(layer, *self.voters(prompt)):
             e = output_change(block, layer.v[block.head_kv])[:, :, :n]
-            add_votes(moved[block.head_kv], e, np.ones_like(block.norm), self.reduce)
+            add_votes(moved[block.head_kv], e, np.ones_like(block.norm), self.aggregation)
         moved[:, :, self.voters(prompt)[0] :] = 0
         return moved.reshape(len(layer.q), n)
 

@@ -38,7 +38,7 @@ class PromptView:
 
     Attributes:
         n_prompt: tokens.
-        window: rows at the end that always stay.
+        window_size: rows at the end that always stay.
         protected: [begin, end) positions that always stay: the system prompt, marked spans.
         question: [begin, end) of the last user turn's own words, without the template's.
         sentences: first position of each sentence, ascending.
@@ -46,7 +46,7 @@ class PromptView:
     """
 
     n_prompt: int
-    window: int
+    window_size: int
     protected: tuple[tuple[int, int], ...] = ()
     question: tuple[int, int] | None = None
     sentences: tuple[int, ...] | None = None

@@ -22,7 +22,7 @@ _LEAST_ASKED = 4
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 
 
-def asked_of(llm: TokenModel, tokens: list[int], chat: Chat, window: int) -> Span | None:
+def asked_of(llm: TokenModel, tokens: list[int], chat: Chat, window_size: int) -> Span | None:
     """[begin, end) of the question that a chat's prompt ends with, before the template's words.
 
     None if there is none to be told: another turn is the last one, the template changes the words,
@@ -37,7 +37,7 @@ def asked_of(llm: TokenModel, tokens: list[int], chat: Chat, window: int) -> Spa
     except Exception:  # whatever a template says to words that nobody has said: the chat is fine
         return None
     words = _BLANK_LINE.split(chat.text(i))[-1].strip().encode()
-    first = max(0, len(tokens) - 2 * window)
+    first = max(0, len(tokens) - 2 * window_size)
     spelling = Spelling.of(vocabulary.pieces(llm, tokens[first:]))
     # between the words and the tail a template may have kept spaces
     before = spelling.data.removesuffix(tail).rstrip()

@@ -78,7 +78,7 @@ def _find(
     protects = config is not None and config.protect_system and chat is not None
     asked = None
     if config is not None and chat is not None and not is_named and _seeks(config):
-        asked = asked_of(llm, tokens, chat, config.window)
+        asked = asked_of(llm, tokens, chat, config.window_size)
     if policy is None and not protects:
         return Parts(asked=asked)
     spelling = Spelling.of(vocabulary.pieces(llm, tokens))
@@ -101,4 +101,6 @@ def _seeks(config: SnapKVConfig | None) -> bool:
     if config is None:
         return False
     policy = config.chooser()
-    return config.voters == "question" if policy is None else policy.seeks() and not policy.asks()
+    return (
+        config.observation == "question" if policy is None else policy.seeks() and not policy.asks()
+    )

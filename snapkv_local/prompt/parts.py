@@ -27,7 +27,7 @@ class Parts:
     sentences: tuple[int, ...] | None = None
 
 
-def check(parts: Parts, n_prompt: int, n_kept: int, window: int) -> None:
+def check(parts: Parts, n_prompt: int, n_kept: int, window_size: int) -> None:
     """Refuse parts with which a prompt cannot be compressed.
 
     Args:
@@ -38,16 +38,16 @@ def check(parts: Parts, n_prompt: int, n_kept: int, window: int) -> None:
     """
     if n_kept >= n_prompt:
         return
-    stays = np.zeros(max(0, n_prompt - window), dtype=bool)
+    stays = np.zeros(max(0, n_prompt - window_size), dtype=bool)
     for begin, end in parts.protected:
         stays[max(0, begin) : max(0, end)] = True
     n = int(stays.sum())
-    if n + window > n_kept:
+    if n + window_size > n_kept:
         raise ConfigError(
             f"a budget of {n_kept} rows",
             f"does not hold {n} protected ones, such as the system prompt's, and the window's "
-            f"{window}",
-            f"raise it to {n + window} or more, or protect less",
+            f"{window_size}",
+            f"raise it to {n + window_size} or more, or protect less",
         )
     begin, end = parts.question or (0, 0)
     if end - begin > n_prompt // 2:

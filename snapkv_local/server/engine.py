@@ -202,10 +202,10 @@ class Engine:
             if given:
                 raise refusal("this server keeps the full cache: leave out snapkv", "snapkv")
             return
-        if "ratio" in given and "budget" not in given:
+        if "keep_ratio" in given and "budget" not in given:
             given["budget"] = None
-        if "budget" in given and "ratio" not in given:
-            given["ratio"] = None
+        if "budget" in given and "keep_ratio" not in given:
+            given["keep_ratio"] = None
         if given.get("policy", "snapkv") != "snapkv":
             # a policy of the request's has none of the options that the server gave its own
             own = {name: getattr(SnapKVConfig, name) for name in OF_THE_ENGINE}
@@ -238,14 +238,14 @@ class Engine:
             "prompt_tokens": used.n_prompt,
             "completion_tokens": used.n_generated,
             "total_tokens": used.n_prompt + used.n_generated,
-            "prompt_tokens_details": {"cached_tokens": used.n_reused},
+            "prompt_tokens_details": {"cached_tokens": used.n_cached},
             "snapkv": {
                 "n_prompt": used.n_prompt,
                 "n_kept": used.n_kept,
-                "n_reused": used.n_reused,
+                "n_cached": used.n_cached,
                 "bytes_kv": used.bytes_kv,
-                "bytes_room": used.bytes_room,
-                "bytes_full": used.bytes_kv_full,
+                "bytes_decode_cells": used.bytes_decode_cells,
+                "bytes_kv_full": used.bytes_kv_full,
                 "coverage": stats.coverage if stats else 1.0,
                 "seconds_prefill": seconds_prefill,
                 "layer_group": stats.layer_group if stats else 0,

@@ -43,8 +43,8 @@ class Metrics:
             "KV cache of the last prompt, with room for new tokens.",
             registry=self.registry,
         )
-        self.bytes_full = Gauge(
-            "snapkv_full_kv_bytes",
+        self.bytes_kv_full = Gauge(
+            "snapkv_kv_full_bytes",
             "What the last prompt would take of a full cache.",
             registry=self.registry,
         )
@@ -58,12 +58,12 @@ class Metrics:
         """Add an answer's usage."""
         figures = usage["snapkv"]
         self.tokens.labels("prompt").inc(usage["prompt_tokens"])
-        self.tokens.labels("reused").inc(figures["n_reused"])
+        self.tokens.labels("cached").inc(figures["n_cached"])
         self.tokens.labels("completion").inc(usage["completion_tokens"])
         self.seconds_prefill.observe(figures["seconds_prefill"])
         self.n_kept.set(figures["n_kept"])
         self.bytes_kv.set(figures["bytes_kv"])
-        self.bytes_full.set(figures["bytes_full"])
+        self.bytes_kv_full.set(figures["bytes_kv_full"])
 
     def text(self) -> bytes:
         """In Prometheus's text format."""

@@ -17,7 +17,7 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from snapkv_local.policies.scoring import MOST_OWN, Pool, Reduce
+from snapkv_local.policies.scoring import MOST_SELF_WEIGHT, Aggregation, Pooling
 from snapkv_local.server import fields
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -61,13 +61,15 @@ class Overrides(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     budget: Annotated[int, Field(ge=1, le=2**31)] | None = None
-    ratio: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    window: Annotated[int, Field(ge=1, le=2**31)] | None = None
-    kernel: Annotated[int, Field(ge=1, le=2**31)] | None = None
-    pool: Pool | None = None
-    reduce: Reduce | None = None
-    own: Annotated[float, Field(ge=0, le=MOST_OWN, allow_inf_nan=False)] | None = None
-    sinks: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    keep_ratio: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    window_size: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    kernel_size: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    pooling: Pooling | None = None
+    aggregation: Aggregation | None = None
+    self_weight: Annotated[float, Field(ge=0, le=MOST_SELF_WEIGHT, allow_inf_nan=False)] | None = (
+        None
+    )
+    n_sink: Annotated[int, Field(ge=0, le=2**31)] | None = None
     policy: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     protect_system: StrictBool | None = None
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import product
 
-from snapkv_local.config import DEFAULT_VOTERS
-from snapkv_local.policies.scoring import Pool, Reduce
+from snapkv_local.policies.scoring import Aggregation, Pooling
+from snapkv_local.policies.snapkv_paper import DEFAULT_VOTERS
 from snapkv_local.tune.choose import By, Setting
 
 KERNELS = (1, 5, 13, 21, 31)
 WINDOWS = (16, 32)
-VOTERS = (0, 32)  # the question's words, or the paper's window
+OBSERVATIONS = (0, 32)  # the question's words, or the paper's window
 # pooling and the weight of a row's own vote, which go together: the default, and the paper's two
-POOLS: tuple[tuple[Pool, float], ...] = (
-    (Setting.pool, Setting.own),
+POOLS: tuple[tuple[Pooling, float], ...] = (
+    (Setting.pooling, Setting.self_weight),
     ("avg", 0.0),
     ("max", 0.0),
 )
-REDUCES: tuple[Reduce, ...] = ("sum", "max")
+AGGREGATIONS: tuple[Aggregation, ...] = ("sum", "max")
 SINKS = (0, 4)
 POLICIES: tuple[By, ...] = ("value", "sentence")
 
@@ -28,7 +28,7 @@ class Breadth:
     """How much is tried.
 
     Attributes:
-        kernels, windows, voters: all are tried first that go together.
+        kernels, windows, observations: all are tried first that go together.
         shares: of the prompt, budgets that this is done at.
         is_crossed: pooling, votes and sinks in all combinations, or one change at a time.
         policies: that choose in the engine's place.
@@ -38,7 +38,7 @@ class Breadth:
 
     kernels: tuple[int, ...]
     windows: tuple[int, ...]
-    voters: tuple[int, ...]
+    observations: tuple[int, ...]
     shares: tuple[float, ...]
     is_crossed: bool
     policies: tuple[By, ...]
@@ -47,25 +47,33 @@ class Breadth:
 
     def first(self) -> list[Setting]:
         """Settings of the first round, the default among them."""
-        every = product(self.kernels, self.windows, self.voters)
-        found = [Setting(kernel=k, window=w, voters=v) for k, w, v in every if v <= w]
+        every = product(self.kernels, self.windows, self.observations)
+        found = [
+            Setting(kernel_size=k, window_size=w, observation=v) for k, w, v in every if v <= w
+        ]
         return list(dict.fromkeys([Setting(), *found]))
 
     def second(self, best: Setting) -> list[Setting]:
         """Those of the second round."""
-        base = (best.pool, best.own), best.reduce, best.sinks
-        pools = POOLS if best.kernel > 1 else base[:1]
-        every = product(pools, REDUCES, SINKS)
+        base = (best.pooling, best.self_weight), best.aggregation, best.n_sink
+        pools = POOLS if best.kernel_size > 1 else base[:1]
+        every = product(pools, AGGREGATIONS, SINKS)
         return [
-            replace(best, pool=pool[0], own=pool[1], reduce=reduce, sinks=sinks)
-            for pool, reduce, sinks in every
+            replace(
+                best,
+                pooling=pooling[0],
+                self_weight=pooling[1],
+                aggregation=aggregation,
+                n_sink=n_sink,
+            )
+            for pooling, aggregation, n_sink in every
             if self.is_crossed
-            or sum(a != b for a, b in zip((pool, reduce, sinks), base, strict=True)) <= 1
+            or sum(a != b for a, b in zip((pooling, aggregation, n_sink), base, strict=True)) <= 1
         ]
 
     def third(self, best: Setting) -> list[Setting]:
         """Those of the third round: the last tokens vote, or another policy has the best one's fields."""
-        last = replace(best, voters=DEFAULT_VOTERS)
+        last = replace(best, observation=DEFAULT_VOTERS)
         others = (replace(best, by=policy) for policy in self.policies)
         return list(dict.fromkeys([best, last, *others]))
 
@@ -79,5 +87,5 @@ class Breadth:
         )
 
 
-WIDE = Breadth(KERNELS, WINDOWS, VOTERS, (1 / 32, 1 / 8, 1 / 2), True, POLICIES, 3, 7)
+WIDE = Breadth(KERNELS, WINDOWS, OBSERVATIONS, (1 / 32, 1 / 8, 1 / 2), True, POLICIES, 3, 7)
 NARROW = Breadth((5, 13, 31), (32,), (0,), (1 / 8, 1 / 2), False, (), 1, 3)

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from snapkv_local.config import DEFAULT_VOTERS, SnapKVConfig
+from snapkv_local.config import SnapKVConfig
 from snapkv_local.policies import LayerView, PromptView
 from snapkv_local.policies.rows import Ids, best
-from snapkv_local.policies.scoring import Pool, Reduce, group_mean, votes, weighed
+from snapkv_local.policies.scoring import Aggregation, Pooling, group_mean, votes, weighed
 from snapkv_local.policies.sentence import Sentence
 from snapkv_local.policies.snapkv import SnapKV
+from snapkv_local.policies.snapkv_paper import SnapKVPaper
 from snapkv_local.policies.value import Value
 
 # what chooses the rows: the engine, or a policy in Python
@@ -26,44 +27,49 @@ class Setting:
     """What of SnapKVConfig decides which rows stay, beside the budget.
 
     Attributes:
-        voters: 0 for the question's words (SnapKVConfig(voters="question")).
+        observation: 0 for "question", so that settings have an order.
         by: the policy, with the other fields as its options.
     """
 
-    window: int = SnapKVConfig.window
-    voters: int = 0
-    reduce: Reduce = SnapKVConfig.reduce
-    kernel: int = SnapKVConfig.kernel
-    pool: Pool = SnapKVConfig.pool
-    own: float = SnapKVConfig.own
-    sinks: int = SnapKVConfig.sinks
+    window_size: int = SnapKVConfig.window_size
+    observation: int = 0
+    aggregation: Aggregation = SnapKVConfig.aggregation
+    kernel_size: int = SnapKVConfig.kernel_size
+    pooling: Pooling = SnapKVConfig.pooling
+    self_weight: float = SnapKVConfig.self_weight
+    n_sink: int = SnapKVConfig.n_sink
     by: By = "snapkv"
 
     def to_dict(self) -> dict[str, int | float | str]:
         """Fields of SnapKVConfig."""
         if self.by != "snapkv":
-            return {"window": self.window, "policy": self.policy().spec}
+            return {"window_size": self.window_size, "policy": self.policy().spec}
         return {
-            "window": self.window,
-            "voters": self.voters or "question",
-            "kernel": self.kernel,
-            "pool": self.pool,
-            "reduce": self.reduce,
-            "own": self.own,
-            "sinks": self.sinks,
+            "window_size": self.window_size,
+            "observation": self.observation or "question",
+            "kernel_size": self.kernel_size,
+            "pooling": self.pooling,
+            "aggregation": self.aggregation,
+            "self_weight": self.self_weight,
+            "n_sink": self.n_sink,
         }
 
-    def policy(self) -> SnapKV | Sentence:
+    def policy(self) -> SnapKVPaper | Sentence:
         """What chooses the same rows, in Python."""
         options: dict[str, Any] = {
-            "prefer": "last" if self.voters else "question",
-            "window": self.voters or DEFAULT_VOTERS,
-            "reduce": self.reduce,
+            "observation": self.observation or "question",
+            "aggregation": self.aggregation,
         }
         if self.by == "sentence":
-            return Sentence(of=SnapKV(kernel=1, **options), sinks=self.sinks)
+            return Sentence(of=SnapKVPaper(kernel_size=1, **options), n_sink=self.n_sink)
         kind = Value if self.by == "value" else SnapKV
-        return kind(kernel=self.kernel, pool=self.pool, own=self.own, sinks=self.sinks, **options)
+        return kind(
+            kernel_size=self.kernel_size,
+            pooling=self.pooling,
+            self_weight=self.self_weight,
+            n_sink=self.n_sink,
+            **options,
+        )
 
 
 @dataclass(frozen=True, order=True)
@@ -76,7 +82,7 @@ class Trial:
     @property
     def is_valid(self) -> bool:
         """There are rows to choose, as SnapKVConfig asks for."""
-        return self.budget > self.setting.window + self.setting.sinks
+        return self.budget > self.setting.window_size + self.setting.n_sink
 
 
 def choose(
@@ -99,26 +105,27 @@ def _by_votes(
     layers: Sequence[LayerView], prompt: PromptView, trials: Sequence[Trial]
 ) -> Iterator[tuple[Trial, list[Ids]]]:
     """What policies.SnapKV selects, with votes counted once for all trials that have the same ones."""
-    for (window, _, reduce), group in groupby(
-        trials, key=lambda t: (t.setting.window, t.setting.voters, t.setting.reduce)
+    for (window_size, _, aggregation), group in groupby(
+        trials, key=lambda t: (t.setting.window_size, t.setting.observation, t.setting.aggregation)
     ):
         members = list(group)
         found: dict[Trial, list[Ids]] = {trial: [] for trial in members}
-        n_prefix = prompt.n_prompt - window
+        n_prefix = prompt.n_prompt - window_size
         policy = members[0].setting.policy()
-        assert isinstance(policy, SnapKV)
-        begin, end = policy.voters(replace(prompt, window=window))
-        tail = range(n_prefix, prompt.n_prompt - prompt.window)
+        assert isinstance(policy, SnapKVPaper)
+        begin, end = policy.voters(replace(prompt, window_size=window_size))
+        tail = range(n_prefix, prompt.n_prompt - prompt.window_size)
         for layer in layers:
-            counted = votes(layer, begin, end, begin, reduce)
-            for (kernel, kind, own), alike in groupby(
-                members, key=lambda t: (t.setting.kernel, t.setting.pool, t.setting.own)
+            counted = votes(layer, begin, end, begin, aggregation)
+            for (kernel_size, pooling, self_weight), alike in groupby(
+                members,
+                key=lambda t: (t.setting.kernel_size, t.setting.pooling, t.setting.self_weight),
             ):
-                ranked = weighed(counted, kernel, kind, own)
+                ranked = weighed(counted, kernel_size, pooling, self_weight)
                 scores = group_mean(ranked[:, :n_prefix], layer.k.shape[0])
                 for trial in alike:
-                    always = range(trial.setting.sinks)
-                    ids = best(scores, trial.budget - window, always)
+                    always = range(trial.setting.n_sink)
+                    ids = best(scores, trial.budget - window_size, always)
                     found[trial].append(_and(ids, tail))
         yield from found.items()
 
@@ -128,11 +135,11 @@ def _by_policy(
 ) -> Iterator[tuple[Trial, list[Ids]]]:
     """What another policy selects; budgets of one setting share its scores."""
     for setting, group in groupby(trials, key=lambda t: t.setting):
-        view = replace(prompt, window=setting.window, cache={})
+        view = replace(prompt, window_size=setting.window_size, cache={})
         policy = setting.policy()
-        tail = range(prompt.n_prompt - setting.window, prompt.n_prompt - prompt.window)
+        tail = range(prompt.n_prompt - setting.window_size, prompt.n_prompt - prompt.window_size)
         for trial in group:
-            n_rows = trial.budget - setting.window
+            n_rows = trial.budget - setting.window_size
             yield trial, [_and(policy.select(layer, view, n_rows), tail) for layer in layers]
 
 

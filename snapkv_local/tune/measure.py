@@ -30,7 +30,7 @@ class Bench:
     """
 
     engine: Engine
-    window: int
+    window_size: int
     clock: Callable[[], float] = time.monotonic
     found: dict[Trial, dict[str, Scores]] = field(default_factory=dict)
     _prompt: tuple[int, ...] = ()
@@ -61,10 +61,10 @@ class Bench:
         (self._next if case.document == self._document else self._first).append(ready - started)
         self._document = case.document
         prompt = PromptView(
-            len(case.prompt), self.window, question=case.question, sentences=case.sentences
+            len(case.prompt), self.window_size, question=case.question, sentences=case.sentences
         )
         for trial, ids in choose(layers, prompt, missing):
-            self.engine.keep(ids)
+            self.engine.select_rows(ids)
             measured = measure(self._score(case), full)
             self.found[trial][case.id] = {name: measured[name] for name in NO_LOSS}
         self._seconds += self.clock() - ready
@@ -72,7 +72,7 @@ class Bench:
 
     def _prefill(self, case: Case) -> None:
         if case.prompt == self._prompt:
-            self.engine.keep(None)
+            self.engine.select_rows(None)
             return
         self._prompt = ()  # if this fails, the engine holds nothing
         self.engine.prefill(list(case.prompt))
@@ -80,7 +80,7 @@ class Bench:
 
     def _score(self, case: Case, is_full: bool = False) -> Seen:
         # the last gold token is predicted, and not fed
-        logits: Logits = self.engine.score([*case.after, *case.gold[:-1]], len(case.gold))
+        logits: Logits = self.engine.logits_for([*case.after, *case.gold[:-1]], len(case.gold))
         return Seen.of(logits, case.gold, is_full)
 
     def expected(

@@ -113,7 +113,7 @@ def prepare(
     needs = Needs(
         n_ctx=max(len(case.prompt) + case.n_after for case in cases),
         n_cells=max(len(case.prompt) for case in cases),
-        room=max(case.n_after for case in cases),
+        decode_cells=max(case.n_after for case in cases),
         n_observed=max(WINDOWS),
     )
     n_gpu_layers = Machine.describe().n_gpu_layers(gpu_layers)

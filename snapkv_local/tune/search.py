@@ -55,7 +55,7 @@ class Search:
         """All rounds. After Ctrl-C, report() has what was found until then."""
         self._started = self.clock()
         self._plan()
-        most = max(*self.breadth.windows, Setting.window) + max(SINKS) + 1
+        most = max(*self.breadth.windows, Setting.window_size) + max(SINKS) + 1
         budgets = few(self.n_prompt, self.breadth.shares, max(LEAST_BUDGET, most))
         first = self.breadth.first()
         self._round("kernels and windows", first, budgets)
@@ -63,7 +63,7 @@ class Search:
         budgets = self._inner(self.breadth.n_budgets)
         self._try("pooling, votes and sinks", self.breadth.second(self.best), budgets)
         budgets = self._below(self.breadth.n_budgets)
-        self._try("voters and policies", self.breadth.third(self.best), budgets)
+        self._try("observation and policies", self.breadth.third(self.best), budgets)
         while (budgets := self._inner(self.breadth.n_narrow)) and self._fits(len(budgets)):
             self._round("the budget", [self.best], budgets)
 
@@ -129,9 +129,9 @@ class Search:
         """Measure what one document costs, and take as many documents and cases as fit."""
         first = self.pieces.tuning[0].some(2)
         n_prompt = len(first.cases[0].prompt)
-        budgets = few(n_prompt, WIDE.shares, max(LEAST_BUDGET, Setting.window + STEP))
+        budgets = few(n_prompt, WIDE.shares, max(LEAST_BUDGET, Setting.window_size + STEP))
         # several, as in the rounds, which count votes once for many trials
-        trials = [Trial(Setting(kernel=k), b) for k, b in product((5, 31), budgets)]
+        trials = [Trial(Setting(kernel_size=k), b) for k, b in product((5, 31), budgets)]
         self._visit("what a document costs", [first], trials)
         # not all of it: estimates err
         left = 0.8 * self.seconds - (self.clock() - self._started)
@@ -186,7 +186,7 @@ class Search:
         return sorted(b for b in found if self._least() <= b < self.n_prompt)
 
     def _least(self) -> int:
-        return max(LEAST_BUDGET, self.best.window + max(SINKS) + 1)
+        return max(LEAST_BUDGET, self.best.window_size + max(SINKS) + 1)
 
     def _try(self, what: str, settings: Sequence[Setting], budgets: Sequence[int]) -> None:
         """A round, if there is time."""

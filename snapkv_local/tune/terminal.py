@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from snapkv_local.errors import option_of
 from snapkv_local.report.units import score
 
 
@@ -31,11 +32,10 @@ def _verdict(report: dict[str, Any]) -> Text:
     if not report["curve"]:
         return Text("Nothing is known yet.")
     if report["settings"] is not None:
-        options = " ".join(f"--{name} {value}" for name, value in report["settings"].items())
-        return Text(options)
+        return Text(_options(report["settings"]))
     last = report["curve"][-1]
     reached = [point for point in report["curve"] if point["kl"] <= target]
-    options = " ".join(f"--{name} {value}" for name, value in best.items())
+    options = _options(best)
     if reached:
         first = reached[0]
         missed = next(
@@ -54,6 +54,10 @@ def _verdict(report: dict[str, Any]) -> Text:
         f"No budget below the prompt's {report['n_prompt']:,} tokens reaches KL {target:g}. The last "
         f"one measured has {found}: ask for a higher --target-kl, or keep the full cache."
     )
+
+
+def _options(settings: dict[str, Any]) -> str:
+    return " ".join(f"{option_of(name)} {value}" for name, value in settings.items())
 
 
 def _missed(report: dict[str, Any]) -> Text:

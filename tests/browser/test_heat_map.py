@@ -28,7 +28,7 @@ def heat_map(tmp_path_factory):
     survey = Survey(
         prompt=Prompt(list(range(len(WORDS))), "".join(WORDS), starts, (0, 9), 4),
         stats=PrefillStats(**{**figures, "n_prompt": len(WORDS), "n_kept": 11, "coverage": 0.8}),
-        window=WINDOW,
+        window_size=WINDOW,
         layers=LAYERS,
         n_head_kv=HEADS,
         counts=counts,
@@ -91,7 +91,7 @@ def test_pointing_at_a_token_tells_what_it_is(view):
     found, _ = view(1280, "light")
     info = found.locator("#info")
     found.locator("#text i").nth(41).hover()
-    assert "room" in info.text_content()
+    assert "decode_cells" in info.text_content()
     assert "kept by 42% of all heads" in info.text_content()
     assert "position 41" in info.text_content()
     found.select_option("#layer", "5")

@@ -86,7 +86,9 @@ def snapkv_local_side(args: argparse.Namespace) -> dict[str, Any]:
     kept    int32   [n_layer, n_head_kv, budget - window]
     logits  float64 [n_vocab], of the prompt's last token
     """
-    config = SnapKVConfig.paper(budget=args.budget, window=args.window, kernel=args.kernel)
+    config = SnapKVConfig.paper(
+        budget=args.budget, window_size=args.window_size, kernel_size=args.kernel_size
+    )
     llm = Llama(
         str(args.model),
         n_ctx=args.n_prompt + 256,
@@ -116,7 +118,7 @@ def kvpress_side(args: argparse.Namespace, tokens: NDArray[np.int32]) -> dict[st
         np.save(tokens_file, tokens)
         command = [python, HERE / "kvpress_side.py", "--model", args.model, "--tokens", tokens_file]
         command += ["--out", out_file]
-        for name in ("budget", "window", "kernel", "threads"):
+        for name in ("budget", "window_size", "kernel_size", "threads"):
             command += [f"--{name}", str(getattr(args, name))]
         # the model is a local file, so nothing is to be looked up; no progress bars over the table
         quiet = {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
@@ -189,9 +191,9 @@ def make_record(
             "n_prompt": len(ours["tokens"]),
             "tokens_sha256": hashlib.sha256(ours["tokens"].astype("<i4").tobytes()).hexdigest(),
             "budget": args.budget,
-            "window": args.window,
-            "kernel": args.kernel,
-            "pool": "avg",
+            "window_size": args.window_size,
+            "kernel_size": args.kernel_size,
+            "pooling": "avg",
             "n_ubatch": 512,
             "kv_type": "f16",
         },
@@ -233,8 +235,8 @@ def main() -> int:
     parser.add_argument("--question", default="Which facts in this document matter most, and why?")
     parser.add_argument("--n-prompt", type=int, default=2500, help="tokens")
     parser.add_argument("--budget", type=int, default=512, help="rows per KV head, window included")
-    parser.add_argument("--window", type=int, default=32, help="tokens")
-    parser.add_argument("--kernel", type=int, default=5, help="tokens, odd")
+    parser.add_argument("--window-size", type=int, default=32, help="tokens")
+    parser.add_argument("--kernel-size", type=int, default=5, help="tokens, odd")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--venv", type=Path, default=ROOT / "build" / "kvpress-venv")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "kvpress-jaccard.json")

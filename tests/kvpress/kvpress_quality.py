@@ -79,7 +79,7 @@ def answer(model: Any, cache: DynamicCache, case: dict[str, Any]) -> np.ndarray:
 
 
 def run_case(
-    model: Any, case: dict[str, Any], budgets: list[int], window: int, kernel: int
+    model: Any, case: dict[str, Any], budgets: list[int], window_size: int, kernel_size: int
 ) -> dict[str, dict[str, float]]:
     n_prompt = len(case["prompt"])
     recording, cache = Recording(), DynamicCache()
@@ -93,7 +93,7 @@ def run_case(
         for budget in budgets:
             # kvpress keeps int(n_prompt * (1 - ratio)) rows; half a row keeps rounding out of it
             ratio = 1 - (budget + 0.5) / n_prompt
-            press = wrap(SnapKVPress(ratio, window_size=window, kernel_size=kernel))
+            press = wrap(SnapKVPress(ratio, window_size=window_size, kernel_size=kernel_size))
             cache = DynamicCache()
             for module, hidden, keys, values, attentions, kwargs in calls:
                 module.masked_key_indices = None
@@ -131,7 +131,7 @@ def main() -> None:
     found = {}
     with torch.inference_mode():
         for i, case in enumerate(given["cases"]):
-            settings = given["budgets"], given["window"], given["kernel"]
+            settings = given["budgets"], given["window_size"], given["kernel_size"]
             found[case["id"]] = run_case(model, case, *settings)
             print(f"kvpress: {i + 1} of {len(given['cases'])}", flush=True)
     packages = ("kvpress", "torch", "transformers", "gguf", "numpy")

@@ -59,28 +59,28 @@ def main() -> None:
     parser.add_argument("--tokens", type=Path, required=True, help=".npy of token ids [n_prompt]")
     parser.add_argument("--out", type=Path, required=True, help=".npz to write")
     parser.add_argument("--budget", type=int, required=True, help="rows per KV head")
-    parser.add_argument("--window", type=int, required=True)
-    parser.add_argument("--kernel", type=int, required=True)
+    parser.add_argument("--window-size", type=int, required=True)
+    parser.add_argument("--kernel-size", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
     tokens = np.load(args.tokens)
-    n_prompt, n_keep = len(tokens), args.budget - args.window
+    n_prompt, n_keep = len(tokens), args.budget - args.window_size
     model = load_model(args.model.resolve())
 
     # kvpress keeps int(n_prompt * (1 - ratio)) rows; half a row of slack keeps rounding out of it
     press = RecordingPress(
         compression_ratio=1 - (args.budget + 0.5) / n_prompt,
-        window_size=args.window,
-        kernel_size=args.kernel,
+        window_size=args.window_size,
+        kernel_size=args.kernel_size,
     )
     rotate = modeling_llama.apply_rotary_pos_emb
     layers_qk: list[tuple[np.ndarray, np.ndarray]] = []
 
     def rotate_and_record(q, k, *rest, **named):
         q, k = rotate(q, k, *rest, **named)
-        layers_qk.append((q[0, :, -args.window :].numpy(), k[0].numpy()))
+        layers_qk.append((q[0, :, -args.window_size :].numpy(), k[0].numpy()))
         return q, k
 
     recording = patch.object(modeling_llama, "apply_rotary_pos_emb", rotate_and_record)
@@ -88,12 +88,14 @@ def main() -> None:
         out = model(torch.from_numpy(tokens.astype(np.int64))[None], logits_to_keep=1)
 
     kept = np.sort(np.stack(press.kept), axis=-1)
-    if not (kept[..., n_keep:] == np.arange(n_prompt - args.window, n_prompt)).all():
+    if not (kept[..., n_keep:] == np.arange(n_prompt - args.window_size, n_prompt)).all():
         raise SystemExit("kvpress did not keep the whole window")
     float64 = {
         f"float64{name}": np.stack(
             [
-                kept_positions(q, k, **{"n_keep": n_keep, "kernel": args.kernel, **switches})
+                kept_positions(
+                    q, k, **{"n_keep": n_keep, "kernel_size": args.kernel_size, **switches}
+                )
                 for q, k in layers_qk
             ]
         )

@@ -39,7 +39,7 @@ from snapkv_local.eval.scores import Seen, measure
 from snapkv_local.eval.tokens import open_tokens
 from snapkv_local.models.resolve import resolve
 from snapkv_local.policies import PromptView
-from snapkv_local.policies.snapkv import SnapKV
+from snapkv_local.policies.snapkv_paper import SnapKVPaper
 
 N_UBATCH = 512
 
@@ -54,19 +54,21 @@ def make_cases(args: argparse.Namespace) -> list[Case]:
 
 def snapkv_local_side(args: argparse.Namespace, cases: list[Case]) -> Scores:
     """This project's half."""
-    policy = SnapKV(kernel=args.kernel)
+    policy = SnapKVPaper(kernel_size=args.kernel_size)
     longest = max(len(case.prompt) for case in cases)
-    room = max(case.n_after for case in cases)
+    decode_cells = max(case.n_after for case in cases)
     llm = Llama(
         str(args.model),
-        n_ctx=longest + room,
+        n_ctx=longest + decode_cells,
         n_ubatch=N_UBATCH,
         n_gpu_layers=0,
         n_threads=args.threads,
         n_threads_batch=args.threads,
-        keep_queries=args.window,
+        keep_queries=args.window_size,
         # cells for the whole prompt: the full cache is measured, too
-        snapkv=SnapKVConfig(budget=longest, window=args.window, room=room, vault="ram"),
+        snapkv=SnapKVConfig(
+            budget=longest, window_size=args.window_size, decode_cells=decode_cells, vault="ram"
+        ),
         verbose=False,
     )
     found: Scores = {}
@@ -74,10 +76,10 @@ def snapkv_local_side(args: argparse.Namespace, cases: list[Case]) -> Scores:
         llm.prefill(list(case.prompt))
         full = answer(llm, case, is_full=True)
         cells = {"full": measure(full, full)}
-        layers, prompt = llm.layer_views(), PromptView(len(case.prompt), args.window)
+        layers, prompt = llm.layer_views(), PromptView(len(case.prompt), args.window_size)
         for budget in args.budgets:
-            ids = [policy.select(layer, prompt, budget - args.window) for layer in layers]
-            llm.keep(ids)
+            ids = [policy.select(layer, prompt, budget - args.window_size) for layer in layers]
+            llm.select_rows(ids)
             cells[f"snapkv/{budget}"] = measure(answer(llm, case), full)
         found[case.id] = cells
         print(f"snapkv-local: {i + 1} of {len(cases)}", file=sys.stderr)
@@ -87,7 +89,7 @@ def snapkv_local_side(args: argparse.Namespace, cases: list[Case]) -> Scores:
 
 def answer(llm: Llama, case: Case, is_full: bool = False) -> Seen:
     """What the cache predicts at the gold tokens."""
-    logits = llm.score([*case.after, *case.gold[:-1]])[-len(case.gold) :]
+    logits = llm.logits_for([*case.after, *case.gold[:-1]])[-len(case.gold) :]
     return Seen.of(logits, case.gold, is_full)
 
 
@@ -100,8 +102,8 @@ def kvpress_side(args: argparse.Namespace, cases: list[Case]) -> dict[str, Any]:
             for c in cases
         ],
         "budgets": args.budgets,
-        "window": args.window,
-        "kernel": args.kernel,
+        "window_size": args.window_size,
+        "kernel_size": args.kernel_size,
     }
     with tempfile.TemporaryDirectory() as folder:
         cases_file, out_file = Path(folder, "cases.json"), Path(folder, "scores.json")
@@ -154,9 +156,9 @@ def make_record(
             "documents": args.documents,
             "cases_sha256": digest,
             "budgets": args.budgets,
-            "window": args.window,
-            "kernel": args.kernel,
-            "pool": "avg",
+            "window_size": args.window_size,
+            "kernel_size": args.kernel_size,
+            "pooling": "avg",
             "n_ubatch": N_UBATCH,
             "kv_type": "f16",
         },
@@ -206,8 +208,8 @@ def main() -> int:
     parser.add_argument("--n-prompt", type=int, default=2048, help="tokens")
     parser.add_argument("--documents", type=int, default=8, help="of three questions each")
     parser.add_argument("--budgets", type=int, nargs="+", default=[64, 128, 256, 512])
-    parser.add_argument("--window", type=int, default=32, help="tokens")
-    parser.add_argument("--kernel", type=int, default=5, help="tokens, odd")
+    parser.add_argument("--window-size", type=int, default=32, help="tokens")
+    parser.add_argument("--kernel-size", type=int, default=5, help="tokens, odd")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--venv", type=Path, default=ROOT / "build" / "kvpress-venv")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "kvpress-quality.json")

@@ -17,7 +17,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "no-mask": {"causal": False},  # window rows see the window's later tokens
     "wrong-group": {"group": "interleaved"},  # query head h votes for KV head h % n_head_kv
     "query-heads": {"group": "none"},  # one set for each query head, as with K and V repeated
-    "no-pool": {"kernel": 1},
+    "no-pool": {"kernel_size": 1},
 }
 
 
@@ -43,18 +43,21 @@ def window_votes(
     return weights[..., :prefix].sum(axis=2).reshape(n_head, prefix)
 
 
-def pool(votes: NDArray[np.float64], kernel: int) -> NDArray[np.float64]:
+def pool(votes: NDArray[np.float64], kernel_size: int) -> NDArray[np.float64]:
     """Average along the last axis, stride 1, zeros past both ends, always divided by the kernel."""
-    half = kernel // 2
+    half = kernel_size // 2
     padded = np.pad(votes, ((0, 0), (half, half)))
-    return np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=-1).sum(axis=-1) / kernel
+    return (
+        np.lib.stride_tricks.sliding_window_view(padded, kernel_size, axis=-1).sum(axis=-1)
+        / kernel_size
+    )
 
 
 def kept_positions(
     q: NDArray[np.float32],
     k: NDArray[np.float32],
     n_keep: int,
-    kernel: int,
+    kernel_size: int,
     causal: bool = True,
     group: str = "mean",
 ) -> Positions:
@@ -63,7 +66,7 @@ def kept_positions(
     -> [n_head_kv, n_keep], or [n_head, n_keep] with group "none"
     """
     n_head, n_head_kv = q.shape[0], k.shape[0]
-    scores = pool(window_votes(q, k, causal), kernel)
+    scores = pool(window_votes(q, k, causal), kernel_size)
     if group == "mean":
         scores = scores.reshape(n_head_kv, n_head // n_head_kv, -1).mean(axis=1)
     elif group == "interleaved":

@@ -23,7 +23,7 @@ from snapkv_local.models.resolve import demo_model
 WINDOW = 16
 BUDGET = 96
 ROOM = 64
-CONFIG = SnapKVConfig(budget=BUDGET, window=WINDOW, room=ROOM)
+CONFIG = SnapKVConfig(budget=BUDGET, window_size=WINDOW, decode_cells=ROOM)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

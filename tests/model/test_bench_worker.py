@@ -77,7 +77,7 @@ def test_checks_pass(record):
     assert kept["f32_weights"]["jaccard_mean"] == kept["quantized_weights"]["jaccard_mean"] == 1.0
     assert kept["same_input"]["jaccard_mean"] > 0.999  # ties
     turns = record["checks"]["later_turns"]
-    assert turns["passed"] and turns["n_reused"] > 0, turns
+    assert turns["passed"] and turns["n_cached"] > 0, turns
     assert record["checks"]["exact"]["passed"] is not False
 
 
@@ -121,7 +121,7 @@ def test_made_models_of_every_kind_run(tmp_path, name, kind):
     make_model(small, kind, path, name=name)
     llm = Llama(
         str(path),
-        snapkv=SnapKVConfig(budget=48, window=8, room=64),
+        snapkv=SnapKVConfig(budget=48, window_size=8, decode_cells=64),
         n_ctx=1024,
         n_ubatch=64,
         n_threads=1,
@@ -131,7 +131,7 @@ def test_made_models_of_every_kind_run(tmp_path, name, kind):
     assert llm.detokenize(llm.tokenize(text)) == text
     stats = llm.prefill(np.random.default_rng(1).integers(0, 500, 200).tolist())
     assert stats.n_kept == 48
-    logits = llm.score([1, 2, 3])
+    logits = llm.logits_for([1, 2, 3])
     assert np.isfinite(logits).all()
     assert 0.3 < logits.std() < 3  # activations neither vanish nor explode
     kept = llm.kept_positions()

@@ -10,7 +10,18 @@ import time
 import pytest
 
 COMMAND = [sys.executable, "-m", "snapkv_local"]
-SMALL = ["--budget", "96", "--window", "16", "--room", "64", "--ctx", "1k", "--threads", "1"]
+SMALL = [
+    "--budget",
+    "96",
+    "--window-size",
+    "16",
+    "--decode-cells",
+    "64",
+    "--ctx",
+    "1k",
+    "--threads",
+    "1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +50,7 @@ def test_stdout_has_the_answer_and_nothing_else(text_file):
     assert found["prefill"]["n_kept"] == 96
     assert found["peak_rss"] > found["bytes_kv_full"] > found["bytes_kv"] > 0
     # rows and room apart: K and V of 30 layers with 3 heads of 64 in f16, and their positions
-    assert found["bytes_kv"] - found["bytes_room"] == pytest.approx(
+    assert found["bytes_kv"] - found["bytes_decode_cells"] == pytest.approx(
         96 * 30 * 2 * 3 * 64 * 2, rel=0.03
     )
 
@@ -95,7 +106,7 @@ def test_what_chooses_the_rows(text_file):
     question = ["--file", text_file, "--prompt", "What is ready for a match?", "--json"]
     command = ["run", "demo", *question, *SMALL, "--max-tokens", "4"]
     found = []
-    for more in ([], ["--policy", "question:kernel=21+reduce=max"], ["--protect-system"]):
+    for more in ([], ["--policy", "question:kernel_size=21+aggregation=max"], ["--protect-system"]):
         answer = run(*command, *more)
         assert answer.returncode == 0, answer.stderr
         found.append(json.loads(answer.stdout)["prefill"])
@@ -128,7 +139,7 @@ def test_an_error_of_the_model_exits_with_1(text_file):
 def test_ctrl_c_exits_with_130(text_file, tmp_path):
     process = subprocess.Popen(
         [*COMMAND, "run", "demo", "--prompt", "Tell me a long story.", "--max-tokens", "2000",
-         "--room", "4k", "--threads", "1"],
+         "--decode-cells", "4k", "--threads", "1"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     process.stdout.read(1)  # the answer has begun
@@ -158,9 +169,9 @@ def test_doctor_names_versions_devices_and_support():
 def test_what_scores_and_how_much_at_once_can_be_chosen(text_file):
     result = run(
         "run", "demo", "--file", text_file, "--prompt", "What is ready?", *SMALL, "--json",
-        "--max-tokens", "2", "--ops", "stock", "--chunk", "64",
+        "--max-tokens", "2", "--ops", "ggml", "--ubatch-size", "64",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     prefill = json.loads(result.stdout)["prefill"]
-    assert (prefill["ratio_fused"], prefill["chunk"]) == (0, 64)
-    assert "stock ops in 100% of the layers" in result.stderr
+    assert (prefill["ratio_fused"], prefill["n_ubatch"]) == (0, 64)
+    assert "ggml's ops in 100% of the layers" in result.stderr

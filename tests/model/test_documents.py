@@ -16,7 +16,17 @@ import pytest
 
 COMMAND = [sys.executable, "-m", "snapkv_local"]
 ENGINE = ("--threads", "1", "--ctx", "1k")
-SMALL = (*ENGINE, "--budget", "192", "--window", "16", "--room", "64", "--max-tokens", "16")
+SMALL = (
+    *ENGINE,
+    "--budget",
+    "192",
+    "--window-size",
+    "16",
+    "--decode-cells",
+    "64",
+    "--max-tokens",
+    "16",
+)
 STATION = "What is the name of the station?"
 YEAR = "In which year was the station opened?"
 
@@ -74,7 +84,7 @@ def test_questions_are_answered_from_the_file(made: dict[str, Any], book: Path) 
     for answer in answers:
         prefill = answer["prefill"]
         # of the document all but what is evaluated again, in the window of the question
-        assert made["n_tokens"] - 64 <= prefill["n_reused"] <= made["n_tokens"]
+        assert made["n_tokens"] - 64 <= prefill["n_cached"] <= made["n_tokens"]
         assert prefill["n_kept"] == 192 < answer["n_prompt"]
     # each by itself: alone, the second one gets the same answer
     alone = run("ask", book, YEAR, *SMALL)
@@ -88,7 +98,7 @@ def test_run_goes_on_from_the_file(book: Path, text_file: Path) -> None:
     assert result.returncode == 0, result.stderr
     answer = json.loads(result.stdout)
     assert "varde" in answer["text"].lower()
-    assert answer["prefill"]["n_reused"] > 300
+    assert answer["prefill"]["n_cached"] > 300
     # as with the text itself, read anew
     plain = run("run", "demo", "--file", text_file, *SMALL, "--json", stdin=STATION)
     assert abs(json.loads(plain.stdout)["n_prompt"] - answer["n_prompt"]) <= 1
@@ -102,7 +112,7 @@ def test_other_text_may_follow_the_document(book: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     answer = json.loads(result.stdout)
     assert "ternen" in answer["text"].lower()
-    assert answer["prefill"]["n_reused"] > 300
+    assert answer["prefill"]["n_cached"] > 300
 
 
 def test_two_processes_ask_at_once(book: Path) -> None:

@@ -76,25 +76,25 @@ def test_progress_is_reported_with_the_full_cache_too(plain, prompt):
 def test_a_prompt_up_to_the_budget_gives_the_tokens_of_the_full_cache(
     make, plain, prompt, greedy, budget
 ):
-    llm = make(SnapKVConfig(budget=budget, room=64))
+    llm = make(SnapKVConfig(budget=budget, decode_cells=64))
     assert greedy(llm, prompt, 32) == greedy(plain, prompt, 32)
     assert llm.last_prefill is None  # the ordinary path
 
 
 def test_prefill_of_a_prompt_up_to_the_budget_says_that_all_stays(make, plain, prompt, greedy):
-    llm = make(SnapKVConfig(budget=300, room=64))
+    llm = make(SnapKVConfig(budget=300, decode_cells=64))
     stats = llm.prefill(prompt)
     assert (stats.n_prompt, stats.n_kept, stats.layer_group) == (300, 300, 0)
     assert stats.coverage == 1.0
-    assert stats.bytes_staging == stats.bytes_hidden == stats.bytes_mask == 0
+    assert stats.bytes_kv_group == stats.bytes_hidden == stats.bytes_mask == 0
     assert greedy(llm, prompt, 16) == greedy(plain, prompt, 16)
     with pytest.raises(ConfigError, match="the prompt was not compressed"):
         llm.kept_positions()
 
 
-@pytest.mark.parametrize("settings", [{"budget": 96}, {"ratio": 0.1}])
+@pytest.mark.parametrize("settings", [{"budget": 96}, {"keep_ratio": 0.1}])
 def test_a_prompt_within_the_window_is_not_compressed(make, prompt, settings):
-    llm = make(SnapKVConfig(**settings, window=32, room=64))
+    llm = make(SnapKVConfig(**settings, window_size=32, decode_cells=64))
     for n in (1, 31, 32):
         assert llm.prefill(prompt[:n]).n_kept == n
 
@@ -108,4 +108,4 @@ def test_a_vocabulary_alone_tokenizes_and_evaluates_nothing(make, model_path, co
     with pytest.raises(ConfigError, match="vocab_only"):
         vocabulary.create_completion("Hello World", max_tokens=1)
     with pytest.raises(ConfigError, match="vocab_only"):
-        vocabulary.score([1])
+        vocabulary.logits_for([1])

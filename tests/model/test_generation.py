@@ -47,7 +47,7 @@ def test_grammar_is_obeyed(llm, prompt):
     )
     answer = llm.create_completion(prompt, max_tokens=16, temperature=0.0, grammar=grammar)
     word, number = answer["choices"][0]["text"].split()
-    assert word == "room"
+    assert word == "decode_cells"
     assert number.isdigit() and len(number) == 3
 
 
@@ -59,8 +59,8 @@ def test_a_tool_is_called(make, messages):
             "name": "find",
             "parameters": {
                 "type": "object",
-                "properties": {"room": {"type": "integer"}},
-                "required": ["room"],
+                "properties": {"decode_cells": {"type": "integer"}},
+                "required": ["decode_cells"],
             },
         },
     }
@@ -70,7 +70,7 @@ def test_a_tool_is_called(make, messages):
     )
     call = answer["choices"][0]["message"]["tool_calls"][0]["function"]
     assert call["name"] == "find"
-    assert isinstance(json.loads(call["arguments"])["room"], int)
+    assert isinstance(json.loads(call["arguments"])["decode_cells"], int)
     assert llm.last_prefill.n_kept == 96
 
 
@@ -89,7 +89,7 @@ def test_generation_goes_on_beyond_the_cells(llm, prompt, greedy):
     # the state is intact: the last token can be taken back and evaluated again
     last = int(llm.input_ids[llm.n_tokens - 1])
     llm.n_tokens -= 1
-    assert llm.score([last]).shape == (1, llm.n_vocab())
+    assert llm.logits_for([last]).shape == (1, llm.n_vocab())
 
 
 def test_generation_ends_with_the_context(make, prompt):
@@ -100,7 +100,7 @@ def test_generation_ends_with_the_context(make, prompt):
 
 
 def test_rows_of_the_prompt_and_of_the_answer_compete(make, prompt):
-    llm = make(SnapKVConfig(budget=96, window=16, room=64, sinks=4))
+    llm = make(SnapKVConfig(budget=96, window_size=16, decode_cells=64, n_sink=4))
     for _ in zip(range(200), llm.generate(prompt, temp=0.0), strict=False):
         pass
     assert len(llm.evictions) == 3
@@ -114,9 +114,9 @@ def test_rows_of_the_prompt_and_of_the_answer_compete(make, prompt):
 
 def test_what_is_evicted_again_is_what_the_rows_scores_say(make, prompt):
     """Against the reference, from the rows that were there: keys in the cache, positions in ids."""
-    llm = make(SnapKVConfig.paper(budget=96, window=16, room=64))
+    llm = make(SnapKVConfig.paper(budget=96, window_size=16, decode_cells=64))
     llm.prefill(prompt)
-    llm.score(prompt[:64])
+    llm.logits_for(prompt[:64])
     before = llm.kept_positions()
     seen = []
 
@@ -230,7 +230,7 @@ def test_the_same_prompt_goes_on_from_its_last_token(llm, prompt):
 def test_score_is_what_generation_sees(llm, prompt, greedy):
     tokens = greedy(llm, prompt, 12)
     llm.prefill(prompt)
-    logits = llm.score(tokens)
+    logits = llm.logits_for(tokens)
     assert (logits.shape, logits.dtype) == ((12, llm.n_vocab()), np.float32)
     assert llm.n_tokens == 312
     assert logits[:-1].argmax(axis=1).tolist() == tokens[1:]
@@ -239,9 +239,9 @@ def test_score_is_what_generation_sees(llm, prompt, greedy):
 def test_score_of_several_batches(make, prompt):
     llm = make(n_batch=32, n_ubatch=32)
     llm.prefill(prompt)
-    at_once = llm.score(prompt[:56])
+    at_once = llm.logits_for(prompt[:56])
     llm.prefill(prompt)
-    expected = np.concatenate([llm.score(prompt[:32]), llm.score(prompt[32:56])])
+    expected = np.concatenate([llm.logits_for(prompt[:32]), llm.logits_for(prompt[32:56])])
     np.testing.assert_array_equal(at_once, expected)
 
 
@@ -249,22 +249,22 @@ def test_score_of_several_batches(make, prompt):
 def test_score_of_the_last_tokens(make, prompt, n_batch):
     llm = make(n_batch=n_batch, n_ubatch=32)
     llm.prefill(prompt)
-    every = llm.score(prompt[:56])
+    every = llm.logits_for(prompt[:56])
     for last in (1, 3, 40, 56, 99):
         llm.prefill(prompt)
-        some = llm.score(prompt[:56], last)
+        some = llm.logits_for(prompt[:56], last)
         assert some.shape == (min(last, 56), llm.n_vocab())
         # products of fewer rows may take another way through the processor
         np.testing.assert_allclose(some, every[-last:], atol=1e-3)
         assert llm.n_tokens == len(prompt) + 56
     llm.prefill(prompt)
-    assert llm.score(prompt[:8], 0).shape == (0, llm.n_vocab())
+    assert llm.logits_for(prompt[:8], 0).shape == (0, llm.n_vocab())
 
 
 def test_score_beyond_the_free_cells(llm, prompt):
     llm.prefill(prompt)
     with pytest.raises(NoRoomError, match="65 tokens to score: the KV cache has 64 free cells"):
-        llm.score(prompt[:65])
+        llm.logits_for(prompt[:65])
     assert llm.n_tokens == 300
 
 
@@ -330,5 +330,5 @@ def test_a_cache_of_states(make, prompt):
 
 def test_layers_and_settings_of_one_context_do_not_leak_to_the_next(make, plain, prompt, greedy):
     expected = greedy(plain, prompt, 8)
-    make(SnapKVConfig(budget=64, room=64)).prefill(prompt)
+    make(SnapKVConfig(budget=64, decode_cells=64)).prefill(prompt)
     assert greedy(plain, prompt, 8) == expected

@@ -15,7 +15,18 @@ from snapkv_local.prompt import template
 from snapkv_local.prompt.build import build
 
 QUESTION = "What is ready for a match? Ωß漢"
-SMALL = ["--budget", "96", "--window", "32", "--room", "8", "--ctx", "1k", "--threads", "1"]
+SMALL = [
+    "--budget",
+    "96",
+    "--window-size",
+    "32",
+    "--decode-cells",
+    "8",
+    "--ctx",
+    "1k",
+    "--threads",
+    "1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +38,7 @@ def text(document):
 def small(llm):
     """The shared Llama with a window that holds the question; as it was afterwards."""
     before = llm.snapkv
-    llm.set_snapkv(SnapKVConfig(budget=96, window=32, room=64))
+    llm.set_snapkv(SnapKVConfig(budget=96, window_size=32, decode_cells=64))
     yield llm
     llm.set_snapkv(before)
 
@@ -69,9 +80,9 @@ def test_a_survey_counts_the_kept_positions(small, text):
     n_layer, n_head_kv, n_kept = positions.shape
     assert survey.counts.shape == (n_layer, len(built.tokens))
     assert survey.layers == tuple(range(n_layer))
-    before = survey.counts[:, : -survey.window]
+    before = survey.counts[:, : -survey.window_size]
     assert (before.sum(axis=1) == n_head_kv * n_kept).all()
-    assert (survey.counts[:, -survey.window :] == n_head_kv).all()
+    assert (survey.counts[:, -survey.window_size :] == n_head_kv).all()
     assert before[3, positions[3, 1, 0]] >= 1
     assert survey.coverage.mean() == pytest.approx(survey.stats.coverage, abs=1e-5)
     assert survey.covers_question()

@@ -45,7 +45,7 @@ def test_heads_that_are_no_multiple_of_4_bytes_are_refused(small_heads):
 
 
 def test_the_same_heads_pass_in_f16(small_heads, make):
-    llm = make(SnapKVConfig(budget=64, window=16), path=small_heads, n_ctx=128)
+    llm = make(SnapKVConfig(budget=64, window_size=16), path=small_heads, n_ctx=128)
     assert llm.prefill(list(range(32)) * 4).n_kept == 64
 
 
@@ -63,8 +63,8 @@ def test_score_ends_at_the_end_of_the_context(make, prompt):
     llm = make(n_ctx=256, n_batch=128)
     llm.prefill(prompt[:250])
     with pytest.raises(NoRoomError, match="7 tokens to score: the context has 6 positions left"):
-        llm.score(prompt[:7])
-    assert llm.score(prompt[:6]).shape[0] == 6
+        llm.logits_for(prompt[:7])
+    assert llm.logits_for(prompt[:6]).shape[0] == 6
 
 
 def test_reset_and_a_short_prompt_after_a_long_one(llm, prompt, plain, greedy):

@@ -12,7 +12,7 @@ from snapkv_local.errors import ConfigError
 from snapkv_local.prompt import vocabulary
 
 WINDOW, BUDGET = 16, 96
-CONFIG = SnapKVConfig(budget=BUDGET, window=WINDOW, room=64, protect_system=True)
+CONFIG = SnapKVConfig(budget=BUDGET, window_size=WINDOW, decode_cells=64, protect_system=True)
 SYSTEM = {
     "role": "system",
     "content": "You speak for the keeper of a lighthouse. Say where in the text you have it from, and "
@@ -112,7 +112,7 @@ def test_a_system_prompt_that_does_not_fit(chatting: Llama, text: str) -> None:
 
 @pytest.mark.parametrize("vault", ["off", "ram"])
 def test_the_question_votes(make: Callable[..., Llama], text: str, vault: str) -> None:
-    llm = make(replace(CONFIG, policy="question:reduce=max", vault=vault))
+    llm = make(replace(CONFIG, policy="question:aggregation=max", vault=vault))
     turns = [SYSTEM, user(f"{text}\n\nWho keeps the light?")]
     ask(llm, *turns)
     assert llm.last_prefill is not None
@@ -164,7 +164,7 @@ def test_a_document_in_a_file(make: Callable[..., Llama], text: str, tmp_path: P
     other.open_document(document.path)
     question = user(f"{document.text}\n\nWho keeps the light?")
     ask(other, question)
-    assert other.last_prefill.n_reused > 200
+    assert other.last_prefill.n_cached > 200
     begin, end = other._marks.of(other, other.snapkv, other._input_ids).question
     assert spell(other, (begin, end)) == "Who keeps the light?"
     ask(llm, question)
@@ -172,13 +172,17 @@ def test_a_document_in_a_file(make: Callable[..., Llama], text: str, tmp_path: P
 
 
 @pytest.mark.parametrize("protects", [False, True])
-@pytest.mark.parametrize("ops", ["fused", "stock"])
+@pytest.mark.parametrize("ops", ["fused", "ggml"])
 def test_the_question_votes_in_the_engine(
     make: Callable[..., Llama], text: str, ops: str, protects: bool
 ) -> None:
     config = replace(CONFIG, protect_system=protects)
     turns = [SYSTEM, user(f"{text}\n\nWho keeps the light?")]
-    chooses = make(replace(config, policy="question:kernel=21+own=0.25+pool=trim+reduce=max"))
+    chooses = make(
+        replace(
+            config, policy="question:kernel_size=21+self_weight=0.25+pooling=trim+aggregation=max"
+        )
+    )
     ask(chooses, *turns)
     engine = make(replace(config, ops=ops))
     ask(engine, *turns)
@@ -188,7 +192,7 @@ def test_the_question_votes_in_the_engine(
     assert 0 < stats.coverage < 1
 
     # the last tokens vote where they are asked to
-    engine.set_snapkv(replace(config, ops=ops, voters=16))
+    engine.set_snapkv(replace(config, ops=ops, observation=16))
     ask(engine, *turns)
     assert engine.kept_positions().tolist() != chooses.kept_positions().tolist()
     assert (engine.last_prefill.n_voters, engine.last_prefill.n_after_voters) == (16, 0)
@@ -244,7 +248,11 @@ def test_a_later_question_votes(make: Callable[..., Llama], text: str) -> None:
 
 
 def test_policies_in_python_that_prefer_the_question(make: Callable[..., Llama], text: str) -> None:
-    llm = make(replace(CONFIG, policy="sentence:of=snapkv:prefer=question", protect_system=False))
+    llm = make(
+        replace(
+            CONFIG, policy="sentence:of=snapkv-paper:observation=question", protect_system=False
+        )
+    )
     ask(llm, user(f"{text}\n\nWho keeps the light?"))
     span = llm._marks.of(llm, llm.snapkv, llm._input_ids[: llm.n_prompt]).question
     assert span is not None and spell(llm, span) == "Who keeps the light?"

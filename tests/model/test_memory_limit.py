@@ -21,14 +21,15 @@ def unlimit():
 
 def make(**config):
     settings = dict(n_ctx=8192, n_batch=128, n_ubatch=128, n_threads=1, n_threads_batch=1)
-    return Llama(os.environ["MODEL"], snapkv=SnapKVConfig(window=16, **config), verbose=False, **settings)
+    snapkv = SnapKVConfig(window_size=16, **config)
+    return Llama(os.environ["MODEL"], snapkv=snapkv, verbose=False, **settings)
 """
 
 
 def test_a_prefill_that_finds_no_memory_leaves_the_context_usable(python):
     # all layers of 8,000 tokens take 180 MiB
     result = python(f"""{SETUP}
-llm = make(budget=64, room=64, layer_group=30)
+llm = make(budget=64, decode_cells=64, layer_group=30)
 short = list(range(1000, 1100))
 llm.prefill(short)
 kept = llm.kept_positions()
@@ -49,14 +50,14 @@ assert llm._ctx.n_free() == 64
 def test_a_cache_that_finds_no_memory_is_an_error_and_no_crash(python):
     # 8,192 cells take 180 MiB
     result = python(f"""{SETUP}
-make(budget=64, room=64).close()
+make(budget=64, decode_cells=64).close()
 limit(150)
 try:
-    make(budget=8000, room=192)
+    make(budget=8000, decode_cells=192)
 except OutOfMemoryError as e:
     print(e)
 unlimit()
-make(budget=8000, room=192).prefill([1000])
+make(budget=8000, decode_cells=192).prefill([1000])
 """)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "out of memory" in result.stdout
@@ -66,7 +67,7 @@ def test_no_memory_for_a_graphs_metadata_is_an_error_and_no_crash(python):
     # ggml would end the process where it gets none. How much a prefill takes depends on what the heap
     # still holds, so the limits climb, finely enough to meet every allocation, until one is enough.
     result = python(f"""{SETUP}
-llm = make(budget=64, room=64)
+llm = make(budget=64, decode_cells=64)
 short = list(range(1000, 1100))
 llm.prefill(short)
 kept = llm.kept_positions()
@@ -114,7 +115,7 @@ def test_threads_that_cannot_start_are_an_error_and_no_crash(python):
     # OpenMP would end the process. A stack each, 8 MiB by default
     result = python(f"""{SETUP}
 resource.setrlimit(resource.RLIMIT_STACK, (8 * 2**20, resource.RLIM_INFINITY))
-for snapkv in (None, SnapKVConfig(budget=64, window=16, room=64)):
+for snapkv in (None, SnapKVConfig(budget=64, window_size=16, decode_cells=64)):
     settings = dict(n_ctx=256, n_batch=128, n_threads=100, n_threads_batch=100, verbose=False)
     llm = Llama(os.environ["MODEL"], snapkv=snapkv, flash_attn=True, **settings)
     limit(400)

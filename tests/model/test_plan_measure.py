@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-ARGUMENTS = ("--ctx", "1k", "--budget", "128", "--room", "128", "--threads", "2")
+ARGUMENTS = ("--ctx", "1k", "--budget", "128", "--decode-cells", "128", "--threads", "2")
 
 
 def measure(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -30,13 +30,13 @@ def test_predictions_hold(options: tuple[str, ...], rel: float) -> None:
     found = json.loads(result.stdout)
     parts = {part["part"]: part for part in found["parts"]}
     assert set(parts) == {
-        "weights", "kv", "staging", "hidden", "mask", "compute", "full KV, not taken",
+        "weights", "kv", "kv_group", "hidden", "mask", "compute", "full KV, not taken",
         "process", "peak of the process",
     }  # fmt: skip
     assert found["ok"] and not any(part["misses"] for part in parts.values())
     assert found["predicted_layer_group"] == found["prefill"]["layer_group"]
     # counted to the byte
-    for name in ("weights", "kv", "staging", "hidden", "mask", "full KV, not taken"):
+    for name in ("weights", "kv", "kv_group", "hidden", "mask", "full KV, not taken"):
         assert parts[name]["predicted"] == parts[name]["measured"], name
     # a model of what ggml's allocator does, but for small inputs
     assert parts["compute"]["predicted"] == pytest.approx(parts["compute"]["measured"], rel=rel)

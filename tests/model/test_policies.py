@@ -19,7 +19,7 @@ from snapkv_local.prompt import vocabulary
 
 WINDOW, BUDGET = 16, 96
 N_ROWS = BUDGET - WINDOW
-CONFIG = SnapKVConfig(budget=BUDGET, window=WINDOW, room=64)
+CONFIG = SnapKVConfig(budget=BUDGET, window_size=WINDOW, decode_cells=64)
 
 # what the prompt of 300 tokens has, for those that ask
 QUESTION = (270, 290)
@@ -29,10 +29,10 @@ RUNNING = [
     "streaming",
     "random:seed=7",
     "h2o",
-    "value:kernel=7+window=24",
-    "question:kernel=21+reduce=max",
-    "windows:last=8",
-    "sentence:of=question:sinks=2",
+    "value:kernel_size=7+observation=24",
+    "question:kernel_size=21+aggregation=max",
+    "windows:observation=8",
+    "sentence:of=question:n_sink=2",
 ]
 
 
@@ -109,25 +109,28 @@ def test_the_rows_are_those_that_the_policy_chooses(
     n_voters = config.n_voters()
     for layer, ids, found in zip(layers, kept, coverage, strict=True):
         by_definition = reference.coverage(
-            layer.q[:, -n_voters:], layer.k, layer.scale, ids, window=WINDOW
+            layer.q[:, -n_voters:], layer.k, layer.scale, ids, window_size=WINDOW
         )
         np.testing.assert_allclose(found, by_definition, rtol=1e-4)
     assert stats.coverage == pytest.approx(coverage.mean(), rel=1e-5)
 
     # and the cache has them
-    logits = chooses.score(answer)
+    logits = chooses.logits_for(answer)
     own = engine.prefill(prompt).coverage
     assert own != pytest.approx(stats.coverage, rel=1e-5)
     assert not np.array_equal(engine.kept_positions(), kept)
-    engine.keep(list(kept))
-    np.testing.assert_allclose(engine.score(answer), logits, atol=1e-4)
+    engine.select_rows(list(kept))
+    np.testing.assert_allclose(engine.logits_for(answer), logits, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("settings", "policy"),
     [
-        ({"kernel": 7, "pool": "avg", "reduce": "sum", "own": 0}, "question:kernel=7"),
-        ({}, "question:kernel=21+own=0.25+pool=trim+reduce=max"),
+        (
+            {"kernel_size": 7, "pooling": "avg", "aggregation": "sum", "self_weight": 0},
+            "question:kernel_size=7",
+        ),
+        ({}, "question:kernel_size=21+self_weight=0.25+pooling=trim+aggregation=max"),
     ],
 )
 def test_snapkv_in_python_keeps_what_the_engine_keeps(
@@ -152,7 +155,7 @@ def test_stock_ops_and_several_layers_at_a_time(
     make: Callable[..., Llama], prompt: list[int]
 ) -> None:
     kept = []
-    for settings in ({"ops": "stock"}, {"layer_group": 7}):
+    for settings in ({"ops": "ggml"}, {"layer_group": 7}):
         llm = make(replace(CONFIG, policy="random", **settings))
         llm.prefill(prompt)
         kept.append(llm.kept_positions())

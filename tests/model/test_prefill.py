@@ -10,7 +10,7 @@ from snapkv_local.errors import ConfigError, NativeError, PromptError
 from snapkv_local.policies import reference
 
 N_LAYER, N_HEAD, N_HEAD_KV, HEAD_DIM = 30, 9, 3, 64
-BASE = {"budget": 96, "window": 16, "room": 64}
+BASE = {"budget": 96, "window_size": 16, "decode_cells": 64}
 ROW_BYTES = 2 * N_LAYER * N_HEAD_KV * HEAD_DIM * 2  # K and V in f16, all layers
 
 
@@ -19,11 +19,11 @@ def logits(llm):
     return np.ctypeslib.as_array(llm._ctx.get_logits(), shape=(llm.n_vocab(),)).copy()
 
 
-def assert_same_up_to_ties(kept, score, n_keep, sinks=0):
+def assert_same_up_to_ties(kept, score, n_keep, n_sink=0):
     """The same sets, but for rows whose score is within rounding of the last one that stays."""
-    expected = reference.select(score, n_keep, sinks)
+    expected = reference.select(score, n_keep, n_sink)
     for head, (ours, theirs) in enumerate(zip(kept, expected, strict=True)):
-        cut = np.sort(score[head, sinks:])[-(n_keep - sinks)]
+        cut = np.sort(score[head, n_sink:])[-(n_keep - n_sink)]
         for position in set(ours.tolist()) ^ set(theirs.tolist()):
             assert score[head, position] == pytest.approx(cut, rel=1e-3), (head, position)
 
@@ -32,20 +32,20 @@ def assert_same_up_to_ties(kept, score, n_keep, sinks=0):
     "settings",
     [
         {},
-        {"pool": "max"},
-        {"pool": "avg", "own": 0},
-        {"own": 2.5, "kernel": 3},
-        {"kernel": 5, "reduce": "sum"},
-        {"kernel": 1},
-        {"voters": 7},
-        {"window": 40, "voters": 9, "reduce": "sum", "ops": "stock"},
-        {"window": 40, "pool": "max"},
-        {"sinks": 4, "layer_group": 7},
-        {"ratio": 0.2, "budget": None, "layer_group": 30},
-        {"ops": "stock"},
-        {"ops": "stock", "pool": "max", "reduce": "max", "sinks": 4},
-        {"ops": "stock", "pool": "avg", "own": 0},
-        {"ops": "stock", "kernel": 1},
+        {"pooling": "max"},
+        {"pooling": "avg", "self_weight": 0},
+        {"self_weight": 2.5, "kernel_size": 3},
+        {"kernel_size": 5, "aggregation": "sum"},
+        {"kernel_size": 1},
+        {"observation": 7},
+        {"window_size": 40, "observation": 9, "aggregation": "sum", "ops": "ggml"},
+        {"window_size": 40, "pooling": "max"},
+        {"n_sink": 4, "layer_group": 7},
+        {"keep_ratio": 0.2, "budget": None, "layer_group": 30},
+        {"ops": "ggml"},
+        {"ops": "ggml", "pooling": "max", "aggregation": "max", "n_sink": 4},
+        {"ops": "ggml", "pooling": "avg", "self_weight": 0},
+        {"ops": "ggml", "kernel_size": 1},
     ],
     ids=lambda settings: ",".join(map(str, settings)) or "default",
 )
@@ -53,8 +53,8 @@ def test_scores_and_kept_rows_are_the_references(make, prompt, tap, settings):
     config = SnapKVConfig(**{**BASE, **settings})
     llm = make(config, keep_scores=True)
     seen = tap(llm, prompt)
-    n_prefix = len(prompt) - config.window
-    n_keep = config.n_kept(len(prompt)) - config.window
+    n_prefix = len(prompt) - config.window_size
+    n_keep = config.n_kept(len(prompt)) - config.window_size
     kept, scores = llm.kept_positions(), llm.prefill_scores()
 
     assert [layer["ic"] for layer in seen] == list(range(N_LAYER))
@@ -64,7 +64,7 @@ def test_scores_and_kept_rows_are_the_references(make, prompt, tap, settings):
     coverage = []
     for layer in seen:
         ic, q, k, scale = (layer[name] for name in ("ic", "q", "k", "scale"))
-        assert q.shape == (N_HEAD, config.window, HEAD_DIM)
+        assert q.shape == (N_HEAD, config.window_size, HEAD_DIM)
         assert k.shape == (N_HEAD_KV, len(prompt), HEAD_DIM)
         assert (scale, layer["softcap"]) == (0.125, 0.0)
         q = q[:, -config.n_voters() :]
@@ -72,33 +72,33 @@ def test_scores_and_kept_rows_are_the_references(make, prompt, tap, settings):
             q,
             k,
             scale,
-            kernel=config.kernel,
-            kind=config.pool,
-            reduce=config.reduce,
-            own=config.own,
+            kernel_size=config.kernel_size,
+            pooling=config.pooling,
+            aggregation=config.aggregation,
+            self_weight=config.self_weight,
         )[:, :n_prefix]
         np.testing.assert_allclose(scores[ic], expected, rtol=2e-3, atol=1e-6)
-        assert_same_up_to_ties(kept[ic], expected, n_keep, config.sinks)
+        assert_same_up_to_ties(kept[ic], expected, n_keep, config.n_sink)
         # from the engine's own scores there is nothing to round
-        assert_same_up_to_ties(kept[ic], scores[ic].astype(np.float64), n_keep, config.sinks)
-        coverage.append(reference.coverage(q, k, scale, kept[ic], config.window))
+        assert_same_up_to_ties(kept[ic], scores[ic].astype(np.float64), n_keep, config.n_sink)
+        coverage.append(reference.coverage(q, k, scale, kept[ic], config.window_size))
     np.testing.assert_allclose(llm.coverage(), coverage, rtol=1e-3)
     assert llm.last_prefill.coverage == pytest.approx(np.mean(coverage), rel=1e-3)
-    if config.sinks:
-        assert (kept[:, :, : config.sinks] == np.arange(config.sinks)).all()
+    if config.n_sink:
+        assert (kept[:, :, : config.n_sink] == np.arange(config.n_sink)).all()
 
 
 def test_stock_ops_keep_what_fused_ops_keep(make, prompt):
     found = {}
-    for ops in ("fused", "stock", "auto"):
+    for ops in ("fused", "ggml", "auto"):
         llm = make(SnapKVConfig(**BASE, ops=ops), keep_scores=True)
         stats = llm.prefill(prompt)
         found[ops] = stats, llm.kept_positions(), llm.prefill_scores(), logits(llm)
     ratios = {ops: stats.ratio_fused for ops, (stats, *_) in found.items()}
-    assert ratios == {"fused": 1, "stock": 0, "auto": 1}  # the CPU has them
+    assert ratios == {"fused": 1, "ggml": 0, "auto": 1}  # the CPU has them
 
     (fused, kept, scores, last), (stock, _, stock_scores, stock_last) = (
-        found[ops] for ops in ("fused", "stock")
+        found[ops] for ops in ("fused", "ggml")
     )
     np.testing.assert_allclose(scores, stock_scores, rtol=2e-3, atol=1e-6)
     for ic in range(N_LAYER):
@@ -114,7 +114,7 @@ def test_nothing_evicted_is_nothing_fused(llm, prompt):
 
 
 def test_shapes_that_fused_ops_do_not_take(make, prompt):
-    settings = {**BASE, "kernel": 129}  # 127 at most
+    settings = {**BASE, "kernel_size": 129}  # 127 at most
     with pytest.raises(NativeError, match=r"CPU has no fused ops for layer 0 .*: set ops to auto"):
         make(SnapKVConfig(**settings, ops="fused")).prefill(prompt)
     llm = make(SnapKVConfig(**settings))
@@ -122,21 +122,23 @@ def test_shapes_that_fused_ops_do_not_take(make, prompt):
     assert llm.kept_positions().shape == (N_LAYER, N_HEAD_KV, 80)
 
 
-@pytest.mark.parametrize("chunk", [64, 256, 512])
-def test_a_chunk_is_what_n_ubatch_would_be(make, prompt, greedy, chunk):
-    """n_ubatch is 128: a chunk may be smaller, larger, or larger than the prompt, which it then is."""
-    chosen = make(SnapKVConfig(**BASE, chunk=chunk))
-    other = make(n_batch=512, n_ubatch=chunk)
-    assert [llm.prefill(prompt).chunk for llm in (chosen, other)] == [min(chunk, len(prompt))] * 2
+@pytest.mark.parametrize("n_ubatch", [64, 256, 512])
+def test_the_setting_n_ubatch_is_what_llamas_would_be(make, prompt, greedy, n_ubatch):
+    """Llama's is 128: the setting may be smaller, larger, or larger than the prompt, which it then is."""
+    chosen = make(SnapKVConfig(**BASE, n_ubatch=n_ubatch))
+    other = make(n_batch=512, n_ubatch=n_ubatch)
+    assert [llm.prefill(prompt).n_ubatch for llm in (chosen, other)] == [
+        min(n_ubatch, len(prompt))
+    ] * 2
     np.testing.assert_array_equal(logits(chosen), logits(other))
     np.testing.assert_array_equal(chosen.kept_positions(), other.kept_positions())
     assert greedy(chosen, prompt, 8) == greedy(other, prompt, 8)
 
 
-@pytest.mark.parametrize("ratio", [0.5, 0.7, 1 / 3])
-def test_a_ratio_keeps_as_many_rows_as_the_configuration_says(make, prompt, ratio):
+@pytest.mark.parametrize("keep_ratio", [0.5, 0.7, 1 / 3])
+def test_a_ratio_keeps_as_many_rows_as_the_configuration_says(make, prompt, keep_ratio):
     # 0.7 of 110 rows is 77, and 76.99999... in float32
-    config = SnapKVConfig(ratio=ratio, window=16, room=64)
+    config = SnapKVConfig(keep_ratio=keep_ratio, window_size=16, decode_cells=64)
     llm = make(config)
     stats = llm.prefill(prompt[:126])
     assert stats.n_kept == config.n_kept(126)
@@ -146,15 +148,15 @@ def test_a_ratio_keeps_as_many_rows_as_the_configuration_says(make, prompt, rati
 def test_figures_of_a_prefill(llm, prompt):
     stats = llm.prefill(prompt)
     assert stats is llm.last_prefill
-    assert (stats.n_prompt, stats.n_kept, stats.layer_group, stats.chunk) == (300, 96, 1, 128)
+    assert (stats.n_prompt, stats.n_kept, stats.layer_group, stats.n_ubatch) == (300, 96, 1, 128)
     # cells come in multiples of 32
-    assert stats.bytes_compact == ROW_BYTES * 160
+    assert stats.bytes_kv == ROW_BYTES * 160
     # full cells in multiples of 256
-    assert stats.bytes_full_cache == ROW_BYTES * 512
-    assert stats.bytes_staging == stats.bytes_full_cache // N_LAYER
+    assert stats.bytes_kv_full == ROW_BYTES * 512
+    assert stats.bytes_kv_group == stats.bytes_kv_full // N_LAYER
     assert stats.bytes_hidden >= 300 * N_HEAD * HEAD_DIM * 4
     # the CPU's memory is the host's, and beside no GPU
-    assert (stats.bytes_hidden_host, stats.bytes_weights) == (0, 0)
+    assert (stats.bytes_hidden_host, stats.bytes_weights_lent) == (0, 0)
     assert stats.ratio_fused == 1
     assert stats.bytes_mask > 128 * 512 * 2
     assert stats.bytes_compute > 0
@@ -168,7 +170,7 @@ def test_the_layer_group_changes_memory_and_nothing_else(make, llm, prompt, gree
     other = make(SnapKVConfig(**BASE, layer_group=30))
     all_layers = other.prefill(prompt)
     assert all_layers.layer_group == 30
-    assert all_layers.bytes_staging == 30 * one.bytes_staging
+    assert all_layers.bytes_kv_group == 30 * one.bytes_kv_group
     np.testing.assert_array_equal(other.kept_positions(), expected[0])
     assert greedy(other, prompt, 8) == expected[1]
 
@@ -180,7 +182,7 @@ def test_quantized_caches(make, prompt, greedy, kv_type):
     ggml_type = getattr(llama_cpp, f"GGML_TYPE_{kv_type.upper()}")
     small = make(type_k=ggml_type, type_v=ggml_type)
     stats = small.prefill(prompt[:130])
-    assert stats.bytes_compact < ROW_BYTES * 160 * 0.6
+    assert stats.bytes_kv < ROW_BYTES * 160 * 0.6
     assert small.kept_positions().shape == (N_LAYER, N_HEAD_KV, 80)
     assert len(set(greedy(small, prompt, 8))) > 1
 
@@ -193,8 +195,8 @@ def test_types_of_k_and_v_may_differ(make, prompt, greedy):
     for each in (llm, exact):
         each.prefill(prompt[:130])
     # K in 8.5 bits, V in 16
-    assert exact.last_prefill.bytes_compact * 0.7 < llm.last_prefill.bytes_compact
-    assert llm.last_prefill.bytes_compact < exact.last_prefill.bytes_compact * 0.85
+    assert exact.last_prefill.bytes_kv * 0.7 < llm.last_prefill.bytes_kv
+    assert llm.last_prefill.bytes_kv < exact.last_prefill.bytes_kv * 0.85
     assert llm.last_prefill.ratio_fused == 1
     same = llm.kept_positions() == exact.kept_positions()
     assert np.mean(same) > 0.3
@@ -207,7 +209,7 @@ def test_one_repeated_token_has_finite_scores(llm, prompt):
     assert np.isfinite(scores).all()
     assert (scores >= 0).all()
     assert np.isfinite(stats.coverage)
-    assert np.isfinite(llm.score([prompt[7]])).all()
+    assert np.isfinite(llm.logits_for([prompt[7]])).all()
 
 
 def test_prefill_of_no_tokens(llm):
@@ -253,7 +255,7 @@ def test_progress_counts_up_to_the_total(llm, prompt):
 
 
 def test_a_window_larger_than_a_ubatch(make, prompt, tap):
-    llm = make(SnapKVConfig.paper(budget=160, window=150, room=64))
+    llm = make(SnapKVConfig.paper(budget=160, window_size=150, decode_cells=64))
     seen = tap(llm, prompt[:200])
     expected = reference.scores(seen[5]["q"], seen[5]["k"], seen[5]["scale"])
     assert seen[5]["q"].shape[1] == 150
@@ -265,7 +267,7 @@ def test_a_prompt_of_very_many_chunks_starts(make, tmp_path):
     path = tmp_path / "tiny.gguf"
     make_model(SHAPES["tiny"], "q8_0", path, name="Tiny")
     n_prompt = 20_000  # chunks of 32 have a mask of 32 rows with 512 columns to spare
-    llm = make(SnapKVConfig(**BASE, chunk=32), str(path), n_ctx=n_prompt + 64)
+    llm = make(SnapKVConfig(**BASE, n_ubatch=32), str(path), n_ctx=n_prompt + 64)
 
     class Enough(Exception):
         pass

@@ -13,7 +13,7 @@ from snapkv_local.server.worker import Chunk, Done
 
 CONFIGS = {
     "compact": {},
-    "vault": {"snapkv": SnapKVConfig(budget=96, window=16, room=64, vault="ram")},
+    "vault": {"snapkv": SnapKVConfig(budget=96, window_size=16, decode_cells=64, vault="ram")},
     "full": {"snapkv": None, "flash_attn": True},
 }
 
@@ -44,7 +44,7 @@ def complete(engine: Engine, prompt: list[int], **fields: Any) -> tuple[Any, dic
     *chunks, done = engine.complete(CompletionRequest.model_validate(body), NoJob())  # type: ignore[arg-type]
     assert isinstance(done, Done)
     assert done.usage["prompt_tokens_details"] == {
-        "cached_tokens": done.usage["snapkv"]["n_reused"]
+        "cached_tokens": done.usage["snapkv"]["n_cached"]
     }
     choices = [chunk.data["choices"][0] for chunk in chunks if isinstance(chunk, Chunk)]
     return [(choice["text"], choice["logprobs"]) for choice in choices], done.usage
@@ -62,10 +62,10 @@ def test_without_the_cache_an_answer_is_the_same_whatever_came_before(
 ) -> None:
     asked = prompt[:n]
     first, usage = complete(engine, asked, cache_prompt=False)
-    assert usage["snapkv"]["n_reused"] == 0
+    assert usage["snapkv"]["n_cached"] == 0
     complete(engine, [*asked[: n // 2], *prompt[200:230]])  # shares a prefix, then another batch
     again, usage = complete(engine, asked, cache_prompt=False)
-    assert usage["snapkv"]["n_reused"] == 0
+    assert usage["snapkv"]["n_cached"] == 0
     assert again == first
 
 
@@ -73,11 +73,11 @@ def test_without_the_cache_an_answer_is_the_same_whatever_came_before(
 def test_what_is_reused_is_said(engine: Engine, prompt: list[int], n: int) -> None:
     asked = prompt[:n]
     _, usage = complete(engine, asked, cache_prompt=False)
-    assert usage["snapkv"]["n_reused"] == 0
+    assert usage["snapkv"]["n_cached"] == 0
     said = engine.llm._input_ids.tolist()
     longer = [*said, *prompt[200:220]]
     _, usage = complete(engine, longer)
-    n_computed = len(longer) - usage["snapkv"]["n_reused"]
+    n_computed = len(longer) - usage["snapkv"]["n_cached"]
     assert 20 <= n_computed <= most_computed(engine, 20)
     assert usage["prompt_tokens"] == len(longer)
 
@@ -88,7 +88,7 @@ def test_evictions_during_the_answer_change_nothing_of_it(
     complete(engine, prompt[:200], cache_prompt=False)
     longer = [*engine.llm._input_ids.tolist(), *prompt[200:210]]
     _, usage = complete(engine, longer, max_tokens=150)
-    n_computed = len(longer) - usage["snapkv"]["n_reused"]
+    n_computed = len(longer) - usage["snapkv"]["n_cached"]
     assert 10 <= n_computed <= most_computed(engine, 10)
 
 

@@ -14,7 +14,7 @@ from snapkv_local.errors import ConfigError, DocumentError, NoRoomError, PromptE
 from snapkv_local.prompt import template, vocabulary
 from snapkv_local.prompt.build import SEPARATOR
 
-CONFIG = SnapKVConfig(budget=96, window=16, room=64, vault="ram")
+CONFIG = SnapKVConfig(budget=96, window_size=16, decode_cells=64, vault="ram")
 QUESTION = (
     "Who is the cook of the station, who was the cook before, and what else does the text say about "
     "the kitchen, the stores, the boat that brings them, the day on which it comes and the weather "
@@ -59,11 +59,11 @@ def test_a_document_is_what_was_evaluated(
     # the same vault, filled by a prefill here
     vaulted.prefill(tokens[:n])
     vaulted.prefill(tokens)
-    expected, kept = vaulted.score(tokens[:8]), vaulted.kept_positions()
-    assert llm.prefill(tokens).n_reused == n
+    expected, kept = vaulted.logits_for(tokens[:8]), vaulted.kept_positions()
+    assert llm.prefill(tokens).n_cached == n
 
     np.testing.assert_array_equal(llm.kept_positions(), kept)
-    np.testing.assert_array_equal(llm.score(tokens[:8]), expected)
+    np.testing.assert_array_equal(llm.logits_for(tokens[:8]), expected)
 
 
 def test_each_question_begins_with_the_file(
@@ -78,7 +78,7 @@ def test_each_question_begins_with_the_file(
     stats.append(llm.prefill(first[n - 200 : n]))
     stats.append(llm.prefill(first))
     # a short question goes back by some rows
-    assert [s.n_reused > n - 64 for s in stats] == [True, True, False, True]
+    assert [s.n_cached > n - 64 for s in stats] == [True, True, False, True]
 
     answer = llm.create_chat_completion(
         [{"role": "user", "content": text + SEPARATOR + QUESTION}],
@@ -86,7 +86,7 @@ def test_each_question_begins_with_the_file(
         temperature=0.0,
     )
     assert answer["usage"]["prompt_tokens"] == len(first)
-    assert llm.last_prefill is not None and llm.last_prefill.n_reused >= n
+    assert llm.last_prefill is not None and llm.last_prefill.n_cached >= n
 
 
 @pytest.mark.parametrize("kv_type", [8, 2], ids=["q8_0", "q4_0"])
@@ -98,11 +98,11 @@ def test_quantized_rows_are_stored_as_they_are(
     llm.ingest(text, path)
     tokens = asked(llm, text)
     llm.prefill(tokens)
-    expected = llm.score(tokens[:8])
+    expected = llm.logits_for(tokens[:8])
     other = make(CONFIG, type_k=kv_type, type_v=kv_type)
     other.open_document(path)
     other.prefill(tokens)
-    np.testing.assert_array_equal(other.score(tokens[:8]), expected)
+    np.testing.assert_array_equal(other.logits_for(tokens[:8]), expected)
 
 
 def test_documents_of_other_settings_are_refused(
@@ -123,7 +123,7 @@ def test_documents_of_other_settings_are_refused(
     with pytest.raises(PromptError, match="is empty"):
         vaulted.ingest("  ", ingested)
     with pytest.raises(PromptError, match="not longer than the window"):
-        make(replace(CONFIG, window=64)).ingest("A text.", ingested)
+        make(replace(CONFIG, window_size=64)).ingest("A text.", ingested)
     vaulted.open_document(ingested)
     vaulted.documents = ()
 
@@ -137,7 +137,7 @@ def test_a_vault_in_a_folder(
         one.clear_vault()
         one.prefill(tokens[:300])
         one.prefill(tokens)
-    np.testing.assert_array_equal(llm.score(tokens[:8]), vaulted.score(tokens[:8]))
+    np.testing.assert_array_equal(llm.logits_for(tokens[:8]), vaulted.logits_for(tokens[:8]))
     assert list(tmp_path.iterdir()) == []  # it has no name
     with pytest.raises(ConfigError, match="is no folder"):
         SnapKVConfig(vault=tmp_path / "missing")
@@ -148,7 +148,7 @@ def test_a_full_disk_for_the_vault(python: Callable[..., object], tmp_path: Path
 import os, resource, signal
 from snapkv_local import Llama, SnapKVConfig, errors
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-config = SnapKVConfig(budget=96, window=16, room=64, vault={str(tmp_path)!r})
+config = SnapKVConfig(budget=96, window_size=16, decode_cells=64, vault={str(tmp_path)!r})
 llm = Llama(os.environ["MODEL"], n_ctx=512, verbose=False, snapkv=config)
 tokens = list(range(1000, 1300))
 resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, -1))
@@ -190,7 +190,7 @@ def test_a_session_goes_on_in_another_process(
     code = f"""
 import os
 from snapkv_local import Llama, SnapKVConfig
-config = SnapKVConfig(budget=96, window=16, room=64, vault={vault!r})
+config = SnapKVConfig(budget=96, window_size=16, decode_cells=64, vault={vault!r})
 llm = Llama(os.environ["MODEL"], snapkv=config, n_ctx=1024, n_batch=256, n_ubatch=128,
             n_threads=1, seed=1, verbose=False)
 llm.load_session({str(path)!r})
@@ -221,7 +221,7 @@ def test_a_session_begins_with_the_logits_that_it_ended_with(
     assert next(other.generate(tokens, temp=0.0)) == expected.argmax()
     np.testing.assert_array_equal(other.kept_positions(), llm.kept_positions())
     # and the vault is there
-    assert other.prefill(tokens).n_reused == len(tokens) - 64
+    assert other.prefill(tokens).n_cached == len(tokens) - 64
 
 
 def test_sessions_that_do_not_fit(make: Callable[..., Llama], text: str, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_sessions_that_do_not_fit(make: Callable[..., Llama], text: str, tmp_pat
     llm.prefill(tokens)
     path = tmp_path / "talk.snapkv"
     llm.save_session(path)
-    small = make(SnapKVConfig(budget=20, window=16, room=8))
+    small = make(SnapKVConfig(budget=20, window_size=16, decode_cells=8))
     small.prefill(tokens[:200])
     with pytest.raises(NoRoomError, match="raise budget or room"):
         small.load_session(path)
@@ -254,27 +254,27 @@ def test_files_that_are_cut_while_they_are_mapped(
     document = llm.open_document(path)
     about = [*document.tokens.tolist(), *tokens[-40:]]
     expected = llm.prefill(about)
-    assert expected.n_reused > 0
+    assert expected.n_cached > 0
     llm.save_session(saved)
 
     os.truncate(path, 8192)
-    for use in (llm.layer_views, lambda: llm.keep(None), lambda: llm.save_session(saved)):
+    for use in (llm.layer_views, lambda: llm.select_rows(None), lambda: llm.save_session(saved)):
         with pytest.raises(DocumentError, match="to 8,192 bytes after it was opened"):
             use()
     with pytest.raises(DocumentError, match="was cut in place"):
         llm.prefill(about)
-    assert llm.prefill(tokens[20:]).n_reused == 0  # of something else
+    assert llm.prefill(tokens[20:]).n_cached == 0  # of something else
 
     shutil.copy(ingested, tmp_path / "new")
     (tmp_path / "new").replace(path)
     llm.open_document(path)
-    assert llm.prefill(about).n_reused == expected.n_reused
+    assert llm.prefill(about).n_cached == expected.n_cached
 
     llm.load_session(saved)
     os.truncate(saved, 8192)
     with pytest.raises(DocumentError, match="was cut in place"):
         llm.prefill([*about, *tokens[:20]])
-    assert llm.prefill(about).n_reused == expected.n_reused
+    assert llm.prefill(about).n_cached == expected.n_cached
 
 
 def test_a_file_that_is_cut_within_a_prefill(

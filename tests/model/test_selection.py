@@ -10,10 +10,10 @@ from snapkv_local import Llama, SnapKVConfig
 from snapkv_local.errors import ConfigError
 
 WINDOW = 16
-CONFIG = SnapKVConfig(budget=96, window=WINDOW, room=64)
+CONFIG = SnapKVConfig(budget=96, window_size=WINDOW, decode_cells=64)
 
 
-@pytest.mark.parametrize("ops", ["fused", "stock"])
+@pytest.mark.parametrize("ops", ["fused", "ggml"])
 def test_rows_grow_until_the_coverage_is_reached(
     make: Callable[..., Llama], prompt: list[int], ops: str
 ) -> None:
@@ -31,7 +31,7 @@ def test_rows_grow_until_the_coverage_is_reached(
     same = make(replace(CONFIG, ops=ops, budget=stats.n_kept))
     assert same.prefill(prompt).coverage == pytest.approx(stats.coverage, rel=1e-6)
     np.testing.assert_array_equal(llm.kept_positions(), same.kept_positions())
-    np.testing.assert_array_equal(llm.score(prompt[:20]), same.score(prompt[:20]))
+    np.testing.assert_array_equal(llm.logits_for(prompt[:20]), same.logits_for(prompt[:20]))
     fewer = make(replace(CONFIG, ops=ops, budget=stats.n_kept - 1))
     assert fewer.prefill(prompt).coverage < asked
 
@@ -61,7 +61,7 @@ def test_what_cannot_be_reached_ends_at_the_most(
         ({"min_coverage": 1.5}, "above 0"),
         ({"max_budget": 300}, "without min_coverage"),
         ({"min_coverage": 0.9, "max_budget": 50}, "max_budget=50"),
-        ({"min_coverage": 0.9, "budget": None, "ratio": 0.5}, "give a budget"),
+        ({"min_coverage": 0.9, "budget": None, "keep_ratio": 0.5}, "give a budget"),
     ],
 )
 def test_settings_that_say_nothing(settings: dict[str, float], message: str) -> None:

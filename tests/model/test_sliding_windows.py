@@ -10,7 +10,7 @@ from snapkv_local.bench.make_model import make_model
 from snapkv_local.bench.shapes import SHAPES
 
 N_SWA = 32
-CONFIG = SnapKVConfig(budget=256, window=8, room=256, layer_group=1)
+CONFIG = SnapKVConfig(budget=256, window_size=8, decode_cells=256, layer_group=1)
 SIZES = {"n_ctx": 2048, "n_batch": 64, "n_ubatch": 64}
 
 
@@ -32,7 +32,7 @@ def test_their_cache_has_cells_for_the_window(make, path):
     small = make(CONFIG, path, **SIZES).prefill(prompt)
     large = make(CONFIG, path, **SIZES, swa_full=True).prefill(prompt)
     assert small.n_kept == large.n_kept == 256
-    assert small.bytes_compact < large.bytes_compact
+    assert small.bytes_kv < large.bytes_kv
 
 
 @pytest.mark.parametrize("n_prompt", [200, 1500], ids=["left alone", "compressed"])
@@ -67,7 +67,7 @@ def test_a_conversation_goes_on(make, path):
 def test_a_long_turn_goes_in_group_by_group(make, path, group):
     # the last chunks take cells of the tokens before the turn, which the next group still needs
     prompt, more = tokens(1200), tokens(600, seed=3)
-    config = dataclasses.replace(CONFIG, room=32, layer_group=group)
+    config = dataclasses.replace(CONFIG, decode_cells=32, layer_group=group)
     llm = make(config, path, **SIZES)
     llm.prefill(prompt)
     llm.eval(more)
@@ -75,7 +75,7 @@ def test_a_long_turn_goes_in_group_by_group(make, path, group):
     found = llm._logits(1).copy()
 
     # the same rows before it, in a cache with cells for all
-    wide = make(dataclasses.replace(config, room=1024), path, **SIZES)
+    wide = make(dataclasses.replace(config, decode_cells=1024), path, **SIZES)
     wide.prefill(prompt)
     wide.eval(more)
     assert wide.last_prefill.n_prompt == 1200
@@ -89,7 +89,7 @@ def test_the_vault_has_their_last_rows(make, path):
     text, question = tokens(1472), tokens(448, seed=3)
     llm.prefill(text)
     stats = llm.prefill([*text, *question])
-    assert stats.n_reused == 1472
+    assert stats.n_cached == 1472
     fresh.prefill([*text, *question])
     # equal to rounding: the window's rows lie in other cells, so that sums have another order
     pairs = zip(llm.kept_positions()[:, 0], fresh.kept_positions()[:, 0], strict=True)
@@ -98,7 +98,7 @@ def test_the_vault_has_their_last_rows(make, path):
     assert np.abs(llm._logits(1) - expected).max() < 1e-3 * np.abs(expected).max()
 
     # a prompt that parts from it long before its end finds no window to go on from
-    assert llm.prefill([*text[:1200], *question]).n_reused == 0
+    assert llm.prefill([*text[:1200], *question]).n_cached == 0
     # and a short question goes back by some rows
     llm.prefill(text)
-    assert llm.prefill([*text, *question[:3]]).n_reused == 1472 + 3 - 64
+    assert llm.prefill([*text, *question[:3]]).n_cached == 1472 + 3 - 64

@@ -12,7 +12,7 @@ from snapkv_local.errors import ConfigError, NativeError, NoRoomError
 from snapkv_local.policies import reference
 
 WINDOW = 16
-VAULT = SnapKVConfig.paper(budget=96, window=WINDOW, room=64, vault="ram")
+VAULT = SnapKVConfig.paper(budget=96, window_size=WINDOW, decode_cells=64, vault="ram")
 
 
 @pytest.fixture(scope="module")
@@ -66,24 +66,24 @@ def test_views_are_what_the_engine_scored(vaulted: Llama, prompt: list[int]) -> 
         expected = reference.select(scores, ids.shape[1])
         assert shares(expected[None], ids[None]) > 0.99
     n_float = sum(view.q.size for view in views)
-    assert stats.bytes_vault == stats.bytes_full_cache // 512 * 300 + 4 * n_float
+    assert stats.bytes_vault == stats.bytes_kv_full // 512 * 300 + 4 * n_float
 
 
 def test_the_engines_own_rows_give_its_logits(
     vaulted: Llama, llm: Llama, prompt: list[int], answer: list[int]
 ) -> None:
     llm.prefill(prompt)
-    expected, kept = llm.score(answer), llm.kept_positions()
+    expected, kept = llm.logits_for(answer), llm.kept_positions()
     vaulted.prefill(prompt)
     m = len(prompt) - WINDOW
     others = np.arange(m - kept.shape[2], m, dtype=np.int32)
-    vaulted.keep([np.tile(others, (kept.shape[1], 1))] * len(kept))
-    assert not np.array_equal(vaulted.score(answer), expected)
+    vaulted.select_rows([np.tile(others, (kept.shape[1], 1))] * len(kept))
+    assert not np.array_equal(vaulted.logits_for(answer), expected)
 
-    vaulted.keep(list(kept))
+    vaulted.select_rows(list(kept))
 
     np.testing.assert_array_equal(vaulted.kept_positions(), kept)
-    np.testing.assert_array_equal(vaulted.score(answer), expected)
+    np.testing.assert_array_equal(vaulted.logits_for(answer), expected)
 
 
 def test_all_rows_give_the_full_caches_logits(
@@ -91,14 +91,14 @@ def test_all_rows_give_the_full_caches_logits(
 ) -> None:
     plain.reset()
     plain.eval(prompt)
-    expected = plain.score(answer)
+    expected = plain.logits_for(answer)
 
     roomy.prefill(prompt)
-    np.testing.assert_array_equal(roomy.score(answer), expected)
+    np.testing.assert_array_equal(roomy.logits_for(answer), expected)
     few = np.arange(8, dtype=np.int32)
-    roomy.keep([np.tile(few, (3, 1))] * 30)
-    roomy.keep(None)
-    np.testing.assert_array_equal(roomy.score(answer), expected)
+    roomy.select_rows([np.tile(few, (3, 1))] * 30)
+    roomy.select_rows(None)
+    np.testing.assert_array_equal(roomy.logits_for(answer), expected)
 
 
 @pytest.mark.parametrize("kv_type", [8, 2], ids=["q8_0", "q4_0"])
@@ -107,12 +107,12 @@ def test_rows_of_quantized_caches_come_back_as_they_are(
 ) -> None:
     llm = make(VAULT, type_k=kv_type, type_v=kv_type)
     llm.prefill(prompt)
-    expected, kept = llm.score(answer), llm.kept_positions()
+    expected, kept = llm.logits_for(answer), llm.kept_positions()
 
-    llm.keep(list(kept[:, :, :8]))
-    llm.keep(list(kept))
+    llm.select_rows(list(kept[:, :, :8]))
+    llm.select_rows(list(kept))
 
-    np.testing.assert_array_equal(llm.score(answer), expected)
+    np.testing.assert_array_equal(llm.logits_for(answer), expected)
 
 
 def test_a_second_question_computes_only_itself(
@@ -121,14 +121,14 @@ def test_a_second_question_computes_only_itself(
     # 256 tokens in common: two ubatches, so that both prefills compute in the same chunks
     other = [*prompt[:256], *answer * 10]
     without.prefill(other)
-    expected, kept = without.score(answer), without.kept_positions()
+    expected, kept = without.logits_for(answer), without.kept_positions()
     vaulted.prefill(prompt)
 
     stats = vaulted.prefill(other)
 
-    assert stats.n_reused == 256
+    assert stats.n_cached == 256
     np.testing.assert_array_equal(vaulted.kept_positions(), kept)
-    np.testing.assert_array_equal(vaulted.score(answer), expected)
+    np.testing.assert_array_equal(vaulted.logits_for(answer), expected)
 
 
 def test_other_chunks_choose_nearly_the_same_rows(
@@ -138,7 +138,7 @@ def test_other_chunks_choose_nearly_the_same_rows(
     without.prefill(other)
     vaulted.prefill(prompt)
 
-    assert vaulted.prefill(other).n_reused == 200
+    assert vaulted.prefill(other).n_cached == 200
 
     assert shares(vaulted.kept_positions(), without.kept_positions()) > 0.97
 
@@ -148,7 +148,7 @@ def test_the_last_tokens_are_computed_even_if_all_is_in_the_vault(
 ) -> None:
     vaulted.prefill(prompt)
     kept = vaulted.kept_positions()
-    assert vaulted.prefill(prompt).n_reused == len(prompt) - 64
+    assert vaulted.prefill(prompt).n_cached == len(prompt) - 64
     assert shares(vaulted.kept_positions(), kept) > 0.97
 
 
@@ -166,7 +166,7 @@ def test_each_turn_of_a_conversation_chooses_anew(
     assert vaulted.last_prefill is not None
     n = len(prompt) + 1 + len(answer)
     assert vaulted.n_tokens == vaulted.last_prefill.n_prompt == n
-    assert vaulted.last_prefill.n_reused == n - 64
+    assert vaulted.last_prefill.n_cached == n - 64
     assert not np.array_equal(first, vaulted.kept_positions())
 
 
@@ -181,25 +181,25 @@ def test_an_aborted_prefill_leaves_the_common_prefix(vaulted: Llama, prompt: lis
         vaulted.prefill(other, progress=stop)
 
     with pytest.raises(ConfigError, match="prefill them again"):
-        vaulted.keep(None)
-    assert vaulted.prefill(other).n_reused == 290 - 64
+        vaulted.select_rows(None)
+    assert vaulted.prefill(other).n_cached == 290 - 64
 
 
 def test_what_is_refused(vaulted: Llama, roomy: Llama, llm: Llama, prompt: list[int]) -> None:
     with pytest.raises(ConfigError, match="no vault"):
-        vaulted.keep(None)
+        vaulted.select_rows(None)
     with pytest.raises(ConfigError, match='vault="ram"'):
         llm.layer_views()
     vaulted.prefill(prompt)
     with pytest.raises(NoRoomError, match="budget"):
-        vaulted.keep(None)
+        vaulted.select_rows(None)
     m = len(prompt) - WINDOW
     for row in ([0, 1, 1], [2, 1, 3], [0, 1, m], [-1, 1, 2]):
         with pytest.raises(ConfigError, match="must ascend"):
-            vaulted.keep([np.array([row] * 3, np.int32)] * 30)
+            vaulted.select_rows([np.array([row] * 3, np.int32)] * 30)
     with pytest.raises(ConfigError, match="30 cached layers"):
-        vaulted.keep([np.zeros((3, 1), np.int32)])
-    vaulted.score(prompt[:4])  # after all that the sequence is as it was
+        vaulted.select_rows([np.zeros((3, 1), np.int32)])
+    vaulted.logits_for(prompt[:4])  # after all that the sequence is as it was
 
 
 def test_the_limit_is_kept(make: Callable[..., Llama], prompt: list[int]) -> None:
@@ -215,7 +215,7 @@ def test_no_memory_for_the_vault(python: Callable[..., object]) -> None:
 import os
 from snapkv_local import Llama, SnapKVConfig, errors
 llm = Llama(os.environ["MODEL"], n_ctx=512, verbose=False,
-            snapkv=SnapKVConfig(budget=96, window=16, room=64, vault="ram"))
+            snapkv=SnapKVConfig(budget=96, window_size=16, decode_cells=64, vault="ram"))
 tokens = list(range(1000, 1300))
 os.environ["SNAPKV_TEST_FAIL_ALLOC"] = "vault"
 try:
@@ -236,9 +236,9 @@ def test_layers_may_keep_different_numbers_of_rows(
     roomy.prefill(prompt)
     m = len(prompt) - WINDOW
     views = roomy.layer_views()
-    ids = [reference.select(reference.scores(v.q, v.k, v.scale), 60, sinks=1) for v in views]
-    roomy.keep(ids)
-    expected = roomy.score(answer)
+    ids = [reference.select(reference.scores(v.q, v.k, v.scale), 60, n_sink=1) for v in views]
+    roomy.select_rows(ids)
+    expected = roomy.logits_for(answer)
 
     # only the last layer gets a row more, one that nothing attends to: all others begin a cell later
     last = views[-1]
@@ -247,15 +247,15 @@ def test_layers_may_keep_different_numbers_of_rows(
         np.union1d(row, [min(set(range(m)) - set(row), key=lambda j, h=h: unseen[h, :, j].sum())])
         for h, row in enumerate(ids[-1])
     ]
-    roomy.keep(None)  # other rows in all cells
-    roomy.keep([*ids[:-1], np.array(extra, np.int32)])
-    assert np.abs(roomy.score(answer) - expected).mean() < 0.03
+    roomy.select_rows(None)  # other rows in all cells
+    roomy.select_rows([*ids[:-1], np.array(extra, np.int32)])
+    assert np.abs(roomy.logits_for(answer) - expected).mean() < 0.03
     with pytest.raises(ConfigError, match="differ in number"):
         roomy.kept_positions()
 
     # one layer that has lost one row is farther off: the bound above can fail
-    roomy.keep([np.delete(ids[0], 5, axis=1), *ids[1:]])
-    assert np.abs(roomy.score(answer) - expected).mean() > 0.06
+    roomy.select_rows([np.delete(ids[0], 5, axis=1), *ids[1:]])
+    assert np.abs(roomy.logits_for(answer) - expected).mean() > 0.06
 
 
 def test_saved_states_hold_layers_of_different_rows(
@@ -266,14 +266,14 @@ def test_saved_states_hold_layers_of_different_rows(
         np.tile(np.arange(40 + ic, dtype=np.int32), (3, 1))
         for ic in range(len(roomy.layer_views()))
     ]
-    roomy.keep(ids)
+    roomy.select_rows(ids)
     state = roomy.save_state()
-    expected = roomy.score(answer)
+    expected = roomy.logits_for(answer)
 
     roomy.prefill(prompt[:200])
     roomy.load_state(state)
 
-    np.testing.assert_array_equal(roomy.score(answer), expected)
+    np.testing.assert_array_equal(roomy.logits_for(answer), expected)
 
 
 @pytest.mark.parametrize("n_question", [20, 40, 60])
@@ -287,4 +287,4 @@ def test_a_short_question_chooses_the_rows_of_a_prefill_anew(
     without.prefill(asked)
     vaulted.prefill(asked)
     np.testing.assert_array_equal(vaulted.kept_positions(), without.kept_positions())
-    np.testing.assert_array_equal(vaulted.score(answer), without.score(answer))
+    np.testing.assert_array_equal(vaulted.logits_for(answer), without.logits_for(answer))

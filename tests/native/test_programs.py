@@ -25,7 +25,7 @@ def test_selection(run: Run) -> None:
 
 
 def test_fused_ops(run: Run) -> None:
-    """Against float64 and against stock ops, on every device that is here."""
+    """Against float64 and against ggml's ops, on every device that is here."""
     assert run("test-snapkv-ops", "--quick").strip().splitlines()[-1].startswith("OK")
 
 

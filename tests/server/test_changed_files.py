@@ -13,7 +13,18 @@ import pytest
 
 from snapkv_local.models.resolve import demo_model
 
-SETTINGS = ("--ctx", "1k", "--budget", "192", "--window", "16", "--room", "64", "--port", "0")
+SETTINGS = (
+    "--ctx",
+    "1k",
+    "--budget",
+    "192",
+    "--window-size",
+    "16",
+    "--decode-cells",
+    "64",
+    "--port",
+    "0",
+)
 STATION = "What is the name of the station?"
 OTHER = "What is the capital of France?"
 

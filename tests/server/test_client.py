@@ -61,8 +61,8 @@ def test_a_long_document_is_compressed_and_streamed(client: openai.OpenAI, docum
     figures = snapkv(last.usage)
     assert figures["n_prompt"] > 3000
     assert figures["n_kept"] == BUDGET
-    assert figures["bytes_kv"] < figures["bytes_full"] / 2
-    assert 0 < figures["bytes_room"] < figures["bytes_kv"]
+    assert figures["bytes_kv"] < figures["bytes_kv_full"] / 2
+    assert 0 < figures["bytes_decode_cells"] < figures["bytes_kv"]
     assert 0 < figures["coverage"] <= 1
     assert figures["layer_group"] >= 1
     assert figures["compressed_now"]
@@ -241,14 +241,14 @@ def test_a_request_may_ask_for_a_smaller_budget(client: openai.OpenAI, document:
 def test_a_request_may_choose_the_rows(client: openai.OpenAI, document: str) -> None:
     content = f"{document[:4000]}\n\nWho is the cook?"
     usual = snapkv(ask(client, content).usage)
-    own = {"policy": "question:kernel=21+reduce=max", "protect_system": True}
+    own = {"policy": "question:kernel_size=21+aggregation=max", "protect_system": True}
     other = snapkv(ask(client, content, extra_body={"snapkv": own}).usage)
     assert (other["n_kept"], other["n_prompt"]) == (BUDGET, usual["n_prompt"])
     assert other["compressed_now"]
     assert 0 < other["coverage"] != usual["coverage"]
     protected = snapkv(ask(client, content, extra_body={"snapkv": {"protect_system": True}}).usage)
     assert 0 < protected["coverage"] != usual["coverage"]
-    paper = {"pool": "avg", "own": 0, "kernel": 5, "reduce": "sum"}
+    paper = {"pooling": "avg", "self_weight": 0, "kernel_size": 5, "aggregation": "sum"}
     averaged = snapkv(ask(client, content, extra_body={"snapkv": paper}).usage)
     assert 0 < averaged["coverage"] != usual["coverage"]
     assert snapkv(ask(client, content).usage)["coverage"] == usual["coverage"]
@@ -256,8 +256,8 @@ def test_a_request_may_choose_the_rows(client: openai.OpenAI, document: str) -> 
     for given, message in [
         ({"policy": "pyramid"}, "before it has seen the next one"),
         ({"policy": "best"}, "no such policy"),
-        ({"policy": "snapkv:kernel=7"}, "kernel=7"),
-        ({"policy": "question", "kernel": 7}, "is a setting of snapkv"),
+        ({"policy": "snapkv:kernel_size=7"}, "kernel_size=7"),
+        ({"policy": "question", "kernel_size": 7}, "is a setting of snapkv"),
         ({"protect_system": "yes"}, "protect_system"),
     ]:
         with pytest.raises(openai.BadRequestError, match=message):
@@ -286,12 +286,12 @@ def test_answers_are_cut_at_the_servers_limit(client: openai.OpenAI) -> None:
             "schema",
         ),
         ({"response_format": {"type": "json_object", "schema": {"type": "none"}}}, "schema"),
-        ({"extra_body": {"snapkv": {"window": 600}}}, "window"),
-        ({"extra_body": {"snapkv": {"kernel": 4}}}, "kernel"),
-        ({"extra_body": {"snapkv": {"pool": "mean"}}}, "pool"),
-        ({"extra_body": {"snapkv": {"own": -1}}}, "own"),
-        ({"extra_body": {"snapkv": {"own": 1001}}}, "own"),
-        ({"extra_body": {"snapkv": {"room": 4}}}, "room"),
+        ({"extra_body": {"snapkv": {"window_size": 600}}}, "window_size"),
+        ({"extra_body": {"snapkv": {"kernel_size": 4}}}, "kernel_size"),
+        ({"extra_body": {"snapkv": {"pooling": "mean"}}}, "pooling"),
+        ({"extra_body": {"snapkv": {"self_weight": -1}}}, "self_weight"),
+        ({"extra_body": {"snapkv": {"self_weight": 1001}}}, "self_weight"),
+        ({"extra_body": {"snapkv": {"decode_cells": 4}}}, "decode_cells"),
     ],
 )
 def test_what_cannot_be_done_is_refused(

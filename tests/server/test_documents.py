@@ -9,7 +9,18 @@ from typing import Any
 import httpx
 import pytest
 
-SETTINGS = ("--ctx", "1k", "--budget", "192", "--window", "16", "--room", "64", "--port", "0")
+SETTINGS = (
+    "--ctx",
+    "1k",
+    "--budget",
+    "192",
+    "--window-size",
+    "16",
+    "--decode-cells",
+    "64",
+    "--port",
+    "0",
+)
 QUESTION = "What is the name of the station?"
 
 
@@ -63,7 +74,7 @@ def test_a_question_is_answered_from_a_document(http: httpx.Client) -> None:
     assert "varde" in text_of(answer).lower()
     (entry,) = http.get("/v1/documents").json()["data"]
     figures = snapkv(answer)
-    assert entry["n_tokens"] - 64 <= figures["n_reused"] <= entry["n_tokens"]
+    assert entry["n_tokens"] - 64 <= figures["n_cached"] <= entry["n_tokens"]
     assert figures["n_kept"] == 192 < figures["n_prompt"]
 
 
@@ -75,17 +86,17 @@ def test_a_conversation_about_a_document_goes_on(http: httpx.Client) -> None:
     )
     assert "1931" in text_of(second)
     # all that came before, the first turn too, but for what the new window begins with
-    assert snapkv(second)["n_reused"] > snapkv(first)["n_reused"]
+    assert snapkv(second)["n_cached"] > snapkv(first)["n_cached"]
 
 
 def test_other_requests_in_between_and_other_settings(http: httpx.Client) -> None:
     answer = ask(http, QUESTION, document="handbook")
     other = ask(http, "Is the capital of France called London? " * 30)
-    assert snapkv(other)["n_reused"] < 50  # what the chat template begins with
+    assert snapkv(other)["n_cached"] < 50  # what the chat template begins with
     small = ask(http, QUESTION, document="handbook", snapkv={"budget": 96})
     assert snapkv(small)["n_kept"] == 96
     for again in (small, ask(http, QUESTION, document="handbook")):
-        assert snapkv(again)["n_reused"] == snapkv(answer)["n_reused"]
+        assert snapkv(again)["n_cached"] == snapkv(answer)["n_cached"]
     assert text_of(ask(http, QUESTION, document="handbook")) == text_of(answer)
 
 

@@ -91,7 +91,7 @@ def test_sigterm_is_success(serve: Callable[..., Any]) -> None:
         (("--api-key", " "), "is empty"),
         (("--full", "--budget", "8"), "leave out --budget"),
         (("--host", "192.0.2.1"), "cannot be listened at"),
-        (("--window", "600", "--budget", "512"), "window"),
+        (("--window-size", "600", "--budget", "512"), "window_size"),
     ],
 )
 def test_wrong_options_say_what_to_do(

@@ -101,7 +101,7 @@ def test_other_settings_are_in_the_name():
     compressed, plain = cases.select(["batch2"])
     changed = cases.with_config(compressed, {"layer_group": 4})
     assert changed.name == "batch2-7b-16k+layer_group=4"
-    assert changed.settings()["config"] == {"room": 512, "budget": 2048, "layer_group": 4}
+    assert changed.settings()["config"] == {"decode_cells": 512, "budget": 2048, "layer_group": 4}
     assert cases.with_config(plain, {"layer_group": 4}) == plain
 
 
@@ -167,7 +167,7 @@ def test_every_run_has_its_commit_and_settings(bench):
     for run in record["runs"]:
         assert run["commit"] == "abc"
         assert run["settings"]["n_seq"] == 2
-        assert run["settings"]["room"] == 512
+        assert run["settings"]["decode_cells"] == 512
 
 
 def test_summary_has_medians_over_all_decode_runs():

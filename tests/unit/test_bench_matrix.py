@@ -74,7 +74,7 @@ def test_without_the_full_cache_there_is_nothing_to_compare_with(tmp_path):
 
 def test_there_is_room_for_all_decoded_tokens(tmp_path):
     (case,) = Matrix((4096,), (512,), n_decode=2000).cases(tmp_path)
-    assert case.settings.room >= 2000 + case.settings.n_warmup
+    assert case.settings.decode_cells >= 2000 + case.settings.n_warmup
 
 
 def test_a_budget_that_compresses_nothing_is_refused(tmp_path):

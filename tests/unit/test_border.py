@@ -25,13 +25,15 @@ from snapkv_local.server.errors import from_exception
 
 
 def test_a_cure_names_what_the_reader_can_turn():
-    error = PromptError("prompt", "is too long", "raise {n_ctx}, {room} or {budget}; see {verbose}")
-    assert str(error) == (
-        "prompt: is too long; raise n_ctx, room in SnapKVConfig or budget; see verbose=True"
+    error = PromptError(
+        "prompt", "is too long", "raise {n_ctx}, {decode_cells} or {budget}; see {verbose}"
     )
-    assert error.says("cli").endswith("raise --ctx, --room or --budget; see --verbose")
+    assert str(error) == (
+        "prompt: is too long; raise n_ctx, decode_cells or budget; see verbose=True"
+    )
+    assert error.says("cli").endswith("raise --ctx, --decode-cells or --budget; see --verbose")
     assert error.says("server").endswith(
-        "raise the server's --ctx, the server's --room or --budget; see the server's --verbose"
+        "raise the server's --ctx, the server's --decode-cells or --budget; see the server's --verbose"
     )
 
 
@@ -131,10 +133,10 @@ def test_a_path_that_is_no_text(tmp_path):
         *(("--ctx", value, "than 2,147,483,647") for value in ("2147483648", "9999999m")),
         *(("--max-tokens", value, "no number of tokens") for value in ("0", "-2", "1e3", "٣")),
         *(("--gpu-layers", value, "no number of layers") for value in ("-1", "9999999", "٣")),
-        *(("--ratio", value, "--ratio") for value in ("0", "2", "nan", "x")),
-        *(("--own", value, "--own") for value in ("-1", "nan", "inf")),
-        *(("--sinks", value, "--sinks") for value in ("-1", "99999999999")),
-        *(("--kernel", value, "--kernel") for value in ("0", "4", "99999999999")),
+        *(("--keep-ratio", value, "--keep-ratio") for value in ("0", "2", "nan", "x")),
+        *(("--self-weight", value, "--self-weight") for value in ("-1", "nan", "inf")),
+        *(("--n-sink", value, "--n-sink") for value in ("-1", "99999999999")),
+        *(("--kernel-size", value, "--kernel-size") for value in ("0", "4", "99999999999")),
         *(("--min-coverage", value, "--min-coverage") for value in ("-1", "nan", "2")),
     ],
 )

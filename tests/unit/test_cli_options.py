@@ -11,7 +11,7 @@ from snapkv_local import SnapKVConfig
 from snapkv_local.cli import main
 from snapkv_local.cli.options import CONFIG_NAMES
 from snapkv_local.cli.sampling import Sampling
-from snapkv_local.errors import OutOfMemoryError
+from snapkv_local.errors import OutOfMemoryError, option_of
 
 # its name in the package is that of the command
 RUN = sys.modules["snapkv_local.cli.run"]
@@ -43,7 +43,7 @@ def loaded(write_gguf, monkeypatch):
 def test_without_options_the_defaults_are_those_of_the_configuration(loaded):
     path, config, options = loaded()
     assert path.name == "model.gguf"
-    assert config == SnapKVConfig(room=ROOM)
+    assert config == SnapKVConfig(decode_cells=ROOM)
     assert options == {
         "ctx": None,
         "kv_type": "f16",
@@ -58,48 +58,55 @@ def test_without_options_the_defaults_are_those_of_the_configuration(loaded):
 def test_every_option_reaches_its_setting(loaded):
     settings = {
         "budget": ("4k", 4096),
-        "window": ("64", 64),
-        "voters": ("24", 24),
-        "kernel": ("7", 7),
-        "pool": ("max", "max"),
-        "reduce": ("sum", "sum"),
-        "own": ("0.5", 0.5),
-        "sinks": ("4", 4),
+        "window_size": ("64", 64),
+        "observation": ("24", 24),
+        "kernel_size": ("7", 7),
+        "pooling": ("max", "max"),
+        "aggregation": ("sum", "sum"),
+        "self_weight": ("0.5", 0.5),
+        "n_sink": ("4", 4),
         "min_coverage": ("0.9", 0.9),
         "max_budget": ("6k", 6144),
-        "room": ("2k", 2048),
+        "decode_cells": ("2k", 2048),
         "layer_group": ("3", 3),
-        "hidden": ("host", "host"),
-        "chunk": ("2k", 2048),
-        "ops": ("stock", "stock"),
+        "hidden_state": ("host", "host"),
+        "n_ubatch": ("2k", 2048),
+        "ops": ("ggml", "ggml"),
         "vault": ("ram", "ram"),
         "vault_limit": ("2GiB", 2**31),
     }
-    assert set(CONFIG_NAMES) == {*settings, "ratio", "policy", "protect_system"}
-    arguments = [
-        part
-        for name, (text, _) in settings.items()
-        for part in (f"--{name.replace('_', '-')}", text)
-    ]
+    assert set(CONFIG_NAMES) == {*settings, "keep_ratio", "policy", "protect_system"}
+    arguments = [part for name, (text, _) in settings.items() for part in (option_of(name), text)]
     _, config, options = loaded("--ctx", "128k", "--kv-type", "q8_0", *arguments)
     assert config == SnapKVConfig(**{name: value for name, (_, value) in settings.items()})
     assert (options["ctx"], options["kv_type"]) == (131072, "q8_0")
 
 
 def test_what_chooses_the_rows(loaded):
-    _, config, _ = loaded("--policy", "question:kernel=21", "--protect-system")
-    assert config == SnapKVConfig(policy="question:kernel=21", protect_system=True, room=ROOM)
+    _, config, _ = loaded("--policy", "question:kernel_size=21", "--protect-system")
+    assert config == SnapKVConfig(
+        policy="question:kernel_size=21", protect_system=True, decode_cells=ROOM
+    )
 
 
 def test_the_question_votes(loaded):
-    _, config, _ = loaded("--voters", "question")
-    assert config == SnapKVConfig(voters="question", room=ROOM)
+    _, config, _ = loaded("--observation", "question")
+    assert config == SnapKVConfig(observation="question", decode_cells=ROOM)
 
 
 def test_a_ratio_and_what_is_automatic(loaded):
-    automatic = ["--layer-group", "auto", "--hidden", "auto", "--chunk", "auto", "--ops", "auto"]
-    _, config, _ = loaded("--ratio", "0.25", *automatic)
-    assert config == SnapKVConfig(ratio=0.25, room=ROOM)
+    automatic = [
+        "--layer-group",
+        "auto",
+        "--hidden-state",
+        "auto",
+        "--ubatch-size",
+        "auto",
+        "--ops",
+        "auto",
+    ]
+    _, config, _ = loaded("--keep-ratio", "0.25", *automatic)
+    assert config == SnapKVConfig(keep_ratio=0.25, decode_cells=ROOM)
 
 
 # llama.cpp's spelling, ours, and what either becomes
@@ -125,9 +132,9 @@ def test_names_of_llama_cpp(loaded, theirs, ours, value):
     assert value in found[2].values()
 
 
-@pytest.mark.parametrize("name", ["-ub", "--ubatch-size", "--chunk"])
+@pytest.mark.parametrize("name", ["-ub", "--ubatch-size", "--ubatch-size"])
 def test_tokens_at_once(loaded, name):
-    assert loaded(name, "256")[1] == SnapKVConfig(chunk=256, room=ROOM)
+    assert loaded(name, "256")[1] == SnapKVConfig(n_ubatch=256, decode_cells=ROOM)
 
 
 @pytest.fixture
@@ -212,7 +219,15 @@ def test_defaults_in_help_are_those_of_the_dataclasses():
                 else:
                     assert shown[1] == str(value), (command.name, text)
                     seen.add(option.name)
-    assert {"budget", "window", "kernel", "own", "room", "top_k", "temperature"} <= seen
+    assert {
+        "budget",
+        "window_size",
+        "kernel_size",
+        "self_weight",
+        "decode_cells",
+        "top_k",
+        "temperature",
+    } <= seen
 
 
 def test_full_has_no_configuration(loaded):
@@ -222,17 +237,26 @@ def test_full_has_no_configuration(loaded):
 
 
 def test_settings_that_contradict_each_other(write_gguf):
-    command = ["run", str(write_gguf()), "--prompt", "Who?", "--budget", "32", "--window", "32"]
+    command = [
+        "run",
+        str(write_gguf()),
+        "--prompt",
+        "Who?",
+        "--budget",
+        "32",
+        "--window-size",
+        "32",
+    ]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: --budget 32: leaves no row to select")
 
 
 def test_own_in_its_range(write_gguf):
-    command = ["run", str(write_gguf()), "--prompt", "Who?", "--own", "nan"]
+    command = ["run", str(write_gguf()), "--prompt", "Who?", "--self-weight", "nan"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: --own nan: is no number from 0 to 1000")
+    assert result.stderr.startswith("Error: --self-weight nan: is no number from 0 to 1000")
 
 
 def test_full_names_the_option_as_it_was_written(write_gguf):

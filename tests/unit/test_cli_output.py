@@ -22,21 +22,21 @@ from snapkv_local.llama.usage import Usage
 STATS = PrefillStats(
     n_prompt=8000,
     n_kept=512,
-    n_reused=0,
+    n_cached=0,
     layer_group=1,
-    chunk=512,
+    n_ubatch=512,
     n_voters=16,
     n_after_voters=0,
-    bytes_compact=30 * 2**20,
+    bytes_kv=30 * 2**20,
     bytes_kept=11 * 2**20,
-    bytes_staging=6 * 2**20,
+    bytes_kv_group=6 * 2**20,
     bytes_hidden=18 * 2**20,
     bytes_hidden_host=0,
-    bytes_weights=0,
+    bytes_weights_lent=0,
     bytes_mask=9 * 2**20,
     bytes_vault=0,
     bytes_compute=50 * 2**20,
-    bytes_full_cache=180 * 2**20,
+    bytes_kv_full=180 * 2**20,
     seconds_prefill=40.0,
     seconds_score=1.0,
     seconds_evict=0.5,
@@ -47,11 +47,11 @@ ANSWER = Answer(
     text=" In the cellar. ",
     finish_reason="stop",
     n_prompt=8000,
-    n_reused=0,
+    n_cached=0,
     n_kept=512,
     n_generated=5,
     bytes_kv=30 * 2**20,
-    bytes_room=19 * 2**20,
+    bytes_decode_cells=19 * 2**20,
     bytes_kv_full=180 * 2**20,
     seconds_first_token=40.25,
     decode_tokens_per_second=45.5,
@@ -68,7 +68,9 @@ def test_the_line_of_figures():
 
 
 def test_the_line_of_a_prompt_that_was_kept_whole_compares_nothing():
-    whole = dataclasses.replace(ANSWER, n_kept=8000, bytes_kv=2**20, bytes_room=0, prefill=None)
+    whole = dataclasses.replace(
+        ANSWER, n_kept=8000, bytes_kv=2**20, bytes_decode_cells=0, prefill=None
+    )
     assert whole.line().startswith("kept 8,000 of 8,000 prompt tokens · KV 1.0 MiB · first")
 
 
@@ -82,18 +84,18 @@ def test_rows_kept_in_later_turns_are_those_of_the_last_eviction_and_all_since(n
         evictions=[eviction],
         n_prompt=n_prompt,
         n_tokens=n_prompt + 4,
-        n_reused=0,
+        n_cached=0,
     )
     assert Usage.of(llm).n_kept == n_kept
 
 
 @pytest.mark.parametrize(
-    ("settings", "max_tokens", "room"),
-    [({}, 20, 20), ({}, 512, 512), ({}, 9000, 1024), ({"room": 700}, 20, 700)],
+    ("settings", "max_tokens", "decode_cells"),
+    [({}, 20, 20), ({}, 512, 512), ({}, 9000, 1024), ({"decode_cells": 700}, 20, 700)],
 )
-def test_room_is_sized_to_the_answer(settings, max_tokens, room):
+def test_room_is_sized_to_the_answer(settings, max_tokens, decode_cells):
     size_room(settings, max_tokens)
-    assert settings["room"] == room
+    assert settings["decode_cells"] == decode_cells
     size_room(None, max_tokens)  # --full
 
 
@@ -105,10 +107,10 @@ def test_the_line_of_an_answer_too_short_to_time():
 @pytest.mark.parametrize(
     ("figures", "says"),
     [
-        ({"ratio_fused": 0.0}, ["stock ops in 100% of the layers"]),
-        ({"ratio_fused": 0.5}, ["stock ops in 50% of the layers"]),
+        ({"ratio_fused": 0.0}, ["ggml's ops in 100% of the layers"]),
+        ({"ratio_fused": 0.5}, ["ggml's ops in 50% of the layers"]),
         (
-            {"bytes_hidden_host": 2**31, "bytes_weights": 2**28},
+            {"bytes_hidden_host": 2**31, "bytes_weights_lent": 2**28},
             ["hidden state: 2.0 GiB in host memory", "lent weights: 256 MiB"],
         ),
         ({"layer_group": 0, "ratio_fused": 0.0}, []),  # nothing was evicted
@@ -196,13 +198,13 @@ def test_a_pipe_gets_whole_paths(monkeypatch, capsys):
     ("proven", "has_fused", "tries", "found"),
     [
         (True, True, "", {"ops": "fused ops", "proven": True}),
-        (True, False, "1", {"ops": "stock ops", "proven": True}),  # before compute capability 8.0
+        (True, False, "1", {"ops": "ggml's ops", "proven": True}),  # before compute capability 8.0
         (
             False,
             False,
             "",
             {
-                "ops": "stock ops",
+                "ops": "ggml's ops",
                 "proven": False,
                 "warning": "nobody has proven that results are right: refused; "
                 "SNAPKV_UNPROVEN=1 tries it",
@@ -235,7 +237,7 @@ def demo(monkeypatch):
         **ANSWER.to_dict(),
         "n_kept": 8000,
         "bytes_kv": 180 * 2**20,
-        "bytes_room": 0,
+        "bytes_decode_cells": 0,
         "text": "In the attic.",
     }
     monkeypatch.setattr(module, "demo_model", lambda: None)

@@ -68,10 +68,13 @@ def test_every_setting_has_an_option():
             ("run", "demo", "--layer-group", "all"),
             "'all' is no number of layers; write one, or auto",
         ),
-        (("run", "demo", "--chunk", "0"), "'0' is no number of tokens; write one, or auto"),
-        (("run", "demo", "--hidden", "disk"), "'disk' is not one of 'auto', 'device', 'host'"),
-        (("run", "demo", "--ops", "cuda"), "'cuda' is not one of 'auto', 'fused', 'stock'"),
-        (("run", "demo", "--full", "--ops", "stock", "--prompt", "x"), "leave out --ops"),
+        (("run", "demo", "--ubatch-size", "0"), "'0' is no number of tokens; write one, or auto"),
+        (
+            ("run", "demo", "--hidden-state", "disk"),
+            "'disk' is not one of 'auto', 'device', 'host'",
+        ),
+        (("run", "demo", "--ops", "cuda"), "'cuda' is not one of 'auto', 'fused', 'ggml'"),
+        (("run", "demo", "--full", "--ops", "ggml", "--prompt", "x"), "leave out --ops"),
         (("reserve",), "No such command"),
     ],
 )

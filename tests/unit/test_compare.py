@@ -24,7 +24,7 @@ MIB = 2**20
 def run(n_prompt, budget=None, peak=100 * MIB, decode=(10.0,), **changes):
     config = None if budget is None else {"budget": budget, "layer_group": "auto"}
     settings = {**Settings("", n_prompt, config, n_gpu_layers=0).to_dict(), **changes}
-    stats = {"bytes_full_cache": 64 * MIB, **dict.fromkeys(PARTS, MIB)}
+    stats = {"bytes_kv_full": 64 * MIB, **dict.fromkeys(PARTS, MIB)}
     return {
         "case": f"{n_prompt}-{budget or 'full'}" + "".join(f"-{v}" for v in changes.values()),
         "label": "",
@@ -35,7 +35,7 @@ def run(n_prompt, budget=None, peak=100 * MIB, decode=(10.0,), **changes):
         "seconds_prefill": 2.0,
         "prefill_tokens_per_second": n_prompt / 2,
         "decode_tokens_per_second": list(decode),
-        "bytes_kv": 64 * MIB if budget is None else 3 * MIB // 4,
+        "bytes_kept": 64 * MIB if budget is None else 3 * MIB // 4,
         "stats": stats if budget else None,
         "peak_device": None,
         "peak_rss": peak,
@@ -44,6 +44,7 @@ def run(n_prompt, budget=None, peak=100 * MIB, decode=(10.0,), **changes):
 
 def record(*runs, **changes):
     return {
+        "format": 2,
         "date": "2026-01-02",
         "version": "1.2.3",
         "machine": {"cpu": "A processor", "cores": 4, "ram_total": 2**34, "system": "Linux"},
@@ -95,7 +96,7 @@ def test_a_record_of_bench(laptop):
     case = laptop.case("1000-64")
     assert (case.decode.median, case.decode.low, case.decode.high, case.decode.n) == (20, 10, 30, 3)
     assert case.peak.median == 100 * MIB  # of the process
-    assert (case.bytes_kv, case.bytes_kv_full) == (3 * MIB // 4, 64 * MIB)  # without room
+    assert (case.bytes_kept, case.bytes_kv_full) == (3 * MIB // 4, 64 * MIB)  # without room
     assert laptop.case(case.against).is_full
 
 
@@ -113,7 +114,7 @@ def test_a_record_of_a_gpu_machine(server):
         assert (case.first_token is None) == (summary["n_seq"] > 1)
     by_name = {case.name: case for case in server.cases}
     assert by_name["decode-7b-64k"].series == "budget 2048, G = 32"
-    assert by_name["memory-8b-128k-g1-host"].cache == "budget 2048, G = 1, hidden host"
+    assert by_name["memory-8b-128k-g1-host"].cache == "budget 2048, G = 1, hidden_state host"
     assert by_name["partial-8b-32k"].details == "17 layers on the GPU"
     assert by_name["memory-8b-128k-cap8"].details == "8 GiB of device memory"
     # the full cache's size is that which the compressed run beside it would have
@@ -202,7 +203,9 @@ def test_where_memory_is_short_less_may_do(server):
     assert auto.adapts
     assert [words.fit_cell(auto, gib) for gib in (4, 8)] == ["?", "~33K+"]
     by_series = {(fit.model, fit.series): fit for fit in fits([server])}
-    one = by_series["llama31-8b shape, random weights, q4_0", "budget 2048, G = 1, hidden host"]
+    one = by_series[
+        "llama31-8b shape, random weights, q4_0", "budget 2048, G = 1, hidden_state host"
+    ]
     # 128K and 512K are measured, and 8 GiB lie between
     assert words.fit_cell(one, 4) == "-"
     assert words.fit_cell(one, 8) == "~458K"
@@ -262,7 +265,7 @@ def test_records_of_other_kinds_are_skipped_and_named(tmp_path, other, says):
 
 def test_a_record_from_before_rows_were_counted_says_that_room_is_in_it():
     raw = run(1000, 64)
-    del raw["bytes_kv"]
+    del raw["bytes_kept"]
     (case,) = read(record(raw), "x").cases
     assert words.kv(case) == "1.0 MiB, room included, of 64.0 MiB"
 

@@ -14,20 +14,20 @@ from snapkv_local.errors import ConfigError, SnapKVError
 def test_defaults():
     assert dataclasses.asdict(SnapKVConfig()) == {
         "budget": 2048,
-        "ratio": None,
-        "window": 32,
-        "voters": "question",
-        "kernel": 21,
-        "pool": "trim",
-        "reduce": "max",
-        "own": 0.25,
-        "sinks": 0,
+        "keep_ratio": None,
+        "window_size": 32,
+        "observation": "question",
+        "kernel_size": 21,
+        "pooling": "trim",
+        "aggregation": "max",
+        "self_weight": 0.25,
+        "n_sink": 0,
         "min_coverage": None,
         "max_budget": None,
-        "room": 1024,
+        "decode_cells": 1024,
         "layer_group": "auto",
-        "hidden": "auto",
-        "chunk": "auto",
+        "hidden_state": "auto",
+        "n_ubatch": "auto",
         "ops": "auto",
         "vault": "off",
         "vault_limit": None,
@@ -39,64 +39,74 @@ def test_defaults():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"budget": 100, "ratio": 0.5}, "budget=100, ratio=0.5: both say how much to keep"),
-        ({"budget": 32}, "budget=32: leaves no row to select: window=32 and sinks=0 take 32"),
-        ({"budget": 36, "sinks": 4}, "window=32 and sinks=4 take 36 already"),
+        (
+            {"budget": 100, "keep_ratio": 0.5},
+            "budget=100, keep_ratio=0.5: both say how much to keep",
+        ),
+        ({"budget": 32}, "budget=32: leaves no row to select: window_size=32 and n_sink=0 take 32"),
+        ({"budget": 36, "n_sink": 4}, "window_size=32 and n_sink=4 take 36 already"),
         ({"budget": 0}, "budget=0: is no whole number from 1"),
         ({"budget": -1}, "budget=-1: is no whole number"),
         ({"budget": 512.0}, "budget=512.0: is no whole number"),
         ({"budget": True}, "budget=True: is no whole number"),
         ({"budget": "512"}, "budget='512': is no whole number"),
         ({"budget": 2**32}, "budget=4294967296: is no whole number"),
-        ({"ratio": 0.0}, "ratio=0.0: is no number above 0, up to 1"),
-        ({"ratio": -0.1}, "ratio=-0.1: is no number above 0, up to 1"),
-        ({"ratio": 1.01}, "ratio=1.01: is no number above 0, up to 1"),
-        ({"ratio": float("nan")}, "ratio=nan: is no number above 0, up to 1"),
-        ({"window": 0}, "window=0: is no whole number from 1"),
-        ({"kernel": 4}, "kernel=4: an even number has no middle"),
-        ({"kernel": 0}, "kernel=0: is no whole number from 1"),
-        ({"pool": "mean"}, "pool='mean': is not known; choose one of avg, max, trim"),
-        ({"voters": None}, "voters=None: is no whole number from 1"),
+        ({"keep_ratio": 0.0}, "keep_ratio=0.0: is no number above 0, up to 1"),
+        ({"keep_ratio": -0.1}, "keep_ratio=-0.1: is no number above 0, up to 1"),
+        ({"keep_ratio": 1.01}, "keep_ratio=1.01: is no number above 0, up to 1"),
+        ({"keep_ratio": float("nan")}, "keep_ratio=nan: is no number above 0, up to 1"),
+        ({"window_size": 0}, "window_size=0: is no whole number from 1"),
+        ({"kernel_size": 4}, "kernel_size=4: an even number has no middle"),
+        ({"kernel_size": 0}, "kernel_size=0: is no whole number from 1"),
+        ({"pooling": "mean"}, "pooling='mean': is not known; choose one of avg, max, trim"),
+        ({"observation": None}, "observation=None: is no whole number from 1"),
         (
-            {"voters": "words"},
-            "voters='words': is no whole number from 1 to 4294967295; give one, or question",
+            {"observation": "words"},
+            "observation='words': is no whole number from 1 to 4294967295; give one, or question",
         ),
-        ({"voters": 33}, "voters=33: are more than the window's 32 rows"),
-        ({"reduce": "mean"}, "reduce='mean': is not known; choose one of sum, max"),
-        ({"own": -0.1}, "own=-0.1: is no number from 0 to 1000; give one, such as 0.25"),
-        ({"own": 1000.1}, "own=1000.1: is no number from 0 to 1000"),
-        ({"own": float("nan")}, "own=nan: is no number"),
-        ({"own": float("inf")}, "own=inf: is no number"),
-        ({"own": True}, "own=True: is no number"),
-        ({"own": "0.25"}, "own='0.25': is no number"),
-        ({"own": None}, "own=None: is no number"),
-        ({"sinks": -1}, "sinks=-1: is no whole number from 0"),
-        ({"room": 0}, "room=0: is no whole number from 1"),
+        ({"observation": 33}, "observation=33: are more than the window's 32 rows"),
+        ({"aggregation": "mean"}, "aggregation='mean': is not known; choose one of sum, max"),
+        (
+            {"self_weight": -0.1},
+            "self_weight=-0.1: is no number from 0 to 1000; give one, such as 0.25",
+        ),
+        ({"self_weight": 1000.1}, "self_weight=1000.1: is no number from 0 to 1000"),
+        ({"self_weight": float("nan")}, "self_weight=nan: is no number"),
+        ({"self_weight": float("inf")}, "self_weight=inf: is no number"),
+        ({"self_weight": True}, "self_weight=True: is no number"),
+        ({"self_weight": "0.25"}, "self_weight='0.25': is no number"),
+        ({"self_weight": None}, "self_weight=None: is no number"),
+        ({"n_sink": -1}, "n_sink=-1: is no whole number from 0"),
+        ({"decode_cells": 0}, "decode_cells=0: is no whole number from 1"),
         ({"layer_group": 0}, "layer_group=0: is no whole number from 1"),
         ({"layer_group": "all"}, "layer_group='all': is no whole number"),
-        ({"hidden": "disk"}, "hidden='disk': is not known; choose one of auto, device, host"),
-        ({"chunk": 0}, "chunk=0: is no whole number from 1"),
-        ({"chunk": "all"}, "chunk='all': is no whole number"),
-        ({"ops": "cuda"}, "ops='cuda': is not known; choose one of auto, fused, stock"),
+        (
+            {"hidden_state": "disk"},
+            "hidden_state='disk': is not known; choose one of auto, device, host",
+        ),
+        ({"n_ubatch": 0}, "n_ubatch=0: is no whole number from 1"),
+        ({"n_ubatch": "all"}, "n_ubatch='all': is no whole number"),
+        ({"ops": "cuda"}, "ops='cuda': is not known; choose one of auto, fused, ggml"),
         ({"policy": "best"}, "policy='best': no such policy; choose one of snapkv"),
         ({"policy": "question:size=3"}, "'size=3': is no option of question; its options are"),
-        ({"policy": "question:kernel=4"}, "policy question, kernel=4: an even number"),
-        # snapkv's options are settings, with other defaults than its text has
+        ({"policy": "question:kernel_size=4"}, "policy question, kernel_size=4: an even number"),
+        # what the engine runs has its options as settings
+        ({"policy": "snapkv:kernel_size=13"}, "give policy='snapkv' and kernel_size=13"),
         (
-            {"policy": "snapkv:kernel=13"},
-            "give policy='snapkv' and voters=32, kernel=13, pool='avg', reduce='sum', own=0, sinks=0",
+            {"policy": "snapkv-paper"},
+            "policy='snapkv-paper': runs in the engine, which has its options as settings; give "
+            "policy='snapkv' and kernel_size=5, self_weight=0, pooling='avg', aggregation='sum', "
+            "observation=32",
         ),
         (
-            {"policy": "snapkv:window=64+pool=max", "budget": 128},
-            "give policy='snapkv' and window=64, voters=64, kernel=5, pool='max'",
+            {"policy": "snapkv:observation=64+pooling=max", "budget": 128},
+            "give policy='snapkv' and window_size=64, pooling='max', observation=64",
         ),
         (
-            {"policy": "snapkv:pool=trim+own=0.5"},
-            "kernel=5, pool='trim', reduce='sum', own=0.5, sinks=0",
+            {"policy": "snapkv:pooling=trim+self_weight=0.5"},
+            "give policy='snapkv' and self_weight=0.5",
         ),
-        ({"policy": "snapkv:kernel=5"}, "snapkv runs in the engine"),
-        ({"policy": "snapkv:prefer=question"}, "voters='question', kernel=5"),
-        ({"policy": "pyramid"}, "choose what it shares rows out for, snapkv"),
+        ({"policy": "pyramid"}, "choose what it shares rows out for, snapkv-paper"),
         ({"policy": "adaptive:of=value"}, "choose what it shares rows out for, value"),
         ({"policy": 3}, "policy=3: is of the wrong type; give a text such as 'snapkv'"),
         ({"vault": 3}, "vault=3: is of the wrong type"),
@@ -104,15 +114,27 @@ def test_defaults():
         ({"min_coverage": 0.9, "max_budget": 9}, "max_budget=9: is less than budget=2048"),
         ({"min_coverage": "0.9"}, "min_coverage='0.9': is no number above 0, up to 1"),
         # settings that would do nothing
-        ({"policy": "value", "kernel": 5}, "kernel=5: is a setting of snapkv, and policy='value'"),
-        ({"policy": "random", "voters": 8}, "leave it out; random has options of its own: seed"),
-        ({"policy": "value", "own": 0}, "own=0.0: is a setting of snapkv, and policy='value'"),
-        ({"policy": "value", "pool": "avg"}, "pool='avg': is a setting of snapkv"),
-        ({"policy": "value", "sinks": 4}, "sinks=4: is a setting of snapkv"),
+        (
+            {"policy": "value", "kernel_size": 5},
+            "kernel_size=5: is a setting of snapkv, and policy='value'",
+        ),
+        (
+            {"policy": "random", "observation": 8},
+            "leave it out; random has options of its own: n_sink, seed",
+        ),
+        (
+            {"policy": "value", "self_weight": 0},
+            "self_weight=0.0: is a setting of snapkv, and policy='value'",
+        ),
+        ({"policy": "value", "pooling": "avg"}, "pooling='avg': is a setting of snapkv"),
+        ({"policy": "value", "n_sink": 4}, "n_sink=4: is a setting of snapkv"),
         ({"policy": "value", "min_coverage": 0.9}, "min_coverage=0.9: is a setting of snapkv"),
         ({"policy": "streaming", "budget": 36}, "the 4 rows that streaming always keeps"),
-        ({"policy": "streaming:sinks=9", "budget": 41}, "the 9 rows that streaming:sinks=9"),
-        ({"policy": "value:window=60", "budget": 60}, "28 rows that value:window=60 always keeps"),
+        ({"policy": "streaming:n_sink=9", "budget": 41}, "the 9 rows that streaming:n_sink=9"),
+        (
+            {"policy": "value:observation=60", "budget": 60},
+            "28 rows that value:observation=60 always keeps",
+        ),
         (
             {"protect_system": "yes"},
             "protect_system='yes': is of the wrong type; give True or False",
@@ -128,16 +150,16 @@ def test_refuses(settings, message):
     "settings",
     [
         {"budget": 33},
-        {"budget": 37, "sinks": 4},
-        {"ratio": 1.0},
-        {"ratio": 1e-6},
-        {"kernel": 1},
-        {"voters": 16},
-        {"own": 0},
-        {"own": 1000},
+        {"budget": 37, "n_sink": 4},
+        {"keep_ratio": 1.0},
+        {"keep_ratio": 1e-6},
+        {"kernel_size": 1},
+        {"observation": 16},
+        {"self_weight": 0},
+        {"self_weight": 1000},
         {"layer_group": 1},
-        {"chunk": 1},
-        {"window": 1, "budget": 2},
+        {"n_ubatch": 1},
+        {"window_size": 1, "budget": 2},
     ],
 )
 def test_accepts_the_borders(settings):
@@ -146,7 +168,7 @@ def test_accepts_the_borders(settings):
 
 
 def test_a_ratio_leaves_the_budget_empty():
-    assert SnapKVConfig(ratio=0.5).budget is None
+    assert SnapKVConfig(keep_ratio=0.5).budget is None
 
 
 def test_numpy_integers_become_ints():
@@ -158,17 +180,31 @@ def test_numpy_integers_become_ints():
     "number", [1, np.float32(0.5), np.float64(0.1), np.int64(2), Fraction(1, 8)]
 )
 def test_numbers_of_other_types_become_floats(number):
-    config = SnapKVConfig(own=number)
-    assert type(config.own) is float
-    assert config.own == number
+    config = SnapKVConfig(self_weight=number)
+    assert type(config.self_weight) is float
+    assert config.self_weight == number
 
 
 def test_the_papers_form():
     config = SnapKVConfig.paper(budget=512)
-    form = (config.window, config.n_voters(), config.kernel, config.pool, config.reduce, config.own)
+    form = (
+        config.window_size,
+        config.n_voters(),
+        config.kernel_size,
+        config.pooling,
+        config.aggregation,
+        config.self_weight,
+    )
     assert form == (32, 32, 5, "avg", "sum", 0.0)
-    assert SnapKVConfig.paper(pool="max", own=0.5, kernel=7, window=16) == SnapKVConfig(
-        pool="max", own=0.5, kernel=7, window=16, voters=16, reduce="sum"
+    assert SnapKVConfig.paper(
+        pooling="max", self_weight=0.5, kernel_size=7, window_size=16
+    ) == SnapKVConfig(
+        pooling="max",
+        self_weight=0.5,
+        kernel_size=7,
+        window_size=16,
+        observation=16,
+        aggregation="sum",
     )
 
 
@@ -181,9 +217,9 @@ def test_is_frozen_and_hashable():
 
 def test_an_error_is_a_value_error_too_and_has_three_parts():
     with pytest.raises(ValueError) as caught:
-        SnapKVConfig(kernel=4)
+        SnapKVConfig(kernel_size=4)
     assert isinstance(caught.value, SnapKVError)
-    assert caught.value.subject == "kernel=4"
+    assert caught.value.subject == "kernel_size=4"
     assert caught.value.problem.startswith("an even number")
     assert caught.value.cure == "use 3 or 5"
 
@@ -191,10 +227,13 @@ def test_an_error_is_a_value_error_too_and_has_three_parts():
 @pytest.mark.parametrize(
     ("config", "spec"),
     [
-        (SnapKVConfig(), "snapkv:kernel=21+own=0.25+pool=trim+reduce=max+prefer=question+window=16"),
-        (SnapKVConfig.paper(sinks=4), "snapkv:sinks=4+window=32"),
-        (SnapKVConfig(window=8, pool="avg"), "snapkv:kernel=21+own=0.25+reduce=max+prefer=question+window=8"),
+        (SnapKVConfig(), "snapkv"),
+        (
+            SnapKVConfig.paper(n_sink=4),
+            "snapkv:n_sink=4+kernel_size=5+self_weight=0+pooling=avg+aggregation=sum+observation=32",
+        ),
+        (SnapKVConfig(window_size=8, pooling="avg"), "snapkv:pooling=avg"),
     ],
-)  # fmt: skip
+)
 def test_as_a_policy(config, spec):
     assert config.as_policy().spec == spec

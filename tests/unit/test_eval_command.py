@@ -69,9 +69,9 @@ def fake(monkeypatch):
 
 def test_settings_are_those_that_were_given(fake):
     result = invoke(
-        "m.gguf", "--tasks", "needle,keys", "--lengths", "1k,2k", "--policies", "snapkv:kernel=7,random",
+        "m.gguf", "--tasks", "needle,keys", "--lengths", "1k,2k", "--policies", "snapkv:kernel_size=7,random",
         "--budgets", "64,1k", "--cases", "3", "--questions", "2", "--seed", "5", "--split", "tune",
-        "--kv-types", "q8_0", "--window", "16", "--protect-system", "--threads", "2", "--note", "hi",
+        "--kv-types", "q8_0", "--window-size", "16", "--protect-system", "--threads", "2", "--note", "hi",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     settings = fake["settings"].to_dict()
@@ -85,7 +85,7 @@ def test_settings_are_those_that_were_given(fake):
         "split": "tune",
         "budgets": [64, 1024],
         "kv_types": ["q8_0"],
-        "window": 16,
+        "window_size": 16,
         "protect_system": True,
     }
     assert (fake["threads"], fake["note"], fake["chat_format"]) == (2, "hi", None)
@@ -104,7 +104,7 @@ def test_json_on_stdout(fake):
     result = invoke("m.gguf", "--json", "-")
     record = json.loads(result.stdout)
     assert len(record["cases"]) == 2 and record["summary"]
-    assert record["against"] == "snapkv"
+    assert record["against"] == "snapkv-paper"
 
 
 def test_record_and_page(fake, tmp_path):
@@ -191,9 +191,9 @@ def test_the_same_policy_twice_is_one(fake):
 
 
 def test_the_default_is_measured_beside_the_papers_form(fake):
-    default = SnapKVConfig().as_policy().spec
+    assert SnapKVConfig().as_policy().spec == "snapkv"
     assert invoke("m.gguf").exit_code == 0
-    assert fake["settings"].policies == ("snapkv", default, "streaming", "random")
+    assert fake["settings"].policies == ("snapkv-paper", "snapkv", "streaming", "random")
     result = invoke("m.gguf", "--policies", "random,default", "--against", "default")
     assert result.exit_code == 0, result.output
-    assert fake["settings"].policies == ("random", default)
+    assert fake["settings"].policies == ("random", "snapkv")

@@ -37,7 +37,7 @@ class FakeEngine:
     def prefill(self, tokens):
         self.calls.append("prefill")
         self.prompt = np.asarray(tokens)
-        self.keep(None)
+        self.select_rows(None)
         self.calls.pop()
 
     def layer_views(self):
@@ -53,7 +53,7 @@ class FakeEngine:
             for i in range(N_LAYER)
         ]
 
-    def keep(self, ids):
+    def select_rows(self, ids):
         self.calls.append("keep")
         n = len(self.prompt)
         window = np.arange(n - 32, n)
@@ -66,7 +66,7 @@ class FakeEngine:
         ]
         self.fed = 0
 
-    def score(self, tokens, last):
+    def logits_for(self, tokens, last):
         self.calls.append("score")
         state = sum(
             self.rows[i, h, self.prompt[positions]].mean(0)
@@ -87,7 +87,7 @@ class Recent:
     spec = "recent"
 
     def n_observed(self, prompt):
-        return prompt.window
+        return prompt.window_size
 
     def always(self, prompt):
         return np.arange(sum(end - begin for begin, end in prompt.protected))
@@ -96,7 +96,7 @@ class Recent:
         return [n_rows] * len(layers)
 
     def select(self, layer, prompt, n_rows):
-        end = prompt.n_prompt - prompt.window
+        end = prompt.n_prompt - prompt.window_size
         return np.tile(np.arange(end - n_rows, end, dtype=np.int32), (len(layer.k), 1))
 
 
@@ -124,7 +124,7 @@ SETTINGS = Settings(
     wanted=Wanted(lengths=(100,), n_documents=2),
     policies=("recent", "first"),
     budgets=(40, 64, 512),
-    window=WINDOW,
+    window_size=WINDOW,
 )
 POLICIES = {"recent": Recent(), "first": First()}
 MODEL = PlannedModel(
@@ -217,10 +217,10 @@ def test_scores_are_of_the_kept_rows(data):
     case = make_cases()[0]
     engine = FakeEngine()
     engine.prefill(case.prompt)
-    full = engine.score([*case.after, *case.gold[:-1]], len(case.gold))
+    full = engine.logits_for([*case.after, *case.gold[:-1]], len(case.gold))
     before = np.arange(len(case.prompt) - WINDOW - 32, len(case.prompt) - WINDOW)
-    engine.keep([np.tile(before, (N_HEAD_KV, 1))] * N_LAYER)
-    kept = engine.score([*case.after, *case.gold[:-1]], len(case.gold))
+    engine.select_rows([np.tile(before, (N_HEAD_KV, 1))] * N_LAYER)
+    kept = engine.logits_for([*case.after, *case.gold[:-1]], len(case.gold))
 
     def log_p(logits):
         return logits - np.log(np.exp(logits.astype(np.float64)).sum(-1, keepdims=True))
@@ -346,7 +346,7 @@ def test_a_file_that_is_no_record(path, text):
 def test_needs():
     cases = make_cases()
     needs = Needs.of(SETTINGS, cases, list(POLICIES.values()))
-    assert needs == Needs(n_ctx=120 + 6, n_cells=120, room=6, n_observed=WINDOW)
+    assert needs == Needs(n_ctx=120 + 6, n_cells=120, decode_cells=6, n_observed=WINDOW)
 
 
 def test_a_policy_that_cannot_work_on_a_case_is_refused_before_the_model_is_loaded():
@@ -370,7 +370,7 @@ def test_budgets_that_do_not_hold_what_always_stays():
 def test_what_policies_see():
     case = replace(make_cases()[0], system=(0, 7), question=(90, 95), sentences=(0, 50))
     view = SETTINGS.view(case)
-    assert (view.n_prompt, view.window, view.protected) == (120, WINDOW, ())
+    assert (view.n_prompt, view.window_size, view.protected) == (120, WINDOW, ())
     assert (view.question, view.sentences) == ((90, 95), (0, 50))
     assert replace(SETTINGS, protect_system=True).view(case).protected == ((0, 7),)
 
@@ -387,7 +387,7 @@ def test_prompts_that_do_not_fit():
     with pytest.raises(ConfigError, match=r"t/100/0/0 of 126 tokens.*context of 125"):
         check_cases(cases, SETTINGS, 125)
     with pytest.raises(ConfigError, match="nothing to compress"):
-        check_cases(cases, replace(SETTINGS, window=99, budgets=(512,)), 1000)
+        check_cases(cases, replace(SETTINGS, window_size=99, budgets=(512,)), 1000)
     with pytest.raises(ConfigError, match="give more --cases"):
         check_cases([], SETTINGS, 1000)
 

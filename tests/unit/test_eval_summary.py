@@ -237,7 +237,7 @@ def test_page(summary):
             "commit": "abcdef",
             "against": "snapkv",
             "settings": {
-                "tasks": {"a": {}, "b": {}}, "split": "test", "seed": 0, "window": 32,
+                "tasks": {"a": {}, "b": {}}, "split": "test", "seed": 0, "window_size": 32,
                 "protect_system": True,
             },
             "summary": summary,

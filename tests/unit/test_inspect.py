@@ -47,7 +47,7 @@ def make_survey(words=WORDS, counts=None, n_question=2):
     return Survey(
         prompt=Prompt(list(range(len(words))), "".join(words), starts, (3, 40), n_question),
         stats=PrefillStats(**{**figures, "n_prompt": len(words), "n_kept": 4, "coverage": 0.75}),
-        window=WINDOW,
+        window_size=WINDOW,
         layers=LAYERS,
         n_head_kv=HEADS,
         counts=counts,
@@ -142,7 +142,7 @@ def test_a_span_is_cut_to_the_terminal_only():
 @pytest.mark.parametrize(("n_question", "says"), [(2, False), (9, True)])
 def test_a_window_that_misses_the_question_is_named(n_question, says):
     survey = make_survey(n_question=n_question)
-    assert ("raise --window" in printed(survey)) is says
+    assert ("raise --window-size" in printed(survey)) is says
     assert ("Raise the window" in page(survey, "a", "b", "c")) is says
 
 

@@ -53,7 +53,7 @@ def test_followers_are_what_would_repeat_the_last_tokens():
 def test_the_record_adds_up():
     record = json.loads(endless.RECORD.read_text(encoding="utf-8"))
     settings = record["settings"]
-    n_events = (settings["n_new"] - 1) // settings["snapkv"]["room"]
+    n_events = (settings["n_new"] - 1) // settings["snapkv"]["decode_cells"]
     for run in record["speed"]:
         assert len(run["seconds"]) == settings["n_new"]
         assert len(run["events"]) == len(run["evictions"]) == n_events

@@ -28,12 +28,12 @@ GPUS = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("gpu-*.json
 LARGE = 64 << 20
 MIB, GIB = 1 << 20, 1 << 30
 PARTS = {
-    "kv": "bytes_compact",
-    "staging": "bytes_staging",
+    "kv": "bytes_kv",
+    "kv_group": "bytes_kv_group",
     "hidden": "bytes_hidden",
     "mask": "bytes_mask",
     "compute": "bytes_compute",
-    "lent weights": "bytes_weights",
+    "weights_lent": "bytes_weights_lent",
     "vault": "bytes_vault",
 }
 
@@ -46,11 +46,11 @@ def estimate_of(run, model):
     s = run["settings"]
     place = Place(True, None if s["n_gpu_layers"] < 0 else s["n_gpu_layers"])
     if s["config"] is None:
-        return plain(model, s["n_prompt"], s["room"], s["kv_type"], place)
+        return plain(model, s["n_prompt"], s["decode_cells"], s["kv_type"], place)
     stats = run["stats"]
     return compressed(
         model, s["n_prompt"], SnapKVConfig(**s["config"]), s["kv_type"], place,
-        group=stats["layer_group"], chunk=stats["chunk"], hidden_host=stats["bytes_hidden_host"] > 0,
+        group=stats["layer_group"], n_ubatch=stats["n_ubatch"], hidden_host=stats["bytes_hidden_host"] > 0,
     )  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def test_the_engines_choice_is_foreseen(run, write_metadata):
     free = s["leave_free"] or run["memory"]
     task = fit.Task(model, SnapKVConfig(**s["config"]), s["kv_type"], place, free)
     found = task.auto(s["n_prompt"])
-    assert (found.layer_group, found.chunk) == (stats["layer_group"], stats["chunk"])
+    assert (found.layer_group, found.n_ubatch) == (stats["layer_group"], stats["n_ubatch"])
     assert found.hidden_host == (stats["bytes_hidden_host"] > 0)
 
 
@@ -91,14 +91,14 @@ def test_the_cpu_record_is_foreseen():
     record = json.loads((RESULTS / "memory-smollm2-8k.json").read_text())
     s = record["settings"]
     model = read_model(demo_model())
-    config = SnapKVConfig(budget=s["budget"], room=s["room"])
+    config = SnapKVConfig(budget=s["budget"], decode_cells=s["decode_cells"])
     for run in record["runs"]:
         if run["stats"] is None:
-            found = plain(model, s["n_prompt"], s["room"], "f16")
+            found = plain(model, s["n_prompt"], s["decode_cells"], "f16")
         else:
             stats = run["stats"]
             found = compressed(model, s["n_prompt"], config, "f16", group=stats["layer_group"])
-            for part in ("kv", "staging", "hidden", "mask", "compute"):
+            for part in ("kv", "kv_group", "hidden", "mask", "compute"):
                 assert found.parts[part].main == pytest.approx(stats[PARTS[part]], rel=0.01), part
         assert found.peak == pytest.approx(run["peak_rss"], rel=0.06)
 
@@ -132,7 +132,7 @@ def test_compute_buffers_of_a_prefill(shape, elements, write_metadata):
     for (n, group), wanted in zip(
         [(1536, 1), (1568, 1), (1536, 2), (1536, 4), (1568, 4)], elements, strict=True
     ):
-        found = compressed(model, n, SnapKVConfig(budget=256), "f16", group=group, chunk=256)
+        found = compressed(model, n, SnapKVConfig(budget=256), "f16", group=group, n_ubatch=256)
         assert found.parts["compute"].main == 4 * 256 * wanted, (n, group)
 
 
@@ -218,12 +218,12 @@ def test_auto_takes_the_smallest_plan(write_metadata):
 
     def plan(task, n_prompt=131_072):
         found = task.auto(n_prompt)
-        return found.layer_group, found.chunk, found.hidden_host
+        return found.layer_group, found.n_ubatch, found.hidden_host
 
     assert [plan(task, n) for n in (4096, 131_072)] == [(1, 512, False)] * 2
     assert plan(replace(task, place=CPU)) == (1, 512, False)
     assert plan(replace(task, config=SnapKVConfig(layer_group=32)))[0] == 32
-    assert plan(replace(task, config=SnapKVConfig(hidden="host"))) == (1, 512, True)
+    assert plan(replace(task, config=SnapKVConfig(hidden_state="host"))) == (1, 512, True)
 
     # less memory: the hidden state on the host, then smaller chunks
     smaller = [(1, 512, False), (1, 512, True), (1, 256, True)]
@@ -237,12 +237,12 @@ def test_auto_takes_the_smallest_plan(write_metadata):
     narrow = replace(task, model=read_model(write_metadata(made)))
     for place in (CPU, Place(True)):
         assert plan(replace(narrow, place=place), 8192) == (4, 512, False)
-    assert plan(replace(narrow, config=SnapKVConfig(hidden="host")), 8192)[0] == 1
+    assert plan(replace(narrow, config=SnapKVConfig(hidden_state="host")), 8192)[0] == 1
 
 
 def test_changes_make_it_fit(write_metadata):
     model = read_model(write_metadata(SHAPES["llama31-8b"]))
-    config = SnapKVConfig(layer_group=32, hidden="device")
+    config = SnapKVConfig(layer_group=32, hidden_state="device")
     task = fit.Task(model, config, "f16", Place(True), 8 * GIB)
     assert not task.fits(task.auto(130_048))
     found = {change.option: change.peak for change in fit.changes(task, 130_048)}
@@ -373,10 +373,10 @@ def test_the_largest_prompt_is_one_that_the_model_was_trained_for(write_metadata
             for way in json.loads(result.stdout)["ways"]
         }
 
-    usual = largest("--ctx", "64k", "--room", "2k")
+    usual = largest("--ctx", "64k", "--decode-cells", "2k")
     assert usual["ours G=1"][0] == 131_072 - 2048 < usual["ours G=1"][1]
     assert usual["plain f16"][0] == usual["plain f16"][1] < 64 * 1024
-    asked = largest("--ctx", "256k", "--room", "2k")
+    asked = largest("--ctx", "256k", "--decode-cells", "2k")
     assert asked["ours G=1"] == (usual["ours G=1"][1], usual["ours G=1"][1])
 
 
@@ -399,10 +399,10 @@ def test_a_file_with_a_hole_for_weights_passes_the_check_of_models(write_metadat
 
 def test_what_does_not_fit_says_what_to_do(write_metadata):
     path = write_metadata(SHAPES["llama31-8b"])
-    result = invoke(path, "--ctx", "128k", "--memory", "6GiB", "--hidden", "device")
+    result = invoke(path, "--ctx", "128k", "--memory", "6GiB", "--hidden-state", "device")
     assert result.exit_code == 0
     assert "It does not fit" in result.stdout
-    assert "--hidden host" in result.stdout
+    assert "--hidden-state host" in result.stdout
     assert "--ctx" in result.stdout
     hopeless = invoke(path, "--ctx", "128k", "--memory", "1GiB", "--gpu-layers", "0")
     assert "no setting changes that" in hopeless.stdout

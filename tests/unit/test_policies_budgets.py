@@ -37,7 +37,7 @@ def test_layers_have_equal_budgets_unless_a_policy_says_otherwise(spec):
     ("spec", "n_layer", "n_rows"),
     list(
         product(
-            ["pyramid", "pyramid:beta=1.5", "pyramid:of=snapkv:sinks=4", "adaptive"],
+            ["pyramid", "pyramid:beta=1.5", "pyramid:of=snapkv-paper:n_sink=4", "adaptive"],
             [1, 2, 3, 7, 30],
             [4, 5, 31, 64, 100, 150, 186, M],
         )
@@ -71,7 +71,7 @@ def test_every_budget_is_whole_and_in_range(spec, n_layer, n_rows):
         # the first layer has no more than 187 rows
         ("pyramid:beta=20", 127, [187, 157, 127, 97, 67]),
         # no layer has fewer than what is protected
-        ("pyramid:beta=20+of=snapkv:sinks=20", 60, [100, 80, 60, 40, 20]),
+        ("pyramid:beta=20+of=snapkv-paper:n_sink=20", 60, [100, 80, 60, 40, 20]),
     ],
 )
 def test_pyramid(spec, n_rows, rows):
@@ -82,9 +82,9 @@ def test_pyramid(spec, n_rows, rows):
 
 def test_the_rows_of_a_layer_are_the_inner_policys():
     layer, prompt = make_layers()[2], prompt_of(protected=((50, 53),))
-    inner = policies.parse("value:kernel=3+sinks=2")
+    inner = policies.parse("value:kernel_size=3+n_sink=2")
     for outer in ("pyramid", "adaptive"):
-        policy = policies.parse(f"{outer}:of=value:sinks=2+kernel=3")
+        policy = policies.parse(f"{outer}:of=value:n_sink=2+kernel_size=3")
         kept = policy.select(layer, prompt, 33)
         np.testing.assert_array_equal(kept, inner.select(layer, prompt, 33))
 

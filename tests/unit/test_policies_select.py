@@ -10,7 +10,8 @@ import pytest
 from snapkv_local import policies
 from snapkv_local.errors import ConfigError
 from snapkv_local.policies import LayerView, PromptView, reference, scoring
-from snapkv_local.policies.snapkv import SnapKV, Voting
+from snapkv_local.policies.snapkv_paper import SnapKVPaper
+from snapkv_local.policies.voting import Voting
 
 WINDOW = 9
 QUESTION = (101, 115)
@@ -62,49 +63,57 @@ def weights_of(layer: LayerView, begin: int, end: int) -> np.ndarray:
     return reference.attention(q, layer.k, layer.scale, layer.softcap, end)
 
 
-def reduced(weights: np.ndarray, m: int, reduce: str) -> np.ndarray:
+def reduced(weights: np.ndarray, m: int, aggregation: str) -> np.ndarray:
     prefix = weights[:, :, :m]
-    return prefix.max(axis=1) if reduce == "max" else prefix.sum(axis=1)
+    return prefix.max(axis=1) if aggregation == "max" else prefix.sum(axis=1)
 
 
 def weighed(votes: np.ndarray, layer: LayerView, policy: Voting) -> np.ndarray:
-    score = reference.pool(votes, policy.kernel, policy.pool) + policy.own * votes
+    score = reference.pool(votes, policy.kernel_size, policy.pooling) + policy.self_weight * votes
     return reference.group_mean(score, len(layer.k))
 
 
 # by name: (layer, prompt, policy) -> scores of the prefix [n_head_kv, m], in float64
 
 
+def n_voters(policy, prompt):
+    # where the question is not in the window
+    words = {"window": prompt.window_size, "question": min(16, prompt.window_size)}
+    return words.get(policy.observation, policy.observation)
+
+
 def snapkv(layer, prompt, policy):
-    n, m = prompt.n_prompt, prompt.n_prompt - prompt.window
-    w = min(policy.window or prompt.window, n)
+    n, m = prompt.n_prompt, prompt.n_prompt - prompt.window_size
+    begin, end = n - min(n_voters(policy, prompt), n), n
+    if policy.observation == "question" and prompt.question[1] > m:
+        begin, end = max(m, prompt.question[0]), prompt.question[1]
     # rows that neither vote nor are of the prefix are pooled with it, as in the engine
-    votes = reduced(weights_of(layer, n - w, n), max(m, n - w), policy.reduce)
+    votes = reduced(weights_of(layer, begin, end), max(m, begin), policy.aggregation)
     return weighed(votes, layer, policy)[:, :m]
 
 
 def question(layer, prompt, policy):
-    m = prompt.n_prompt - prompt.window
+    m = prompt.n_prompt - prompt.window_size
     n_voted = max(m, prompt.question[0])
-    votes = reduced(weights_of(layer, *prompt.question), n_voted, policy.reduce)
+    votes = reduced(weights_of(layer, *prompt.question), n_voted, policy.aggregation)
     return weighed(votes, layer, policy)[:, :m]
 
 
 def windows(layer, prompt, policy):
-    n, m = prompt.n_prompt, prompt.n_prompt - prompt.window
-    w = min(policy.last or prompt.window, n)
+    n, m = prompt.n_prompt, prompt.n_prompt - prompt.window_size
+    w = min(n_voters(policy, prompt), n)
     both = []
     for weights in (weights_of(layer, *prompt.question), weights_of(layer, n - w, n)):
-        votes = reduced(weights, m, policy.reduce)
-        both.append(votes / weights.shape[1] if policy.reduce == "sum" else votes)
+        votes = reduced(weights, m, policy.aggregation)
+        both.append(votes / weights.shape[1] if policy.aggregation == "sum" else votes)
     first, second = policy.weight * both[0], (1 - policy.weight) * both[1]
-    votes = first + second if policy.reduce == "sum" else np.maximum(first, second)
+    votes = first + second if policy.aggregation == "sum" else np.maximum(first, second)
     return weighed(votes, layer, policy)
 
 
 def value(layer, prompt, policy):
-    n, m = prompt.n_prompt, prompt.n_prompt - prompt.window
-    w = min(policy.window or prompt.window, n)
+    n, m = prompt.n_prompt, prompt.n_prompt - prompt.window_size
+    w = min(n_voters(policy, prompt), n)
     weights = weights_of(layer, n - w, n)
     if policy.kind == "norm":
         weights = weights * np.repeat(np.abs(layer.v).sum(axis=2), len(layer.q) // len(layer.k), 0)[
@@ -113,17 +122,18 @@ def value(layer, prompt, policy):
     else:
         weights = reference.output_change(weights, layer.v)
     n_voted = max(m, n - w) if policy.kind == "norm" else m
-    votes = reduced(weights, n_voted, policy.reduce)
+    votes = reduced(weights, n_voted, policy.aggregation)
     return weighed(votes, layer, policy)[:, :m]
 
 
 def h2o(layer, prompt, policy):
-    n, m = prompt.n_prompt, prompt.n_prompt - prompt.window
+    n, m = prompt.n_prompt, prompt.n_prompt - prompt.window_size
     return reference.group_mean(weights_of(layer, 0, n)[:, :, :m].sum(axis=1), len(layer.k))
 
 
 ORACLES = {
     "snapkv": snapkv,
+    "snapkv-paper": snapkv,
     "question": question,
     "windows": windows,
     "value": value,
@@ -131,25 +141,26 @@ ORACLES = {
 }
 SPECS = [
     "snapkv",
-    "snapkv:kernel=1",
-    "snapkv:kernel=13+pool=max+reduce=max",
-    "snapkv:kernel=21+own=0.25+pool=trim+reduce=max",
-    "snapkv:kernel=1+own=0.5+pool=trim",
-    "snapkv:kernel=3+own=0.25+pool=trim+window=5",
-    "snapkv:own=2+kernel=3+pool=max",
-    "snapkv:kernel=3+window=5",
-    "snapkv:kernel=3+window=4+reduce=max",
-    "question:kernel=3",
-    "question:kernel=1+reduce=max",
-    "question:kernel=5+own=0.25+pool=trim+reduce=max",
+    "snapkv-paper",
+    "snapkv-paper:kernel_size=1",
+    "snapkv-paper:kernel_size=13+pooling=max+aggregation=max",
+    "snapkv-paper:kernel_size=21+self_weight=0.25+pooling=trim+aggregation=max",
+    "snapkv-paper:kernel_size=1+self_weight=0.5+pooling=trim",
+    "snapkv-paper:kernel_size=3+self_weight=0.25+pooling=trim+observation=5",
+    "snapkv-paper:self_weight=2+kernel_size=3+pooling=max",
+    "snapkv-paper:kernel_size=3+observation=5",
+    "snapkv-paper:kernel_size=3+observation=4+aggregation=max",
+    "question:kernel_size=3",
+    "question:kernel_size=1+aggregation=max",
+    "question:kernel_size=5+self_weight=0.25+pooling=trim+aggregation=max",
     "windows",
-    "windows:own=0.25+pool=trim",
-    "windows:reduce=max+weight=0.8+last=4",
+    "windows:self_weight=0.25+pooling=trim",
+    "windows:aggregation=max+weight=0.8+observation=4",
     "value",
     "value:kind=caote",
-    "value:kind=caote+reduce=max+kernel=1",
-    "value:reduce=max+pool=max+window=3",
-    "value:kernel=5+own=0.25+pool=trim+reduce=max+window=3",
+    "value:kind=caote+aggregation=max+kernel_size=1",
+    "value:aggregation=max+pooling=max+observation=3",
+    "value:kernel_size=5+self_weight=0.25+pooling=trim+aggregation=max+observation=3",
     "h2o:recent=0.0",
 ]
 
@@ -169,13 +180,27 @@ def test_snapkv_is_the_reference():
     # reference.scores() is what the native engine is tested with
     layer, prompt = make_layer(n_observed=WINDOW), prompt_of(Shape())
     pools, owns = ("avg", "max", "trim"), (0.0, 0.25)
-    for kernel, pool, reduce, own in product((1, 5), pools, ("sum", "max"), owns):
+    for kernel_size, pooling, aggregation, self_weight in product(
+        (1, 5), pools, ("sum", "max"), owns
+    ):
         expected = reference.scores(
-            layer.q, layer.k, layer.scale, kernel=kernel, kind=pool, reduce=reduce, own=own
+            layer.q,
+            layer.k,
+            layer.scale,
+            kernel_size=kernel_size,
+            pooling=pooling,
+            aggregation=aggregation,
+            self_weight=self_weight,
         )
-        policy = SnapKV(kernel=kernel, own=own, pool=pool, reduce=reduce, sinks=3)
+        policy = SnapKVPaper(
+            kernel_size=kernel_size,
+            self_weight=self_weight,
+            pooling=pooling,
+            aggregation=aggregation,
+            n_sink=3,
+        )
         kept = policy.select(layer, prompt, 40)
-        np.testing.assert_array_equal(kept, reference.select(expected, 40, sinks=3))
+        np.testing.assert_array_equal(kept, reference.select(expected, 40, n_sink=3))
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -241,32 +266,35 @@ def test_too_few_queries_are_refused(spec):
 def test_equal_scores_keep_the_lower_position():
     layer = make_layer()
     layer = dataclasses.replace(layer, k=np.zeros_like(layer.k))
-    kept = policies.parse("snapkv:kernel=1").select(layer, prompt_of(Shape()), 5)
+    kept = policies.parse("snapkv-paper:kernel_size=1").select(layer, prompt_of(Shape()), 5)
     assert kept.tolist() == [[0, 1, 2, 3, 4]] * 2
     # the average counts zeros beyond the ends, so that the borders come last
-    for spec in ("snapkv:kernel=5", "snapkv:kernel=5+own=0.25+pool=trim"):
+    for spec in (
+        "snapkv-paper:kernel_size=5",
+        "snapkv-paper:kernel_size=5+self_weight=0.25+pooling=trim",
+    ):
         kept = policies.parse(spec).select(layer, prompt_of(Shape()), 5)
         assert kept.tolist() == [[2, 3, 4, 5, 6]] * 2
 
 
 @pytest.mark.parametrize("kind", ["avg", "max", "trim"])
-@pytest.mark.parametrize("kernel", [1, 3, 5, 21, 127])
-def test_pooled_votes_are_those_of_a_loop(kernel, kind):
-    votes = np.random.default_rng(kernel).exponential(size=(3, 50)).astype(np.float32)
+@pytest.mark.parametrize("kernel_size", [1, 3, 5, 21, 127])
+def test_pooled_votes_are_those_of_a_loop(kernel_size, kind):
+    votes = np.random.default_rng(kernel_size).exponential(size=(3, 50)).astype(np.float32)
     votes[1] = np.round(votes[1])  # ties
     votes[2, 7:] = 0
-    expected, half = np.empty(votes.shape), kernel // 2
+    expected, half = np.empty(votes.shape), kernel_size // 2
     for row, out in zip(votes.astype(np.float64).tolist(), expected, strict=True):
         for j in range(50):
             *rest, top = sorted(
                 row[i] if 0 <= i < 50 else 0.0 for i in range(j - half, j + half + 1)
             )
-            trimmed = sum(rest) / (kernel - 1) if rest else top
-            out[j] = {"avg": (sum(rest) + top) / kernel, "max": top, "trim": trimmed}[kind]
+            trimmed = sum(rest) / (kernel_size - 1) if rest else top
+            out[j] = {"avg": (sum(rest) + top) / kernel_size, "max": top, "trim": trimmed}[kind]
     before = votes.copy()
-    np.testing.assert_allclose(scoring.pool(votes, kernel, kind), expected, rtol=1e-5)
+    np.testing.assert_allclose(scoring.pool(votes, kernel_size, kind), expected, rtol=1e-5)
     np.testing.assert_array_equal(votes, before)
-    with_own = scoring.weighed(votes, kernel, kind, 0.25)
+    with_own = scoring.weighed(votes, kernel_size, kind, 0.25)
     np.testing.assert_allclose(with_own, expected + 0.25 * votes, rtol=1e-5)
     assert with_own.dtype == np.float32
     np.testing.assert_array_equal(votes, before)
@@ -312,7 +340,7 @@ def test_a_row_with_all_the_attention_moves_the_output_by_itself():
     q[..., 0] = 1
     v = np.random.default_rng(0).normal(size=(1, n, 3)).astype(np.float32)
     layer = LayerView(0, 1, q, k, v, 1.0, 0.0)
-    policy = policies.parse("value:kind=caote+kernel=1")
+    policy = policies.parse("value:kind=caote+kernel_size=1")
     scores = policy.scores(layer, PromptView(n, 2))
     expected = reference.output_change(reference.attention(q, k, 1.0), v).sum(axis=1)[:, : n - 2]
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-9)
@@ -326,7 +354,7 @@ def test_streaming_keeps_the_first_and_the_last():
     layer, prompt = make_layer(n_observed=1), PromptView(131, WINDOW)
     kept = policies.parse("streaming").select(layer, prompt, 7)
     assert kept.tolist() == [[0, 1, 2, 3, 119, 120, 121]] * 2
-    kept = policies.parse("streaming:sinks=0").select(layer, prompt, 2)
+    kept = policies.parse("streaming:n_sink=0").select(layer, prompt, 2)
     assert kept.tolist() == [[120, 121]] * 2
 
 
@@ -388,11 +416,13 @@ def whole_chunks(scores, starts, m, by, n_rows):
 def test_sentences_stay_whole(by, heads, sentences):
     layer, prompt = make_layer(), prompt_of(Shape(), sentences=sentences)
     m = prompt.n_prompt - WINDOW
-    scores = snapkv(layer, prompt, SnapKV(kernel=3))
+    scores = snapkv(layer, prompt, SnapKVPaper(kernel_size=3))
     if heads == "all":
         scores = np.repeat(scores.mean(axis=0)[None], 2, axis=0)
     starts = {None: list(range(0, m, 10)), (11, 60): [0, 11, 60]}.get(sentences, [0, 5, 6, 30, 77])
-    policy = policies.parse(f"sentence:block=10+by={by}+heads={heads}+of=snapkv:kernel=3")
+    policy = policies.parse(
+        f"sentence:block=10+by={by}+heads={heads}+of=snapkv-paper:kernel_size=3"
+    )
     for n_rows in (1, 13, 60, m):
         kept = policy.select(layer, prompt, n_rows)
         expected = [whole_chunks(head, starts, m, by, n_rows) for head in scores]
@@ -404,12 +434,15 @@ def test_sentences_stay_whole(by, heads, sentences):
 
 ALL = [*SPECS, "h2o", "streaming", "random", "pyramid", "adaptive", "sentence"]
 SINKS = [
-    *(f"{name}:sinks=3" for name in ("snapkv", "question", "windows", "value", "h2o", "random")),
-    "streaming:sinks=3",
-    "sentence:sinks=3",
-    "sentence:of=snapkv:sinks=3",
-    "pyramid:of=snapkv:sinks=3",
-    "adaptive:of=value:sinks=3",
+    *(
+        f"{name}:n_sink=3"
+        for name in ("snapkv", "snapkv-paper", "question", "windows", "value", "h2o", "random")
+    ),
+    "streaming:n_sink=3",
+    "sentence:n_sink=3",
+    "sentence:of=snapkv-paper:n_sink=3",
+    "pyramid:of=snapkv-paper:n_sink=3",
+    "adaptive:of=value:n_sink=3",
 ]
 
 
@@ -500,7 +533,7 @@ def test_scores_are_computed_once_for_all_budgets(spec, monkeypatch):
 def test_layers_and_policies_do_not_share_scores():
     prompt = prompt_of(Shape())
     first, second = make_layer(index=0), make_layer(index=1)
-    specs = ("snapkv", "snapkv:reduce=max", "value")
+    specs = ("snapkv-paper", "snapkv-paper:aggregation=max", "value")
     kept = [
         policies.parse(spec).select(layer, prompt, 30).tolist()
         for spec, layer in product(specs, (first, second))
@@ -528,11 +561,13 @@ def test_a_prompt_without_a_question_is_refused(name):
             policy.n_observed(PromptView(131, WINDOW, question=span))
 
 
-@pytest.mark.parametrize("form", ["", "kernel=21+own=0.25+pool=trim+reduce=max"])
+@pytest.mark.parametrize(
+    "form", ["", "kernel_size=21+self_weight=0.25+pooling=trim+aggregation=max"]
+)
 @pytest.mark.parametrize("span", [(124, 128), (122, 131), (118, 126), (5, 130)])
 def test_a_question_votes_as_far_as_it_is_in_the_window(form, span):
     layer, options = make_layer(), f"+{form}" if form else ""
-    prefers = policies.parse(f"snapkv:prefer=question+window=4{options}")
+    prefers = policies.parse(f"snapkv-paper:observation=question{options}")
     prompt = prompt_of(Shape(), question=span)
     whole = prompt_of(Shape(), question=(max(span[0], 131 - WINDOW), span[1]))
     asks = policies.parse("question" + (f":{form}" if form else ""))
@@ -541,20 +576,21 @@ def test_a_question_votes_as_far_as_it_is_in_the_window(form, span):
 
 
 @pytest.mark.parametrize("span", [None, (101, 115), (101, 122)])
-@pytest.mark.parametrize("of", ["snapkv:", "value:", "sentence:of=snapkv:"])
+@pytest.mark.parametrize("of", ["snapkv:", "snapkv-paper:", "value:", "sentence:of=snapkv:"])
 def test_without_a_question_in_the_window_the_last_rows_vote(of, span):
     layer, prompt = make_layer(), prompt_of(Shape(), question=span)
-    prefers, last = (policies.parse(f"{of}{more}window=4") for more in ("prefer=question+", ""))
+    prefers, last = (policies.parse(f"{of}observation={n}") for n in ("question", min(16, WINDOW)))
     np.testing.assert_array_equal(prefers.select(layer, prompt, 40), last.select(layer, prompt, 40))
-    assert prefers.n_observed(prompt) == 4
+    assert prefers.n_observed(prompt) == min(16, WINDOW)
 
 
 @pytest.mark.parametrize(
     ("spec", "seeks", "asks"),
     [
-        ("snapkv", False, False),
-        ("snapkv:prefer=question", True, False),
-        ("sentence:of=snapkv:prefer=question", True, False),
+        ("snapkv", True, False),
+        ("snapkv-paper", False, False),
+        ("snapkv-paper:observation=question", True, False),
+        ("sentence:of=snapkv-paper:observation=question", True, False),
         ("sentence:of=question", True, True),
         ("windows", True, True),
         ("random", False, False),
@@ -568,19 +604,20 @@ def test_who_looks_for_a_question_and_who_needs_one(spec, seeks, asks):
 @pytest.mark.parametrize(
     ("spec", "n_observed"),
     [
-        ("snapkv", WINDOW),
-        ("snapkv:window=40", 40),
-        ("snapkv:window=500", 131),
+        ("snapkv", min(16, WINDOW)),
+        ("snapkv-paper", WINDOW),
+        ("snapkv-paper:observation=40", 40),
+        ("snapkv-paper:observation=500", 131),
         ("streaming", 0),
         ("random", 0),
         ("h2o", 131),
-        ("value:window=2", 2),
+        ("value:observation=2", 2),
         ("question", 131 - QUESTION[0]),
         ("windows", 131 - QUESTION[0]),
-        ("windows:last=50", 50),
+        ("windows:observation=50", 50),
         ("pyramid:of=question", 131 - QUESTION[0]),
         ("adaptive:of=streaming", WINDOW),
-        ("adaptive:of=snapkv:window=50", 50),
+        ("adaptive:of=snapkv-paper:observation=50", 50),
         ("sentence:of=h2o", 131),
     ],
 )
@@ -591,18 +628,18 @@ def test_queries_that_a_policy_needs(spec, n_observed):
 @pytest.mark.parametrize(
     "spec",
     [
-        "snapkv:kernel=5",
-        "snapkv:kernel=13+reduce=max",
-        "snapkv:kernel=7+pool=max",
-        "snapkv:kernel=21+own=0.25+pool=trim+reduce=max",
-        "value:kernel=5",
-        "value:kind=caote+kernel=5",
+        "snapkv-paper:kernel_size=5",
+        "snapkv-paper:kernel_size=13+aggregation=max",
+        "snapkv-paper:kernel_size=7+pooling=max",
+        "snapkv-paper:kernel_size=21+self_weight=0.25+pooling=trim+aggregation=max",
+        "value:kernel_size=5",
+        "value:kind=caote+kernel_size=5",
     ],
 )
 def test_a_window_larger_than_the_prompts_stays_as_the_engines_would(spec):
     layer = make_layer(Shape(n=200, group=2), n_observed=64)
     large = policies.parse(spec).select(layer, PromptView(200, 32), 40)
-    small = policies.parse(f"{spec}+window=32")
+    small = policies.parse(f"{spec}+observation=32")
     kept = small.select(layer, PromptView(200, 16), 40 + 16)
     rest = np.tile(np.arange(200 - 32, 200 - 16), (len(large), 1))
     np.testing.assert_array_equal(kept, np.concatenate([large, rest], axis=1))

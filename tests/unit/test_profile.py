@@ -14,12 +14,12 @@ from snapkv_local.storage.fingerprint import digest_of
 PROFILE = Profile(
     settings={
         "budget": 384,
-        "window": 16,
-        "kernel": 13,
-        "pool": "max",
-        "reduce": "sum",
-        "own": 0.125,
-        "sinks": 4,
+        "window_size": 16,
+        "kernel_size": 13,
+        "pooling": "max",
+        "aggregation": "sum",
+        "self_weight": 0.125,
+        "n_sink": 4,
     },
     model={"name": 'A "small" \\ model\x7f ü', "file": "a.gguf", "digest": "0123"},
     measured={"target_kl": 0.05, "finished": True, "budgets": [64, 384], "kl": [0.5, 1e-05]},
@@ -42,40 +42,50 @@ def write(tmp_path, text):
 def test_what_is_saved_is_loaded(path):
     profile.save(path, PROFILE)
     assert profile.load(path) == PROFILE
-    assert SnapKVConfig(**profile.load(str(path)).settings).kernel == 13
+    assert SnapKVConfig(**profile.load(str(path)).settings).kernel_size == 13
     assert [file.name for file in path.parent.iterdir()] == ["p.toml"]
 
 
 def test_a_file_written_by_hand(tmp_path):
-    path = write(tmp_path, "[snapkv] # mine\nratio = 0.1\nvault = 'ram'\n")
-    assert profile.load(path) == Profile(settings={"ratio": 0.1, "vault": "ram"})
+    path = write(tmp_path, "[snapkv] # mine\nkeep_ratio = 0.1\nvault = 'ram'\n")
+    assert profile.load(path) == Profile(settings={"keep_ratio": 0.1, "vault": "ram"})
 
 
 def test_whole_numbers_are_numbers_too(tmp_path):
-    path = write(tmp_path, "[snapkv]\nown = 1\npool = 'trim'\n")
-    assert SnapKVConfig(**profile.load(path).settings) == SnapKVConfig(own=1.0, pool="trim")
+    path = write(tmp_path, "[snapkv]\nself_weight = 1\npooling = 'trim'\n")
+    assert SnapKVConfig(**profile.load(path).settings) == SnapKVConfig(
+        self_weight=1.0, pooling="trim"
+    )
 
 
 def test_all_fields_are_settings(tmp_path):
-    path = write(tmp_path, "[snapkv]\nmin_coverage = 0.9\nbudget = 99\nchunk = 'auto'\nroom = 7\n")
-    assert SnapKVConfig(**profile.load(path).settings).room == 7
+    path = write(
+        tmp_path, "[snapkv]\nmin_coverage = 0.9\nbudget = 99\nn_ubatch = 'auto'\ndecode_cells = 7\n"
+    )
+    assert SnapKVConfig(**profile.load(path).settings).decode_cells == 7
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("[snapkv]\nkernal = 5\n", r"p.toml, \[snapkv\] kernal: is not known; known are budget, "),
-        ("[snapvk]\nkernel = 5\n", "snapvk: is not known; known are version, date, model, snapkv"),
-        ("[model]\nsize = 5\n[snapkv]\nkernel = 5\n", r"\[model\] size: is not known"),
-        ("[snapkv]\nkernel = 4\n", r"p.toml, \[snapkv\] kernel=4: .*use 3 or 5"),
-        ("[snapkv]\nkernel = '5'\n", "kernel='5': is no whole number"),
-        ("[snapkv]\nown = '0.5'\n", r"\[snapkv\] own='0.5': is no number from 0 to 1000"),
-        ("[snapkv]\nratio = '0.1'\n", r"\[snapkv\] ratio='0.1': is no number above 0"),
+        (
+            "[snapvk]\nkernel_size = 5\n",
+            "snapvk: is not known; known are version, date, model, snapkv",
+        ),
+        ("[model]\nsize = 5\n[snapkv]\nkernel_size = 5\n", r"\[model\] size: is not known"),
+        ("[snapkv]\nkernel_size = 4\n", r"p.toml, \[snapkv\] kernel_size=4: .*use 3 or 5"),
+        ("[snapkv]\nkernel_size = '5'\n", "kernel_size='5': is no whole number"),
+        (
+            "[snapkv]\nself_weight = '0.5'\n",
+            r"\[snapkv\] self_weight='0.5': is no number from 0 to 1000",
+        ),
+        ("[snapkv]\nkeep_ratio = '0.1'\n", r"\[snapkv\] keep_ratio='0.1': is no number above 0"),
         ("[snapkv]\npolicy = []\n", r"policy=\[\]: is of the wrong type"),
-        ("[snapkv]\nbudget = 99\nratio = 0.1\n", "both say how much to keep"),
+        ("[snapkv]\nbudget = 99\nkeep_ratio = 0.1\n", "both say how much to keep"),
         ("snapkv = 5\n", "snapkv=5: is no table"),
-        ("date = 2026-01-01\n[snapkv]\nkernel = 5\n", "is no text; put it in quotes"),
-        ("[model]\nname = 1\n[snapkv]\nkernel = 5\n", r"\[model\] name=1: is no text"),
+        ("date = 2026-01-01\n[snapkv]\nkernel_size = 5\n", "is no text; put it in quotes"),
+        ("[model]\nname = 1\n[snapkv]\nkernel_size = 5\n", r"\[model\] name=1: is no text"),
         ("[snapkv]\n", "has no settings"),
         ("", "has no settings"),
         ("budget 5", r"is no TOML \(.*line 1"),
@@ -102,20 +112,20 @@ def test_the_model_is_known_by_its_contents(tmp_path, write_gguf):
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    measured = Profile({"kernel": 5}, {"name": "One", "digest": digest_of(one)})
+    measured = Profile({"kernel_size": 5}, {"name": "One", "digest": digest_of(one)})
     assert measured.other_model(same) is None
     for other in (size, weights):
         assert "measured with One, and " + other.name in measured.other_model(other)
-    assert Profile({"kernel": 5}).other_model(one) is None
+    assert Profile({"kernel_size": 5}).other_model(one) is None
 
 
 def test_given_settings_win():
-    settings = {"budget": 384, "kernel": 13}
-    assert profile.merge(settings, {"kernel": 5}) == {"budget": 384, "kernel": 5}
-    assert profile.merge(settings, {"ratio": 0.1}) == {"ratio": 0.1, "kernel": 13}
-    assert profile.merge({"ratio": 0.1}, {"budget": 64}) == {"budget": 64}
+    settings = {"budget": 384, "kernel_size": 13}
+    assert profile.merge(settings, {"kernel_size": 5}) == {"budget": 384, "kernel_size": 5}
+    assert profile.merge(settings, {"keep_ratio": 0.1}) == {"keep_ratio": 0.1, "kernel_size": 13}
+    assert profile.merge({"keep_ratio": 0.1}, {"budget": 64}) == {"budget": 64}
     with pytest.raises(ConfigError, match="both say"):
-        SnapKVConfig(**profile.merge(settings, {"ratio": 0.1, "budget": 64}))
+        SnapKVConfig(**profile.merge(settings, {"keep_ratio": 0.1, "budget": 64}))
 
 
 @pytest.fixture(params=["run", "serve"])
@@ -150,22 +160,28 @@ def loaded(request, write_gguf, path, monkeypatch):
 
 def test_the_command_takes_a_profiles_settings(loaded, path):
     profile.save(path, Profile(PROFILE.settings))
-    config, result = loaded("--room", "700")
-    assert config == SnapKVConfig(**PROFILE.settings, room=700)
+    config, result = loaded("--decode-cells", "700")
+    assert config == SnapKVConfig(**PROFILE.settings, decode_cells=700)
     assert "Warning" not in result.stderr
 
 
 def test_options_win_over_the_profile(loaded, path):
     profile.save(path, PROFILE)
-    config, _ = loaded("--kernel", "7", "--ratio", "0.2", "--room", "50")
-    rest = {"window": 16, "pool": "max", "reduce": "sum", "own": 0.125, "sinks": 4}
-    assert config == SnapKVConfig(kernel=7, ratio=0.2, room=50, **rest)
+    config, _ = loaded("--kernel-size", "7", "--keep-ratio", "0.2", "--decode-cells", "50")
+    rest = {
+        "window_size": 16,
+        "pooling": "max",
+        "aggregation": "sum",
+        "self_weight": 0.125,
+        "n_sink": 4,
+    }
+    assert config == SnapKVConfig(kernel_size=7, keep_ratio=0.2, decode_cells=50, **rest)
 
 
 def test_another_model_is_a_warning(loaded, path):
     profile.save(path, PROFILE)
     config, result = loaded()
-    assert config.kernel == 13
+    assert config.kernel_size == 13
     assert "Warning: the profile was measured with A " in result.stderr
     assert "measure again with `snapkv-local tune`" in result.stderr
 

@@ -62,17 +62,17 @@ def test_trimmed_pooling_is_the_mean_without_the_greatest():
     np.testing.assert_allclose(reference.pool(votes, 3, "trim"), [0.5, 1.5, 1, 0, 0, 0])
 
 
-@pytest.mark.parametrize("kernel", [3, 5, 21])
-def test_trimmed_pooling_is_that_of_a_loop(kernel):
-    votes = np.random.default_rng(kernel).exponential(size=(2, 3, 40))
+@pytest.mark.parametrize("kernel_size", [3, 5, 21])
+def test_trimmed_pooling_is_that_of_a_loop(kernel_size):
+    votes = np.random.default_rng(kernel_size).exponential(size=(2, 3, 40))
     votes[0, 1] = np.round(votes[0, 1])  # ties
     votes[1, 2] = 0
-    expected, half = np.empty_like(votes), kernel // 2
+    expected, half = np.empty_like(votes), kernel_size // 2
     for row, out in zip(votes.reshape(-1, 40), expected.reshape(-1, 40), strict=True):
         for j in range(40):
             around = [row[i] if 0 <= i < 40 else 0.0 for i in range(j - half, j + half + 1)]
-            out[j] = sum(sorted(around)[:-1]) / (kernel - 1)
-    np.testing.assert_allclose(reference.pool(votes, kernel, "trim"), expected, atol=1e-12)
+            out[j] = sum(sorted(around)[:-1]) / (kernel_size - 1)
+    np.testing.assert_allclose(reference.pool(votes, kernel_size, "trim"), expected, atol=1e-12)
 
 
 def test_trimmed_pooling_leaves_out_one_of_equal_votes():
@@ -89,16 +89,19 @@ def test_a_kernel_of_one_changes_nothing():
     ("settings", "expected"),
     [
         # columns 0 and 1 of the weights [1/6, 2/6, ...] and [0.1, 0.2, ...]
-        ({"kernel": 1}, [1 / 6 + 0.1, 2 / 6 + 0.2]),
-        ({"kernel": 1, "reduce": "max"}, [1 / 6, 2 / 6]),
-        ({"kernel": 3}, [(1 / 6 + 0.1 + 2 / 6 + 0.2) / 3] * 2),
-        ({"kernel": 3, "kind": "max"}, [2 / 6 + 0.2] * 2),
-        ({"kernel": 3, "kind": "trim"}, [(1 / 6 + 0.1) / 2] * 2),
+        ({"kernel_size": 1}, [1 / 6 + 0.1, 2 / 6 + 0.2]),
+        ({"kernel_size": 1, "aggregation": "max"}, [1 / 6, 2 / 6]),
+        ({"kernel_size": 3}, [(1 / 6 + 0.1 + 2 / 6 + 0.2) / 3] * 2),
+        ({"kernel_size": 3, "pooling": "max"}, [2 / 6 + 0.2] * 2),
+        ({"kernel_size": 3, "pooling": "trim"}, [(1 / 6 + 0.1) / 2] * 2),
         (
-            {"kernel": 3, "kind": "trim", "own": 0.5},
+            {"kernel_size": 3, "pooling": "trim", "self_weight": 0.5},
             [(1 / 6 + 0.1) / 2 + (1 / 6 + 0.1) / 2, (1 / 6 + 0.1) / 2 + (2 / 6 + 0.2) / 2],
         ),
-        ({"kernel": 1, "kind": "trim", "own": 0.5, "reduce": "max"}, [1.5 / 6, 3 / 6]),
+        (
+            {"kernel_size": 1, "pooling": "trim", "self_weight": 0.5, "aggregation": "max"},
+            [1.5 / 6, 3 / 6],
+        ),
     ],
 )
 def test_scores_of_one_head(settings, expected):
@@ -112,7 +115,7 @@ def test_scores_are_pooled_before_the_heads_of_a_group_are_averaged():
     q = np.array([[[1.0, 0.0]], [[0.0, 1.0]]])
     k = np.full((1, 5, 2), -1000.0)
     k[0, 0, 0] = k[0, 3, 1] = 0.0
-    scores = reference.scores(q, k, 1.0, kernel=5, kind="max")
+    scores = reference.scores(q, k, 1.0, kernel_size=5, pooling="max")
     np.testing.assert_allclose(scores, [[0.5, 1.0, 1.0, 0.5]])
 
 
@@ -127,12 +130,12 @@ def test_select_takes_the_lower_position_of_equal_scores():
 
 
 def test_sinks_come_first_whatever_their_scores():
-    assert reference.select(np.array([[0.0, 0.0, 0.2, 0.9]]), 3, sinks=2).tolist() == [[0, 1, 3]]
+    assert reference.select(np.array([[0.0, 0.0, 0.2, 0.9]]), 3, n_sink=2).tolist() == [[0, 1, 3]]
 
 
 def test_select_does_not_change_its_input():
     score = np.array([[0.0, 1.0]])
-    reference.select(score, 1, sinks=1)
+    reference.select(score, 1, n_sink=1)
     assert score.tolist() == [[0.0, 1.0]]
 
 

@@ -23,10 +23,10 @@ BODY = {"messages": [{"role": "user", "content": "Hello"}]}
 FIGURES = {
     "n_prompt": 3,
     "n_kept": 3,
-    "n_reused": 1,
+    "n_cached": 1,
     "bytes_kv": 8,
-    "bytes_room": 0,
-    "bytes_full": 8,
+    "bytes_decode_cells": 0,
+    "bytes_kv_full": 8,
     "coverage": 1.0,
     "seconds_prefill": 0.1,
     "layer_group": 0,
@@ -212,7 +212,7 @@ def test_used_tokens_are_counted(serve: Callable[..., TestClient]) -> None:
     client = serve()
     client.post("/v1/chat/completions", json=BODY)
     lines = client.get("/metrics").text.splitlines()
-    for kind, n in (("prompt", 3), ("reused", 1), ("completion", 2)):
+    for kind, n in (("prompt", 3), ("cached", 1), ("completion", 2)):
         assert f'snapkv_tokens_total{{kind="{kind}"}} {n}.0' in lines
 
 
@@ -287,7 +287,12 @@ def test_a_field_at_fault_is_named(serve: Callable[..., TestClient]) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"pool": "trim", "own": 0.5}, {"own": 0}, {"own": 1000, "kernel": 1}]
+    "settings",
+    [
+        {"pooling": "trim", "self_weight": 0.5},
+        {"self_weight": 0},
+        {"self_weight": 1000, "kernel_size": 1},
+    ],
 )
 def test_settings_of_one_request(
     serve: Callable[..., TestClient], engine: FakeEngine, settings: dict[str, Any]
@@ -307,7 +312,13 @@ def test_settings_of_one_request(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"own": -0.1}, {"own": 1000.5}, {"own": "much"}, {"pool": "trimmed"}]
+    "settings",
+    [
+        {"self_weight": -0.1},
+        {"self_weight": 1000.5},
+        {"self_weight": "much"},
+        {"pooling": "trimmed"},
+    ],
 )
 def test_settings_out_of_range_are_refused(
     serve: Callable[..., TestClient], settings: dict[str, Any]

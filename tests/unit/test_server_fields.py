@@ -86,7 +86,7 @@ def test_nulls_within_are_absent_too() -> None:
         "messages": [message],
         "stream_options": {"include_usage": None},
         "tools": [{"type": "function", "function": function, "cache_control": None}],
-        "snapkv": {"budget": None, "own": None},
+        "snapkv": {"budget": None, "self_weight": None},
         "stop": None,
     }
     read = ChatRequest.model_validate(body)

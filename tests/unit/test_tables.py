@@ -15,7 +15,7 @@ from snapkv_local.bench.summary import summarize
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.eval.summary import summarize as summarize_eval
 
-STATS = {"layer_group": 4, "chunk": 512}
+STATS = {"layer_group": 4, "n_ubatch": 512}
 
 
 def gpu_record():
@@ -178,11 +178,11 @@ def eval_record(
         "model": {"name": "Test-1B"},
         "machine": {"cpu": "Test", "cores": 2},
         "commit": "0123456789abcdef",
-        "settings": {"window": 32, "kv_types": list(types)},
+        "settings": {"window_size": 32, "kv_types": list(types)},
         "cells": cells,
         "cases": cases,
     }
-    return {**record, "summary": summarize_eval(record, "snapkv")}
+    return {**record, "summary": summarize_eval(record, "snapkv-paper")}
 
 
 def write(folder, name, record):
@@ -198,7 +198,7 @@ def rows_below(text, heading):
 
 def test_default_beside_the_paper_s_form(tmp_path):
     ours = quality_tables.default_policy(128)
-    exact = {"snapkv": 0.5, ours: 1.0, "streaming": 0.25, "other": 0.75}
+    exact = {"snapkv-paper": 0.5, ours: 1.0, "streaming": 0.25, "other": 0.75}
     write(tmp_path, "a", eval_record(exact, tasks=("continue", "needle"), budgets=(128,)))
     text = quality_tables.short(tmp_path)
     head, _, needle, text_task = rows_below(text, "**Test-1B, 128 rows**")
@@ -214,14 +214,14 @@ def test_default_beside_the_paper_s_form(tmp_path):
 
 def test_what_is_worse_than_the_paper_s_form_is_marked(tmp_path):
     ours = quality_tables.default_policy(128)
-    write(tmp_path, "a", eval_record({"snapkv": 0.5, ours: 0.25}, budgets=(128,)))
+    write(tmp_path, "a", eval_record({"snapkv-paper": 0.5, ours: 0.25}, budgets=(128,)))
     _, _, needle = rows_below(quality_tables.short(tmp_path), "**Test-1B, 128 rows**")
     assert needle[3] == "25 %, 0.41 †"
 
 
 def test_what_is_equal_to_the_paper_s_form_has_no_mark(tmp_path):
     ours = quality_tables.default_policy(128)
-    write(tmp_path, "a", eval_record({"snapkv": 0.5, ours: 0.5}, budgets=(128,)))
+    write(tmp_path, "a", eval_record({"snapkv-paper": 0.5, ours: 0.5}, budgets=(128,)))
     _, _, needle = rows_below(quality_tables.short(tmp_path), "**Test-1B, 128 rows**")
     assert needle[3] == needle[4] == "50 %, 0.28"
 
@@ -229,11 +229,11 @@ def test_what_is_equal_to_the_paper_s_form_has_no_mark(tmp_path):
 def test_a_row_is_of_the_same_prompts(tmp_path):
     """Those with most cases of the ones that the default has; other records may have some of them."""
     ours = quality_tables.default_policy(128)
-    large = eval_record({"snapkv": 0.5, ours: 1.0}, budgets=(128,))
-    small = eval_record({"snapkv": 0.25, ours: 0.75}, budgets=(128,), prompts="b")
+    large = eval_record({"snapkv-paper": 0.5, ours: 1.0}, budgets=(128,))
+    small = eval_record({"snapkv-paper": 0.25, ours: 0.75}, budgets=(128,), prompts="b")
     small["cases"] = {name: small["cases"][name] for name in list(small["cases"])[:1]}
-    small["summary"] = summarize_eval(small, "snapkv")
-    same = eval_record({"snapkv": 0.5, "streaming": 0.25}, budgets=(64, 128))
+    small["summary"] = summarize_eval(small, "snapkv-paper")
+    same = eval_record({"snapkv-paper": 0.5, "streaming": 0.25}, budgets=(64, 128))
     others = eval_record({"random": 0.125}, budgets=(128,), prompts="c")
     for name, record in (("a", small), ("b", large), ("c", same), ("d", others)):
         write(tmp_path, name, record)
@@ -245,7 +245,11 @@ def test_a_row_is_of_the_same_prompts(tmp_path):
 
 def test_a_default_that_is_not_measured_yet(tmp_path):
     """The rows are of the paper's form then, and what was the default before has a column."""
-    exact = {"snapkv": 0.5, "snapkv:kernel=21+reduce=max+window=16": 0.75, "random": 0.0}
+    exact = {
+        "snapkv-paper": 0.5,
+        "snapkv-paper:kernel_size=21+aggregation=max+observation=16": 0.75,
+        "random": 0.0,
+    }
     write(tmp_path, "a", eval_record(exact, budgets=(128,)))
     head, _, needle = rows_below(quality_tables.short(tmp_path), "**Test-1B, 128 rows**")
     assert head[3:] == ["default", "paper's form", "21, max", "random"]
@@ -253,9 +257,9 @@ def test_a_default_that_is_not_measured_yet(tmp_path):
 
     # a row of fewer cases, on which it is
     ours = quality_tables.default_policy(128)
-    few = eval_record({"snapkv": 0.25, ours: 1.0}, budgets=(128,), prompts="b")
+    few = eval_record({"snapkv-paper": 0.25, ours: 1.0}, budgets=(128,), prompts="b")
     few["cases"] = {name: few["cases"][name] for name in list(few["cases"])[:1]}
-    few["summary"] = summarize_eval(few, "snapkv")
+    few["summary"] = summarize_eval(few, "snapkv-paper")
     write(tmp_path, "b", few)
     head, _, needle = rows_below(quality_tables.short(tmp_path), "**Test-1B, 128 rows**")
     assert head[3:] == ["default", "paper's form"]
@@ -263,13 +267,13 @@ def test_a_default_that_is_not_measured_yet(tmp_path):
 
 
 def test_other_policies_with_the_defaults_settings(tmp_path):
-    given = "kernel=21+own=0.25+pool=trim+reduce=max"
+    given = "kernel_size=21+self_weight=0.25+pooling=trim+aggregation=max"
     ours = quality_tables.default_policy(128)
     exact = {
-        f"value:{given}+window=16": 0.5,
-        "question:kernel=21+reduce=max": 0.75,
+        f"value:{given}+observation=16": 0.5,
+        "question:kernel_size=21+aggregation=max": 0.75,
         f"question:{given}": 0.375,
-        f"snapkv:{given}+window=16": 0.25,
+        "snapkv:observation=16": 0.25,
         ours: 1.0,
     }
     write(tmp_path, "a", eval_record(exact, budgets=(128,)))
@@ -283,7 +287,7 @@ def test_other_policies_with_the_defaults_settings(tmp_path):
 
 def test_where_there_is_a_question_the_default_keeps_what_it_votes_for(tmp_path):
     """Records that have the default's two halves, and not the default itself."""
-    exact = {"snapkv": 0.5, quality_tables.ASKED: 0.75, quality_tables.LAST: 0.25}
+    exact = {"snapkv-paper": 0.5, quality_tables.ASKED: 0.75, quality_tables.LAST: 0.25}
     write(tmp_path, "a", eval_record(exact, ("needle", "continue"), budgets=(128,)))
     _, _, needle, text = rows_below(quality_tables.short(tmp_path), "**Test-1B, 128 rows**")
     # default, the paper's form, the last 16
@@ -293,7 +297,7 @@ def test_where_there_is_a_question_the_default_keeps_what_it_votes_for(tmp_path)
 
 def test_devices_are_not_mixed_in_a_row(tmp_path):
     ours = quality_tables.default_policy(128)
-    here = eval_record({"snapkv": 0.5, ours: 1.0}, budgets=(128,))
+    here = eval_record({"snapkv-paper": 0.5, ours: 1.0}, budgets=(128,))
     there = {**eval_record({"streaming": 0.25}, budgets=(128,)), "device": {"name": "GPU"}}
     write(tmp_path, "a", here)
     write(tmp_path, "b", there)
@@ -338,14 +342,14 @@ def test_quantized_caches_by_bytes(tmp_path):
 
 
 def test_all_policies_of_all_records(tmp_path):
-    write(tmp_path, "a", eval_record({"snapkv": 0.5, "other:x=1": 0.75}))
+    write(tmp_path, "a", eval_record({"snapkv-paper": 0.5, "other:x=1": 0.75}))
     write(tmp_path, "b", eval_record({"random": 0.0}, tasks=("continue",), budgets=(64,)))
     text = quality_tables.everything(tmp_path)
     assert "`results/eval-a.json`. All tokens: f16 100 % (100 to 100), 0.00 in 2048.0 MiB." in text
     head, _, *rows = rows_below(text, "**needle, 2,048 tokens**")
     assert head == ["", "budget 64 (64.0 MiB)", "budget 128 (128.0 MiB)"]
     assert rows == [
-        ["`snapkv`", *2 * ["50 % (50 to 50), 0.28"]],
+        ["`snapkv-paper`", *2 * ["50 % (50 to 50), 0.28"]],
         ["`other:x=1`", *2 * ["75 % (75 to 75), 0.14"]],
     ]
     assert "**continue, 2,048 tokens**" in text

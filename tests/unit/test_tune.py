@@ -14,7 +14,7 @@ from snapkv_local.errors import PromptError
 from snapkv_local.eval.case import Case
 from snapkv_local.eval.scores import Seen, measure
 from snapkv_local.policies import PromptView, parse
-from snapkv_local.policies.snapkv import SnapKV
+from snapkv_local.policies.snapkv_paper import SnapKVPaper
 from snapkv_local.policies.view import LayerView
 from snapkv_local.tune.breadth import KERNELS, NARROW, POLICIES, WIDE, WINDOWS
 from snapkv_local.tune.choose import Setting, Trial, choose
@@ -224,10 +224,13 @@ def test_rows_are_those_of_the_policy():
     """With its own window: the engine's is smaller, and the rest of it is among the rows."""
     layers = make_layers()
     trials = [
-        Trial(Setting(window, voters, reduce, kernel, pool, own, sinks), budget)
-        for window, voters in ((16, 16), (64, 64), (64, 16))
-        for reduce in ("sum", "max")
-        for kernel, pool, own in (
+        Trial(
+            Setting(window, observation, aggregation, kernel_size, pooling, self_weight, n_sink),
+            budget,
+        )
+        for window, observation in ((16, 16), (64, 64), (64, 16))
+        for aggregation in ("sum", "max")
+        for kernel_size, pooling, self_weight in (
             (1, "avg", 0.0),
             (1, "trim", 0.25),
             (5, "avg", 0.0),
@@ -236,25 +239,25 @@ def test_rows_are_those_of_the_policy():
             (5, "trim", 0.25),
             (31, "avg", 0.25),
         )
-        for sinks in (0, 4)
+        for n_sink in (0, 4)
         for budget in (96, 200)
     ]
     found = dict(choose(layers, PromptView(N_PROMPT, 16), trials))
     assert set(found) == set(trials)
     for trial, ids in found.items():
         setting = trial.setting
-        policy = SnapKV(
-            kernel=setting.kernel,
-            pool=setting.pool,
-            reduce=setting.reduce,
-            own=setting.own,
-            sinks=setting.sinks,
-            window=setting.voters,
+        policy = SnapKVPaper(
+            kernel_size=setting.kernel_size,
+            pooling=setting.pooling,
+            aggregation=setting.aggregation,
+            self_weight=setting.self_weight,
+            n_sink=setting.n_sink,
+            observation=setting.observation,
         )
-        view = PromptView(N_PROMPT, setting.window)
+        view = PromptView(N_PROMPT, setting.window_size)
         for layer, rows in zip(layers, ids, strict=True):
-            selected = policy.select(layer, view, trial.budget - setting.window)
-            window = np.arange(N_PROMPT - setting.window, N_PROMPT - 16)
+            selected = policy.select(layer, view, trial.budget - setting.window_size)
+            window = np.arange(N_PROMPT - setting.window_size, N_PROMPT - 16)
             assert rows.dtype == np.int32 and rows.shape == (N_HEAD_KV, trial.budget - 16)
             for row, kept in zip(rows, selected, strict=True):
                 assert row.tolist() == [*kept, *window]
@@ -262,21 +265,25 @@ def test_rows_are_those_of_the_policy():
 
 QUESTION = (270, 290)
 SENTENCES = (0, 40, 55, 130, 222)
-FORM = "kernel=5+own=0.25+pool=trim"
+FORM = "kernel_size=5+self_weight=0.25+pooling=trim"
 
 
 @pytest.mark.parametrize(
-    ("voters", "by", "policy"),
+    ("observation", "by", "policy"),
     [
-        (0, "snapkv", f"question:{FORM}+reduce=sum+sinks=4"),
-        (0, "value", f"value:{FORM}+prefer=question+reduce=sum+sinks=4+window=16"),
-        (8, "value", f"value:{FORM}+reduce=sum+sinks=4+window=8"),
-        (8, "sentence", "sentence:sinks=4+of=snapkv:kernel=1+reduce=sum+window=8"),
+        (0, "snapkv", f"question:{FORM}+aggregation=sum+n_sink=4"),
+        (0, "value", f"value:{FORM}+aggregation=sum+n_sink=4+observation=question"),
+        (8, "value", f"value:{FORM}+aggregation=sum+n_sink=4+observation=8"),
+        (
+            8,
+            "sentence",
+            "sentence:n_sink=4+of=snapkv-paper:kernel_size=1+aggregation=sum+observation=8",
+        ),
     ],
 )
-def test_rows_of_questions_and_other_policies(voters, by, policy):
+def test_rows_of_questions_and_other_policies(observation, by, policy):
     layers = make_layers()
-    setting = Setting(32, voters, "sum", 5, sinks=4, by=by)
+    setting = Setting(32, observation, "sum", 5, n_sink=4, by=by)
     trials = [Trial(setting, budget) for budget in (96, 200)]
     prompt = PromptView(N_PROMPT, 16, question=QUESTION, sentences=SENTENCES)
     found = dict(choose(layers, prompt, [*trials, Trial(Setting(), 96)]))
@@ -293,18 +300,18 @@ def test_rows_of_questions_and_other_policies(voters, by, policy):
 @pytest.mark.parametrize("question", [None, (230, 268)])
 def test_without_a_question_in_the_window_the_last_tokens_vote(question):
     layers, prompt = make_layers(), PromptView(N_PROMPT, 16, question=question)
-    trials = Trial(Setting(voters=0), 96), Trial(Setting(voters=16), 96)
+    trials = Trial(Setting(observation=0), 96), Trial(Setting(observation=16), 96)
     first, second = (next(choose(layers, prompt, [trial]))[1] for trial in trials)
     assert all((a == b).all() for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("by", ["snapkv", *POLICIES])
-@pytest.mark.parametrize("voters", [0, 16])
-def test_every_setting_is_one_that_run_takes(voters, by):
-    setting = Setting(voters=voters, sinks=4, kernel=5, by=by)
+@pytest.mark.parametrize("observation", [0, 16])
+def test_every_setting_is_one_that_run_takes(observation, by):
+    setting = Setting(observation=observation, n_sink=4, kernel_size=5, by=by)
     config = SnapKVConfig(budget=128, **setting.to_dict())
     assert config.chooser() == (None if by == "snapkv" else setting.policy())
-    assert by != "snapkv" or config.voters == (voters or "question")
+    assert by != "snapkv" or config.observation == (observation or "question")
 
 
 def test_the_default_setting_is_the_configurations():
@@ -315,11 +322,11 @@ def test_the_default_setting_is_the_configurations():
 
 def test_a_trial_has_all_settings_that_decide_which_rows_stay():
     """What tune measures is what run does: a new setting has its place in Setting, or here."""
-    amount = {"budget", "ratio", "min_coverage", "max_budget", "room"}
+    amount = {"budget", "keep_ratio", "min_coverage", "max_budget", "decode_cells"}
     others = {
         "layer_group",
-        "hidden",
-        "chunk",
+        "hidden_state",
+        "n_ubatch",
         "ops",
         "vault",
         "vault_limit",
@@ -345,7 +352,7 @@ class FakeEngine:
     def layer_views(self):
         return make_layers(len(self.prompt))
 
-    def keep(self, ids):
+    def select_rows(self, ids):
         self.calls.append("keep all" if ids is None else "keep")
         n = len(self.prompt)
         if ids is None:
@@ -353,7 +360,7 @@ class FakeEngine:
         window = np.tile(np.arange(n - 16, n), (N_HEAD_KV, 1))
         self.kept = [np.concatenate([layer, window], axis=1) for layer in ids]
 
-    def score(self, tokens, last):
+    def logits_for(self, tokens, last):
         self.calls.append("score")
         state = sum(self.table[self.prompt[layer]].mean((0, 1)) for layer in self.kept)
         return np.stack([8 * state + self.table[token] for token in tokens[-last:]])
@@ -372,19 +379,22 @@ def make_case(name, n_prompt=N_PROMPT, document="d", seed=5):
 
 
 def test_scores_are_against_the_full_cache_at_the_kept_rows():
-    case, trial = make_case("a"), Trial(Setting(window=32, kernel=13, pool="max", reduce="sum"), 96)
+    case, trial = (
+        make_case("a"),
+        Trial(Setting(window_size=32, kernel_size=13, pooling="max", aggregation="sum"), 96),
+    )
     bench = Bench(FakeEngine(), 16)
     bench.measure(case, [trial])
 
     engine = FakeEngine()
     engine.prefill(case.prompt)
     forced = [*case.after, *case.gold[:-1]]
-    full = Seen.of(engine.score(forced, 4), case.gold, is_full=True)
-    policy = SnapKV(kernel=13, pool="max", own=0.25, window=16)
+    full = Seen.of(engine.logits_for(forced, 4), case.gold, is_full=True)
+    policy = SnapKVPaper(kernel_size=13, pooling="max", self_weight=0.25, observation=16)
     ids = [policy.select(layer, PromptView(N_PROMPT, 32), 64) for layer in make_layers()]
     tail = np.tile(np.arange(N_PROMPT - 32, N_PROMPT - 16), (N_HEAD_KV, 1))
-    engine.keep([np.concatenate([rows, tail], axis=1) for rows in ids])
-    kept = measure(Seen.of(engine.score(forced, 4), case.gold), full)
+    engine.select_rows([np.concatenate([rows, tail], axis=1) for rows in ids])
+    kept = measure(Seen.of(engine.logits_for(forced, 4), case.gold), full)
 
     assert bench.found[trial]["a"] == {"kl": kept["kl"], "top1": kept["top1"]}
     assert kept["kl"] > 0.001
@@ -418,9 +428,9 @@ def test_what_trials_will_take():
             self.now += 4 if self.calls else 10
             super().prefill(tokens)
 
-        def score(self, tokens, last):
+        def logits_for(self, tokens, last):
             self.now += 1
-            return super().score(tokens, last)
+            return super().logits_for(tokens, last)
 
     engine = SlowEngine()
     bench = Bench(engine, 16, clock=lambda: engine.now)
@@ -536,14 +546,24 @@ def wants(best, budget):
 @pytest.mark.parametrize(
     ("best", "budget"),
     [
-        (Setting(window=16, kernel=13, pool="max", own=0.0, reduce="max", sinks=4), 700),
-        (Setting(pool="avg", own=0.0, reduce="sum"), 700),
-        (Setting(voters=32, kernel=1, sinks=4), 100),
+        (
+            Setting(
+                window_size=16,
+                kernel_size=13,
+                pooling="max",
+                self_weight=0.0,
+                aggregation="max",
+                n_sink=4,
+            ),
+            700,
+        ),
+        (Setting(pooling="avg", self_weight=0.0, aggregation="sum"), 700),
+        (Setting(observation=32, kernel_size=1, n_sink=4), 100),
         (Setting(), 1301),
-        (Setting(voters=16), 900),
-        (Setting(kernel=13, by="value"), 700),
-        (Setting(sinks=4, by="sentence"), 700),
-        (Setting(kernel=31), 3900),
+        (Setting(observation=16), 900),
+        (Setting(kernel_size=13, by="value"), 700),
+        (Setting(n_sink=4, by="sentence"), 700),
+        (Setting(kernel_size=31), 3900),
     ],
 )
 def test_the_best_setting_and_the_smallest_budget(best, budget):
@@ -558,13 +578,13 @@ def test_the_best_setting_and_the_smallest_budget(best, budget):
 
 
 def test_a_budget_below_all_that_were_tried_first():
-    found = search(FakeBench(wants(Setting(window=16), 10)))
+    found = search(FakeBench(wants(Setting(window_size=16), 10)))
     found.run()
     assert found.budget == 64
 
 
 def test_held_out_cases_are_measured_at_the_end_only_and_reported():
-    bench = FakeBench(wants(Setting(kernel=13), 700), noise=0.01)
+    bench = FakeBench(wants(Setting(kernel_size=13), 700), noise=0.01)
     found = search(bench)
     found.run()
     held = [name.startswith("held") for name in bench.order]
@@ -582,7 +602,7 @@ def test_held_out_cases_are_measured_at_the_end_only_and_reported():
 
 
 def test_whether_held_out_cases_reach_the_target():
-    found = search(FakeBench(wants(Setting(kernel=13), 700)))
+    found = search(FakeBench(wants(Setting(kernel_size=13), 700)))
     found.run()
     assert found.report()["held_out_reached"] is True
     none = search(FakeBench(lambda setting: 1e6))
@@ -628,7 +648,7 @@ def test_a_target_that_is_reached_and_then_missed_is_said_so():
 
 @pytest.mark.parametrize(("saves", "by"), [(0.85, "value"), (0.95, "snapkv")])
 def test_a_policy_in_python_must_be_worth_its_time(saves, by):
-    best = Setting(kernel=13)
+    best = Setting(kernel_size=13)
     wanted = wants(best, 1000)
     value = replace(best, by="value")
     found = search(FakeBench(lambda s: 1000 * saves if s == value else wanted(s)))
@@ -637,7 +657,7 @@ def test_a_policy_in_python_must_be_worth_its_time(saves, by):
 
 
 def test_the_window_of_a_policy_is_reported_with_the_default_beside_it():
-    best = Setting(window=16, by="value")
+    best = Setting(window_size=16, by="value")
     found = search(FakeBench(wants(best, 700)))
     found.run()
     report = found.report()
@@ -651,27 +671,30 @@ def test_the_window_of_a_policy_is_reported_with_the_default_beside_it():
 def test_all_pairs_are_tried():
     bench = FakeBench(wants(Setting(), 700))
     search(bench).run()
-    pairs = {(t.setting.kernel, t.setting.window) for t in bench.found}
-    assert pairs == {(kernel, window) for kernel in KERNELS for window in WINDOWS}
+    pairs = {(t.setting.kernel_size, t.setting.window_size) for t in bench.found}
+    assert pairs == {(kernel_size, window) for kernel_size in KERNELS for window in WINDOWS}
     pools = {("trim", 0.25), ("avg", 0.0), ("max", 0.0)}
     second = {
-        ((s.pool, s.own), s.reduce, s.sinks) for s in (trial.setting for trial in bench.found)
+        ((s.pooling, s.self_weight), s.aggregation, s.n_sink)
+        for s in (trial.setting for trial in bench.found)
     }
     assert second == set(product(pools, ("sum", "max"), (0, 4)))
 
 
 def test_one_change_at_a_time_changes_pooling_with_its_weight():
-    best = Setting(kernel=13)
+    best = Setting(kernel_size=13)
     second = NARROW.second(best)
     assert best in second and len(second) == len(set(second)) == 5
-    assert replace(best, pool="avg", own=0.0) in second
-    assert replace(best, reduce="sum") in second and replace(best, sinks=4) in second
+    assert replace(best, pooling="avg", self_weight=0.0) in second
+    assert replace(best, aggregation="sum") in second and replace(best, n_sink=4) in second
 
 
 @pytest.mark.parametrize("breadth", [WIDE, NARROW])
 def test_without_pooling_there_is_one_way_to_pool(breadth):
-    best = Setting(kernel=1)
-    assert {(s.pool, s.own) for s in breadth.second(best)} == {(best.pool, best.own)}
+    best = Setting(kernel_size=1)
+    assert {(s.pooling, s.self_weight) for s in breadth.second(best)} == {
+        (best.pooling, best.self_weight)
+    }
 
 
 def test_as_many_documents_as_fit():
@@ -701,7 +724,7 @@ def test_never_less_than_two_cases_of_each_half():
 
 
 def test_rounds_that_do_not_fit_are_left_out():
-    bench = FakeBench(wants(Setting(kernel=13), 700), seconds=2)
+    bench = FakeBench(wants(Setting(kernel_size=13), 700), seconds=2)
     found = search(bench, seconds=1000)
 
     def slower(what, done, total):
@@ -712,13 +735,13 @@ def test_rounds_that_do_not_fit_are_left_out():
     found.run()
     report = found.report()
     assert report["finished"]
-    assert {t.setting.sinks for t in bench.found} == {0}
+    assert {t.setting.n_sink for t in bench.found} == {0}
     assert found.budget in (2000, 4000 // 2 // 32 * 32)  # of those that were tried first
 
 
 @pytest.mark.parametrize("n_calls", [0, 2, 3, 9, 30, 50])
 def test_what_is_known_when_it_is_interrupted(n_calls):
-    found = search(FakeBench(wants(Setting(kernel=13), 700), n_calls=n_calls))
+    found = search(FakeBench(wants(Setting(kernel_size=13), 700), n_calls=n_calls))
     with pytest.raises(KeyboardInterrupt):
         found.run()
     report = found.report()
@@ -728,17 +751,17 @@ def test_what_is_known_when_it_is_interrupted(n_calls):
     if n_calls <= 2:
         assert report["settings"] is None and report["curve"] == []
     else:
-        assert report["settings"]["kernel"] == 13
+        assert report["settings"]["kernel_size"] == 13
         assert report["held_out"] == {"documents": 0, "cases": 0}
 
 
 def test_progress_is_of_cases():
-    found = search(FakeBench(wants(Setting(kernel=13), 700)))
+    found = search(FakeBench(wants(Setting(kernel_size=13), 700)))
     found.run()
     rounds = list(dict.fromkeys(what for what, _, _ in found.told))
     assert rounds == [
-        "what a document costs", "kernels and windows", "pooling, votes and sinks", "voters and policies",
-        "the budget", "held-out documents",
+        "what a document costs", "kernels and windows", "pooling, votes and sinks",
+        "observation and policies", "the budget", "held-out documents",
     ]  # fmt: skip
     assert [told[1:] for told in found.told if told[0] == rounds[1]] == [(i, 20) for i in range(21)]
 

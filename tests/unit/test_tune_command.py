@@ -30,7 +30,7 @@ class FakeEngine:
     def prefill(self, tokens):
         self.n = self.n_kept = len(tokens)
 
-    def keep(self, ids):
+    def select_rows(self, ids):
         self.n_kept = self.n if ids is None else ids[0].shape[1] + 16
 
     def layer_views(self):
@@ -43,7 +43,7 @@ class FakeEngine:
             LayerView(0, 1, made(4, 64), made(N_HEAD_KV, self.n), made(N_HEAD_KV, self.n), 1, 0)
         ]
 
-    def score(self, tokens, last):
+    def logits_for(self, tokens, last):
         self.n_scored += 1
         if self.n_scored == self.stop_after:
             raise KeyboardInterrupt
@@ -117,7 +117,11 @@ def test_the_tables(fake, file):
     assert result.exit_code == 0, result.output
     lines = [line.rstrip() for line in result.stdout.splitlines()]
     settings = " ".join(lines[:2])  # they take two lines
-    assert settings.startswith("--budget ") and "--window " in settings and "--sinks " in settings
+    assert (
+        settings.startswith("--budget ")
+        and "--window-size " in settings
+        and "--n-sink " in settings
+    )
     assert "Tuning: 2 cases of 1 document" in lines
     assert "Held out: 2 cases of 1 document" in lines
     budget = lines[0].split()[1]
@@ -142,11 +146,11 @@ def test_a_held_out_miss_is_said_and_saved(fake, file, tmp_path):
         engine.n = engine.n_kept = len(tokens)
         engine.loss = 8 if tokens[0] == 9 else 1
 
-    def score(tokens, last):
+    def logits_for(tokens, last):
         factor = 1 + 2 * engine.loss * (1 - engine.n_kept / engine.n)
         return np.tile(np.linspace(0, 1, 10, dtype=np.float32) * factor, (last, 1))
 
-    engine.prefill, engine.score = prefill, score
+    engine.prefill, engine.logits_for = prefill, logits_for
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "prepare", with_other_prompts)
         result = invoke("--file", file, "--target-kl", "0.02", "--save", path)

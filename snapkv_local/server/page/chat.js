@@ -92,7 +92,7 @@ function figures(usage) {
   if (s.n_kept < s.n_prompt) {
     parts.push(
       `kept ${s.n_kept.toLocaleString()} of ${s.n_prompt.toLocaleString()} tokens (${percent(s.n_kept / s.n_prompt)})`,
-      `KV cache ${size(s.bytes_kv - s.bytes_room)} instead of ${size(s.bytes_full)}, and ${size(s.bytes_room)} of room`,
+      `KV cache ${size(s.bytes_kv - s.bytes_decode_cells)} instead of ${size(s.bytes_kv_full)}, and ${size(s.bytes_decode_cells)} of room`,
       `${percent(s.coverage)} of the attention covered`,
     );
   } else {
