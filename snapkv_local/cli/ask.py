@@ -39,9 +39,13 @@ from snapkv_local.prompt.build import SEPARATOR
     "path", metavar="DOCUMENT", type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.argument("questions", metavar="QUESTION...", nargs=-1)
-@model_choice(argument=False, required=False, says="[default: where it was when DOCUMENT was made]")
+@model_choice(
+    argument=False,
+    required=False,
+    says="The model's file.  [default: where it was when DOCUMENT was made]",
+)
 @refused("-sys", "--system-prompt", why=SYSTEM_BEFORE_DOCUMENT)
-@click.option("--info", is_flag=True, help="Check DOCUMENT, and say what it is, instead.")
+@click.option("--info", is_flag=True, help="Check DOCUMENT and say what it is, and ask nothing.")
 @ctx_option
 @settings_options
 @model_options

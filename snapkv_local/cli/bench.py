@@ -54,7 +54,7 @@ class CommandWithSubcommands(click.Group):
     type=List(Size()),
     default="4k,16k",
     show_default=True,
-    help="Lengths of the prompts, in tokens.",
+    help="The lengths of the prompts, in tokens.",
 )
 @click.option(
     "--budget",
@@ -62,10 +62,17 @@ class CommandWithSubcommands(click.Group):
     type=List(Size()),
     default="1024",
     show_default=True,
-    help="Rows kept for each KV head, in tokens.",
+    help="How many rows each KV head keeps, in tokens.",
 )
 @click.option("--full", is_flag=True, help="Measure the full KV cache, too.")
-@click.option("--kv-type", "kv_types", type=List(KvType()), default="f16", show_default=True)
+@click.option(
+    "--kv-type",
+    "kv_types",
+    type=List(KvType()),
+    default="f16",
+    show_default=True,
+    help="The types of K and V in the cache.",
+)
 @gpu_layers_option
 @click.option(
     "--layer-group",
@@ -73,7 +80,7 @@ class CommandWithSubcommands(click.Group):
     type=List(SizeOr("auto", "layers")),
     default=SnapKVConfig.layer_group,
     show_default=True,
-    help="Layers evaluated at a time.",
+    help="How many layers are evaluated at a time.",
 )
 @click.option(
     "-ub",
@@ -83,9 +90,11 @@ class CommandWithSubcommands(click.Group):
     type=Size(),
     default=512,
     show_default=True,
-    help="Tokens in a ubatch.",
+    help="How many tokens of the prompt are computed at once.",
 )
-@click.option("-t", "--threads", type=Threads(), help="[default: all cores]")
+@click.option(
+    "-t", "--threads", type=Threads(), help="The number of threads.  [default: all cores]"
+)
 @click.option(
     "-n",
     "--n-gen",
@@ -94,7 +103,7 @@ class CommandWithSubcommands(click.Group):
     type=Size(),
     default=64,
     show_default=True,
-    help="Tokens of the timed decode, after the prompt.",
+    help="How many tokens are generated after the prompt, and timed.",
 )
 @click.option(
     "-r",
@@ -104,7 +113,7 @@ class CommandWithSubcommands(click.Group):
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="Runs of each case.",
+    help="How often each case is run.",
 )
 @click.option("--note", help="What a reader of the record should know of the machine.")
 @click.option(
@@ -219,17 +228,26 @@ def _line(result: dict[str, Any]) -> str:
 
 
 @bench.command("make-model")
-@click.option("--shape", type=click.Choice(list(SHAPES)), required=True, help="Of which model.")
 @click.option(
-    "--type", "kind", type=click.Choice(["q4_0", "q8_0", "f16"]), default="q4_0", show_default=True
+    "--shape", type=click.Choice(list(SHAPES)), required=True, help="The model that has this shape."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="[default: SHAPE-TYPE.gguf]")
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice(["q4_0", "q8_0", "f16"]),
+    default="q4_0",
+    show_default=True,
+    help="The type of the weights.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The file to write.  [default: SHAPE-TYPE.gguf]"
+)
 @click.option(
     "--vocab",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="GGUF file to take the tokenizer from.  [default: one that is made up]",
+    help="The GGUF file to take the tokenizer from.  [default: one that is made up]",
 )
-@click.option("--force", is_flag=True, help="Overwrite a file that exists.")
+@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
 @json_option
 def make_model(
     shape: str, kind: str, out: Path | None, vocab: Path | None, force: bool, as_json: bool

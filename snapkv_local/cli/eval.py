@@ -36,7 +36,7 @@ _TASKS = "needle,needles,question-after,continue,code"
     type=List(click.STRING),
     default=_TASKS,
     show_default=True,
-    help="Also question-first, keys, trace, count, jsonl:FILE, longbench:FILE.",
+    help="What is asked. There are also question-first, keys, trace, count, jsonl:FILE and longbench:FILE.",
 )
 @click.option(
     "--policies",
@@ -51,20 +51,20 @@ _TASKS = "needle,needles,question-after,continue,code"
     type=List(Size()),
     default="64,128,256,512",
     show_default=True,
-    help="Rows kept for each KV head, the window included.",
+    help="How many rows each KV head keeps, the window included.",
 )
 @click.option(
     "--lengths",
     type=List(Size()),
     default="2k",
     show_default=True,
-    help="Of the prompts that tasks make, in tokens.",
+    help="The lengths of the prompts that tasks make, in tokens.",
 )
 @click.option(
     "--cases",
     "n_documents",
     type=click.IntRange(1),
-    help="Documents of each task and length.  [default: 8; all of a file]",
+    help="How many documents each task and length has.  [default: 8; all of a file]",
 )
 @click.option(
     "--questions",
@@ -72,27 +72,36 @@ _TASKS = "needle,needles,question-after,continue,code"
     type=click.IntRange(1, 8),
     default=3,
     show_default=True,
-    help="About each document that a task makes.",
+    help="How many questions there are about each document that a task makes.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="The seed that cases are drawn with."
+)
 @click.option(
     "--split",
     type=click.Choice(["tune", "test"]),
     default="test",
     show_default=True,
-    help="Choose settings by tune, report test: they share no text.",
+    help="Choose settings by tune, and report test: the two share no text.",
 )
-@click.option("--kv-types", type=List(KvType()), default="f16", show_default=True)
+@click.option(
+    "--kv-types",
+    type=List(KvType()),
+    default="f16",
+    show_default=True,
+    help="The types of K and V in the cache.",
+)
 @click.option(
     "--window-size",
     type=Size(),
     default=SnapKVConfig.window_size,
     show_default=True,
-    help="Rows at the prompt's end that always stay.",
+    help="How many tokens at the prompt's end always stay.",
 )
-@click.option("--protect-system", is_flag=True, help="The system prompt always stays.")
+@click.option("--protect-system", is_flag=True, help="Keep all rows of the system prompt.")
 @click.option(
-    "--against", help="Policy that others are compared with.  [default: the first of --policies]"
+    "--against",
+    help="The policy that others are compared with.  [default: the first of --policies]",
 )
 @gpu_layers_option
 @threads_option

@@ -25,13 +25,19 @@ from snapkv_local.extract.passages import UNITS, cut
 @model_choice()
 @files_option("Text, source code, PDF or DOCX; may be repeated, - for stdin.", required=True)
 @click.option("--query", required=True, help="What to look for.")
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many.")
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="How many passages are shown.",
+)
 @click.option(
     "--unit",
     type=click.Choice(UNITS),
     default="auto",
     show_default=True,
-    help="What a passage is; auto: functions of source code, else sentences.",
+    help="What a passage is; auto takes functions of source code, and else sentences.",
 )
 @ctx_option
 @model_options

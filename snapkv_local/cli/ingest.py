@@ -39,10 +39,12 @@ from snapkv_local.storage.new_file import check_space
     "--out",
     required=True,
     type=click.Path(path_type=Path),
-    help="Of the document's file, such as book.snapkv.",
+    help="The document's file to write, such as book.snapkv.",
 )
-@click.option("--title", help="For people.  [default: the name of the first --file]")
-@click.option("--force", is_flag=True, help="Replace --out, if it is there.")
+@click.option(
+    "--title", help="The document's title, for people.  [default: the name of the first --file]"
+)
+@click.option("--force", is_flag=True, help="Replace --out if it is there.")
 @ctx_option
 @kv_type_option
 @engine_options

@@ -34,9 +34,16 @@ from snapkv_local.config import SnapKVConfig
 @choice_options
 @model_options
 @chat_format_option
-@click.option("--layer", type=click.IntRange(0), help="Only this layer's heads, from 0.")
 @click.option(
-    "--spans", "n_spans", type=click.IntRange(0), default=20, show_default=True, help="To list."
+    "--layer", type=click.IntRange(0), help="Show only the heads of this layer; the first is 0."
+)
+@click.option(
+    "--spans",
+    "n_spans",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="How many kept passages are listed.",
 )
 @click.option(
     "--html",

@@ -123,13 +123,29 @@ def kv_type_option(command: Callable[..., Any]) -> Callable[..., Any]:
     types = click.Choice(KV_TYPES)
     add = together(
         click.option(
-            "--kv-type", type=types, default="f16", show_default=True, help="Of both K and V."
+            "--kv-type",
+            type=types,
+            default="f16",
+            show_default=True,
+            help="The type of K and V in the cache.",
         ),
         click.option(
-            "-ctk", "--cache-type-k", "cache_type_k", type=types, default="f16", show_default=True
+            "-ctk",
+            "--cache-type-k",
+            "cache_type_k",
+            type=types,
+            default="f16",
+            show_default=True,
+            help="The type of K.",
         ),
         click.option(
-            "-ctv", "--cache-type-v", "cache_type_v", type=types, default="f16", show_default=True
+            "-ctv",
+            "--cache-type-v",
+            "cache_type_v",
+            type=types,
+            default="f16",
+            show_default=True,
+            help="The type of V.",
         ),
     )
     done: Callable[..., Any] = add(with_kv_type)

@@ -48,7 +48,7 @@ def files_option(
 document_option = click.option(
     "--document",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File of `ingest` to ask about; MODEL may then be left out.",
+    help="A file that `ingest` has made, to ask about; MODEL may then be left out.",
 )
 
 # of loading a model, with cli.loading.load()
@@ -58,7 +58,7 @@ ctx_option = click.option(
     "--ctx",
     "ctx",
     type=Context(),
-    help="Longest conversation, in tokens.  [default: the model's]",
+    help="The longest conversation, in tokens.  [default: the model's]",
 )
 gpu_layers_option = click.option(
     "-ngl",
@@ -68,11 +68,13 @@ gpu_layers_option = click.option(
     type=GpuLayers(),
     default="auto",
     show_default=True,
-    help="Layers on GPUs; auto: all, if there is a GPU.",
+    help="How many layers go to GPUs; auto puts all there if there is one.",
 )
-threads_option = click.option("-t", "--threads", type=Threads(), help="[default: all cores]")
+threads_option = click.option(
+    "-t", "--threads", type=Threads(), help="The number of threads.  [default: all cores]"
+)
 chat_format_option = click.option(
-    "--chat-format", help="For a model without a chat template, such as chatml."
+    "--chat-format", help="The chat format of a model without a template, such as chatml."
 )
 no_mmap_option = click.option(
     "--no-mmap",
@@ -104,7 +106,7 @@ profile_option = click.option(
     "--profile",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     callback=lambda _ctx, _param, path: None if path is None else profiles.load(path),
-    help="Settings that `tune --save` has written; options given here win.",
+    help="Take settings from a file that `tune --save` has written; options given here win.",
 )
 
 
@@ -140,65 +142,72 @@ engine_options = together(
     setting(
         "--layer-group",
         type=SizeOr("auto", "layers"),
-        says="Layers evaluated at a time.",
+        says="How many layers are evaluated at a time.",
     ),
     setting(
         "--hidden-state",
         type=_choices("hidden_state"),
-        says="Where the hidden state between layer groups lives.",
+        says="Where the hidden state lives between layer groups.",
     ),
     setting(
         "-ub",
         "--ubatch-size",
         "n_ubatch",
         type=SizeOr("auto", "tokens"),
-        says="Prompt tokens computed at once.",
+        says="How many tokens of the prompt are computed at once.",
     ),
     setting(
         "--ops",
         type=_choices("ops"),
-        says="What scores and evicts: our ops, or ggml's.",
+        says="What scores and evicts: our fused ops, or ops of ggml.",
     ),
 )
 
 # settings of SnapKVConfig
 config_options = together(
-    setting("--budget", type=SIZE, says="Rows kept for each KV head, in tokens."),
-    setting("--keep-ratio", type=float, says="Share of the prompt to keep instead, in (0, 1]."),
-    setting("--window-size", type=SIZE, says="Tokens at the prompt's end that always stay."),
+    setting("--budget", type=SIZE, says="How many rows each KV head keeps, in tokens."),
+    setting("--keep-ratio", type=float, says="Keep this share of the prompt instead."),
+    setting("--window-size", type=SIZE, says="How many tokens at the prompt's end always stay."),
     setting(
         "--observation",
         type=SizeOr("question", "tokens"),
-        says=f"How many of these vote, or question: in a chat its words do, else {DEFAULT_VOTERS}.",
+        says="How many of these vote; with question, its words do in a chat, and elsewhere "
+        f"{DEFAULT_VOTERS} tokens.",
     ),
-    setting("--kernel-size", type=int, says="Pooling kernel, odd."),
+    setting(
+        "--kernel-size", type=int, says="Over how many positions votes are pooled, an odd number."
+    ),
     setting(
         "--pooling",
         type=_choices("pooling"),
-        says="Of the kernel's votes the mean, the largest, or the mean of the others.",
+        says="What a row gets of these votes: their mean, the largest, or the mean of all but the largest.",
     ),
-    setting("--aggregation", type=_choices("aggregation")),
+    setting(
+        "--aggregation",
+        type=_choices("aggregation"),
+        says="What counts of the votes that several tokens give a row: their sum, or the largest.",
+    ),
     setting(
         "--self-weight",
         type=float,
-        says="What a row's own vote counts beside the pooled ones, from 0.",
+        says="What a row's own vote counts beside the pooled ones.",
     ),
-    setting("--n-sink", type=int, says="First tokens that always stay."),
+    setting("--n-sink", type=int, says="How many tokens at the prompt's beginning always stay."),
     setting(
         "--min-coverage",
         type=float,
-        says="Keep more rows where the budget's hold less of the attention mass, such as 0.95.",
+        says="Keep more rows where the budget's hold less than this share of the attention, such as 0.95.",
     ),
     setting(
         "--max-budget",
         type=SIZE,
-        says="Most rows with --min-coverage.",
+        says="The most rows that --min-coverage may keep.",
         default=f"{MOST_BUDGETS} times the budget",
     ),
     setting(
         "--decode-cells",
         type=SIZE,
-        says="Cells for tokens after the prompt.",
+        says="How many cells there are for tokens after the prompt.",
         default=f"{SnapKVConfig.decode_cells}; for one answer --max-tokens, if less",
     ),
     engine_options,
@@ -207,7 +216,9 @@ config_options = together(
         metavar="off|ram|FOLDER",
         says="Keep the prompt's full KV in host memory or in a file, for later questions.",
     ),
-    setting("--vault-limit", type=ByteSize(), says="Most that the vault may take, such as 8GiB."),
+    setting(
+        "--vault-limit", type=ByteSize(), says="The most that the vault may take, such as 8GiB."
+    ),
 )
 
 # the same, of commands that prefill: which rows stay
@@ -216,7 +227,7 @@ choice_options = together(
         "--policy",
         says="What chooses the rows: NAME or NAME:OPTION=VALUE+...; all but snapkv run in Python.",
     ),
-    setting("--protect-system", is_flag=True, says="The system prompt's rows always stay."),
+    setting("--protect-system", is_flag=True, says="Keep all rows of the system prompt."),
 )
 
 # of commands that answer: ask, run and serve

@@ -55,7 +55,7 @@ _LABELS = {
     "--ctx",
     "ctx",
     type=Context(),
-    help="Prompt and answer, in tokens.  [default: the model's]",
+    help="The length of prompt and answer together, in tokens.  [default: the model's]",
 )
 @config_options
 @click.option(
@@ -63,13 +63,24 @@ _LABELS = {
     type=click.Choice(KV_TYPES),
     default="f16",
     show_default=True,
-    help="Of our cache; plain llama.cpp is shown with all.",
+    help="The type of K and V in our cache; plain llama.cpp is shown with all types.",
 )
-@click.option("--memory", help="Of a GPU, such as 8GiB; of the host with --gpu-layers 0.")
-@click.option("--device", help='One of a table, such as "RTX 4060".  [default: this machine]')
+@click.option(
+    "--memory", help="The memory of a GPU, such as 8GiB; with --gpu-layers 0, that of the host."
+)
+@click.option(
+    "--device", help='A device that is known by name, such as "RTX 4060".  [default: this machine]'
+)
 @gpu_layers_option
-@click.option("--measure", is_flag=True, help="Run it here, and compare.")
-@click.option("-t", "--threads", type=Threads(), help="For --measure.  [default: all cores]")
+@click.option(
+    "--measure", is_flag=True, help="Run it here, and compare what it takes with the plan."
+)
+@click.option(
+    "-t",
+    "--threads",
+    type=Threads(),
+    help="The number of threads of --measure.  [default: all cores]",
+)
 @verbose_option
 @json_option
 def plan(

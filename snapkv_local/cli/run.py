@@ -41,7 +41,7 @@ from snapkv_local.reading.text import STDIN
 @files_option()
 @document_option
 @click.option("-p", "--prompt", help="The question; without it stdin is read, or a chat opens.")
-@click.option("-sys", "--system-prompt", help="Of the chat, before everything else.")
+@click.option("-sys", "--system-prompt", help="The system prompt of the chat.")
 @settings_options
 @model_options
 @answer_options

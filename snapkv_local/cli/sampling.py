@@ -74,31 +74,38 @@ def answer_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=Limit(),
             default=512,
             show_default=True,
-            help="Tokens of an answer at most; -1 for no limit but the context.",
+            help="The most tokens of an answer; -1 sets no limit but the context.",
         ),
         _option(
             "--temp",
             "--temperature",
             kind=Number(min=0),
-            says="0 always takes the most likely token; llama.cpp's default is 0.8.",
+            says="At 0 the most likely token is always taken; llama.cpp's default is 0.8.",
         ),
-        _option("--top-k", kind=click.IntRange(0), says="Draw from so many tokens; 0: from all."),
+        _option(
+            "--top-k", kind=click.IntRange(0), says="Draw from so many tokens; 0 draws from all."
+        ),
         _option(
             "--top-p",
             kind=Number(min=0, max=1),
-            says="Draw from the likeliest tokens with this share of the probability; 1: from all.",
+            says="Draw from the likeliest tokens with this share of the probability; 1 draws from all.",
         ),
         _option(
             "--min-p",
             kind=Number(min=0, max=1),
-            says="Draw from tokens with this share of the likeliest one's probability; 0: from all.",
+            says="Draw from tokens with this share of the likeliest one's probability; 0 draws from all.",
         ),
         _option(
             "--repeat-penalty",
             kind=Number(min=0, min_open=True),
-            says="Make the answer's last 64 tokens less likely; 1: do not.",
+            says="Make the answer's last 64 tokens less likely; 1 changes nothing.",
         ),
-        _option("-s", "--seed", kind=click.IntRange(-1, _SEEDS), says="-1: another one each time."),
+        _option(
+            "-s",
+            "--seed",
+            kind=click.IntRange(-1, _SEEDS),
+            says="The seed of draws; -1 takes another one each time.",
+        ),
     )
     done: Callable[..., Any] = add(with_sampling)
     return done

@@ -39,15 +39,24 @@ if TYPE_CHECKING:
 
 @click.command()
 @model_choice()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="The port; 0 takes any that is free.",
 )
-@click.option("--api-key", "keys", multiple=True, help="That requests need.  [or SNAPKV_API_KEY]")
+@click.option(
+    "--api-key",
+    "keys",
+    multiple=True,
+    help="A key that requests need; may be repeated.  [or SNAPKV_API_KEY]",
+)
 @click.option(
     "--api-key-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Keys, one a line.",
+    help="A file of keys that requests need, one a line.",
 )
 @click.option("--alias", help="The model's name in answers.  [default: its file's]")
 @click.option(
@@ -55,7 +64,7 @@ if TYPE_CHECKING:
     "documents",
     multiple=True,
     type=NamedFile(),
-    help="File of `ingest` that requests may name by its id.  [default id: the file's name]",
+    help="A file that `ingest` has made, which requests may name by its id.  [default id: the file's name]",
 )
 @ctx_option
 @settings_options
@@ -69,25 +78,34 @@ if TYPE_CHECKING:
     "--max-tokens",
     "max_tokens",
     type=Limit(),
-    help="Tokens of any answer.  [default: what the context allows]",
+    help="The most tokens of any answer.  [default: what the context allows]",
 )
 @click.option(
     "--max-queue",
     type=click.IntRange(0),
     default=64,
     show_default=True,
-    help="Requests that may wait; more get status 429.",
+    help="How many requests may wait; more get status 429.",
 )
-@click.option("--max-body", type=ByteSize(), default="64MiB", show_default=True, help="A request.")
-@click.option("--logprobs", is_flag=True, help="Keep logits, for requests that ask for logprobs.")
 @click.option(
-    "--cors-origin", "cors_origins", multiple=True, help="Web origin whose pages may call."
+    "--max-body",
+    type=ByteSize(),
+    default="64MiB",
+    show_default=True,
+    help="The most bytes of a request.",
+)
+@click.option("--logprobs", is_flag=True, help="Keep logits for requests that ask for logprobs.")
+@click.option(
+    "--cors-origin",
+    "cors_origins",
+    multiple=True,
+    help="A web origin whose pages may call; may be repeated.",
 )
 @click.option(
     "--allowed-host",
     "hosts",
     multiple=True,
-    help="Name in the Host header.  [default: those of a loopback --host, else any]",
+    help="A name that may stand in the Host header.  [default: those of a loopback --host, else any]",
 )
 @click.option(
     "--strict",

@@ -33,20 +33,22 @@ if TYPE_CHECKING:
     type=Number(min=0, min_open=True),
     default=0.05,
     show_default=True,
-    help="Mean KL to the full cache that the budget must reach, in nats.",
+    help="The mean KL to the full cache that the budget must reach, in nats.",
 )
 @click.option(
     "--minutes",
     type=Number(min=0, min_open=True),
     default=10.0,
     show_default=True,
-    help="Time box. Two cases of each half are measured whatever they take.",
+    help="How long to measure. Two cases of each half are measured whatever they take.",
 )
-@click.option("--length", type=SIZE, help="Of the prompts, in tokens.  [default: 4k, or less]")
+@click.option(
+    "--length", type=SIZE, help="The length of the prompts, in tokens.  [default: 4k, or less]"
+)
 @click.option(
     "--save",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write what was found to this file, for --profile of run and serve.",
+    help="Write what was found to this file, for --profile of ask, run and serve.",
 )
 @model_options
 @chat_format_option

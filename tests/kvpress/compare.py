@@ -119,7 +119,7 @@ def kvpress_side(args: argparse.Namespace, tokens: NDArray[np.int32]) -> dict[st
         command = [python, HERE / "kvpress_side.py", "--model", args.model, "--tokens", tokens_file]
         command += ["--out", out_file]
         for name in ("budget", "window_size", "kernel_size", "threads"):
-            command += [f"--{name}", str(getattr(args, name))]
+            command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
         # the model is a local file, so nothing is to be looked up; no progress bars over the table
         quiet = {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
         subprocess.run(command, check=True, env={**os.environ, **quiet})

@@ -31,7 +31,7 @@ from kvpress_side import load_model
 from transformers import DynamicCache
 
 PRESSES: dict[str, Callable[[SnapKVPress], Any]] = {
-    "snapkv": lambda press: press,
+    "snapkv-paper": lambda press: press,
     # budgets that differ between the heads of a layer; kvpress masks what they leave out
     "adakv": lambda press: AdaKVPress(press),
 }

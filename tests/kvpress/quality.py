@@ -80,7 +80,7 @@ def snapkv_local_side(args: argparse.Namespace, cases: list[Case]) -> Scores:
         for budget in args.budgets:
             ids = [policy.select(layer, prompt, budget - args.window_size) for layer in layers]
             llm.select_rows(ids)
-            cells[f"snapkv/{budget}"] = measure(answer(llm, case), full)
+            cells[f"snapkv-paper/{budget}"] = measure(answer(llm, case), full)
         found[case.id] = cells
         print(f"snapkv-local: {i + 1} of {len(cases)}", file=sys.stderr)
     llm.close()
@@ -133,7 +133,7 @@ def summarize(scores: Scores, cells: list[str]) -> dict[str, dict[str, float]]:
 def make_record(
     args: argparse.Namespace, cases: list[Case], ours: Scores, theirs: dict[str, Any]
 ) -> dict[str, Any]:
-    snapkv = ["full", *(f"snapkv/{budget}" for budget in args.budgets)]
+    snapkv = ["full", *(f"snapkv-paper/{budget}" for budget in args.budgets)]
     adakv = [f"adakv/{budget}" for budget in args.budgets]
     their_scores: Scores = theirs["scores"]
     digest = hashlib.sha256("".join(case.digest() for case in cases).encode()).hexdigest()
@@ -193,7 +193,9 @@ def print_table(record: dict[str, Any]) -> None:
         columns = [
             record["snapkv_local"][cell],
             record["kvpress"][cell],
-            record["kvpress"].get(cell.replace("snapkv/", "adakv/")) if cell != "full" else None,
+            record["kvpress"].get(cell.replace("snapkv-paper/", "adakv/"))
+            if cell != "full"
+            else None,
         ]
         texts = [f"{c['exact']:>3}  {c['kl']:.3f}" if c else "" for c in columns]
         print(f"{cell:16}" + "".join(f"{text:>20}" for text in texts))

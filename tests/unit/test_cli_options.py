@@ -230,6 +230,13 @@ def test_defaults_in_help_are_those_of_the_dataclasses():
     } <= seen
 
 
+def test_help_of_every_option_is_whole_phrases():
+    for command in commands():
+        for option in command.params:
+            if isinstance(option, click.Option) and not option.hidden:
+                assert re.match(r"[A-Z].*[.;]( |$)", option.help or ""), (command.name, option.opts)
+
+
 def test_full_has_no_configuration(loaded):
     _, config, options = loaded("--full")
     assert config is None

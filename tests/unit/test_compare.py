@@ -143,6 +143,12 @@ def test_no_record(tmp_path, text):
         load(path)
 
 
+@pytest.mark.parametrize("changes", [{"format": 1}, {"format": None}])
+def test_a_record_of_another_format_is_refused(changes):
+    with pytest.raises(ConfigError, match=r"x\.json: is a record of another version .*; measure"):
+        read(record(run(2000), **changes), "x.json")
+
+
 def test_a_record_without_runs(tmp_path):
     with pytest.raises(ConfigError, match="has no runs"):
         load(write(tmp_path, record()))

@@ -327,6 +327,15 @@ def test_a_record_of_other_settings(path, changes, says):
     assert path.read_text() == before
 
 
+def test_a_record_of_another_format(path):
+    Run(path).run()
+    before = path.read_text().replace('"format": 2', '"format": 1')
+    path.write_text(before)
+    with pytest.raises(ConfigError, match="is a record of another version of snapkv-local"):
+        Run(path)
+    assert path.read_text() == before
+
+
 def test_a_record_of_other_cases(path):
     Run(path).run()
     cases = make_cases()
