@@ -22,7 +22,7 @@ INSTALL := CMAKE_ARGS="$(NATIVE_ARGS) $(CMAKE_ARGS)" $(PIP) install --quiet --no
         test.offswitch lint format patch.check patch.export patch.stats tables docs clean
 
 help:
-	@echo "make demo            answer a question about a long document, compressed and with the full cache"
+	@echo "make demo            find a fact in a long text, compressed and with the full cache"
 	@echo "make test            all tests; also test.unit test.native test.model test.patches"
 	@echo "make test.offswitch  unpatched llama.cpp against ours with SnapKV off, bit for bit (builds twice)"
 	@echo "make build           also build.cuda, build.metal; CMAKE_ARGS=... is passed on"

@@ -97,22 +97,27 @@ def prose(rng: random.Random, split: Split, n_words: int, document: int) -> list
     return generated(rng, split, n_words)
 
 
+def whole_manual() -> list[str]:
+    """Python's manual as help() has it, topic after topic, in paragraphs.
+
+    Raises:
+        ConfigError: this Python has none.
+    """
+    paragraphs = (p.rstrip() for text in _topics().values() for p in text.split("\n\n"))
+    return [paragraph for paragraph in paragraphs if paragraph]
+
+
 @cache
 def _manual() -> dict[Split, tuple[tuple[str, ...], ...]]:
     """Paragraphs of prose, each a tuple of its sentences, by split: every second topic.
 
     A sentence that stands in several places is kept in the first one only.
     """
-    try:
-        from pydoc_data.topics import topics
-    except ImportError as e:
-        raise ConfigError(
-            "the manual of Python", "is not part of this Python (pydoc_data)", "install its library"
-        ) from e
+    topics = _topics()
     found: dict[Split, list[tuple[str, ...]]] = {"tune": [], "test": []}
     seen: set[str] = set()
-    for i, name in enumerate(sorted(topics)):
-        for paragraph in _paragraphs(topics[name]):
+    for i, text in enumerate(topics.values()):
+        for paragraph in _paragraphs(text):
             pieces = re.split(r"(?<=[.!?]) ", paragraph)
             # the short ones are what ends with "e.g." and the like
             new = [piece for piece in pieces if len(piece) < 30 or piece not in seen]
@@ -121,6 +126,17 @@ def _manual() -> dict[Split, tuple[tuple[str, ...], ...]]:
                 separated = (*(f"{s} " for s in new[:-1]), f"{new[-1]}\n\n")
                 found["tune" if i % 2 == 0 else "test"].append(separated)
     return {split: tuple(paragraphs) for split, paragraphs in found.items()}
+
+
+def _topics() -> dict[str, str]:
+    """The texts of Python's manual, by name."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as e:
+        raise ConfigError(
+            "the manual of Python", "is not part of this Python (pydoc_data)", "install its library"
+        ) from e
+    return dict(sorted(topics.items()))
 
 
 def _paragraphs(text: str) -> Iterator[str]:

@@ -3,10 +3,11 @@
 import dataclasses
 import io
 import json
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
-import click
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
@@ -231,50 +232,81 @@ def test_doctor_says_which_ops_run_and_what_nobody_has_proven(
 
 @pytest.fixture
 def demo(monkeypatch):
-    """The module of `demo`, with the answers of its two processes given."""
+    """The module of `demo`, with the answers of its two processes given.
+
+    A token is four characters. runs has each process's command and its document.
+    """
     module = sys.modules["snapkv_local.cli.demo"]
+    tokens = SimpleNamespace(
+        text=lambda text, *, begins: [0] * (len(text) // 4), llm=SimpleNamespace(close=lambda: None)
+    )
+    monkeypatch.setattr("snapkv_local.eval.tokens.open_tokens", lambda path: tokens)
+    compressed = {**ANSWER.to_dict(), "text": f" The code is {module.VALUE}.\n"}
     full = {
-        **ANSWER.to_dict(),
+        **compressed,
         "n_kept": 8000,
         "bytes_kv": 180 * 2**20,
         "bytes_decode_cells": 0,
-        "text": "In the attic.",
+        "text": "582",
     }
-    monkeypatch.setattr(module, "demo_model", lambda: None)
-    monkeypatch.setattr(
-        module, "answer", lambda path, *options: full if "--full" in options else ANSWER.to_dict()
-    )
+    module.runs = []
+
+    def run(command, **_):
+        (file,) = [Path(command[i + 1]) for i, word in enumerate(command) if word == "--file"]
+        module.runs.append((command, file.read_text(encoding="utf-8")))
+        answer = full if "--full" in command else compressed
+        return subprocess.CompletedProcess(command, 0, json.dumps(answer))
+
+    monkeypatch.setattr(module.subprocess, "run", run)
     return module
 
 
-def test_the_demo_shows_both_answers_side_by_side(demo):
-    result = CliRunner().invoke(main, ["demo"])
-    assert result.exit_code == 0
-    assert f"Question: {demo.QUESTION}" in result.stdout
-    assert "Compressed: In the cellar.\n" in result.stdout
-    assert "Full cache: In the attic.\n" in result.stdout
+def test_the_demo_shows_both_answers_side_by_side_and_which_is_wrong(demo):
+    result = CliRunner().invoke(main, ["demo", "--tokens", "1k"])
+    assert result.exit_code == 0, result.output
+    assert "It can do nothing else" in result.stdout
+    assert f"Question: {demo.QUESTION}\n" in result.stdout
+    assert f"Compressed: The code is {demo.VALUE}.\nFull cache: 582\n" in result.stdout
+    assert result.stdout.count("That is wrong") == 1
+    assert f"Full cache: 582\n    That is wrong: the document says {demo.VALUE}." in result.stdout
     (cache,) = [line for line in result.stdout.splitlines() if "KV cache" in line]
     assert "11.0 MiB" in cache and "180 MiB" in cache
-    assert "180 MiB" in cache
 
 
 def test_the_demo_in_json(demo):
-    found = json.loads(CliRunner().invoke(main, ["demo", "--json"]).stdout)
-    assert found["compressed"]["n_kept"] == 512
-    assert found["full cache"]["n_kept"] == 8000
+    result = CliRunner().invoke(main, ["demo", "--tokens", "1k", "--threads", "1", "--json"])
+    found = json.loads(result.stdout)
+    assert (found["compressed"]["n_kept"], found["compressed"]["right"]) == (512, True)
+    assert (found["full cache"]["n_kept"], found["full cache"]["right"]) == (8000, False)
+    assert all(command[command.index("--threads") + 1] == "1" for command, _ in demo.runs)
 
 
-def test_the_demo_has_a_document_and_asks_about_it(demo):
-    asked = []
-    demo.answer = lambda path, *options: asked.append(path.read_text()) or ANSWER.to_dict()
-    CliRunner().invoke(main, ["demo"])
-    assert len(asked[0].split()) > 2000
-    assert demo.QUESTION.endswith("?")
+def test_the_demo_has_one_fact_in_a_document_of_the_length(demo):
+    CliRunner().invoke(main, ["demo", "--tokens", "2k"])
+    (command, document), (_, same) = demo.runs
+    assert document == same
+    assert document.count(demo.FACT) == document.count(demo.VALUE) == 1
+    assert 0.4 < document.index(demo.FACT) / len(document) < 0.9
+    assert 2048 <= int(command[command.index("--ctx") + 1]) - demo.ROOM < 2048 + 1000
+    assert demo.QUESTION in command and demo.VALUE not in demo.QUESTION
 
 
-def test_a_failure_within_the_demo_has_its_exit_code(demo):
-    def answer(path, *options):
-        raise click.exceptions.Exit(130)
+def test_a_demo_that_is_longer_than_the_manual(demo):
+    result = CliRunner().invoke(main, ["demo", "--tokens", "1m"])
+    assert result.exit_code == 1 and not demo.runs
+    assert "--tokens 1,048,576: are more than Python's manual has" in result.stderr
 
-    demo.answer = answer
-    assert CliRunner().invoke(main, ["demo"]).exit_code == 130
+
+def test_the_chat_demo(demo, monkeypatch):
+    monkeypatch.setattr(demo, "demo_model", lambda: None)
+    result = CliRunner().invoke(main, ["demo", "--chat"])
+    assert "That is wrong: the document says 417." in result.stdout
+    command, document = demo.runs[0]
+    assert command[command.index("run") + 1] == "demo"
+    assert "room 417" in document
+
+
+def test_a_failure_within_the_demo_has_its_exit_code(demo, monkeypatch):
+    failed = subprocess.CompletedProcess([], 130, "")
+    monkeypatch.setattr(demo.subprocess, "run", lambda command, **_: failed)
+    assert CliRunner().invoke(main, ["demo", "--tokens", "1k"]).exit_code == 130
