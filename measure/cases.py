@@ -10,7 +10,7 @@ import fnmatch
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from snapkv_local.bench.session import N_WARMUP, ROOM, RunOptions
+from snapkv_local.bench.session import DECODE_CELLS, N_WARMUP, RunOptions
 from snapkv_local.report.units import GIB
 
 
@@ -54,8 +54,8 @@ class Case(RunOptions):
         other = ("name", "label", "seconds", "against", "repeats")
         settings = {key: value for key, value in asdict(self).items() if key not in other}
         if self.config is not None:
-            settings["config"] = {"decode_cells": ROOM, **self.config}
-        return {**settings, "decode_cells": ROOM, "n_warmup": N_WARMUP, "seed": 1}
+            settings["config"] = {"decode_cells": DECODE_CELLS, **self.config}
+        return {**settings, "decode_cells": DECODE_CELLS, "n_warmup": N_WARMUP, "seed": 1}
 
 
 _8B, _7B = "llama31-8b", "llama2-7b"
@@ -69,7 +69,7 @@ _PARTIAL: dict[str, Any] = {"n_gpu_layers": 17, "decode_repeats": 1}
 
 def _tokens(thousands: int) -> int:
     """A prompt that fills a context of so many times 1024 tokens, but for the room."""
-    return thousands * _K - ROOM
+    return thousands * _K - DECODE_CELLS
 
 
 CASES = (

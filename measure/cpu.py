@@ -28,7 +28,7 @@ RESULTS = ROOT / "results"
 
 N_PROMPT = 8000
 BUDGET = 512
-ROOM = 96
+DECODE_CELLS = 96
 N_DECODE = 64
 
 
@@ -41,7 +41,7 @@ def one_run(mode: str) -> dict[str, Any]:
         path=str(demo_model()),
         n_prompt=N_PROMPT,
         config=config,
-        decode_cells=ROOM,
+        decode_cells=DECODE_CELLS,
         n_gpu_layers=0,
         n_decode=N_DECODE,
     )
@@ -74,7 +74,7 @@ def write(name: str, runs: list[dict[str, Any]], summary: dict[str, Any]) -> Non
         "settings": {
             "n_prompt": N_PROMPT,
             "budget": BUDGET,
-            "decode_cells": ROOM,
+            "decode_cells": DECODE_CELLS,
             "n_decode": N_DECODE,
             "kv_type": "f16",
         },

@@ -49,7 +49,7 @@ N_PROMPT = 6000
 N_QUESTIONS = 10
 N_CTX = 8192
 BUDGETS = (512, 256)
-ROOM = 256
+DECODE_CELLS = 256
 CHUNK = 512  # tokens of a prompt that are computed at once
 
 Logits = npt.NDArray[np.float32]
@@ -178,7 +178,7 @@ def ask(
 
     yield row("full", None, in_place)
     yield row("full turn", None, after)
-    config = SnapKVConfig(budget=max(budgets), decode_cells=ROOM)
+    config = SnapKVConfig(budget=max(budgets), decode_cells=DECODE_CELLS)
     without, vaulted = make(config), make(replace(config, vault="ram"))
     for budget in budgets:
         for llm in (without, vaulted):
@@ -327,7 +327,7 @@ def main() -> None:
                 "chunk": CHUNK,
                 "threads": args.threads,
                 "kv_type": "f16",
-                "snapkv": asdict(SnapKVConfig(budget=max(args.budgets), decode_cells=ROOM)),
+                "snapkv": asdict(SnapKVConfig(budget=max(args.budgets), decode_cells=DECODE_CELLS)),
             },
             "rows": rows,
         }

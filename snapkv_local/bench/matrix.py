@@ -11,7 +11,7 @@ from typing import Any
 from gguf import LlamaFileType
 from gguf.constants import Keys
 
-from snapkv_local.bench.session import N_WARMUP, ROOM, Settings
+from snapkv_local.bench.session import DECODE_CELLS, N_WARMUP, Settings
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
 from snapkv_local.models import files as model_files
@@ -166,7 +166,7 @@ class Matrix:
             path=str(path),
             n_prompt=n_prompt,
             config=config,
-            decode_cells=max(ROOM, N_WARMUP + self.n_decode),
+            decode_cells=max(DECODE_CELLS, N_WARMUP + self.n_decode),
             n_ubatch=self.n_ubatch,
             kv_type=kv_type,
             n_gpu_layers=self.n_gpu_layers,

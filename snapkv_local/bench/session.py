@@ -22,7 +22,7 @@ from snapkv_local.stats import PrefillStats
 
 Tokens = npt.NDArray[np.int32]
 
-ROOM = 512  # cells for tokens after the prompt, of which the decode runs take fewer
+DECODE_CELLS = 512  # cells for tokens after the prompt, of which the decode runs take fewer
 N_WARMUP = 8  # decoded before the clock starts
 
 
@@ -69,7 +69,7 @@ class Settings(RunOptions):
     path: str
     n_prompt: int
     config: dict[str, Any] | None
-    decode_cells: int = ROOM
+    decode_cells: int = DECODE_CELLS
     decode_repeats: int = 1
     n_warmup: int = N_WARMUP
     seed: int = 1

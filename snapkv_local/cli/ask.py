@@ -24,7 +24,7 @@ from snapkv_local.cli.options import (
     ctx_option,
     model_options,
     settings_options,
-    size_room,
+    size_decode_cells,
     warn_of_other_model,
 )
 from snapkv_local.cli.progress import find_model
@@ -74,7 +74,7 @@ def ask(
         raise click.UsageError("a question is empty")
     options["full"] = False
     settings = take_document_settings(options, profile)
-    size_room(settings, max_tokens)
+    size_decode_cells(settings, max_tokens)
 
     document = open_document(path, options)
     if info:

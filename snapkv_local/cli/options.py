@@ -259,7 +259,7 @@ def take_settings(
     return None
 
 
-def size_room(settings: dict[str, Any] | None, max_tokens: int) -> None:
+def size_decode_cells(settings: dict[str, Any] | None, max_tokens: int) -> None:
     """For a command that answers each question by itself: room for its answer, if none was asked for.
 
     No more than the usual room: a longer answer evicts rows on its way, as it does in a chat.

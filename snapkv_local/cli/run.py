@@ -23,7 +23,7 @@ from snapkv_local.cli.options import (
     json_option,
     model_options,
     settings_options,
-    size_room,
+    size_decode_cells,
     take_settings,
     warn_of_other_model,
 )
@@ -75,7 +75,7 @@ def run(
     take = take_settings if document is None else take_document_settings
     settings = take(options, profile)
     if not chats:
-        size_room(settings, max_tokens)
+        size_decode_cells(settings, max_tokens)
 
     opened = None if document is None else open_document(document, options)
     path = model_of(opened) if opened and model is None else find_model(model or "")

@@ -51,7 +51,7 @@ def test_cases_are_sane():
     for case in cases.CASES:
         assert case.model in SHAPES
         assert case.against is None or (case.against in names and case.config is not None)
-        assert cases.N_WARMUP + case.n_decode * case.decode_repeats <= cases.ROOM
+        assert cases.N_WARMUP + case.n_decode * case.decode_repeats <= cases.DECODE_CELLS
         assert case.n_decode >= 64
         if case.config is not None:
             config = SnapKVConfig(**case.settings()["config"])

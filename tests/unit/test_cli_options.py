@@ -16,7 +16,7 @@ from snapkv_local.errors import OutOfMemoryError, option_of
 # its name in the package is that of the command
 RUN = sys.modules["snapkv_local.cli.run"]
 # cells for one answer of --max-tokens
-ROOM = 512
+DECODE_CELLS = 512
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def loaded(write_gguf, monkeypatch):
 def test_without_options_the_defaults_are_those_of_the_configuration(loaded):
     path, config, options = loaded()
     assert path.name == "model.gguf"
-    assert config == SnapKVConfig(decode_cells=ROOM)
+    assert config == SnapKVConfig(decode_cells=DECODE_CELLS)
     assert options == {
         "ctx": None,
         "kv_type": "f16",
@@ -85,13 +85,13 @@ def test_every_option_reaches_its_setting(loaded):
 def test_what_chooses_the_rows(loaded):
     _, config, _ = loaded("--policy", "question:kernel_size=21", "--protect-system")
     assert config == SnapKVConfig(
-        policy="question:kernel_size=21", protect_system=True, decode_cells=ROOM
+        policy="question:kernel_size=21", protect_system=True, decode_cells=DECODE_CELLS
     )
 
 
 def test_the_question_votes(loaded):
     _, config, _ = loaded("--observation", "question")
-    assert config == SnapKVConfig(observation="question", decode_cells=ROOM)
+    assert config == SnapKVConfig(observation="question", decode_cells=DECODE_CELLS)
 
 
 def test_a_ratio_and_what_is_automatic(loaded):
@@ -106,7 +106,7 @@ def test_a_ratio_and_what_is_automatic(loaded):
         "auto",
     ]
     _, config, _ = loaded("--keep-ratio", "0.25", *automatic)
-    assert config == SnapKVConfig(keep_ratio=0.25, decode_cells=ROOM)
+    assert config == SnapKVConfig(keep_ratio=0.25, decode_cells=DECODE_CELLS)
 
 
 # llama.cpp's spelling, ours, and what either becomes
@@ -134,7 +134,7 @@ def test_names_of_llama_cpp(loaded, theirs, ours, value):
 
 @pytest.mark.parametrize("name", ["-ub", "--ubatch-size", "--ubatch-size"])
 def test_tokens_at_once(loaded, name):
-    assert loaded(name, "256")[1] == SnapKVConfig(n_ubatch=256, decode_cells=ROOM)
+    assert loaded(name, "256")[1] == SnapKVConfig(n_ubatch=256, decode_cells=DECODE_CELLS)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from snapkv_local import PrefillStats
 from snapkv_local.cli import main
 from snapkv_local.cli.answer import Answer
 from snapkv_local.cli.doctor import readable, show, state
-from snapkv_local.cli.options import size_room
+from snapkv_local.cli.options import size_decode_cells
 from snapkv_local.cli.progress import PrefillBar
 from snapkv_local.llama.usage import Usage
 
@@ -95,9 +95,9 @@ def test_rows_kept_in_later_turns_are_those_of_the_last_eviction_and_all_since(n
     [({}, 20, 20), ({}, 512, 512), ({}, 9000, 1024), ({"decode_cells": 700}, 20, 700)],
 )
 def test_room_is_sized_to_the_answer(settings, max_tokens, decode_cells):
-    size_room(settings, max_tokens)
+    size_decode_cells(settings, max_tokens)
     assert settings["decode_cells"] == decode_cells
-    size_room(None, max_tokens)  # --full
+    size_decode_cells(None, max_tokens)  # --full
 
 
 def test_the_line_of_an_answer_too_short_to_time():
