@@ -181,7 +181,7 @@ class SnapKVConfig:
                 raise ConfigError(
                     f"policy={self.policy!r}",
                     "runs in the engine, which has its options as settings",
-                    f"give policy={SnapKV.name!r} and {self._settings_of(policy)}",
+                    f"give {{policy={SnapKV.name!r}}} and {self._settings_of(policy)}",
                 )
             return
         for name, value in vars(self).items():
@@ -204,14 +204,14 @@ class SnapKVConfig:
                 )
 
     def _settings_of(self, policy: Policy) -> str:
-        """Settings with which the engine keeps what a policy of its own keeps, in words."""
+        """Settings with which the engine keeps what a policy of its own keeps, for a cure."""
         options = dataclasses.asdict(policy)
         if options["observation"] == "window":
             options["observation"] = self.window_size
         elif options["observation"] != "question" and options["observation"] > self.window_size:
             options = {"window_size": options["observation"], **options}
         return ", ".join(
-            f"{name}={f'{value:g}' if isinstance(value, float) else repr(value)}"
+            f"{{{name}={f'{value:g}' if isinstance(value, float) else repr(value)}}}"
             for name, value in options.items()
             if value != getattr(type(self), name)
         )

@@ -5,7 +5,7 @@ The second base class is what llama-cpp-python or the standard library would rai
 mistake, so that existing handlers keep working.
 
 What to do has another name at each door: n_ctx in Python is --ctx on the command line. A cure names
-arguments in braces, "raise {n_ctx}", and says() puts in what the reader can turn.
+arguments in braces, "raise {n_ctx}" or "give {n_ctx=4096}", and says() puts in what the reader can turn.
 """
 
 from __future__ import annotations
@@ -69,11 +69,17 @@ class SnapKVError(Exception):
         given = re.fullmatch(r"([a-z][a-z_]*)=(.*)", subject, re.DOTALL)
         if door == "cli" and given is not None:
             subject = f"{option_of(given[1])} {given[2]}"
-        cure = re.sub(r"\{([a-z_]+)\}", lambda found: _name(found[1], door), self.cure)
+        cure = re.sub(
+            r"\{([a-z_]+)(?:=([^}]+))?\}", lambda found: _name(found[1], found[2], door), self.cure
+        )
         return f"{subject}: {self.problem}; {cure}"
 
 
-def _name(argument: str, door: Door) -> str:
+def _name(argument: str, value: str | None, door: Door) -> str:
+    if value is not None:
+        if door == "cli":
+            return " ".join([option_of(argument), value.strip("'")])
+        return f"{argument}={value}"
     ordinary = argument if door == "python" else option_of(argument)
     return _NAMES[door].get(argument, ordinary)
 

@@ -37,6 +37,13 @@ def test_a_cure_names_what_the_reader_can_turn():
     )
 
 
+def test_a_cure_may_name_a_value():
+    error = ConfigError("policy='a'", "is not known", "give {policy='b'} and {n_ubatch=64}")
+    assert str(error).endswith("give policy='b' and n_ubatch=64")
+    assert error.says("cli") == "--policy 'a': is not known; give --policy b and --ubatch-size 64"
+    assert error.says("server").endswith("give policy='b' and n_ubatch=64")
+
+
 def test_a_setting_that_is_refused_is_named_as_it_was_given():
     error = ConfigError("min_coverage=7", "is no share", "give {0.5}")
     assert str(error) == "min_coverage=7: is no share; give {0.5}"

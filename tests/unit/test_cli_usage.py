@@ -92,6 +92,15 @@ def test_errors_exit_with_1_and_a_message():
     assert result.stdout == ""
 
 
+def test_the_papers_form_is_a_matter_of_settings():
+    result = invoke("run", "demo", "--prompt", "x", "--policy", "snapkv-paper")
+    assert result.exit_code == 1
+    assert result.stderr.endswith(
+        "give --policy snapkv and --kernel-size 5, --self-weight 0, --pooling avg, --aggregation sum, "
+        "--observation 32\n"
+    )
+
+
 def test_empty_question():
     result = invoke("run", "demo", stdin="  \n")
     assert result.exit_code == 2
