@@ -1,5 +1,6 @@
-"""SmolLM2-135M-Instruct in small contexts.
+"""A small model in small contexts: `needle`, which the package has, or SmolLM2-135M-Instruct.
 
+Where any model would do, needle computes, in a tenth of the time. SmolLM2 chats.
 A test starts with a prompt of its own, whatever the shared object held before.
 """
 
@@ -18,7 +19,8 @@ import pytest
 
 import snapkv_local
 from snapkv_local import Llama, SnapKVConfig
-from snapkv_local.models.resolve import demo_model
+from snapkv_local.models.gguf_shape import ModelShape, read_shape
+from snapkv_local.models.resolve import demo_model, needle_model
 
 WINDOW = 16
 BUDGET = 96
@@ -43,6 +45,18 @@ def sigint_is_heard() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def model_path() -> str:
+    return str(needle_model())
+
+
+@pytest.fixture(scope="session")
+def shape(model_path: str) -> ModelShape:
+    """Of the model at model_path; all its layers have the same heads."""
+    return read_shape(Path(model_path))
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> str:
+    """The path of SmolLM2-135M-Instruct."""
     return str(demo_model())
 
 
@@ -56,13 +70,14 @@ def document() -> str:
 def make(model_path: str) -> Iterator[Callable[..., Llama]]:
     """Makes a Llama with small batches.
 
-    One thread decodes: two would wait for each other on a busy machine.
+    One thread computes: two would wait for each other on a busy machine.
     """
     made: list[Llama] = []
 
     def make(snapkv: SnapKVConfig | None = CONFIG, path: str = model_path, **kwargs: Any) -> Llama:
-        settings = {"n_ctx": 1024, "n_batch": 256, "n_ubatch": 128, "n_threads": 1, "seed": 1}
-        llm = Llama(path, snapkv=snapkv, **{**settings, "verbose": False, **kwargs})
+        settings = {"n_ctx": 1024, "n_batch": 256, "n_ubatch": 128, "seed": 1, "verbose": False}
+        threads = {"n_threads": 1, "n_threads_batch": 1}
+        llm = Llama(path, snapkv=snapkv, **{**settings, **threads, **kwargs})
         made.append(llm)
         return llm
 

@@ -83,7 +83,7 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("after", [1, 5, 40])
+@pytest.mark.parametrize("after", [1, 5, 15])
 def test_what_progress_raises_ends_the_prefill(llm, prompt, greedy, after):
     expected = greedy(llm, prompt, 6)
     calls = []

@@ -12,6 +12,7 @@ import pytest
 
 from snapkv_local import Llama, SnapKVConfig, policies
 from snapkv_local.errors import ConfigError
+from snapkv_local.models.gguf_shape import ModelShape
 from snapkv_local.policies import PromptView, reference
 from snapkv_local.policies.random import Random
 from snapkv_local.policies.rows import Ids
@@ -152,16 +153,16 @@ def test_snapkv_in_python_keeps_what_the_engine_keeps(
 
 
 def test_stock_ops_and_several_layers_at_a_time(
-    make: Callable[..., Llama], prompt: list[int]
+    make: Callable[..., Llama], prompt: list[int], shape: ModelShape
 ) -> None:
     kept = []
-    for settings in ({"ops": "ggml"}, {"layer_group": 7}):
+    for settings in ({"ops": "ggml"}, {"layer_group": 4}):
         llm = make(replace(CONFIG, policy="random", **settings))
         llm.prefill(prompt)
         kept.append(llm.kept_positions())
     np.testing.assert_array_equal(*kept)
     # each layer has its own
-    assert len(np.unique(kept[0][:, 0], axis=0)) == 30
+    assert len(np.unique(kept[0][:, 0], axis=0)) == shape.n_layer
 
 
 def test_queries_are_saved_as_far_back_as_the_question(
@@ -189,7 +190,7 @@ def test_cells_that_run_out_in_an_answer(make: Callable[..., Llama], prompt: lis
     n = llm.evictions[0].n_prompt
     assert len(prompt) + 60 <= n < len(prompt) + 100
     rows = [*range(4), *range(n - BUDGET + 4, n - WINDOW)]
-    np.testing.assert_array_equal(llm.kept_positions()[3, 2], rows)
+    np.testing.assert_array_equal(llm.kept_positions()[3, 1], rows)
 
 
 def test_a_turn_that_finds_no_cells(make: Callable[..., Llama], prompt: list[int]) -> None:
@@ -224,12 +225,13 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> type[Broken]:
     return Broken
 
 
-@pytest.mark.parametrize("layer", [0, 11, 29])
+@pytest.mark.parametrize("layer", [0, 2, 5])
 def test_what_a_policy_raises_ends_the_prefill(
     make: Callable[..., Llama],
     prompt: list[int],
     broken: type[Broken],
     monkeypatch: pytest.MonkeyPatch,
+    shape: ModelShape,
     layer: int,
 ) -> None:
     monkeypatch.setattr(broken, "layer", layer)
@@ -239,7 +241,7 @@ def test_what_a_policy_raises_ends_the_prefill(
         llm.prefill(prompt, lambda done, total: seen.append(done / total))
     assert (llm.n_tokens, llm.last_prefill) == (0, None)
     assert llm.bytes_of_sequence() == make(CONFIG).bytes_of_sequence()
-    assert max(seen) == pytest.approx((layer + 1) / 30)
+    assert max(seen) == pytest.approx((layer + 1) / shape.n_layer)
 
     llm.set_snapkv(replace(CONFIG, policy="random"))
     assert llm.prefill(prompt).n_kept == BUDGET
@@ -286,7 +288,7 @@ def test_ctrl_c_while_a_policy_chooses(
     seen: list[float] = []
     with pytest.raises(KeyboardInterrupt):
         llm.prefill(prompt, lambda done, total: seen.append(done / total))
-    assert max(seen) < 0.2
+    assert max(seen) < 0.8
     assert (llm.n_tokens, llm.last_prefill) == (0, None)
     llm.set_snapkv(replace(CONFIG, policy="random"))
     assert llm.prefill(prompt).n_kept == BUDGET

@@ -7,9 +7,13 @@ from snapkv_local import SnapKVConfig
 from snapkv_local.bench.make_model import make_model
 from snapkv_local.bench.shapes import SHAPES
 from snapkv_local.errors import ConfigError, NativeError, PromptError
+from snapkv_local.models.gguf_shape import read_shape
+from snapkv_local.models.resolve import needle_model
 from snapkv_local.policies import reference
 
-N_LAYER, N_HEAD, N_HEAD_KV, HEAD_DIM = 30, 9, 3, 64
+SHAPE = read_shape(needle_model())
+N_LAYER, N_HEAD, N_HEAD_KV = SHAPE.n_layer, SHAPE.n_head[0], SHAPE.n_head_kv[0]
+HEAD_DIM = SHAPE.head_k
 BASE = {"budget": 96, "window_size": 16, "decode_cells": 64}
 ROW_BYTES = 2 * N_LAYER * N_HEAD_KV * HEAD_DIM * 2  # K and V in f16, all layers
 
@@ -40,8 +44,8 @@ def assert_same_up_to_ties(kept, score, n_keep, n_sink=0):
         {"observation": 7},
         {"window_size": 40, "observation": 9, "aggregation": "sum", "ops": "ggml"},
         {"window_size": 40, "pooling": "max"},
-        {"n_sink": 4, "layer_group": 7},
-        {"keep_ratio": 0.2, "budget": None, "layer_group": 30},
+        {"n_sink": 4, "layer_group": 4},
+        {"keep_ratio": 0.2, "budget": None, "layer_group": N_LAYER},
         {"ops": "ggml"},
         {"ops": "ggml", "pooling": "max", "aggregation": "max", "n_sink": 4},
         {"ops": "ggml", "pooling": "avg", "self_weight": 0},
@@ -167,10 +171,10 @@ def test_figures_of_a_prefill(llm, prompt):
 def test_the_layer_group_changes_memory_and_nothing_else(make, llm, prompt, greedy):
     one = llm.prefill(prompt)
     expected = llm.kept_positions(), greedy(llm, prompt, 8)
-    other = make(SnapKVConfig(**BASE, layer_group=30))
+    other = make(SnapKVConfig(**BASE, layer_group=N_LAYER))
     all_layers = other.prefill(prompt)
-    assert all_layers.layer_group == 30
-    assert all_layers.bytes_kv_group == 30 * one.bytes_kv_group
+    assert all_layers.layer_group == N_LAYER
+    assert all_layers.bytes_kv_group == N_LAYER * one.bytes_kv_group
     np.testing.assert_array_equal(other.kept_positions(), expected[0])
     assert greedy(other, prompt, 8) == expected[1]
 

@@ -9,6 +9,7 @@ import pytest
 
 from snapkv_local import Llama, SnapKVConfig
 from snapkv_local.errors import ConfigError, NativeError, NoRoomError
+from snapkv_local.models.gguf_shape import ModelShape
 from snapkv_local.policies import reference
 
 WINDOW = 16
@@ -87,7 +88,7 @@ def test_the_engines_own_rows_give_its_logits(
 
 
 def test_all_rows_give_the_full_caches_logits(
-    roomy: Llama, plain: Llama, prompt: list[int], answer: list[int]
+    roomy: Llama, plain: Llama, prompt: list[int], answer: list[int], shape: ModelShape
 ) -> None:
     plain.reset()
     plain.eval(prompt)
@@ -96,7 +97,7 @@ def test_all_rows_give_the_full_caches_logits(
     roomy.prefill(prompt)
     np.testing.assert_array_equal(roomy.logits_for(answer), expected)
     few = np.arange(8, dtype=np.int32)
-    roomy.select_rows([np.tile(few, (3, 1))] * 30)
+    roomy.select_rows([np.tile(few, (shape.n_head_kv[0], 1))] * shape.n_layer)
     roomy.select_rows(None)
     np.testing.assert_array_equal(roomy.logits_for(answer), expected)
 
@@ -119,7 +120,7 @@ def test_a_second_question_computes_only_itself(
     vaulted: Llama, without: Llama, prompt: list[int], answer: list[int]
 ) -> None:
     # 256 tokens in common: two ubatches, so that both prefills compute in the same chunks
-    other = [*prompt[:256], *answer * 10]
+    other = [*prompt[:256], prompt[256] + 1, *answer * 10]
     without.prefill(other)
     expected, kept = without.logits_for(answer), without.kept_positions()
     vaulted.prefill(prompt)
@@ -185,7 +186,7 @@ def test_an_aborted_prefill_leaves_the_common_prefix(vaulted: Llama, prompt: lis
     assert vaulted.prefill(other).n_cached == 290 - 64
 
 
-def test_what_is_refused(vaulted: Llama, roomy: Llama, llm: Llama, prompt: list[int]) -> None:
+def test_what_is_refused(vaulted: Llama, llm: Llama, prompt: list[int], shape: ModelShape) -> None:
     with pytest.raises(ConfigError, match="no vault"):
         vaulted.select_rows(None)
     with pytest.raises(ConfigError, match='vault="ram"'):
@@ -196,14 +197,14 @@ def test_what_is_refused(vaulted: Llama, roomy: Llama, llm: Llama, prompt: list[
     m = len(prompt) - WINDOW
     for row in ([0, 1, 1], [2, 1, 3], [0, 1, m], [-1, 1, 2]):
         with pytest.raises(ConfigError, match="must ascend"):
-            vaulted.select_rows([np.array([row] * 3, np.int32)] * 30)
-    with pytest.raises(ConfigError, match="30 cached layers"):
-        vaulted.select_rows([np.zeros((3, 1), np.int32)])
+            vaulted.select_rows([np.array([row] * shape.n_head_kv[0], np.int32)] * shape.n_layer)
+    with pytest.raises(ConfigError, match=f"{shape.n_layer} cached layers"):
+        vaulted.select_rows([np.zeros((shape.n_head_kv[0], 1), np.int32)])
     vaulted.logits_for(prompt[:4])  # after all that the sequence is as it was
 
 
 def test_the_limit_is_kept(make: Callable[..., Llama], prompt: list[int]) -> None:
-    llm = make(replace(VAULT, vault_limit=2**20))
+    llm = make(replace(VAULT, vault_limit=2**19))
     with pytest.raises(NativeError, match="raise the limit"):
         llm.prefill(prompt)
     with pytest.raises(ConfigError, match="vault_limit"):
@@ -231,7 +232,7 @@ print(llm.prefill(tokens).n_kept)
 
 
 def test_layers_may_keep_different_numbers_of_rows(
-    roomy: Llama, prompt: list[int], answer: list[int]
+    roomy: Llama, prompt: list[int], answer: list[int], shape: ModelShape
 ) -> None:
     roomy.prefill(prompt)
     m = len(prompt) - WINDOW
@@ -242,7 +243,8 @@ def test_layers_may_keep_different_numbers_of_rows(
 
     # only the last layer gets a row more, one that nothing attends to: all others begin a cell later
     last = views[-1]
-    unseen = reference.attention(last.q, last.k, last.scale).sum(axis=1).reshape(3, 3, -1)
+    unseen = reference.attention(last.q, last.k, last.scale).sum(axis=1)
+    unseen = unseen.reshape(shape.n_head_kv[0], -1, len(prompt))
     extra = [
         np.union1d(row, [min(set(range(m)) - set(row), key=lambda j, h=h: unseen[h, :, j].sum())])
         for h, row in enumerate(ids[-1])
@@ -259,12 +261,12 @@ def test_layers_may_keep_different_numbers_of_rows(
 
 
 def test_saved_states_hold_layers_of_different_rows(
-    roomy: Llama, prompt: list[int], answer: list[int]
+    roomy: Llama, prompt: list[int], answer: list[int], shape: ModelShape
 ) -> None:
     roomy.prefill(prompt)
     ids = [
-        np.tile(np.arange(40 + ic, dtype=np.int32), (3, 1))
-        for ic in range(len(roomy.layer_views()))
+        np.tile(np.arange(40 + ic, dtype=np.int32), (shape.n_head_kv[0], 1))
+        for ic in range(shape.n_layer)
     ]
     roomy.select_rows(ids)
     state = roomy.save_state()
