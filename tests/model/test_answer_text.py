@@ -1,5 +1,6 @@
 """One text, however an answer is asked for; characters that lie in several tokens are whole."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,10 +10,16 @@ from snapkv_local import Llama
 CHAT = [{"role": "user", "content": "Repeat: 🎉🎉🎉"}]
 
 
+@pytest.fixture(scope="module")
+def make(make: Any, smollm2: str) -> Any:
+    """SmolLM2, which repeats what it is asked to."""
+    return partial(make, path=smollm2)
+
+
 @pytest.fixture(scope="module", params=["compact", "full"])
 def speaker(request: Any, make: Any) -> Llama:
     full = {"snapkv": None, "flash_attn": True} if request.param == "full" else {}
-    return make(logits_all=True, n_threads_batch=1, **full)
+    return make(logits_all=True, **full)
 
 
 def joined(chunks: Any) -> str:

@@ -25,10 +25,14 @@ SMALL = (
     "--decode-cells",
     "64",
     "--max-tokens",
-    "16",
+    "24",
 )
-STATION = "What is the name of the station?"
-YEAR = "In which year was the station opened?"
+OFFICE = "What is the access code of the harbour office?"
+HOUSE = "What is the access code of the boat house?"
+FACTS = {
+    OFFICE: ("The access code of the harbour office is 58213.", "58213"),
+    HOUSE: ("The access code of the boat house is 40762.", "40762"),
+}
 
 Result = subprocess.CompletedProcess[str]
 
@@ -49,9 +53,11 @@ def start(*arguments: Any) -> "subprocess.Popen[str]":
 
 @pytest.fixture(scope="module")
 def text_file(tmp_path_factory: pytest.TempPathFactory, document: str) -> Path:
-    """About 400 tokens."""
+    """About 500 tokens, with a fact for each question."""
     path = tmp_path_factory.mktemp("text") / "station.txt"
-    path.write_text(document[:1600], encoding="utf-8")
+    first, second = (fact for fact, _ in FACTS.values())
+    parts = document[:500], first, document[500:1000], second, document[1000:1500]
+    path.write_text("\n\n".join(parts), encoding="utf-8")
     return path
 
 
@@ -59,7 +65,7 @@ def text_file(tmp_path_factory: pytest.TempPathFactory, document: str) -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> dict[str, Any]:
     """What ingest says of the document that it has made."""
     path = tmp_path_factory.mktemp("documents") / "station.snapkv"
-    result = run("ingest", "demo", "--file", text_file, "--out", path, *ENGINE, "--json")
+    result = run("ingest", "needle", "--file", text_file, "--out", path, *ENGINE, "--json")
     assert result.returncode == 0, result.stderr
     assert list(path.parent.iterdir()) == [path]
     found: dict[str, Any] = json.loads(result.stdout)
@@ -75,52 +81,52 @@ def book(made: dict[str, Any]) -> Path:
 
 
 def test_questions_are_answered_from_the_file(made: dict[str, Any], book: Path) -> None:
-    result = run("ask", book, STATION, YEAR, *SMALL, "--json")
+    result = run("ask", book, OFFICE, HOUSE, *SMALL, "--json")
     assert result.returncode == 0, result.stderr
     answers = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [answer["question"] for answer in answers] == [STATION, YEAR]
-    assert "varde" in answers[0]["text"].lower()
-    assert "1931" in answers[1]["text"]
+    assert [answer["question"] for answer in answers] == [OFFICE, HOUSE]
+    for answer in answers:
+        assert FACTS[answer["question"]][1] in answer["text"]
     for answer in answers:
         prefill = answer["prefill"]
         # of the document all but what is evaluated again, in the window of the question
         assert made["n_tokens"] - 64 <= prefill["n_cached"] <= made["n_tokens"]
         assert prefill["n_kept"] == 192 < answer["n_prompt"]
     # each by itself: alone, the second one gets the same answer
-    alone = run("ask", book, YEAR, *SMALL)
+    alone = run("ask", book, HOUSE, *SMALL)
     assert alone.stdout == answers[1]["text"] + "\n"
     *lines, figures = alone.stderr.splitlines()
     assert figures.startswith("kept 192 of ") and all(" so far" in line for line in lines)
 
 
 def test_run_goes_on_from_the_file(book: Path, text_file: Path) -> None:
-    result = run("run", "--document", book, *SMALL, "--json", stdin=STATION)
+    result = run("run", "--document", book, *SMALL, "--json", stdin=OFFICE)
     assert result.returncode == 0, result.stderr
     answer = json.loads(result.stdout)
-    assert "varde" in answer["text"].lower()
+    assert FACTS[OFFICE][1] in answer["text"]
     assert answer["prefill"]["n_cached"] > 300
     # as with the text itself, read anew
-    plain = run("run", "demo", "--file", text_file, *SMALL, "--json", stdin=STATION)
+    plain = run("run", "needle", "--file", text_file, *SMALL, "--json", stdin=OFFICE)
     assert abs(json.loads(plain.stdout)["n_prompt"] - answer["n_prompt"]) <= 1
 
 
 def test_other_text_may_follow_the_document(book: Path, tmp_path: Path) -> None:
     more = tmp_path / "more.txt"
-    more.write_text("The ferry to the island is called Ternen. It sails on Mondays.")
-    question = "What is the ferry to the island called?"
+    more.write_text("The access code of the old ferry is 91346.")
+    question = "What is the access code of the old ferry?"
     result = run("run", "--document", book, "--file", more, *SMALL, "--json", stdin=question)
     assert result.returncode == 0, result.stderr
     answer = json.loads(result.stdout)
-    assert "ternen" in answer["text"].lower()
+    assert "91346" in answer["text"]
     assert answer["prefill"]["n_cached"] > 300
 
 
 def test_two_processes_ask_at_once(book: Path) -> None:
-    processes = [start("ask", book, question, *SMALL) for question in (STATION, YEAR)]
+    processes = [start("ask", book, question, *SMALL) for question in (OFFICE, HOUSE)]
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    assert "varde" in outputs[0][0].lower()
-    assert "1931" in outputs[1][0]
+    assert FACTS[OFFICE][1] in outputs[0][0]
+    assert FACTS[HOUSE][1] in outputs[1][0]
 
 
 def test_a_document_of_another_model_is_refused(
@@ -128,12 +134,12 @@ def test_a_document_of_another_model_is_refused(
 ) -> None:
     other = tmp_path / "other.gguf"
     shutil.copyfile(model_path, other)
-    named = run("ask", book, STATION, *SMALL, "--model", other)
+    named = run("ask", book, OFFICE, *SMALL, "--model", other)
     assert named.returncode == 0, named.stderr  # the same, at another place
     with other.open("r+b") as file:
         file.seek(-(2**20), os.SEEK_END)
         file.write(bytes(2**20))  # other weights
-    refused = run("ask", book, STATION, *SMALL, "--model", other)
+    refused = run("ask", book, OFFICE, *SMALL, "--model", other)
     assert refused.returncode == 1
     assert "or other weights of the name" in refused.stderr
     assert refused.stdout == ""
@@ -150,7 +156,7 @@ def test_a_document_of_another_model_is_refused(
 def test_a_document_of_other_settings_is_refused(
     book: Path, options: tuple[str, ...], says: str
 ) -> None:
-    result = run("ask", book, STATION, *SMALL, *options)
+    result = run("ask", book, OFFICE, *SMALL, *options)
     assert result.returncode == 1
     assert says in result.stderr
     assert result.stdout == ""
@@ -176,7 +182,7 @@ def test_a_damaged_document_is_refused(book: Path, tmp_path: Path) -> None:
 
 
 def ingest(text_file: Path, out: Path) -> "subprocess.Popen[str]":
-    return start("ingest", "demo", "--file", text_file, "--out", out, *ENGINE, "--force")
+    return start("ingest", "needle", "--file", text_file, "--out", out, *ENGINE, "--force")
 
 
 def wait_for_a_file(folder: Path, process: "subprocess.Popen[str]") -> None:
@@ -188,18 +194,13 @@ def wait_for_a_file(folder: Path, process: "subprocess.Popen[str]") -> None:
 def test_a_killed_ingest_leaves_no_document(text_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "book.snapkv"
     numbers = random.Random(4)
-    # while the model is loaded, while the text is read
-    for _ in range(3):
+    for begun in (False, False, False, True, True, True):
         process = ingest(text_file, path)
-        time.sleep(0.3 + 2 * numbers.random())
-        process.kill()
-        process.communicate()
-        assert not path.exists()
-    # while the file is written
-    for _ in range(3):
-        process = ingest(text_file, path)
-        wait_for_a_file(tmp_path, process)
-        time.sleep(0.02 * numbers.random())
+        if begun:  # while the file is written
+            wait_for_a_file(tmp_path, process)
+            time.sleep(0.02 * numbers.random())
+        else:  # while the model is loaded, while the text is read
+            time.sleep(0.2 + numbers.random())
         process.kill()
         process.communicate()
         if path.exists():
@@ -217,9 +218,9 @@ def test_a_killed_ingest_leaves_no_document(text_file: Path, tmp_path: Path) -> 
 def test_ctrl_c_while_a_text_is_read_leaves_nothing(document: str, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     text_file = tmp_path / "long.txt"
-    text_file.write_text(document, encoding="utf-8")
+    text_file.write_text(document * 4, encoding="utf-8")
     process = start(
-        "ingest", "demo", "--file", text_file, "--out", tmp_path / "out" / "x", "--threads", "1"
+        "ingest", "needle", "--file", text_file, "--out", tmp_path / "out" / "x", "--threads", "1"
     )
     time.sleep(3)
     process.send_signal(signal.SIGINT)
@@ -240,7 +241,7 @@ def test_a_document_that_finds_no_space_leaves_the_old_one(
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, resource.RLIM_INFINITY))
 
     result = run(
-        "ingest", "demo", "--file", text_file, "--out", path, *ENGINE, "--force", preexec_fn=limit
+        "ingest", "needle", "--file", text_file, "--out", path, *ENGINE, "--force", preexec_fn=limit
     )
     assert result.returncode == 1
     assert "finds no space" in result.stderr

@@ -27,7 +27,7 @@ def run(tmp_path, document):
 
 def test_ask_a_document(run):
     options = ("--budget", "256", "--ctx", "2048", "--max-tokens", "8")
-    *answer, figures = run("ask_a_document.py", "demo", *options).splitlines()
+    *answer, figures = run("ask_a_document.py", "needle", *options).splitlines()
     assert "".join(answer).strip()
     assert figures.startswith("kept 256 of ")
     assert "KV cache" in figures

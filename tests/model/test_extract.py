@@ -18,8 +18,8 @@ QUERY = "Where was the emerald of the countess sewn in?"
 
 
 @pytest.fixture(scope="module")
-def reader(make):
-    return make(CONFIG, keep_scores=True, n_ctx=320)
+def reader(make, smollm2):
+    return make(CONFIG, smollm2, keep_scores=True, n_ctx=320)
 
 
 @pytest.fixture(scope="module")

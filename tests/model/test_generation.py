@@ -47,7 +47,7 @@ def test_grammar_is_obeyed(llm, prompt):
     )
     answer = llm.create_completion(prompt, max_tokens=16, temperature=0.0, grammar=grammar)
     word, number = answer["choices"][0]["text"].split()
-    assert word == "decode_cells"
+    assert word == "room"
     assert number.isdigit() and len(number) == 3
 
 
@@ -59,18 +59,18 @@ def test_a_tool_is_called(make, messages):
             "name": "find",
             "parameters": {
                 "type": "object",
-                "properties": {"decode_cells": {"type": "integer"}},
-                "required": ["decode_cells"],
+                "properties": {"room": {"type": "integer", "minimum": 0, "maximum": 999}},
+                "required": ["room"],
             },
         },
     }
     choice = {"type": "function", "function": {"name": "find"}}
     answer = llm.create_chat_completion(
-        messages, tools=[tool], tool_choice=choice, max_tokens=24, temperature=0.0
+        messages, tools=[tool], tool_choice=choice, max_tokens=48, temperature=0.0
     )
     call = answer["choices"][0]["message"]["tool_calls"][0]["function"]
     assert call["name"] == "find"
-    assert isinstance(json.loads(call["arguments"])["decode_cells"], int)
+    assert isinstance(json.loads(call["arguments"])["room"], int)
     assert llm.last_prefill.n_kept == 96
 
 

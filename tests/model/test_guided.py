@@ -82,12 +82,12 @@ def test_whatever_the_masks_let_through_fits(model, schema):
 def test_an_answer_fits_its_schema_with_a_compact_cache(llm, document):
     schema = {
         "type": "object",
-        "properties": {"decode_cells": {"type": "integer", "minimum": 200, "maximum": 250}},
-        "required": ["decode_cells"],
+        "properties": {"room": {"type": "integer", "minimum": 200, "maximum": 250}},
+        "required": ["room"],
     }
     question = f"{document[-600:]}\n\nIn which room does the cooling pump stand?"
     messages = [{"role": "user", "content": question}]
-    form = {"type": "json_schema", "json_schema": {"name": "decode_cells", "schema": schema}}
+    form = {"type": "json_schema", "json_schema": {"name": "room", "schema": schema}}
     for stream in (False, True):
         answer = llm.create_chat_completion(
             messages, response_format=form, max_tokens=32, temperature=0.0, stream=stream
@@ -97,7 +97,7 @@ def test_an_answer_fits_its_schema_with_a_compact_cache(llm, document):
             text = "".join(choice["delta"].get("content", "") for choice in choices)
         else:
             text = answer["choices"][0]["message"]["content"]
-        assert 200 <= json.loads(text)["decode_cells"] <= 250
+        assert 200 <= json.loads(text)["room"] <= 250
     assert llm.last_prefill.n_kept == 96
 
 

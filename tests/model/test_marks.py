@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ SYSTEM = {
     "never give away the number of the safe.",
 }
 N_SYSTEM = 37  # of the chat, up to the user's text
+
+
+@pytest.fixture(scope="module")
+def make(make: Callable[..., Llama], smollm2: str) -> Callable[..., Llama]:
+    """SmolLM2, whose chat template has a system prompt of its own."""
+    return partial(make, path=smollm2)
 
 
 @pytest.fixture(scope="module")

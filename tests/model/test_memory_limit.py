@@ -20,22 +20,22 @@ def unlimit():
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 def make(**config):
-    settings = dict(n_ctx=8192, n_batch=128, n_ubatch=128, n_threads=1, n_threads_batch=1)
+    settings = dict(n_ctx=65_536, n_batch=128, n_ubatch=128, n_threads=1, n_threads_batch=1)
     snapkv = SnapKVConfig(window_size=16, **config)
     return Llama(os.environ["MODEL"], snapkv=snapkv, verbose=False, **settings)
 """
 
 
 def test_a_prefill_that_finds_no_memory_leaves_the_context_usable(python):
-    # all layers of 8,000 tokens take 180 MiB
+    # all layers of 64,000 tokens take 190 MiB
     result = python(f"""{SETUP}
-llm = make(budget=64, decode_cells=64, layer_group=30)
+llm = make(budget=64, decode_cells=64, layer_group=6)
 short = list(range(1000, 1100))
 llm.prefill(short)
 kept = llm.kept_positions()
-limit(165)
+limit(150)
 try:
-    llm.prefill(short * 80)
+    llm.prefill(short * 640)
 except OutOfMemoryError as e:
     print(e)
 assert (llm.n_tokens, llm.last_prefill) == (0, None)
@@ -44,20 +44,20 @@ assert (llm.kept_positions() == kept).all()
 assert llm._ctx.n_free() == 64
 """)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert "; lower n_ctx, budget, layer_group or chunk, or free memory" in result.stdout
+    assert "; lower n_ctx, budget, layer_group or n_ubatch, or free memory" in result.stdout
 
 
 def test_a_cache_that_finds_no_memory_is_an_error_and_no_crash(python):
-    # 8,192 cells take 180 MiB
+    # 65,536 cells take 192 MiB
     result = python(f"""{SETUP}
 make(budget=64, decode_cells=64).close()
 limit(150)
 try:
-    make(budget=8000, decode_cells=192)
+    make(budget=64_000, decode_cells=1536)
 except OutOfMemoryError as e:
     print(e)
 unlimit()
-make(budget=8000, decode_cells=192).prefill([1000])
+make(budget=64_000, decode_cells=1536).prefill([1000])
 """)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "out of memory" in result.stdout
@@ -93,7 +93,7 @@ assert (llm.kept_positions() == kept).all()
 def test_a_model_that_finds_no_memory_is_an_error_wherever_it_is_missing(python, snapkv):
     # llama.cpp's context, llama_cpp's arrays, NumPy: each has its own word for it
     result = python(f"""{SETUP}
-settings = dict(n_ctx=8192, n_threads=1, n_threads_batch=1, verbose=False, flash_attn=True)
+settings = dict(n_ctx=65_536, n_threads=1, n_threads_batch=1, verbose=False, flash_attn=True)
 Llama(os.environ["MODEL"], n_ctx=64, verbose=False).close()  # what stays is loaded
 for mib in [*range(10, 700, 45), 1000]:
     limit(mib)

@@ -151,7 +151,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 config = SnapKVConfig(budget=96, window_size=16, decode_cells=64, vault={str(tmp_path)!r})
 llm = Llama(os.environ["MODEL"], n_ctx=512, verbose=False, snapkv=config)
 tokens = list(range(1000, 1300))
-resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, -1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**19, -1))
 try:
     llm.prefill(tokens)
 except errors.SnapKVError as e:
@@ -232,7 +232,7 @@ def test_sessions_that_do_not_fit(make: Callable[..., Llama], text: str, tmp_pat
     llm.save_session(path)
     small = make(SnapKVConfig(budget=20, window_size=16, decode_cells=8))
     small.prefill(tokens[:200])
-    with pytest.raises(NoRoomError, match="raise budget or room"):
+    with pytest.raises(NoRoomError, match="raise budget"):
         small.load_session(path)
     small.prefill(tokens[:200])
     short = make(CONFIG, n_ctx=256)

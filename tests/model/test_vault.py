@@ -251,13 +251,13 @@ def test_layers_may_keep_different_numbers_of_rows(
     ]
     roomy.select_rows(None)  # other rows in all cells
     roomy.select_rows([*ids[:-1], np.array(extra, np.int32)])
-    assert np.abs(roomy.logits_for(answer) - expected).mean() < 0.03
+    assert np.abs(roomy.logits_for(answer) - expected).mean() < 0.01
     with pytest.raises(ConfigError, match="differ in number"):
         roomy.kept_positions()
 
     # one layer that has lost one row is farther off: the bound above can fail
     roomy.select_rows([np.delete(ids[0], 5, axis=1), *ids[1:]])
-    assert np.abs(roomy.logits_for(answer) - expected).mean() > 0.06
+    assert np.abs(roomy.logits_for(answer) - expected).mean() > 0.03
 
 
 def test_saved_states_hold_layers_of_different_rows(
