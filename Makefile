@@ -74,17 +74,20 @@ endif
 
 # run
 
+# two processes: all tests of a file in one, the next file to whoever is free, slow folders first (testpaths)
+PYTEST = $(PY) -m pytest --durations=40 -n 2 --dist loadfile --no-loadscope-reorder
+
 demo: $(VENV)/.built
 	$(VENV)/bin/snapkv-local demo
 
 test: $(VENV)/.tools $(VENV)/.built-tests
-	$(PY) -m pytest
+	$(PYTEST)
 
 test.unit test.patches: test.%: $(VENV)/.tools
-	$(PY) -m pytest tests/$*
+	$(PYTEST) tests/$*
 
 test.native test.model: test.%: $(VENV)/.tools $(VENV)/.built-tests
-	$(PY) -m pytest tests/$*
+	$(PYTEST) tests/$*
 
 test.offswitch: export PATH := $(abspath $(VENV)/bin):$(PATH)
 test.offswitch: $(VENV)/.built

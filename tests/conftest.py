@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Threads of OpenMP that wait, sleep: where several processes compute, those that spin hold them all up.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
