@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from snapkv_local import policies
 from snapkv_local.cli.console import result_console
@@ -19,18 +19,15 @@ from snapkv_local.cli.options import (
     threads_option,
     verbose_option,
 )
-from snapkv_local.cli.progress import Lines, find_model
+from snapkv_local.cli.progress import CasesBar, Lines, find_model
 from snapkv_local.cli.types import KvType, List, Size
 from snapkv_local.config import SnapKVConfig
-
-if TYPE_CHECKING:
-    from snapkv_local.eval.runner import Evaluation
 
 _TASKS = "needle,needles,question-after,continue,code"
 
 
 @click.command("eval")
-@model_choice()
+@model_choice(required=False)
 @click.option(
     "--tasks",
     type=List(click.STRING),
@@ -75,6 +72,12 @@ _TASKS = "needle,needles,question-after,continue,code"
     help="How many questions there are about each document that a task makes.",
 )
 @click.option(
+    "--depths",
+    "n_depths",
+    type=click.IntRange(1),
+    help="At how many depths of a document answers stand, such as 10.  [default: at any]",
+)
+@click.option(
     "--seed", type=int, default=0, show_default=True, help="The seed that cases are drawn with."
 )
 @click.option(
@@ -92,6 +95,12 @@ _TASKS = "needle,needles,question-after,continue,code"
     help="The types of K and V in the cache.",
 )
 @click.option(
+    "--full-kv-types",
+    type=List(KvType()),
+    default=(),
+    help="Types of full caches to measure beside these, without policies, such as q4_0.",
+)
+@click.option(
     "--window-size",
     type=Size(),
     default=SnapKVConfig.window_size,
@@ -107,6 +116,11 @@ _TASKS = "needle,needles,question-after,continue,code"
 @threads_option
 @verbose_option
 @chat_format_option
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop after so many minutes; with --json FILE the same command goes on.",
+)
 @click.option("--note", help="What a reader of the record should know.")
 @click.option(
     "--json",
@@ -121,11 +135,26 @@ _TASKS = "needle,needles,question-after,continue,code"
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write a page with plots to this file. It needs no other file and no network.",
 )
+@click.option(
+    "--heatmap",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw right answers by length and depth to this PNG, and for dark pages to NAME-dark.",
+)
+@click.option(
+    "--from",
+    "drawn",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Show this record, or several as one, and measure nothing: without MODEL.",
+)
 def evaluate(
-    model: str,
+    model: str | None,
     out: Path | None,
     html: Path | None,
+    heatmap: Path | None,
+    drawn: tuple[Path, ...],
     against: str | None,
+    minutes: float | None,
     note: str | None,
     **options: Any,
 ) -> None:
@@ -135,19 +164,68 @@ def evaluate(
     same rows. Only tokens whose logits come from the compressed cache are scored. With several types
     of cache, the full f16 cache is the reference for all.
 
-    A record that is there is gone on with. After Ctrl-C, what is done is in it.
+    A record that is there is gone on with. After Ctrl-C, or after --minutes, what is done is in it.
     """
+    if (model is None) == (not drawn):
+        raise click.UsageError(
+            "name one MODEL to measure (as the argument, with --model, or with -hf), or records to "
+            "show with --from"
+        )
     # only now: NumPy and gguf take a moment, which no other command needs
-    from snapkv_local.eval import tasks, terminal
-    from snapkv_local.eval.prepare import prepare
-    from snapkv_local.eval.settings import Settings
+    from snapkv_local.eval import terminal
     from snapkv_local.eval.summary import summarize
 
     if html is not None:
         from snapkv_local.report.html import load_template
 
         load_template("snapkv_local.eval")  # a missing package is found before the work
+    if html is not None or heatmap is not None:
+        from snapkv_local.report.drawing import require
+
+        require("--html" if heatmap is None else "--heatmap")
     to_stdout = out == Path("-")
+    if model is None:
+        from snapkv_local.eval.joined import join
+
+        data = join(drawn)
+        baseline = data["against"] if against is None else _policy(against).spec
+        data.update(against=baseline, summary=summarize(data, baseline))
+        if out is not None and not to_stdout:
+            raise click.UsageError("--from measures nothing: leave out --json FILE")
+    else:
+        data = _measure(model, None if to_stdout else out, against, minutes, note, options)
+    if html is not None:
+        from snapkv_local.eval.page import page
+
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(page(data), encoding="utf-8")
+        click.echo(f"Wrote {html}", err=True)
+    if heatmap is not None:
+        from snapkv_local.eval.heatmap import write_pngs
+
+        for file in write_pngs(data, heatmap):
+            click.echo(f"Wrote {file}", err=True)
+    if to_stdout:
+        click.echo(json.dumps(data))
+    else:
+        result_console().print(terminal.tables(data["summary"], data["against"]))
+
+
+def _measure(
+    model: str,
+    out: Path | None,
+    against: str | None,
+    minutes: float | None,
+    note: str | None,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """Run what is left of an evaluation, and return its record with a summary."""
+    from snapkv_local.eval import tasks
+    from snapkv_local.eval.prepare import prepare
+    from snapkv_local.eval.settings import Settings
+    from snapkv_local.eval.summary import summarize
+
+    began = time.monotonic()
     chosen = {p.spec: p for p in map(_policy, options["policies"])}
     baseline = _baseline(against, list(chosen))
     settings = Settings(
@@ -156,12 +234,14 @@ def evaluate(
             lengths=options["lengths"],
             n_documents=options["n_documents"],
             n_questions=options["n_questions"],
+            n_depths=options["n_depths"],
             seed=options["seed"],
             split=options["split"],
         ),
         policies=tuple(chosen),
         budgets=options["budgets"],
         kv_types=options["kv_types"],
+        full_kv_types=options["full_kv_types"],
         window_size=options["window_size"],
         protect_system=options["protect_system"],
     )
@@ -171,7 +251,7 @@ def evaluate(
             path,
             settings,
             list(chosen.values()),
-            out=None if to_stdout else out,
+            out=out,
             gpu_layers=options["gpu_layers"],
             threads=options["threads"],
             chat_format=options["chat_format"],
@@ -179,8 +259,9 @@ def evaluate(
         )
     record = evaluation.record
     try:
-        with Bar(evaluation) as bar:
-            evaluation.run(bar.done)
+        with CasesBar(evaluation) as bar:
+            left = math.inf if minutes is None else began + 60 * minutes - time.monotonic()
+            evaluation.run(bar.done, left)
     except KeyboardInterrupt:
         if record.path is not None:
             click.echo(f"The same command goes on from what {record.path} has", err=True)
@@ -189,16 +270,9 @@ def evaluate(
         record.data["against"] = baseline
         record.data["summary"] = summarize(record.data, baseline)
         record.save()
-    if html is not None:
-        from snapkv_local.eval.page import page
-
-        html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(page(record.data), encoding="utf-8")
-        click.echo(f"Wrote {html}", err=True)
-    if to_stdout:
-        click.echo(json.dumps(record.data))
-    else:
-        result_console().print(terminal.tables(record.data["summary"], baseline))
+    if n_left := len(evaluation.steps()):
+        click.echo(f"Stopped after {minutes:g} minutes: {n_left:,} cases are left", err=True)
+    return record.data
 
 
 def _baseline(against: str | None, specs: list[str]) -> str:
@@ -213,43 +287,3 @@ def _baseline(against: str | None, specs: list[str]) -> str:
 
 def _policy(text: str) -> policies.Policy:
     return SnapKVConfig().as_policy() if text.strip() == "default" else policies.parse(text)
-
-
-class Bar:
-    """How far it is, on stderr: a bar on a terminal, and lines elsewhere."""
-
-    def __init__(self, evaluation: Evaluation) -> None:
-        n_steps = len(evaluation.steps())
-        n_done = len(evaluation.record.data["cases"])
-        self.n_steps, self.n_done = n_steps, 0
-        self.lines = Lines("measuring")
-        console = Console(stderr=True)
-        if n_done:
-            console.print(f"Going on with a record of {n_done} cases", highlight=False)
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self.task = self.progress.add_task("loading the model", total=n_steps)
-
-    def __enter__(self) -> Bar:
-        self.progress.start()
-        self.lines.__enter__()
-        self.lines.update("measuring", 0, self.n_steps, f"0 of {self.n_steps:,} cases")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.progress.stop()
-        self.lines.close()
-
-    def done(self, kv_type: str, case: Any) -> None:
-        """A case is done with a type of cache."""
-        self.n_done += 1
-        shown = f"{self.n_done:,} of {self.n_steps:,} cases, the last {case.id}, {kv_type}"
-        self.lines.update("measuring", self.n_done, self.n_steps, shown)
-        self.progress.update(self.task, advance=1, description=f"{case.id}, {kv_type}")

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from snapkv_local.models.resolve import resolve
 from snapkv_local.report.units import duration, size
@@ -22,6 +22,7 @@ from snapkv_local.report.units import duration, size
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from snapkv_local.eval.runner import Evaluation
     from snapkv_local.llama.llama import Llama
 
 EVERY = 5.0  # seconds between lines
@@ -224,3 +225,43 @@ class PrefillBar:
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
+
+
+class CasesBar:
+    """How far an evaluation is, by cases."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        n_steps = len(evaluation.steps())
+        n_done = len(evaluation.record.data["cases"])
+        self.n_steps, self.n_done = n_steps, 0
+        self.lines = Lines("measuring")
+        console = Console(stderr=True)
+        if n_done:
+            console.print(f"Going on with a record of {n_done} cases", highlight=False)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.task = self.progress.add_task("loading the model", total=n_steps)
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        self.lines.__enter__()
+        self.lines.update("measuring", 0, self.n_steps, f"0 of {self.n_steps:,} cases")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+        self.lines.close()
+
+    def done(self, kv_type: str, case: Any) -> None:
+        """A case is done with a type of cache."""
+        self.n_done += 1
+        shown = f"{self.n_done:,} of {self.n_steps:,} cases, the last {case.id}, {kv_type}"
+        self.lines.update("measuring", self.n_done, self.n_steps, shown)
+        self.progress.update(self.task, advance=1, description=f"{case.id}, {kv_type}")

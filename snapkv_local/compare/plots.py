@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from snapkv_local.compare.reader import PARTS, Case, Figure, Record, models
 from snapkv_local.compare.words import short_tokens
-from snapkv_local.errors import ConfigError
+from snapkv_local.report.drawing import GRID, INK, inline, settings
 from snapkv_local.report.units import GIB, MIB
 
 if TYPE_CHECKING:
@@ -26,8 +25,7 @@ DARK = ("#6cb6ff", "#ffa657", "#56d364", "#d2a8ff", "#ff8fab", "#e3cf4a", "#4fd6
 MARKERS = "osD^vPX*"
 _MARKS, _HOLLOW_MARKS = "●■◆▲▼✚✖★", "○□◇△▽✛✕☆"  # characters that look like them
 
-# matplotlib knows no CSS: these colours stand for it, and svg() puts it in their place
-_INK, _GRID = "#010203", "#040506"
+# in the place of which svg() puts the page's
 _STAND_IN = tuple(f"#0a0b{i:02x}" for i in range(len(LIGHT)))
 
 
@@ -116,20 +114,9 @@ def plots_of(series: list[Series]) -> list[Plot]:
 
 def svg(plot: Plot) -> str:
     """For a page that defines --s0, --s1, ... and --grid; text has the page's own colour."""
-    with _drawing(plot, _STAND_IN, _INK, _GRID) as drawing:
-        out = io.StringIO()
-        drawing.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # the page's style makes it as wide as there is room
-    text = re.sub(r'^<svg ([^>]*?)height="[^"]*" ', r"<svg \1", text)
-    text = re.sub(r'^<svg ([^>]*?)width="[^"]*" ', r"<svg \1", text)
-    text = text.replace("<svg ", f'<svg role="img" aria-label="{plot.title}" ', 1)
-    text = text.replace(_INK, "currentColor").replace(_GRID, "var(--grid)")
-    for i, colour in enumerate(_STAND_IN):
-        text = text.replace(colour, f"var(--s{i})")
-    return text
+    with _drawing(plot, _STAND_IN, INK, GRID) as drawing:
+        page = {colour: f"var(--s{i})" for i, colour in enumerate(_STAND_IN)}
+        return inline(drawing, plot.title, page)
 
 
 def write_pngs(records: list[Record], folder: Path) -> list[Path]:
@@ -158,29 +145,12 @@ def write_pngs(records: list[Record], folder: Path) -> list[Path]:
 
 @contextmanager
 def _drawing(plot: Plot, colours: tuple[str, ...], ink: str, grid: str) -> Iterator[Drawing]:
-    try:
-        import matplotlib
+    with settings(ink, grid, plot.name):
         from matplotlib.figure import Figure as MatplotlibFigure
-    except ImportError as e:
-        raise ConfigError(
-            "plots", "the package matplotlib is not installed", 'pip install "snapkv-local[report]"'
-        ) from e
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",  # text stays text: it can be read aloud and has the page's colour
-        "svg.hashsalt": plot.name,
-        "font.size": 9,
-        "text.color": ink,
-        "axes.labelcolor": ink,
-        "axes.edgecolor": grid,
-        "xtick.color": ink,
-        "ytick.color": ink,
-        "grid.color": grid,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    with matplotlib.rc_context(settings):
+
         drawing = MatplotlibFigure(figsize=(4.6, 3.2), layout="constrained")
         axes = drawing.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
         axes.set_title(plot.title, fontsize=9.5, loc="left")
         axes.set_axisbelow(True)
         plot.draw(axes, colours)

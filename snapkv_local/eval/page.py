@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from snapkv_local.eval import show
+from snapkv_local.eval import heatmap, show
 from snapkv_local.eval.plot import sample, series_of, svg
 from snapkv_local.eval.scores import SCORES
 from snapkv_local.report.html import load_template
@@ -25,7 +25,7 @@ def page(data: dict[str, Any]) -> str:
         data: of a record with a summary.
 
     Raises:
-        ConfigError: jinja2 is missing.
+        ConfigError: jinja2 is missing, or matplotlib where several lengths are to be drawn.
     """
     groups = show.groups(data["summary"])
     return load_template("snapkv_local.eval").render(
@@ -41,9 +41,16 @@ def page(data: dict[str, Any]) -> str:
         compared=[SCORES[name] for name in COMPARED],
         sections=[_section(name, rows) for name, rows in groups.items()],
         by_task=_by_task(groups),
+        heatmaps=[(heat.task, heatmap.svg(heat)) for heat in _mapped(data)],
         light=LIGHT,
         dark=DARK,
     )
+
+
+def _mapped(data: dict[str, Any]) -> list[heatmap.HeatMap]:
+    """What is worth a picture of length by depth."""
+    maps = heatmap.of(data)
+    return [heat for heat in maps if len(heat.lengths) > 1 or data["settings"].get("depths")]
 
 
 def _section(name: str, rows: list[show.Row]) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def prepare(
         model=planned,
         open_engine=opener(path, needs, settings.window_size, n_gpu_layers, threads),
         record=Record.open(out, stamp, settings, cases),
+        threads=threads or hardware.n_cores(),
     )
 
 

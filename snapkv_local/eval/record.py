@@ -57,7 +57,7 @@ class Record:
         }
         if path is None or not path.exists():
             return cls(fresh, path)
-        found = cls(_read(path), path)
+        found = cls(read(path), path)
         found.check(fresh, cases)
         # each case has the commit that it was measured with
         found.data.update(stamp, cells=fresh["cells"])
@@ -124,7 +124,12 @@ class Record:
             records.write(self.path, self.data)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """What a record's file holds.
+
+    Raises:
+        ConfigError: it is none.
+    """
     cure = "name another --json file"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

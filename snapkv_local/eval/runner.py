@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, repeat
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +77,7 @@ class Evaluation:
         model: what a row takes follows from it.
         open_engine: loads the model with a type of cache.
         record: gets the scores.
+        threads: that choose rows, each of a layer.
     """
 
     settings: Settings
@@ -83,26 +86,40 @@ class Evaluation:
     model: PlannedModel
     open_engine: Callable[[KvType], Engine]
     record: Record
+    threads: int = 1
     _references: _References = field(init=False, repr=False)
 
     def steps(self) -> list[tuple[KvType, Case]]:
-        """What is left to do, in order. The reference comes first, as all others need it."""
+        """What is left to do, in order: all of a task and length, one type of cache after the other.
+
+        The reference comes first, as all others need it.
+        """
         cells = self.settings.cells()
         kv_types = dict.fromkeys(cell.kv_type for cell in cells)
         found = []
-        for kv_type in kv_types:
-            needed = cells if kv_type == REFERENCE.kv_type else _of(cells, kv_type)
-            found += [(kv_type, c) for c in self.cases if self.record.missing(c, needed)]
+        for _, group in groupby(self.cases, key=lambda case: (case.task, case.length)):
+            cases = list(group)
+            for kv_type in kv_types:
+                needed = cells if kv_type == REFERENCE.kv_type else _of(cells, kv_type)
+                found += [(kv_type, c) for c in cases if self.record.missing(c, needed)]
         return found
 
-    def run(self, done: Done) -> None:
-        """Do what is left; the record is written after each case."""
+    def run(self, done: Done, seconds: float = math.inf) -> None:
+        """Do what is left; the record is written after each case.
+
+        Args:
+            done: called after each case.
+            seconds: after which no other prompt is begun.
+        """
+        end = time.monotonic() + seconds
         with tempfile.TemporaryDirectory(prefix="snapkv-eval-") as folder:
             self._references = _References(Path(folder))
             for kv_type, steps in groupby(self.steps(), key=lambda step: step[0]):
                 with closing(self.open_engine(kv_type)) as engine:
                     cases = (case for _, case in steps)
                     for _, group in groupby(cases, key=lambda case: case.prompt):
+                        if time.monotonic() >= end:
+                            return
                         self._run(engine, kv_type, list(group), done)
 
     def _run(self, engine: Engine, kv_type: KvType, group: list[Case], done: Done) -> None:
@@ -153,7 +170,9 @@ class Evaluation:
             policy = self.policies[cell.policy]
             with self._timed(f"select {cell.policy}"):
                 rows = policy.rows(n_rows, layers, view)
-                ids = [policy.select(layer, view, n) for layer, n in zip(layers, rows, strict=True)]
+                # NumPy lets other threads run while it computes
+                with ThreadPoolExecutor(self.threads) as pool:
+                    ids = list(pool.map(policy.select, layers, repeat(view), rows))
             held = [n + window_size for n in rows]
             found[cell] = ids, kv_bytes(self.model, kv_type, n_prompt, held)
         return found

@@ -8,7 +8,7 @@ from typing import Any
 
 from snapkv_local.errors import ConfigError
 from snapkv_local.eval.case import Case
-from snapkv_local.eval.cell import REFERENCE, Cell, cells_of
+from snapkv_local.eval.cell import FULL, REFERENCE, Cell, cells_of
 from snapkv_local.eval.tasks import Task, Wanted
 from snapkv_local.plan.layers import KvType
 from snapkv_local.policies.view import PromptView
@@ -24,6 +24,7 @@ class Settings:
         policies: their canonical texts.
         budgets: rows for each KV head, the window included.
         kv_types: of the caches; the full cache in f16 is the reference, whether named or not.
+        full_kv_types: of full caches that are measured beside these, without policies.
         window: rows at the prompt's end that always stay.
         protect_system: what stands before the user's text always stays, too.
 
@@ -36,6 +37,7 @@ class Settings:
     policies: tuple[str, ...]
     budgets: tuple[int, ...]
     kv_types: tuple[KvType, ...] = ("f16",)
+    full_kv_types: tuple[KvType, ...] = ()
     window_size: int = 32
     protect_system: bool = False
 
@@ -53,6 +55,7 @@ class Settings:
         found = [REFERENCE]
         for kv_type in self.kv_types:
             found += cells_of(self.policies, self.budgets, kv_type)
+        found += [Cell(FULL, 0, kv_type) for kv_type in self.full_kv_types]
         return list(dict.fromkeys(found))
 
     def view(self, case: Case) -> PromptView:
@@ -73,11 +76,13 @@ class Settings:
             "lengths": list(self.wanted.lengths),
             "documents": self.wanted.n_documents,
             "questions": self.wanted.n_questions,
+            "depths": self.wanted.n_depths,
             "seed": self.wanted.seed,
             "split": self.wanted.split,
             "policies": list(self.policies),
             "budgets": list(self.budgets),
             "kv_types": list(self.kv_types),
+            "full_kv_types": list(self.full_kv_types),
             "window_size": self.window_size,
             "protect_system": self.protect_system,
         }

@@ -33,8 +33,8 @@ def invoke(*arguments):
 class FakeEvaluation:
     """Gives every cell of a case the same scores."""
 
-    def __init__(self, settings, policies, out, stop_after):
-        self.settings, self.stop_after = settings, stop_after
+    def __init__(self, settings, policies, out, stop_after, seconds):
+        self.settings, self.stop_after, self.seconds = settings, stop_after, seconds
         self.policies = {policy.spec: policy for policy in policies}
         self.record = Record.open(out, STAMP, settings, CASES)
 
@@ -42,7 +42,8 @@ class FakeEvaluation:
         cells = self.settings.cells()
         return [("f16", case) for case in CASES if self.record.missing(case, cells)]
 
-    def run(self, done):
+    def run(self, done, seconds):
+        self.seconds.append(seconds)
         for i, (kv_type, case) in enumerate(self.steps()):
             if i == self.stop_after:
                 raise KeyboardInterrupt
@@ -56,11 +57,11 @@ class FakeEvaluation:
 @pytest.fixture
 def fake(monkeypatch):
     """What prepare() was called with, and where the run is interrupted."""
-    calls = {"stop_after": None}
+    calls = {"stop_after": None, "seconds": []}
 
     def prepared(path, settings, policies, *, out, **options):
         calls.update(path=path, settings=settings, **options)
-        return FakeEvaluation(settings, policies, out, calls["stop_after"])
+        return FakeEvaluation(settings, policies, out, calls["stop_after"], calls["seconds"])
 
     monkeypatch.setattr(prepare, "prepare", prepared)
     monkeypatch.setattr("snapkv_local.models.resolve.check", lambda path: None)
@@ -71,7 +72,8 @@ def test_settings_are_those_that_were_given(fake):
     result = invoke(
         "m.gguf", "--tasks", "needle,keys", "--lengths", "1k,2k", "--policies", "snapkv:kernel_size=7,random",
         "--budgets", "64,1k", "--cases", "3", "--questions", "2", "--seed", "5", "--split", "tune",
-        "--kv-types", "q8_0", "--window-size", "16", "--protect-system", "--threads", "2", "--note", "hi",
+        "--depths", "4", "--kv-types", "q8_0", "--full-kv-types", "q4_0", "--window-size", "16",
+        "--protect-system", "--threads", "2", "--note", "hi",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     settings = fake["settings"].to_dict()
@@ -81,10 +83,12 @@ def test_settings_are_those_that_were_given(fake):
         "lengths": [1024, 2048],
         "documents": 3,
         "questions": 2,
+        "depths": 4,
         "seed": 5,
         "split": "tune",
         "budgets": [64, 1024],
         "kv_types": ["q8_0"],
+        "full_kv_types": ["q4_0"],
         "window_size": 16,
         "protect_system": True,
     }
@@ -130,6 +134,40 @@ def test_ctrl_c_keeps_what_is_done(fake, tmp_path):
     assert result.exit_code == 0
     assert "Going on with a record of 1 cases" in result.stderr
     assert len(json.loads(out.read_text())["cases"]) == 2
+
+
+def test_a_time_box(fake, monkeypatch):
+    result = invoke("m.gguf", "--minutes", "2")
+    assert result.exit_code == 0 and "Stopped" not in result.stderr
+    monkeypatch.setattr(FakeEvaluation, "run", lambda self, done, seconds: None)
+    result = invoke("m.gguf", "--minutes", "0.1", "--json", "-")
+    assert "Stopped after 0.1 minutes: 2 cases are left\n" in result.stderr
+    assert json.loads(result.stdout)["cases"] == {}
+    (left,) = fake["seconds"]
+    assert 100 < left <= 120
+
+
+def test_records_are_shown_again_without_a_model(fake, tmp_path):
+    pytest.importorskip("matplotlib")
+    one, other = tmp_path / "1.json", tmp_path / "2.json"
+    first = invoke("m.gguf", "--policies", "snapkv", "--budgets", "48", "--json", str(one))
+    invoke("m.gguf", "--policies", "random", "--budgets", "48", "--json", str(other))
+    again = invoke("--from", str(one))
+    assert again.exit_code == 0, again.output
+    assert again.stdout == first.stdout
+    html = tmp_path / "both.html"
+    both = invoke("--from", str(one), "--from", str(other), "--html", str(html), "--json", "-")
+    assert set(json.loads(both.stdout)["cells"]) == {"full/f16", "snapkv/48/f16", "random/48/f16"}
+    assert "random" in html.read_text()
+
+
+@pytest.mark.parametrize("more", [["m.gguf"], ["--json", "new.json"]])
+def test_records_that_are_shown_are_not_measured(fake, tmp_path, more):
+    record = tmp_path / "r.json"
+    invoke("m.gguf", "--json", str(record))
+    result = invoke("--from", str(record), *more)
+    assert result.exit_code == 2
+    assert invoke().exit_code == 2
 
 
 def test_another_evaluations_record(fake, tmp_path):

@@ -268,6 +268,37 @@ def test_quantized_caches_are_compared_with_the_full_f16_one(path):
         assert 0 < case["scores"]["full/q8_0"]["kl"] < case["scores"]["recent/64/q8_0"]["kl"]
 
 
+def test_full_caches_of_other_types_beside_the_policies(path):
+    run = Run(path, replace(SETTINGS, full_kv_types=("q4_0",)))
+    for case in run.run()["cases"].values():
+        assert [c for c in case["scores"] if c.endswith("/q4_0")] == ["full/q4_0"]
+        assert case["scores"]["full/q4_0"]["kl"] > 0
+    assert "views" not in run.engines["q4_0"].calls
+
+
+def test_a_length_is_done_in_all_types_before_the_next(path):
+    short = make_cases(1)
+    long = [replace(case, id=f"long {case.id}", length=200) for case in short]
+    run = Run(path, replace(SETTINGS, full_kv_types=("q4_0",)), [*short, *long])
+    run.run()
+    assert [kv_type for kv_type, _ in run.done] == ["f16"] * 2 + ["q4_0"] * 2 + ["f16"] * 2 + [
+        "q4_0"
+    ] * 2
+
+
+def test_time_that_is_up_begins_no_prompt(path):
+    run = Run(path)
+    run.evaluation.run(run.on_done, 0.0)
+    assert run.done == [] and run.engines["f16"].closed
+    assert len(Run(path).run()["cases"]) == 4
+
+
+def test_threads_choose_the_same_rows(path, data):
+    run = Run(path)
+    run.evaluation.threads = 4
+    assert run.run()["cases"] == data["cases"]
+
+
 def test_a_record_is_gone_on_with(path):
     stopped = Run(path, stop_after=2)
     with pytest.raises(KeyboardInterrupt):

@@ -94,6 +94,16 @@ def test_depths_are_everywhere():
     assert max(b - a for a, b in zip([0, *depths], [*depths, 1], strict=True)) < 0.12
 
 
+def test_depths_on_a_grid():
+    """Each as often as the others, and none with documents of one kind of text only."""
+    found = made("needle", lengths=(2048,), n_documents=12, n_questions=1, n_depths=4)
+    by_depth = {}
+    for i, case in enumerate(found):
+        by_depth.setdefault(case.depth, []).append(i % 2)
+    assert sorted(by_depth) == [0.125, 0.375, 0.625, 0.875]
+    assert all(len(kinds) == 3 and set(kinds) == {0, 1} for kinds in by_depth.values())
+
+
 def test_depth_is_where_the_answer_stands(cases):
     for case in cases["needle"]:
         at = spell(case.prompt).index(spell(case.after)) / len(spell(case.prompt))

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from snapkv_local.cli.bench import Progress
-from snapkv_local.cli.eval import Bar as EvalBar
+from snapkv_local.cli.progress import CasesBar as EvalBar
 from snapkv_local.cli.progress import Lines, PrefillBar
 from snapkv_local.cli.tune import Bar as TuneBar
 from snapkv_local.report import units

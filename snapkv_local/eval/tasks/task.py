@@ -23,6 +23,8 @@ class Wanted:
         n_documents: of each task and length; None for all of a file, and 8 of a task that makes
             its own.
         n_questions: about each document, where the task has several.
+        n_depths: where answers stand: in the middle of so many parts of equal size; None for
+            depths that are all different.
         seed: another one gives other texts.
         split: whose words and texts are used.
     """
@@ -30,6 +32,7 @@ class Wanted:
     lengths: tuple[int, ...] = (2048,)
     n_documents: int | None = None
     n_questions: int = 3
+    n_depths: int | None = None
     seed: int = 0
     split: Split = "test"
 
@@ -62,10 +65,13 @@ class Order:
 
     def depth(self, question: int) -> float:
         """Where the answer to a question stands: over all of a task's questions, evenly everywhere."""
-        n_questions = self.wanted.n_questions
+        number = self.index * self.wanted.n_questions + question
+        n = self.wanted.n_depths
+        if n is not None:
+            # each round begins one deeper: texts of every second document are of another kind
+            return round(((number + number // n) % n + 0.5) / n, 4)
         # multiples of the golden ratio, whose fractions fill [0, 1) evenly
-        place = 0.5 + (self.index * n_questions + question) * 0.6180339887498949
-        return round(place % 1, 4)
+        return round((0.5 + number * 0.6180339887498949) % 1, 4)
 
 
 class Task(Protocol):
