@@ -68,7 +68,6 @@ struct llama_snapkv_params {
     uint32_t chunk;       // tokens of the prompt that are computed at once; 0: n_ubatch, less where a GPU's memory is short
     enum llama_snapkv_ops ops;
     bool keep_scores; // keep the pooled scores for llama_snapkv_scores()
-    uint32_t queries; // save the queries of so many last prompt tokens, for taps and the vault; at least the window's are
     bool vault;       // keep K and V of all prompt tokens off the device, see llama_snapkv_keep()
     uint64_t vault_limit; // bytes that the vault of a sequence may take; 0: no limit
 };
@@ -133,6 +132,39 @@ struct llama_snapkv_tap_data {
 };
 typedef void (*llama_snapkv_tap_callback)(const struct llama_snapkv_tap_data * data, void * user_data);
 
+// [begin, end)
+struct llama_snapkv_span {
+    llama_pos begin;
+    llama_pos end;
+};
+
+// what a prefill is told of its tokens. all of it is read during the call only: nothing holds for a later one. zeros stand for
+// what a prompt has not
+struct llama_snapkv_prompt {
+    size_t size; // sizeof(struct llama_snapkv_prompt), checked
+
+    llama_seq_id seq_id;
+    uint32_t n_tokens;
+    const llama_token * tokens; // [n_tokens]
+
+    // positions that stay whatever the votes say, [n_protected]; those that the sequence does not have do no harm
+    const struct llama_snapkv_span * protected_spans;
+    uint32_t n_protected;
+
+    // positions of the question, whose words vote in the place of the last `voters` tokens, as far as they lie in the window; before
+    // the window, or begin == end: the last ones vote
+    struct llama_snapkv_span question;
+
+    uint32_t n_queries; // save the queries of so many last tokens, for the tap and the vault; at least the window's are
+
+    const char * vault_dir; // the vault's new rows go to a file in this folder, of the size of what it holds, and gone with it; NULL: host memory
+
+    llama_snapkv_progress_callback progress; // may be NULL
+    void * progress_data;
+    llama_snapkv_tap_callback tap; // may be NULL
+    void * tap_data;
+};
+
 LLAMA_API struct llama_snapkv_params llama_snapkv_default_params(void);
 
 // the reason of this thread's last failure in a llama_snapkv_ function; "" if none
@@ -165,37 +197,20 @@ LLAMA_API struct llama_context * llama_snapkv_init_from_model(struct llama_model
 // true if the context was made by llama_snapkv_init_from_model()
 LLAMA_API bool llama_snapkv_enabled(const struct llama_context * ctx);
 
+// a prompt of these tokens, of which nothing else is known
+LLAMA_API struct llama_snapkv_prompt llama_snapkv_default_prompt(llama_seq_id seq_id, const llama_token * tokens, uint32_t n_tokens);
+
 // evaluate a prompt at positions 0..n_tokens-1 of a sequence, replacing what the sequence held. longer than the
 // budget: layer by layer group, evicting each group before the next one starts. up to the budget: llama_decode().
-// the last token's logits are then at llama_get_logits_ith(ctx, -1). progress may be NULL
-LLAMA_API int32_t llama_snapkv_prefill(
-        struct llama_context * ctx,
-        llama_seq_id seq_id,
-        const llama_token * tokens,
-        uint32_t n_tokens,
-        llama_snapkv_progress_callback progress,
-        void * user_data);
+// the last token's logits are then at llama_get_logits_ith(ctx, -1)
+LLAMA_API int32_t llama_snapkv_prefill(struct llama_context * ctx, const struct llama_snapkv_prompt * prompt);
 
 // evaluate tokens from position pos0 of a sequence on, in the place of what it has there, and evict down to the budget: all rows
 // before, whether kept from the prompt or of later tokens, compete for it with the new ones. so a conversation goes on beyond the
 // cells of the context. at least as many tokens as the window has: to make room without new ones, give the last ones again. pos0
-// is at or after pos_exact (llama_snapkv_seq_info). a negative code other than -1, or 2: the sequence is empty
-LLAMA_API int32_t llama_snapkv_extend(
-        struct llama_context * ctx,
-        llama_seq_id seq_id,
-        llama_pos pos0,
-        const llama_token * tokens,
-        uint32_t n_tokens,
-        llama_snapkv_progress_callback progress,
-        void * user_data);
-
-// positions that stay whatever the votes say, in evictions that follow: n_spans times [begin, end). false if a span is no range
-LLAMA_API bool llama_snapkv_set_protected(struct llama_context * ctx, const llama_pos * spans, uint32_t n_spans);
-
-// the question in prefills that follow: its n_tokens words vote in the place of the last `voters` tokens, as far as they lie in
-// the window. n_after tokens come after it, which a chat template writes. n_tokens 0, or a question before the window: the last
-// ones vote. false if the context is not ours
-LLAMA_API bool llama_snapkv_set_question(struct llama_context * ctx, uint32_t n_tokens, uint32_t n_after);
+// is at or after pos_exact (llama_snapkv_seq_info). nothing goes into the vault. a negative code other than -1, or 2: the sequence
+// is empty
+LLAMA_API int32_t llama_snapkv_extend(struct llama_context * ctx, llama_pos pos0, const struct llama_snapkv_prompt * prompt);
 
 // change what the next prefill does; cells are not changed, so a budget that needs more is an error. false on error
 LLAMA_API bool llama_snapkv_set_params(struct llama_context * ctx, struct llama_snapkv_params params);
@@ -255,10 +270,6 @@ struct llama_snapkv_vault_segment {
     uint32_t n_swa_rows;
 };
 
-// keep the vaults in files in this folder, from the next prefill on: each of the size of what it holds, and gone with it. NULL: in
-// host memory
-LLAMA_API bool llama_snapkv_set_vault_dir(struct llama_context * ctx, const char * dir);
-
 LLAMA_API uint32_t llama_snapkv_vault_n_segments(const struct llama_context * ctx, llama_seq_id seq_id);
 LLAMA_API bool llama_snapkv_vault_get_segment(const struct llama_context * ctx, llama_seq_id seq_id, uint32_t i, struct llama_snapkv_vault_segment * segment);
 
@@ -281,8 +292,6 @@ LLAMA_API int32_t llama_snapkv_keep(struct llama_context * ctx, llama_seq_id seq
 
 // free the vault of a sequence
 LLAMA_API void llama_snapkv_vault_clear(struct llama_context * ctx, llama_seq_id seq_id);
-
-LLAMA_API void llama_snapkv_set_tap(struct llama_context * ctx, llama_snapkv_tap_callback tap, void * user_data);
 
 #ifdef __cplusplus
 }

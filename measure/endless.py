@@ -174,22 +174,18 @@ def speed(seconds: Sequence[float], events: Sequence[int], n: int) -> dict[str, 
 @contextmanager
 def newest_stay(llm: Llama, n_sink: int) -> Iterator[None]:
     """While open, evictions keep the first `n_sink` rows and the newest, whatever the votes say."""
-    from snapkv_local.native import api
-
     assert llm.snapkv is not None
-    window = llm.snapkv.window_size
+    window, context = llm.snapkv.window_size, llm._context("newest_stay")
 
-    def overwrite(data: Any, _user_data: Any) -> None:
-        d = data.contents
+    def overwrite(d: Any) -> None:
         ids = np.ctypeslib.as_array(d.ids, (d.n_head_kv, d.n_kept))
         ids[:] = newest(d.n_prompt - window, d.n_kept, n_sink)
 
-    callback = api.llama_snapkv_tap_callback(overwrite)  # must outlive its use
-    api.llama_snapkv_set_tap(llm.ctx, callback, None)
+    context.tap = overwrite
     try:
         yield
     finally:
-        api.llama_snapkv_set_tap(llm.ctx, api.llama_snapkv_tap_callback(), None)
+        context.tap = None
 
 
 def newest(n_rows: int, n_kept: int, n_sink: int) -> npt.NDArray[np.int32]:

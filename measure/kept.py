@@ -18,7 +18,6 @@ import numpy as np
 
 from snapkv_local import Llama, SnapKVConfig, hardware
 from snapkv_local.bench.session import random_tokens
-from snapkv_local.native import api
 from snapkv_local.policies import reference
 
 
@@ -42,8 +41,7 @@ def kept(settings: dict[str, Any]) -> dict[str, Any]:
     n_keep = llm.snapkv.n_kept(len(tokens)) - llm.snapkv.window_size
     expected: list[Any] = []
 
-    def tap(data: Any, _user_data: Any) -> None:
-        d = data.contents
+    def tap(d: Any) -> None:
         q = np.ctypeslib.as_array(d.q, (d.n_head, d.n_queries, d.head_dim))
         k = np.ctypeslib.as_array(d.k, (d.n_head_kv, d.n_prompt, d.head_dim))
         config = llm.snapkv
@@ -59,8 +57,7 @@ def kept(settings: dict[str, Any]) -> dict[str, Any]:
         )
         expected.append(reference.select(score[:, : len(tokens) - config.window_size], n_keep))
 
-    callback = api.llama_snapkv_tap_callback(tap)  # must outlive the prefill
-    api.llama_snapkv_set_tap(llm.ctx, callback, None)
+    llm._context("kept").tap = tap
     stats = llm.prefill(tokens)
     np.savez(settings["kept_file"], kept=llm.kept_positions(), expected=np.array(expected))
     return {"n_prompt": len(tokens), "stats": stats.to_dict()}

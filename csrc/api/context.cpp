@@ -76,40 +76,6 @@ static uint32_t seqs_per_stream(const llama_context & ctx) {
     return ctx.get_cparams().kv_unified ? ctx.get_cparams().n_seq_max : 1;
 }
 
-bool llama_snapkv_set_protected(llama_context * ctx, const llama_pos * spans, uint32_t n_spans) {
-    llama_snapkv * sk = llama_snapkv_of(ctx);
-    if (!sk) {
-        return false;
-    }
-    std::vector<std::pair<llama_pos, llama_pos>> found;
-    for (uint32_t i = 0; i < n_spans; ++i) {
-        found.emplace_back(spans[2 * i], spans[2 * i + 1]);
-        if (found.back().first < 0 || found.back().second < found.back().first) {
-            llama_snapkv_set_error(format("protected span [%d, %d) is no range of positions", found.back().first, found.back().second));
-            return false;
-        }
-    }
-    sk->protected_spans = std::move(found);
-    return true;
-}
-
-bool llama_snapkv_set_question(llama_context * ctx, uint32_t n_tokens, uint32_t n_after) {
-    llama_snapkv * sk = llama_snapkv_of(ctx);
-    if (!sk) {
-        return false;
-    }
-    sk->n_question = n_tokens;
-    sk->n_after_question = n_after;
-    return true;
-}
-
-void llama_snapkv_set_tap(llama_context * ctx, llama_snapkv_tap_callback tap, void * user_data) {
-    if (llama_snapkv * sk = llama_snapkv_of(ctx)) {
-        sk->tap = tap;
-        sk->tap_data = user_data;
-    }
-}
-
 bool llama_snapkv_set_params(llama_context * ctx, llama_snapkv_params params) {
     llama_snapkv * sk = llama_snapkv_of(ctx);
     if (!sk) {

@@ -84,14 +84,6 @@ void llama_snapkv_vault_clear(llama_context * ctx, llama_seq_id seq_id) {
     }
 }
 
-bool llama_snapkv_set_vault_dir(llama_context * ctx, const char * dir) {
-    llama_snapkv * sk = llama_snapkv_of(ctx);
-    if (sk) {
-        sk->vault_dir = dir ? dir : "";
-    }
-    return sk;
-}
-
 uint32_t llama_snapkv_vault_n_segments(const llama_context * ctx, llama_seq_id seq_id) {
     if (!llama_snapkv_enabled(ctx)) {
         return 0;

@@ -80,7 +80,7 @@ void keep(llama_context & ctx, const llama_snapkv_vault & vault, llama_seq_id se
     }
 
     for (const auto & layer : record->layers) {
-        const auto & cached = access::layers(base)[access::map_layer_ids(base).at(layer.il)];
+        const auto & cached = access::layer(base, layer.il);
         const uint32_t skip = record->max_kept() - layer.n_kept;
         if (skip % LLAMA_SNAPKV_N_KV_PAD != 0 && !ggml_backend_buffer_is_host(cached.k->buffer)) {
             throw std::invalid_argument(format("layer %d keeps %u rows fewer than another: on a GPU that has to be a multiple of %u, which attention kernels go on by",
@@ -112,7 +112,7 @@ void keep(llama_context & ctx, const llama_snapkv_vault & vault, llama_seq_id se
 
     for (uint32_t ic = 0; ic < vault.layers.size(); ++ic) {
         const auto & kept = record->layers[ic];
-        const auto & to = access::layers(base)[access::map_layer_ids(base).at(kept.il)];
+        const auto & to = access::layer(base, kept.il);
         for (const bool is_v : { false, true }) {
             const auto data = gather(vault, is_v, ic, kept, window);
             ggml_tensor * t = (is_v ? to.v_stream : to.k_stream)[target.strm[0]];

@@ -104,6 +104,20 @@ void llama_snapkv_runner::reserve(const builder & build) {
     bytes = std::max(bytes, llama_snapkv_compute_bytes(ctx));
 }
 
+llama_snapkv_gctx llama_snapkv_runner::compute(const builder & build, const std::function<void()> & set_inputs) {
+    ggml_cgraph * gf = nullptr;
+    llama_snapkv_gctx gctx = allocate(build, gf);
+    if (set_inputs) {
+        set_inputs();
+    }
+    const ggml_status status = start(gf, true);
+    finish();
+    if (status != GGML_STATUS_SUCCESS) {
+        throw llama_snapkv_compute_error(status);
+    }
+    return gctx;
+}
+
 ggml_status llama_snapkv_runner::start(ggml_cgraph * gf, bool batched) {
     return ctx.graph_compute(gf, batched);
 }

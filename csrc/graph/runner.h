@@ -31,6 +31,9 @@ public:
     // plan the compute buffers for a graph that will be allocated later: does it fit? throws std::runtime_error or std::bad_alloc
     void reserve(const builder & build);
 
+    // allocate a graph, compute it and wait for its end. throws llama_snapkv_compute_error, or as allocate(); set_inputs: before it starts
+    llama_snapkv_gctx compute(const builder & build, const std::function<void()> & set_inputs = {});
+
     // start a graph. the host may go on before the device has ended
     ggml_status start(ggml_cgraph * gf, bool batched);
     void finish();

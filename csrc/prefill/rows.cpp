@@ -1,8 +1,7 @@
-// Rows that a prefill does not compute, from the vault or from cells, and what it leaves in the vault.
-#include "prefill/run.h"
+#include "prefill/rows.h"
 
 #include "prefill/tail.h"
-#include "state/params.h"
+#include "upstream/access.h"
 
 #include "llama-impl.h"
 
@@ -17,16 +16,24 @@ using access = llama_snapkv_access;
 // rounding would choose other rows than a prefill of the whole prompt
 static constexpr uint32_t MIN_NEW = 64;
 
+llama_snapkv_known_rows::llama_snapkv_known_rows(llama_context & ctx, llama_snapkv & sk, const llama_snapkv_memory & mem, const llama_snapkv_task & task, ggml_backend_dev_t device) :
+    ctx(ctx), mem(mem), task(task), n_past(task.n_cells) {
+    if (sk.params.vault && task.n_cells == 0) {
+        open_vault(sk, device);
+    }
+}
+
 // what can be taken from the vault, and room in it for the rest
-void llama_snapkv_prefill_run::open_vault() {
-    vault = &sk.vaults[seq_id];
+void llama_snapkv_known_rows::open_vault(llama_snapkv & sk, ggml_backend_dev_t device) {
+    const uint32_t n = task.n_rows();
+    vault = &sk.vaults[task.prompt.seq_id];
     if (vault->layers.empty()) {
         vault->layers = llama_snapkv_vault_layers(ctx);
     }
     // the window's queries are computed, and such as are wanted if the vault has not kept them
-    const uint32_t query0 = n - llama_snapkv_n_queries(sk.params, n);
+    const uint32_t query0 = n - task.n_queries();
     const auto usable = [&](uint32_t pos) { return mem.iswa ? vault->max_tail_pos(pos, ctx.get_model().hparams.n_swa) : pos; };
-    n_past = usable(std::min(vault->common_prefix(prompt.tokens, n), n - n_new_min()));
+    n_past = usable(std::min(vault->common_prefix(task.prompt.tokens, n), n - n_new_min()));
     vault->truncate(n_past);
     if (n_past - vault->n_queries() > query0) {
         n_past = usable(std::min(n_past, query0));
@@ -37,33 +44,41 @@ void llama_snapkv_prefill_run::open_vault() {
         throw std::invalid_argument(format("the vault needs %.1f MiB for a prompt of %u tokens and its limit is %.1f MiB: raise the limit, or turn the vault off",
                 bytes / 1048576.0, n, sk.params.vault_limit / 1048576.0));
     }
-    added = vault->reserve(place.device, sk.vault_dir, n - n_past, query0);
+    added = vault->reserve(device, task.prompt.vault_dir ? task.prompt.vault_dir : "", n - n_past, query0);
 }
 
-uint32_t llama_snapkv_prefill_run::n_new_min() const {
-    return std::min(n, std::max(w, MIN_NEW));
+uint32_t llama_snapkv_known_rows::n_new_min() const {
+    return std::min(task.n_rows(), std::max(task.window, MIN_NEW));
 }
 
 // rows of sliding-window layers that the vault keeps: a window for each place within the prompt's last tokens to go on from
-uint32_t llama_snapkv_prefill_run::n_tail() const {
-    return std::min(n, ctx.get_model().hparams.n_swa + n_new_min());
+uint32_t llama_snapkv_known_rows::n_tail() const {
+    return std::min(task.n_rows(), ctx.get_model().hparams.n_swa + n_new_min());
 }
 
-static const auto & staged(const llama_snapkv_staging & staging, int32_t il) {
-    return access::layers(*staging.full)[access::map_layer_ids(*staging.full).at(il)];
+bool llama_snapkv_known_rows::load_swa() const {
+    if (!mem.iswa) {
+        return true;
+    }
+    llama_kv_cache & swa = *mem.iswa->get_swa();
+    swa.seq_rm(task.prompt.seq_id, task.pos0, -1);
+    if (!vault || n_past == 0) {
+        return true;
+    }
+    const uint32_t n_swa = ctx.get_model().hparams.n_swa;
+    return llama_snapkv_load_tail(swa, task.prompt.seq_id, n_past, n_swa, *vault->find_tail(n_past, n_swa));
 }
 
-// K and V of a group's layers for the rows that are not computed
-void llama_snapkv_prefill_run::load_rows(uint32_t ig) {
-    for (uint32_t ic = ig * groups.size; n_past > 0 && ic < std::min<uint32_t>((ig + 1) * groups.size, groups.ils.size()); ++ic) {
-        const auto & to = staged(staging, groups.ils[ic]);
-        const auto & own = access::layers(*mem.base)[ic];
+void llama_snapkv_known_rows::load(const llama_snapkv_staging & staging, const llama_snapkv_groups & groups, uint32_t ig, uint32_t stream) const {
+    for (uint32_t ic = groups.ic0(ig); n_past > 0 && ic < groups.ic1(ig); ++ic) {
+        const auto & to = access::layer(*staging.full, groups.ils[ic]);
+        const auto & own = access::layer(*mem.base, groups.ils[ic]);
         for (const bool is_v : { false, true }) {
             ggml_tensor * t = is_v ? to.v : to.k;
-            if (prompt.n_cells > 0) {
-                ggml_tensor * from = (is_v ? own.v_stream : own.k_stream)[target.strm[0]];
+            if (task.n_cells > 0) {
+                ggml_tensor * from = (is_v ? own.v_stream : own.k_stream)[stream];
                 std::vector<uint8_t> rows(n_past * t->nb[1]);
-                ggml_backend_tensor_get(from, rows.data(), prompt.cell0 * from->nb[1], rows.size());
+                ggml_backend_tensor_get(from, rows.data(), task.cell0 * from->nb[1], rows.size());
                 ggml_backend_tensor_set(t, rows.data(), 0, rows.size());
                 continue;
             }
@@ -74,10 +89,13 @@ void llama_snapkv_prefill_run::load_rows(uint32_t ig) {
     }
 }
 
-// K, V and queries of a group's layers for those that were
-void llama_snapkv_prefill_run::save_rows() {
+void llama_snapkv_known_rows::save(const llama_snapkv_staging & staging, const std::vector<llama_snapkv_layer> & layers) {
+    if (!vault) {
+        return;
+    }
+    const uint32_t n = task.n_rows();
     for (const auto & layer : layers) {
-        const auto & from = staged(staging, layer.il);
+        const auto & from = access::layer(*staging.full, layer.il);
         vault->take_memory(added, layer.ic);
         ggml_backend_tensor_get(from.k, added.k[layer.ic], n_past * from.k->nb[1], (n - n_past) * from.k->nb[1]);
         ggml_backend_tensor_get(from.v, added.v[layer.ic], n_past * from.v->nb[1], (n - n_past) * from.v->nb[1]);
@@ -93,15 +111,13 @@ void llama_snapkv_prefill_run::save_rows() {
     }
 }
 
-// the record names positions of tokens, the scores have chosen rows
-void llama_snapkv_prefill_run::rows_to_positions() {
-    for (size_t ic = 0; ic < record->layers.size(); ++ic) {
-        auto & layer = record->layers[ic];
-        const uint32_t n_old = before ? before->layers[ic].n_kept : 0; // rows of the kept prefix
-        for (size_t i = 0; i < layer.ids.size(); ++i) {
-            const uint32_t row = (uint32_t) layer.ids[i];
-            const size_t head = i / layer.n_kept;
-            layer.ids[i] = row < n_old ? before->layers[ic].ids[head * n_old + row] : (int32_t) row + shift;
-        }
+uint64_t llama_snapkv_known_rows::close() {
+    if (!vault) {
+        return 0;
     }
+    if (mem.iswa) {
+        llama_snapkv_save_tail(*mem.iswa->get_swa(), task.prompt.seq_id, task.n_rows(), n_tail(), added);
+    }
+    vault->append(std::move(added), task.prompt.tokens + n_past);
+    return vault->bytes();
 }

@@ -75,8 +75,7 @@ static const ggml_tensor * root(const ggml_tensor * t) {
 
 static std::string check_layer(llama_context & ctx, const llama_snapkv_memory & mem, const llm_graph_result & res, int32_t il) {
     const auto & hparams = ctx.get_model().hparams;
-    const auto & map = access::map_layer_ids(*mem.base);
-    const auto & cache = access::layers(*mem.base)[map.at(il)];
+    const auto & cache = access::layer(*mem.base, il);
 
     const ggml_tensor * attn = llama_snapkv_graph_attn(res, il);
     if (!attn) {

@@ -18,6 +18,10 @@ struct llama_snapkv_groups {
     // layers of group ig: from the one after the previous group's last cached layer, the last group to the model's end
     int32_t il0(uint32_t ig) const { return ig == 0 ? 0 : il1(ig - 1); }
     int32_t il1(uint32_t ig) const { return ig + 1 >= count() ? n_layer : ils[(ig + 1) * size - 1] + 1; }
+
+    // cached layers of group ig
+    uint32_t ic0(uint32_t ig) const { return ig * size; }
+    uint32_t ic1(uint32_t ig) const { return ig + 1 >= count() ? (uint32_t) ils.size() : (ig + 1) * size; }
 };
 
 // how much of the prompt is on the device at once

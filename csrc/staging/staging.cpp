@@ -1,7 +1,6 @@
 #include "staging/staging.h"
 
 #include "staging/plan.h"
-#include "state/params.h"
 #include "upstream/access.h"
 
 #include "llama-impl.h"
@@ -77,7 +76,8 @@ static void fill_mask(ggml_tensor * mask, int64_t n_max) {
 }
 
 llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params,
-        const llama_snapkv_groups & groups, const llama_snapkv_place & place, const llama_snapkv_plan & plan, uint32_t n_prompt, uint32_t n_new) {
+        const llama_snapkv_groups & groups, const llama_snapkv_place & place, const llama_snapkv_plan & plan, const llama_snapkv_task & task, uint32_t n_new) {
+    const uint32_t n_prompt = task.n_rows();
     llama_snapkv_staging st;
     st.n_max = GGML_PAD(n_prompt, LLAMA_SNAPKV_N_KV_PAD);
 
@@ -106,7 +106,7 @@ llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_
     }
 
     const auto & hparams = ctx.get_model().hparams;
-    st.n_queries = llama_snapkv_n_queries(params, n_prompt);
+    st.n_queries = task.n_queries();
     int64_t q_size = 0;
     for (const int32_t il : groups.ils) {
         q_size = std::max(q_size, (int64_t) hparams.n_embd_head_k(il) * hparams.n_head(il) * st.n_queries);
@@ -136,6 +136,25 @@ ggml_tensor * llama_snapkv_staging::mask_view(ggml_context * ctx, uint32_t ic, i
     ggml_tensor * m = masks[ic];
     const int64_t row0 = std::min(p0 % MASK_ALIGNMENT, m->ne[1] - n_rows);
     return ggml_view_4d(ctx, m, n_cols, n_rows, 1, 1, m->nb[1], m->nb[1] * n_rows, m->nb[1] * n_rows, (n_max - p0 + row0) * m->nb[0] + row0 * m->nb[1]);
+}
+
+ggml_tensor * llama_snapkv_staging::queries_of(ggml_context * ctx, const llama_snapkv_layer & layer, int64_t row0, int64_t n_rows) const {
+    const size_t row = layer.head_dim * sizeof(float);
+    return ggml_view_3d(ctx, queries, layer.head_dim, n_rows, layer.n_head, row, n_queries * row, layer.slot * queries->nb[1] + row0 * row);
+}
+
+// the first rows of a cache tensor [n_embd_gqa, n_cells], head by head
+static ggml_tensor * rows_by_head(ggml_context * ctx, ggml_tensor * t, int64_t n_head_kv, int64_t n_rows) {
+    const int64_t head_dim = t->ne[0] / n_head_kv;
+    return ggml_view_3d(ctx, t, head_dim, n_rows, n_head_kv, t->nb[1], ggml_row_size(t->type, head_dim), 0);
+}
+
+ggml_tensor * llama_snapkv_staging::keys_of(ggml_context * ctx, const llama_snapkv_layer & layer, int64_t n_rows) const {
+    return rows_by_head(ctx, access::layer(*full, layer.il).k, layer.n_head_kv, n_rows);
+}
+
+ggml_tensor * llama_snapkv_staging::values_of(ggml_context * ctx, const llama_snapkv_layer & layer, int64_t n_rows) const {
+    return rows_by_head(ctx, access::layer(*full, layer.il).v, layer.n_head_kv, n_rows);
 }
 
 size_t llama_snapkv_full_bytes(const llama_kv_cache & base, uint32_t n_cells) {

@@ -2,9 +2,11 @@
 #pragma once
 
 #include "staging/hidden.h"
+#include "staging/layer.h"
 #include "staging/place.h"
 #include "staging/plan.h"
 #include "state/context.h"
+#include "state/task.h"
 #include "upstream/snapkv-alloc.h"
 
 #include "llama-kv-cache.h"
@@ -33,13 +35,18 @@ struct llama_snapkv_staging {
     // [n_cols, n_rows] of masks[ic] for the tokens p0, p0 + 1, ...; rows keep the stride of the whole
     ggml_tensor * mask_view(ggml_context * ctx, uint32_t ic, int64_t n_cols, int64_t n_rows, int64_t p0) const;
 
+    // what a layer has here, as views:
+    ggml_tensor * queries_of(ggml_context * ctx, const llama_snapkv_layer & layer, int64_t row0, int64_t n_rows) const; // [head_dim, n_rows, n_head]; row 0 is position n_prompt - n_queries
+    ggml_tensor * keys_of(ggml_context * ctx, const llama_snapkv_layer & layer, int64_t n_rows) const;                  // [head_dim, n_rows, n_head_kv], the first
+    ggml_tensor * values_of(ggml_context * ctx, const llama_snapkv_layer & layer, int64_t n_rows) const;                // [head_dim_v, n_rows, n_head_kv]
+
     size_t bytes_kv = 0, bytes_mask = 0, bytes_queries = 0;
 };
 
-// n_new: tokens of the prompt that are computed; the others come from the vault. throws std::runtime_error or std::bad_alloc
+// n_new: rows that are computed; the others come from cells or from the vault. throws std::runtime_error or std::bad_alloc
 // with nothing left behind
 llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params,
-        const llama_snapkv_groups & groups, const llama_snapkv_place & place, const llama_snapkv_plan & plan, uint32_t n_prompt, uint32_t n_new);
+        const llama_snapkv_groups & groups, const llama_snapkv_place & place, const llama_snapkv_plan & plan, const llama_snapkv_task & task, uint32_t n_new);
 
 // bytes of K and V rows for n cells, of all cached layers
 size_t llama_snapkv_full_bytes(const llama_kv_cache & base, uint32_t n_cells);

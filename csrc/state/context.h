@@ -28,17 +28,7 @@ struct llama_snapkv {
     // of the last prefill, for each cached layer and KV head; empty if nothing was evicted
     std::vector<std::vector<float>> coverage;
 
-    std::vector<std::pair<llama_pos, llama_pos>> protected_spans; // [begin, end)
-
-    // the question's tokens, and those after it; 0: none is known
-    uint32_t n_question = 0;
-    uint32_t n_after_question = 0;
-
     std::map<llama_seq_id, llama_snapkv_vault> vaults;
-    std::string vault_dir; // folder of the vault's files; "": it is in host memory
-
-    llama_snapkv_tap_callback tap = nullptr;
-    void * tap_data = nullptr;
 };
 
 // the cache of the full-attention layers, and the pair that it is part of in sliding-window models (else iswa is null)

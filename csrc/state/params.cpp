@@ -26,7 +26,6 @@ llama_snapkv_params llama_snapkv_default_params(void) {
     params.chunk = 0;
     params.ops = LLAMA_SNAPKV_OPS_AUTO;
     params.keep_scores = false;
-    params.queries = 0;
     params.vault = false;
     params.vault_limit = 0;
     return params;
@@ -84,8 +83,4 @@ uint32_t llama_snapkv_n_rows_max(const llama_snapkv_params & params, uint32_t n_
 
 uint32_t llama_snapkv_n_voters(const llama_snapkv_params & params) {
     return params.voters > 0 ? params.voters : std::min(16u, params.window);
-}
-
-uint32_t llama_snapkv_n_queries(const llama_snapkv_params & params, uint32_t n_prompt) {
-    return std::min(std::max(params.window, params.queries), n_prompt);
 }

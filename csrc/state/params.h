@@ -1,4 +1,4 @@
-// The settings of a context: are they right, and how many rows and queries they make of a prompt.
+// The settings of a context: are they right, and how many rows they make of a prompt.
 #pragma once
 
 #include "snapkv.h"
@@ -17,6 +17,3 @@ uint32_t llama_snapkv_n_rows_max(const llama_snapkv_params & params, uint32_t n_
 
 // rows of the window that vote, where no question is known
 uint32_t llama_snapkv_n_voters(const llama_snapkv_params & params);
-
-// query rows that a prefill saves for each layer: the window's, and more for the vault
-uint32_t llama_snapkv_n_queries(const llama_snapkv_params & params, uint32_t n_prompt);

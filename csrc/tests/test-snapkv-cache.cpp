@@ -64,7 +64,8 @@ static tokens_t make_tokens(const llama_model * model, uint32_t n, uint32_t seed
 }
 
 static int32_t prefill(llama_context * ctx, const tokens_t & tokens, llama_seq_id seq_id = 0) {
-    return llama_snapkv_prefill(ctx, seq_id, tokens.data(), (uint32_t) tokens.size(), nullptr, nullptr);
+    const llama_snapkv_prompt prompt = llama_snapkv_default_prompt(seq_id, tokens.data(), (uint32_t) tokens.size());
+    return llama_snapkv_prefill(ctx, &prompt);
 }
 
 static llama_token best(llama_context * ctx) {
@@ -327,8 +328,6 @@ static void test_failures(llama_model * model) {
     const auto expected = generate(ctx.get(), best(ctx.get()), 8);
     auto works = [&]() { return prefill(ctx.get(), tokens) == 0 && generate(ctx.get(), best(ctx.get()), 8) == expected; };
 
-    CHECK(llama_snapkv_prefill(ctx.get(), 0, tokens.data(), 0, nullptr, nullptr) < 0);
-    CHECK(strstr(llama_snapkv_last_error(), "empty"));
     CHECK(prefill(ctx.get(), make_tokens(model, N_CTX + 1, 1)) < 0);
     CHECK(strstr(llama_snapkv_last_error(), "n_ctx"));
     CHECK(prefill(ctx.get(), tokens, 1) < 0);
@@ -350,7 +349,10 @@ static void test_failures(llama_model * model) {
     };
     for (int at = 1; at < 100; at += 2) {
         counter c = { at, 0 };
-        const int32_t rc = llama_snapkv_prefill(ctx.get(), 0, tokens.data(), N, progress, &c);
+        llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, tokens.data(), N);
+        prompt.progress = progress;
+        prompt.progress_data = &c;
+        const int32_t rc = llama_snapkv_prefill(ctx.get(), &prompt);
         if (rc == 0) {
             break;
         }
@@ -391,6 +393,100 @@ static void test_failures(llama_model * model) {
     llama_snapkv_stats stats = {};
     stats.size = sizeof(stats);
     CHECK(llama_snapkv_get_stats(ctx.get(), &stats) && stats.coverage > 0.0 && stats.coverage <= 1.0);
+}
+
+static void test_bad_prompts(llama_model * model) {
+    const auto tokens = make_tokens(model, N, 1);
+    const llama_snapkv_span spans[] = { { 10, 20 }, { 30, 25 } };
+    auto ctx = make(model);
+    auto refused = [&](auto change, const char * reason, llama_pos pos0 = 0) {
+        llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, tokens.data(), N);
+        change(prompt);
+        const int32_t rc = pos0 == 0 ? llama_snapkv_prefill(ctx.get(), &prompt) : llama_snapkv_extend(ctx.get(), pos0, &prompt);
+        if (rc != -1 || !strstr(llama_snapkv_last_error(), reason)) {
+            printf("expected '%s', got %d: '%s'\n", reason, rc, llama_snapkv_last_error());
+            return false;
+        }
+        return true;
+    };
+    const auto as_it_is = [](auto &) {};
+    CHECK(llama_snapkv_prefill(ctx.get(), nullptr) == -1 && strstr(llama_snapkv_last_error(), "NULL"));
+    CHECK(refused([](auto & p) { p.size -= 8; }, "versions"));
+    CHECK(refused([](auto & p) { p.n_tokens = 0; }, "empty"));
+    CHECK(refused([](auto & p) { p.tokens = nullptr; }, "empty"));
+    CHECK(refused([](auto & p) { p.seq_id = 1; }, "sequence id 1"));
+    CHECK(refused([](auto & p) { p.seq_id = -1; }, "sequence id -1"));
+    CHECK(refused([](auto & p) { p.n_protected = 1; }, "protected_spans is NULL"));
+    CHECK(refused([&](auto & p) { p.protected_spans = spans; p.n_protected = 2; }, "protected span [30, 25) is no range"));
+    CHECK(refused([](auto & p) { p.question = { -1, 4 }; }, "question [-1, 4) is no range"));
+    CHECK(refused([](auto & p) { p.question = { N - 4, N + 1 }; }, "which ends at 150"));
+    CHECK(refused(as_it_is, "negative", -1));
+    CHECK(refused(as_it_is, "n_ctx", N_CTX - N + 1));
+    CHECK(refused(as_it_is, "no tokens side by side", 20));
+    CHECK(info(ctx.get()).n_free == info(ctx.get()).n_cells); // none was evaluated
+}
+
+// what a prompt is given is its own: the next one knows nothing of it
+static void test_prompts(llama_model * model) {
+    const auto tokens = make_tokens(model, N, 1);
+    auto ctx = make(model);
+    auto kept_of = [&](uint32_t ic, uint32_t head) {
+        std::vector<int32_t> ids(BUDGET - WINDOW);
+        CHECK(llama_snapkv_kept(ctx.get(), 0, ic, head, ids.data(), BUDGET - WINDOW) == BUDGET - WINDOW);
+        return ids;
+    };
+    auto kept = [&]() {
+        std::vector<std::vector<int32_t>> res;
+        for (uint32_t ic = 0; ic < llama_snapkv_n_layer(ctx.get()); ++ic) {
+            for (uint32_t h = 0; h < llama_snapkv_n_head_kv(ctx.get(), ic); ++h) {
+                res.push_back(kept_of(ic, h));
+            }
+        }
+        return res;
+    };
+    auto holds = [&](llama_snapkv_span span) {
+        const auto heads = kept();
+        return std::all_of(heads.begin(), heads.end(), [&](const auto & head) {
+            const auto first = std::lower_bound(head.begin(), head.end(), span.begin);
+            return std::lower_bound(head.begin(), head.end(), span.end) - first == span.end - span.begin;
+        });
+    };
+    auto n_voters = [&]() {
+        llama_snapkv_stats stats = {};
+        stats.size = sizeof(stats);
+        CHECK(llama_snapkv_get_stats(ctx.get(), &stats));
+        return stats.n_voters;
+    };
+    CHECK(prefill(ctx.get(), tokens) == 0);
+    const auto expected = kept();
+
+    const llama_snapkv_span first = { 11, 31 };
+    const llama_snapkv_span later = { N - WINDOW, N + 2 };
+    CHECK(!holds(first));
+    int n_taps = 0;
+    llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, tokens.data(), N);
+    prompt.protected_spans = &first;
+    prompt.n_protected = 1;
+    prompt.question = { N - 5, N - 2 };
+    prompt.tap = [](const llama_snapkv_tap_data *, void * data) { ++*static_cast<int *>(data); };
+    prompt.tap_data = &n_taps;
+    CHECK(llama_snapkv_prefill(ctx.get(), &prompt) == 0);
+    CHECK(holds(first));
+    CHECK(n_voters() == 3);
+    CHECK(n_taps == (int) llama_snapkv_n_layer(ctx.get()));
+
+    // the sequence goes on, and others are protected
+    const auto more = make_tokens(model, 2 * WINDOW, 2);
+    llama_snapkv_prompt next = llama_snapkv_default_prompt(0, more.data(), 2 * WINDOW);
+    next.protected_spans = &later;
+    next.n_protected = 1;
+    CHECK(llama_snapkv_extend(ctx.get(), N, &next) == 0);
+    CHECK(holds(later) && !holds(first));
+    CHECK(n_voters() == WINDOW);
+
+    CHECK(prefill(ctx.get(), tokens) == 0);
+    CHECK(kept() == expected);
+    CHECK(n_taps == (int) llama_snapkv_n_layer(ctx.get()));
 }
 
 static void test_params(llama_model * model) {
@@ -480,6 +576,8 @@ int main(int argc, char ** argv) {
             { "many sequences", test_many_sequences },
             { "no room", test_no_room },
             { "failures", test_failures },
+            { "bad prompts", test_bad_prompts },
+            { "prompts", test_prompts },
             { "parameters", test_params },
             { "window", test_window_over_ubatches },
         };

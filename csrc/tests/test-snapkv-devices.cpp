@@ -86,6 +86,11 @@ static std::vector<llama_token> make_tokens(const llama_model * model) {
     return res;
 }
 
+static int32_t prefill(llama_context * ctx, const std::vector<llama_token> & tokens) {
+    const llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, tokens.data(), (uint32_t) tokens.size());
+    return llama_snapkv_prefill(ctx, &prompt);
+}
+
 static std::vector<float> last_logits(llama_context * ctx) {
     const float * logits = llama_get_logits_ith(ctx, -1);
     return { logits, logits + llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx))) };
@@ -111,7 +116,7 @@ static void test_refusal(const char * path) {
     imaginary::n_attention = 0;
     llama_context_ptr ctx(llama_snapkv_init_from_model(on_host.get(), context_params(GGML_TYPE_F16, false), snapkv_params()));
     const auto tokens = make_tokens(on_host.get());
-    CHECK(ctx && llama_snapkv_prefill(ctx.get(), 0, tokens.data(), N, nullptr, nullptr) == 0);
+    CHECK(ctx && prefill(ctx.get(), tokens) == 0);
     CHECK(imaginary::n_attention == 0);
 }
 
@@ -122,7 +127,7 @@ static std::vector<std::vector<float>> run(llama_model * model, ggml_type type, 
     sp.ops = LLAMA_SNAPKV_OPS_STOCK;
     llama_context_ptr ctx(llama_snapkv_init_from_model(model, context_params(type, op_offload), sp));
     auto tokens = make_tokens(model);
-    CHECK(ctx && llama_snapkv_prefill(ctx.get(), 0, tokens.data(), N, nullptr, nullptr) == 0);
+    CHECK(ctx && prefill(ctx.get(), tokens) == 0);
     if (!ctx) {
         return {};
     }
@@ -176,27 +181,27 @@ static void test_masks(const char * path) {
 static void test_plans(const char * path) {
     setenv(LLAMA_SNAPKV_UNPROVEN, "1", 1);
     const auto model = load(path, 99);
-    auto prefill = [&](uint32_t group) {
+    auto prefill_by = [&](uint32_t group) {
         llama_snapkv_params sp = snapkv_params();
         sp.layer_group = group;
         llama_context_ptr ctx(llama_snapkv_init_from_model(model.get(), context_params(GGML_TYPE_F16, true), sp));
         const auto tokens = make_tokens(model.get());
-        CHECK(ctx && llama_snapkv_prefill(ctx.get(), 0, tokens.data(), N, nullptr, nullptr) == 0);
+        CHECK(ctx && prefill(ctx.get(), tokens) == 0);
         llama_snapkv_stats stats = {};
         stats.size = sizeof(stats);
         CHECK(llama_snapkv_get_stats(ctx.get(), &stats));
         return std::make_pair(stats, llama_snapkv_n_layer(ctx.get()));
     };
-    const auto [single, n_layer] = prefill(1);
+    const auto [single, n_layer] = prefill_by(1);
     const bool all_are_smaller = (n_layer - 1) * single.bytes_staging <= N * llama_model_n_embd(model.get()) * sizeof(float);
-    const auto found = prefill(0).first;
+    const auto found = prefill_by(0).first;
     CHECK(found.layer_group == (all_are_smaller ? n_layer : 1));
     CHECK(found.bytes_hidden_host == 0 && found.chunk == 50);
-    CHECK(prefill(2).first.layer_group == std::min(2u, n_layer));
+    CHECK(prefill_by(2).first.layer_group == std::min(2u, n_layer));
 
     const size_t memory = imaginary::memory;
     imaginary::memory = 1;
-    const auto little = prefill(0).first;
+    const auto little = prefill_by(0).first;
     CHECK(little.layer_group == 1 && (little.bytes_hidden_host > 0) == (n_layer > 1));
     imaginary::memory = memory;
     unsetenv(LLAMA_SNAPKV_UNPROVEN);

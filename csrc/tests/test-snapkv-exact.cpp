@@ -113,7 +113,8 @@ static bool check_model(const std::string & path, const options & opt) {
     for (const uint32_t group : opt.groups) {
         sp.layer_group = group ? group : UINT32_MAX;
         llama_context_ptr ctx(llama_snapkv_init_from_model(model.get(), cp, sp));
-        const int32_t rc = ctx ? llama_snapkv_prefill(ctx.get(), 0, tokens.data(), opt.n, nullptr, nullptr) : -1;
+        const llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, tokens.data(), opt.n);
+        const int32_t rc = ctx ? llama_snapkv_prefill(ctx.get(), &prompt) : -1;
         if (rc != 0) {
             printf("\"error\": \"G = %u: %d: %s\"}\n", group, rc, json_escape(llama_snapkv_last_error()).c_str());
             return false;

@@ -36,6 +36,7 @@ struct llama_snapkv_access {
     // llama_kv_cache
     static auto & layers(llama_kv_cache & kv) { return kv.layers; }
     static auto & layers(const llama_kv_cache & kv) { return kv.layers; }
+    static const auto & layer(const llama_kv_cache & kv, int32_t il) { return kv.layers[kv.map_layer_ids.at(il)]; } // il: of the model
     static auto & map_layer_ids(llama_kv_cache & kv) { return kv.map_layer_ids; }
     static auto & map_layer_ids(const llama_kv_cache & kv) { return kv.map_layer_ids; }
     static auto & v_cells(llama_kv_cache & kv) { return kv.v_cells; }

@@ -176,15 +176,12 @@ class Session:
         """Evaluate a prompt; the last token's logits are then there."""
         n, n_batch = len(tokens), self.settings.n_batch
         if self.config is not None:
-            rc = self.native.llama_snapkv_prefill(
-                self.ctx,
-                sequence,
-                tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-                n,
-                self.native.llama_snapkv_progress_callback(),
-                None,
+            prompt = self.native.llama_snapkv_prompt(
+                seq_id=sequence,
+                n_tokens=n,
+                tokens=tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
             )
-            if rc != 0:
+            if self.native.llama_snapkv_prefill(self.ctx, ctypes.byref(prompt)) != 0:
                 self.native.fail("llama_snapkv_prefill")
         else:
             for start in range(0, n, n_batch):
@@ -227,7 +224,7 @@ class Session:
         """PrefillStats of the last prefill; None with the full cache."""
         if self.config is None:
             return None
-        found = self.native.llama_snapkv_stats(size=ctypes.sizeof(self.native.llama_snapkv_stats))
+        found = self.native.llama_snapkv_stats()
         if not self.native.llama_snapkv_get_stats(self.ctx, ctypes.byref(found)):
             self.native.fail("llama_snapkv_get_stats")
         n_bytes = self.llama.llama_state_seq_get_size(self.ctx, 0)

@@ -251,10 +251,8 @@ class EvaluatingLlama(FileChecks, llama_cpp.Llama):
         n_tokens = self.n_tokens
         whole = np.append(self._input_ids[:start], given)
         parts = self._marks.of(self, self.snapkv, whole)
-        self._context("eval").set_protected(parts.protected)
-        self._context("eval").set_question(parts.asked, len(whole))
         self.n_tokens, self._requires_eval = 0, True  # where it fails, the context is empty
-        stats = self._context("eval").extend(start, given, self._checking(progress))
+        stats = self._context("eval").extend(start, given, self._checking(progress), parts)
         self.n_tokens, self._requires_eval = n_tokens, False
         if stats is None:
             return None

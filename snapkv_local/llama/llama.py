@@ -25,6 +25,7 @@ from snapkv_local.native import api, vault, voices
 from snapkv_local.policies.view import LayerView
 from snapkv_local.prompt.chat import Chat
 from snapkv_local.prompt.marks import Marks
+from snapkv_local.prompt.parts import ranges
 from snapkv_local.stats import PrefillStats
 from snapkv_local.storage.document import Document
 
@@ -241,8 +242,8 @@ class Llama(CompletingLlama):
         Raises:
             ConfigError: a span is no range. A prefill whose budget does not hold them raises it, too.
         """
-        self._context("set_protected").set_protected(spans)
-        self._marks.protected = tuple((int(begin), int(end)) for begin, end in spans)
+        self._context("set_protected")
+        self._marks.protected = ranges("protected positions", spans)
 
     def set_question(self, span: tuple[int, int] | None) -> None:
         """Where the question stands in later prompts: its words vote for the rows.

@@ -52,8 +52,15 @@ HIDDEN_STATES = {"auto": 0, "device": 1, "host": 2}
 OPS = {"auto": 0, "fused": 1, "ggml": 2}
 
 
+class _Sized(ctypes.Structure):
+    """Begins with its size, by which the library tells its version."""
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**{"size": ctypes.sizeof(self), **values})
+
+
 # struct llama_snapkv_params
-class llama_snapkv_params(ctypes.Structure):
+class llama_snapkv_params(_Sized):
     _fields_ = [
         ("size", ctypes.c_size_t),
         ("budget", ctypes.c_uint32),
@@ -73,14 +80,13 @@ class llama_snapkv_params(ctypes.Structure):
         ("chunk", ctypes.c_uint32),
         ("ops", ctypes.c_int),
         ("keep_scores", ctypes.c_bool),
-        ("queries", ctypes.c_uint32),
         ("vault", ctypes.c_bool),
         ("vault_limit", ctypes.c_uint64),
     ]
 
 
 # struct llama_snapkv_stats
-class llama_snapkv_stats(ctypes.Structure):
+class llama_snapkv_stats(_Sized):
     _fields_ = [
         ("size", ctypes.c_size_t),
         ("n_prompt", ctypes.c_uint32),
@@ -108,7 +114,7 @@ class llama_snapkv_stats(ctypes.Structure):
 
 
 # struct llama_snapkv_seq_info
-class llama_snapkv_seq_info(ctypes.Structure):
+class llama_snapkv_seq_info(_Sized):
     _fields_ = [
         ("size", ctypes.c_size_t),
         ("compacted", ctypes.c_bool),
@@ -157,7 +163,7 @@ class llama_snapkv_tap_data(ctypes.Structure):
 
 
 # struct llama_snapkv_vault_info
-class llama_snapkv_vault_info(ctypes.Structure):
+class llama_snapkv_vault_info(_Sized):
     _fields_ = [
         ("size", ctypes.c_size_t),
         ("n_tokens", _u32),
@@ -177,7 +183,7 @@ _rows_p = ctypes.POINTER(ctypes.c_void_p)
 
 
 # struct llama_snapkv_vault_segment
-class llama_snapkv_vault_segment(ctypes.Structure):
+class llama_snapkv_vault_segment(_Sized):
     """A part of the vault as it lies in memory, as in snapkv.h."""
 
     _fields_ = [
@@ -198,6 +204,34 @@ class llama_snapkv_vault_segment(ctypes.Structure):
 llama_snapkv_tap_callback = ctypes.CFUNCTYPE(
     None, ctypes.POINTER(llama_snapkv_tap_data), ctypes.c_void_p
 )
+
+
+# struct llama_snapkv_span
+class llama_snapkv_span(ctypes.Structure):
+    """[begin, end)"""
+
+    _fields_ = [("begin", llama_cpp.llama_pos), ("end", llama_cpp.llama_pos)]
+
+
+# struct llama_snapkv_prompt
+class llama_snapkv_prompt(_Sized):
+    """What a prefill is told of its tokens, as in snapkv.h. The caller keeps what it points to."""
+
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("seq_id", _seq_id),
+        ("n_tokens", _u32),
+        ("tokens", _i32_p),
+        ("protected_spans", ctypes.POINTER(llama_snapkv_span)),
+        ("n_protected", _u32),
+        ("question", llama_snapkv_span),
+        ("n_queries", _u32),
+        ("vault_dir", ctypes.c_char_p),
+        ("progress", llama_snapkv_progress_callback),
+        ("progress_data", ctypes.c_void_p),
+        ("tap", llama_snapkv_tap_callback),
+        ("tap_data", ctypes.c_void_p),
+    ]
 
 
 # LLAMA_API struct llama_snapkv_params llama_snapkv_default_params(void);
@@ -248,50 +282,20 @@ def llama_snapkv_init_from_model(
 def llama_snapkv_enabled(ctx: Any, /) -> bool: ...
 
 
-# LLAMA_API int32_t llama_snapkv_prefill(struct llama_context * ctx, llama_seq_id seq_id,
-#     const llama_token * tokens, uint32_t n_tokens, llama_snapkv_progress_callback progress,
-#     void * user_data);
-@_function(
-    "llama_snapkv_prefill",
-    [_ctx_p, _seq_id, _i32_p, _u32, llama_snapkv_progress_callback, ctypes.c_void_p],
-    ctypes.c_int32,
-)
-def llama_snapkv_prefill(
-    ctx: Any, seq_id: int, tokens: Any, n_tokens: int, progress: Any, user_data: Any, /
-) -> int: ...
+# LLAMA_API int32_t llama_snapkv_prefill(struct llama_context * ctx,
+#     const struct llama_snapkv_prompt * prompt);
+@_function("llama_snapkv_prefill", [_ctx_p, ctypes.POINTER(llama_snapkv_prompt)], ctypes.c_int32)
+def llama_snapkv_prefill(ctx: Any, prompt: Any, /) -> int: ...
 
 
-# LLAMA_API int32_t llama_snapkv_extend(struct llama_context * ctx, llama_seq_id seq_id,
-#     llama_pos pos0, const llama_token * tokens, uint32_t n_tokens,
-#     llama_snapkv_progress_callback progress, void * user_data);
+# LLAMA_API int32_t llama_snapkv_extend(struct llama_context * ctx, llama_pos pos0,
+#     const struct llama_snapkv_prompt * prompt);
 @_function(
     "llama_snapkv_extend",
-    [
-        _ctx_p,
-        _seq_id,
-        llama_cpp.llama_pos,
-        _i32_p,
-        _u32,
-        llama_snapkv_progress_callback,
-        ctypes.c_void_p,
-    ],
+    [_ctx_p, llama_cpp.llama_pos, ctypes.POINTER(llama_snapkv_prompt)],
     ctypes.c_int32,
 )
-def llama_snapkv_extend(
-    ctx: Any, seq_id: int, pos0: int, tokens: Any, n_tokens: int, progress: Any, user_data: Any, /
-) -> int: ...
-
-
-# LLAMA_API bool llama_snapkv_set_protected(struct llama_context * ctx, const llama_pos * spans,
-#     uint32_t n_spans);
-@_function("llama_snapkv_set_protected", [_ctx_p, _i32_p, _u32], ctypes.c_bool)
-def llama_snapkv_set_protected(ctx: Any, spans: Any, n_spans: int, /) -> bool: ...
-
-
-# LLAMA_API bool llama_snapkv_set_question(struct llama_context * ctx, uint32_t n_tokens,
-#     uint32_t n_after);
-@_function("llama_snapkv_set_question", [_ctx_p, _u32, _u32], ctypes.c_bool)
-def llama_snapkv_set_question(ctx: Any, n_tokens: int, n_after: int, /) -> bool: ...
+def llama_snapkv_extend(ctx: Any, pos0: int, prompt: Any, /) -> int: ...
 
 
 # LLAMA_API bool llama_snapkv_set_params(struct llama_context * ctx,
@@ -381,11 +385,6 @@ def llama_snapkv_vault_read(ctx: Any, seq_id: int, ic: int, q: Any, k: Any, v: A
 def llama_snapkv_keep(ctx: Any, seq_id: int, n_kept: Any, ids: Any, /) -> int: ...
 
 
-# LLAMA_API bool llama_snapkv_set_vault_dir(struct llama_context * ctx, const char * dir);
-@_function("llama_snapkv_set_vault_dir", [_ctx_p, ctypes.c_char_p], ctypes.c_bool)
-def llama_snapkv_set_vault_dir(ctx: Any, folder: bytes | None, /) -> bool: ...
-
-
 # LLAMA_API uint32_t llama_snapkv_vault_n_segments(const struct llama_context * ctx,
 #     llama_seq_id seq_id);
 @_function("llama_snapkv_vault_n_segments", [_ctx_p, _seq_id], _u32)
@@ -422,12 +421,6 @@ def llama_snapkv_set_logits(ctx: Any, logits: Any, /) -> bool: ...
 def llama_snapkv_vault_clear(ctx: Any, seq_id: int, /) -> None: ...
 
 
-# LLAMA_API void llama_snapkv_set_tap(struct llama_context * ctx, llama_snapkv_tap_callback tap,
-#     void * user_data);
-@_function("llama_snapkv_set_tap", [_ctx_p, llama_snapkv_tap_callback, ctypes.c_void_p], None)
-def llama_snapkv_set_tap(ctx: Any, tap: Any, user_data: Any, /) -> None: ...
-
-
 # LLAMA_API int32_t llama_snapkv_decode(struct llama_context * ctx, struct llama_batch batch);
 @_function("llama_snapkv_decode", [_ctx_p, llama_cpp.llama_batch], ctypes.c_int32)
 def llama_snapkv_decode(ctx: Any, batch: Any, /) -> int: ...
@@ -455,12 +448,9 @@ def ggml_type_name(number: int) -> str:
     return names[number].removeprefix(prefix).lower()
 
 
-def make_params(
-    config: SnapKVConfig, keep_scores: bool = False, n_queries: int = 0
-) -> llama_snapkv_params:
+def make_params(config: SnapKVConfig, keep_scores: bool = False) -> llama_snapkv_params:
     """The native form of the settings."""
     return llama_snapkv_params(
-        size=ctypes.sizeof(llama_snapkv_params),
         budget=config.budget or 0,
         ratio=native_ratio(config.keep_ratio or 0.0),
         window=config.window_size,
@@ -480,7 +470,6 @@ def make_params(
         keep_scores=keep_scores,
         vault=config.vault != "off",
         vault_limit=config.vault_limit or 0,
-        queries=n_queries,
     )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from snapkv_local.native import voices
 from snapkv_local.native.checked import CheckedContext
 from snapkv_local.native.interrupt import deferred_interrupt
 from snapkv_local.native.kept_rows import KeptRows, pointer
-from snapkv_local.native.tap import Choice, tapped
+from snapkv_local.native.tap import Choice, Tap, callback, choosing
 from snapkv_local.prompt.parts import Parts, check
 from snapkv_local.stats import PrefillStats
 
@@ -73,6 +73,11 @@ def our_contexts(options: ContextOptions | None) -> Iterator[None]:
 class SnapKVContext(KeptRows, CheckedContext):
     """Made by llama_snapkv_init_from_model(), with the KV cells that budget and decode_cells ask for.
 
+    Attributes:
+        options: it was made with, or that set_config() has put in their place.
+        tap: of prefills whose rows no policy chooses, for measurements; None for none. Rows that it
+            overwrites are kept in the place of the engine's.
+
     Raises:
         UnsupportedModelError: the engine refuses the model or the context's parameters.
         OutOfMemoryError: the cache could not be allocated.
@@ -95,7 +100,8 @@ class SnapKVContext(KeptRows, CheckedContext):
         options = _options.get()
         assert options is not None, "made within our_contexts() only"
         self.options = options
-        native_params = api.make_params(options.config, options.keep_scores, options.n_queries)
+        self.tap: Tap | None = None
+        native_params = api.make_params(options.config, options.keep_scores)
         api.check_supported(
             model.path_model, model.model, params, native_params, silent=not verbose
         )
@@ -105,7 +111,6 @@ class SnapKVContext(KeptRows, CheckedContext):
             api.fail(f"the context of {Path(model.path_model).name}", said.reason)
 
         self.ctx = ctx
-        self._set_vault_folder(options.config)
         self.memory = llama_cpp.llama_get_memory(ctx)
         self._exit_stack.callback(self._free)
         # a context must be freed before its model
@@ -135,11 +140,12 @@ class SnapKVContext(KeptRows, CheckedContext):
                 usable.
         """
         parts = parts or Parts()
-        self.set_protected(parts.protected)
-        self.set_question(parts.asked, len(tokens))
         choice = self._choice(len(tokens), parts)
-        rc = self._evaluate(api.llama_snapkv_prefill, (), tokens, progress, choice)
-        if rc != 0:
+
+        def prefill(prompt: Any) -> int:
+            return int(api.llama_snapkv_prefill(self.ctx, prompt))
+
+        if self._evaluate(prefill, tokens, len(tokens), progress, parts, choice) != 0:
             api.fail("the prefill")
         return self._stats()
 
@@ -154,14 +160,14 @@ class SnapKVContext(KeptRows, CheckedContext):
         check(parts, n_prompt, n_kept, config.window_size)
         if policy is None or not config.window_size < n_kept < n_prompt:
             return None
-        choice = Choice.of(policy, config, n_prompt, parts)
-        # the engine saves no more queries than it is asked for
-        n_queries = max(self.options.n_queries, choice.n_observed)
-        self._set_params(replace(self.options, n_queries=n_queries))
-        return choice
+        return Choice.of(policy, config, n_prompt, parts)
 
     def extend(
-        self, pos0: int, tokens: npt.NDArray[np.int32], progress: Progress | None = None
+        self,
+        pos0: int,
+        tokens: npt.NDArray[np.int32],
+        progress: Progress | None = None,
+        parts: Parts | None = None,
     ) -> PrefillStats | None:
         """Evaluate tokens from a position on, and evict all rows down to the budget.
 
@@ -169,6 +175,7 @@ class SnapKVContext(KeptRows, CheckedContext):
             pos0: of the first token; what the sequence has there and later is replaced.
             tokens: [n], at least as many as the window has.
             progress: as in prefill().
+            parts: of all that is evaluated by then; None for such without.
 
         Returns:
             None if the engine cannot go on from there: the sequence is unchanged, and the whole
@@ -177,7 +184,11 @@ class SnapKVContext(KeptRows, CheckedContext):
         Raises:
             NoRoomError, OutOfMemoryError, NativeError: the sequence is then empty.
         """
-        rc = self._evaluate(api.llama_snapkv_extend, (pos0,), tokens, progress)
+
+        def extend(prompt: Any) -> int:
+            return int(api.llama_snapkv_extend(self.ctx, pos0, prompt))
+
+        rc = self._evaluate(extend, tokens, pos0 + len(tokens), progress, parts or Parts())
         if rc == api.RC_REFUSED:
             return None
         if rc != 0:
@@ -186,13 +197,20 @@ class SnapKVContext(KeptRows, CheckedContext):
 
     def _evaluate(
         self,
-        function: Callable[..., int],
-        where: tuple[int, ...],
+        function: Callable[[Any], int],
         tokens: npt.NDArray[np.int32],
+        end: int,
         progress: Progress | None,
+        parts: Parts,
         choice: Choice | None = None,
     ) -> int:
-        """Call a native function that evaluates tokens; its return code if it is none of those."""
+        """Call a native function with a prompt; its return code if it is none of those raised here.
+
+        Args:
+            tokens: [n].
+            end: the position after the last one.
+            parts: of the prompt.
+        """
         raised: list[BaseException] = []
 
         # called even without a progress function: Python sees Ctrl-C only while it runs
@@ -205,16 +223,30 @@ class SnapKVContext(KeptRows, CheckedContext):
                 return False
             return not noted and not raised
 
-        with deferred_interrupt() as noted, tapped(self.ctx, choice, raised):
-            rc = function(
-                self.ctx,
-                api.SEQ_ID,
-                *where,
-                pointer(tokens, ctypes.c_int32),
-                len(tokens),
-                api.llama_snapkv_progress_callback(report),
-                None,
-            )
+        n_layer = api.llama_snapkv_n_layer(self.ctx)
+        tap = self.tap if choice is None else choosing(choice, n_layer)
+        n_observed = 0 if choice is None else choice.n_observed
+        spans = np.array(parts.protected, np.int32).reshape(-1, 2)
+        begin, stop = parts.asked or (0, 0)
+        is_here = 0 <= begin <= stop <= end  # one that a later prompt is to have may not be in this
+        folder = self.options.config.vault_folder()
+        # these must outlive the call, and so must the arrays
+        on_progress = api.llama_snapkv_progress_callback(report)
+        on_tap = callback(tap, raised)
+        prompt = api.llama_snapkv_prompt(
+            seq_id=api.SEQ_ID,
+            n_tokens=len(tokens),
+            tokens=pointer(tokens, ctypes.c_int32),
+            protected_spans=pointer(spans, api.llama_snapkv_span),
+            n_protected=len(spans),
+            question=api.llama_snapkv_span(begin, stop) if is_here else api.llama_snapkv_span(),
+            n_queries=max(self.options.n_queries, n_observed),
+            vault_dir=None if folder is None else os.fsencode(folder),
+            progress=on_progress,
+            tap=on_tap,
+        )
+        with deferred_interrupt() as noted:
+            rc = function(ctypes.byref(prompt))
         if raised:
             raise raised[0]
         if rc == api.RC_ABORTED:
@@ -229,7 +261,7 @@ class SnapKVContext(KeptRows, CheckedContext):
         return rc
 
     def _stats(self) -> PrefillStats:
-        stats = api.llama_snapkv_stats(size=ctypes.sizeof(api.llama_snapkv_stats))
+        stats = api.llama_snapkv_stats()
         if not api.llama_snapkv_get_stats(self.ctx, ctypes.byref(stats)):
             api.fail("llama_snapkv_get_stats")
         return PrefillStats.of(stats, llama_cpp.llama_state_seq_get_size(self.ctx, api.SEQ_ID))
@@ -240,24 +272,14 @@ class SnapKVContext(KeptRows, CheckedContext):
         Raises:
             ConfigError: the settings need more cells than the context has, or do not fit its model.
         """
-        self._set_params(options)
-        self.options = options
-
-    def _set_params(self, options: ContextOptions) -> None:
-        params = api.make_params(options.config, options.keep_scores, options.n_queries)
+        params = api.make_params(options.config, options.keep_scores)
         if not api.llama_snapkv_set_params(self.ctx, params):
             raise ConfigError(
                 "the new settings",
                 api.llama_snapkv_last_error().decode(),
                 "keep {budget} and {decode_cells} at or below those that the context was made with",
             )
-        self._set_vault_folder(options.config)
-
-    def _set_vault_folder(self, config: SnapKVConfig) -> None:
-        folder = config.vault_folder()
-        given = None if folder is None else os.fsencode(folder)
-        if not api.llama_snapkv_set_vault_dir(self.ctx, given):
-            api.fail("llama_snapkv_set_vault_dir")
+        self.options = options
 
     def trim(self, n_past: int) -> bool:
         """Remove what follows the first n_past positions; False if generation cannot go on there.
@@ -280,32 +302,6 @@ class SnapKVContext(KeptRows, CheckedContext):
         """Tokens of the prompt that was compressed, 0 if none was."""
         info = self.info()
         return int(info.n_prompt) if info.compacted else 0
-
-    def set_protected(self, spans: Sequence[tuple[int, int]]) -> None:
-        """[begin, end) positions that stay in later prefills.
-
-        Raises:
-            ConfigError: a span is no range.
-        """
-        flat = np.ascontiguousarray(np.array(spans, np.int32).reshape(-1, 2))
-        given = pointer(flat, ctypes.c_int32)
-        if not api.llama_snapkv_set_protected(self.ctx, given, len(flat)):
-            raise ConfigError(
-                "protected positions",
-                api.llama_snapkv_last_error().decode(),
-                "give pairs of begin and end",
-            )
-
-    def set_question(self, span: tuple[int, int] | None, n_prompt: int) -> None:
-        """Whose tokens vote in prefills that follow, as far as they are in the window.
-
-        Args:
-            span: [begin, end) positions; None for the last `observation` tokens.
-            n_prompt: tokens of the prompt, or of all that is evaluated by then.
-        """
-        begin, end = span or (n_prompt, n_prompt)
-        if not api.llama_snapkv_set_question(self.ctx, end - begin, n_prompt - end):
-            api.fail("llama_snapkv_set_question")
 
 
 def _new_context(cls: type[_internals.LlamaContext], *_args: Any, **_kwargs: Any) -> Any:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,9 @@ from snapkv_local.policies import LayerView, Policy, PromptView
 from snapkv_local.policies.rows import Ids, check_n_rows
 from snapkv_local.policies.scoring import group_mean, votes
 from snapkv_local.prompt.parts import Parts
+
+# gets what the scorer of each cached layer sees, before its rows are evicted
+Tap = Callable[[api.llama_snapkv_tap_data], object]
 
 
 @dataclass(frozen=True)
@@ -69,38 +71,35 @@ class Choice:
         return ids, (held / mass.sum(axis=1)).astype(np.float32)
 
 
-@contextmanager
-def tapped(ctx: Any, choice: Choice | None, raised: list[BaseException]) -> Iterator[None]:
-    """While open, prefills of a context keep the rows that are chosen here.
+def choosing(choice: Choice, n_layer: int) -> Tap:
+    """A tap that overwrites the rows which the engine has chosen, and their coverage."""
+
+    def choose(data: api.llama_snapkv_tap_data) -> None:
+        ids = np.ctypeslib.as_array(data.ids, (data.n_head_kv, data.n_kept))
+        coverage = np.ctypeslib.as_array(data.coverage, (data.n_head_kv,))
+        ids[:], coverage[:] = choice.rows(_view(data, n_layer), data.n_kept)
+
+    return choose
+
+
+def callback(tap: Tap | None, raised: list[BaseException]) -> Any:
+    """The native form of a tap, which must outlive its use.
 
     Args:
-        ctx: llama_context.
-        choice: None leaves it to the engine.
-        raised: gets what the policy raises, which ends the prefill.
+        raised: gets what the tap raises, which ends the prefill.
     """
-    if choice is None:
-        yield
-        return
-    n_layer = api.llama_snapkv_n_layer(ctx)
+    if tap is None:
+        return api.llama_snapkv_tap_callback()
 
-    def choose(data: Any, _user_data: Any) -> None:
-        d = data.contents
+    def call(data: Any, _user_data: Any) -> None:
         try:
-            layer = _view(d, n_layer)
-            ids = np.ctypeslib.as_array(d.ids, (d.n_head_kv, d.n_kept))
-            coverage = np.ctypeslib.as_array(d.coverage, (d.n_head_kv,))
-            ids[:], coverage[:] = choice.rows(layer, d.n_kept)
+            tap(data.contents)
         except BaseException as e:  # cannot pass through native frames
             raised.append(e)
-            d.ids[0] = -1  # which the engine refuses
+            if data.contents.n_kept > 0:
+                data.contents.ids[0] = -1  # which the engine refuses
 
-    # it must outlive its use
-    callback = api.llama_snapkv_tap_callback(choose)
-    api.llama_snapkv_set_tap(ctx, callback, None)
-    try:
-        yield
-    finally:
-        api.llama_snapkv_set_tap(ctx, api.llama_snapkv_tap_callback(), None)
+    return api.llama_snapkv_tap_callback(call)
 
 
 def _view(d: api.llama_snapkv_tap_data, n_layer: int) -> LayerView:

@@ -91,7 +91,6 @@ def attach(context: SnapKVContext, segment: Segment) -> None:
         for rows in (segment.k, segment.v)
     ]
     raw = api.llama_snapkv_vault_segment(
-        size=ctypes.sizeof(api.llama_snapkv_vault_segment),
         pos0=pos0,
         n_tokens=len(segment.tokens),
         tokens=segment.tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
@@ -118,7 +117,7 @@ def row_sizes(context: SnapKVContext) -> list[tuple[int, int]]:
     """
     sizes = []
     for ic in range(api.llama_snapkv_n_layer(context.ctx)):
-        info = api.llama_snapkv_vault_info(size=ctypes.sizeof(api.llama_snapkv_vault_info))
+        info = api.llama_snapkv_vault_info()
         if not api.llama_snapkv_get_vault_info(context.ctx, api.SEQ_ID, ic, ctypes.byref(info)):
             api.fail("llama_snapkv_get_vault_info")
         sizes.append((info.row_bytes_k, info.row_bytes_v))
@@ -156,7 +155,7 @@ def from_arrays(
 
 def _raw_segments(context: SnapKVContext) -> Iterator[api.llama_snapkv_vault_segment]:
     for i in range(api.llama_snapkv_vault_n_segments(context.ctx, api.SEQ_ID)):
-        raw = api.llama_snapkv_vault_segment(size=ctypes.sizeof(api.llama_snapkv_vault_segment))
+        raw = api.llama_snapkv_vault_segment()
         if not api.llama_snapkv_vault_get_segment(context.ctx, api.SEQ_ID, i, ctypes.byref(raw)):
             api.fail("llama_snapkv_vault_get_segment")
         yield raw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,22 @@ class Parts:
     question: Span | None = None
     asked: Span | None = None
     sentences: tuple[int, ...] | None = None
+
+
+def ranges(subject: str, spans: Sequence[Span]) -> tuple[Span, ...]:
+    """The spans, if they are some.
+
+    Raises:
+        ConfigError: one is no range of positions.
+    """
+    for begin, end in spans:
+        if not 0 <= begin <= end:
+            raise ConfigError(
+                subject,
+                f"has [{begin}, {end}), which is no range",
+                "give pairs of begin and end, with begin first",
+            )
+    return tuple((int(begin), int(end)) for begin, end in spans)
 
 
 def check(parts: Parts, n_prompt: int, n_kept: int, window_size: int) -> None:

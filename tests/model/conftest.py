@@ -125,23 +125,20 @@ def tap() -> Iterator[Callable[[Llama, list[int]], list[dict[str, Any]]]]:
 
     q is [n_head, window, head_dim], k [n_head_kv, n_prompt, head_dim].
     """
-    from snapkv_local.native import api
 
     def prefill(llm: Llama, tokens: list[int]) -> list[dict[str, Any]]:
         seen: list[dict[str, Any]] = []
 
-        def callback(data: Any, _user_data: Any) -> None:
-            d = data.contents
+        def note(d: Any) -> None:
             q = np.ctypeslib.as_array(d.q, (d.n_head, d.n_queries, d.head_dim)).copy()
             k = np.ctypeslib.as_array(d.k, (d.n_head_kv, d.n_prompt, d.head_dim)).copy()
             seen.append({"ic": d.ic, "q": q, "k": k, "scale": d.scale, "softcap": d.softcap})
 
-        native_callback = api.llama_snapkv_tap_callback(callback)  # must outlive its use
-        api.llama_snapkv_set_tap(llm.ctx, native_callback, None)
+        llm._ctx.tap = note
         try:
             llm.prefill(tokens)
         finally:
-            api.llama_snapkv_set_tap(llm.ctx, api.llama_snapkv_tap_callback(), None)
+            llm._ctx.tap = None
         return seen
 
     return prefill

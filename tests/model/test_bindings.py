@@ -74,7 +74,7 @@ def test_models_are_supported_for_many_sequences(llm, n_seq_max):
         assert reason is not None and f"is less than n_seq_max {n_seq_max}" in reason
 
 
-@pytest.mark.parametrize("struct", ["params", "stats", "seq_info"])
+@pytest.mark.parametrize("struct", ["params", "stats", "seq_info", "prompt"])
 def test_structs_have_the_sizes_of_the_library(llm, struct):
     from snapkv_local.native import api
 
@@ -85,6 +85,13 @@ def test_structs_have_the_sizes_of_the_library(llm, struct):
         assert api.llama_snapkv_set_params(llm.ctx, params)
         params.size += 8
         assert not api.llama_snapkv_set_params(llm.ctx, params)
+        return
+    if struct == "prompt":
+        tokens = (ctypes.c_int32 * 1)(1000)
+        prompt = api.llama_snapkv_prompt(n_tokens=1, tokens=tokens)
+        assert api.llama_snapkv_prefill(llm.ctx, ctypes.byref(prompt)) == 0
+        prompt.size += 8
+        assert api.llama_snapkv_prefill(llm.ctx, ctypes.byref(prompt)) == api.RC_REFUSED
         return
     kind = getattr(api, f"llama_snapkv_{struct}")
     for extra, accepted in ((0, True), (8, False)):

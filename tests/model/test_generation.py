@@ -11,7 +11,6 @@ from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 from snapkv_local import SnapKVConfig
 from snapkv_local.errors import NoRoomError
-from snapkv_local.native import api
 from snapkv_local.policies import reference
 
 QUESTION = "In which room does the cooling pump stand?"
@@ -120,14 +119,12 @@ def test_what_is_evicted_again_is_what_the_rows_scores_say(make, prompt):
     before = llm.kept_positions()
     seen = []
 
-    def tap(data, _user_data):
-        d = data.contents
+    def tap(d):
         q = np.ctypeslib.as_array(d.q, (d.n_head, d.n_queries, d.head_dim)).copy()
         k = np.ctypeslib.as_array(d.k, (d.n_head_kv, d.n_prompt, d.head_dim)).copy()
         seen.append((q, k, d.scale))
 
-    callback = api.llama_snapkv_tap_callback(tap)
-    api.llama_snapkv_set_tap(llm.ctx, callback, None)
+    llm._ctx.tap = tap
     assert llm._extend([]).n_kept == 96
 
     n_rows = 96 + 64

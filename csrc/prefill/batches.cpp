@@ -1,0 +1,102 @@
+#include "prefill/batches.h"
+
+#include "upstream/access.h"
+
+#include <stdexcept>
+
+using access = llama_snapkv_access;
+
+llama_snapkv_batches::llama_snapkv_batches(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_task & task) :
+    ctx(ctx), mem(mem), task(task), balloc(ctx.get_model().hparams.n_pos_per_embd()) {
+}
+
+void llama_snapkv_batches::split(uint32_t n_past, uint32_t chunk) {
+    ubatches.clear();
+    starts.clear();
+    const auto & model = ctx.get_model();
+    const auto & cp = ctx.get_cparams();
+
+    const uint32_t n_new = task.n_rows() - n_past;
+    llama_batch_ext batch(n_new, model.hparams.n_embd_inp(), model.hparams.n_embd_inp_enc(), cp.kv_unified ? LLAMA_MAX_SEQ : (llama_seq_id) cp.n_seq_max,
+            nullptr, model.vocab.n_tokens(), model.hparams.n_pos_per_embd());
+    batch.tokens.resize(n_new);
+    for (uint32_t i = 0; i < n_new; ++i) {
+        auto & t = batch.tokens[i];
+        t.id = task.prompt.tokens[n_past - task.n_cells + i];
+        t.output = i + 1 == n_new;
+        t.seq_ids = { task.prompt.seq_id };
+        t.pos = { task.end() - (llama_pos) (n_new - i), 0, 0, 0 };
+    }
+    if (!balloc.init(batch, model.vocab, false)) {
+        throw std::invalid_argument("a token id is outside of the vocabulary, or the sequence id is not below n_seq_max");
+    }
+
+    balloc.split_reset();
+    for (uint32_t row = n_past; row < task.n_rows(); row += ubatches.back().n_tokens) {
+        // as llama_kv_cache::init_batch() chooses
+        ubatches.push_back(mem.base->get_n_stream() == 1 ? balloc.split_simple(chunk) : balloc.split_equal(chunk, true, 0));
+        GGML_ASSERT(ubatches.back().n_tokens > 0);
+        starts.push_back(row);
+    }
+    find_cells();
+}
+
+void llama_snapkv_batches::find_cells() {
+    sinfos_base.clear();
+    // a row is its own cell in the staging cache
+    for (size_t i = 0; i < ubatches.size(); ++i) {
+        llama_kv_cache::slot_info sinfo = { 0, 0, {}, {} };
+        sinfo.resize(1);
+        sinfo.strm[0] = 0;
+        for (uint32_t j = 0; j < ubatches[i].n_tokens; ++j) {
+            sinfo.idxs[0].push_back(starts[i] + j);
+        }
+        sinfos_base.push_back(std::move(sinfo));
+    }
+
+    // the same cells for every group, since all layers of the sliding-window cache share them. a group's last tokens take
+    // those of tokens before the first ones, whose rows are still there for the next group's layers
+    if (mem.iswa) {
+        llama_kv_cache & swa = *mem.iswa->get_swa();
+        sinfos_swa = swa.prepare(ubatches);
+        if (sinfos_swa.empty()) {
+            throw llama_snapkv_no_room();
+        }
+        cells_swa = std::make_unique<llama_kv_cells>(swa.get_cells(task.prompt.seq_id));
+    }
+}
+
+void llama_snapkv_batches::begin_group(llama_kv_cache * full) {
+    mctx.reset();
+    if (mem.iswa) {
+        auto & swa = *mem.iswa->get_swa();
+        access::v_cells(swa)[swa.get_stream(task.prompt.seq_id)] = *cells_swa;
+        mctx = std::make_unique<llama_kv_cache_iswa_context>(mem.iswa, sinfos_base, sinfos_swa, ubatches);
+    } else {
+        mctx = std::make_unique<llama_kv_cache_context>(full, sinfos_base, ubatches);
+    }
+}
+
+llama_kv_cache_context & llama_snapkv_batches::base_mctx() {
+    if (mem.iswa) {
+        return const_cast<llama_kv_cache_context &>(*static_cast<llama_kv_cache_iswa_context *>(mctx.get())->get_base());
+    }
+    return *static_cast<llama_kv_cache_context *>(mctx.get());
+}
+
+void llama_snapkv_batches::begin_chunk(uint32_t i) {
+    if (i > 0) {
+        mctx->next();
+    }
+    // the staging cache's cells are not filled in: its mask is ours and its indices are given. so only the number of
+    // cells in use is needed, as get_n_kv() would return it
+    access::n_kv(base_mctx()) = (uint32_t) GGML_PAD(starts[i] + ubatches[i].n_tokens, LLAMA_SNAPKV_N_KV_PAD);
+    if (mem.iswa) {
+        auto * swa = const_cast<llama_kv_cache_context *>(static_cast<llama_kv_cache_iswa_context *>(mctx.get())->get_swa());
+        swa->apply();
+    }
+}
+
+void llama_snapkv_batches::show_all_cells() {
+    access::n_kv(base_mctx()) = (uint32_t) GGML_PAD(task.n_rows(), LLAMA_SNAPKV_N_KV_PAD);
+}

@@ -1,0 +1,54 @@
+// The chunks of a prompt, and the cells that each of them takes while it goes through a layer group.
+#pragma once
+
+#include "state/context.h"
+#include "state/task.h"
+
+#include "llama-batch.h"
+#include "llama-kv-cache-iswa.h"
+
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <vector>
+
+struct llama_snapkv_no_room : std::exception {};
+
+class llama_snapkv_batches {
+public:
+    llama_snapkv_batches(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_task & task);
+
+    // chunks of the rows from n_past on, and their cells; sliding-window layers hold those before already. throws
+    // std::invalid_argument for bad tokens, llama_snapkv_no_room
+    void split(uint32_t n_past, uint32_t chunk);
+
+    uint32_t count() const { return (uint32_t) ubatches.size(); }
+    bool is_last(uint32_t i) const { return i + 1 == ubatches.size(); }
+    const llama_ubatch & ubatch(uint32_t i) const { return ubatches[i]; }
+    uint32_t n_tokens(uint32_t i) const { return ubatches[i].n_tokens; }
+    uint32_t row0(uint32_t i) const { return starts[i]; } // of the chunk's first token
+
+    // a group's layers see the chunks from the first on; full: the staging cache
+    void begin_group(llama_kv_cache * full);
+    void begin_chunk(uint32_t i); // one after the other
+    void show_all_cells();        // instead of a chunk's: for the largest graph
+    void end() { mctx.reset(); }
+    const llama_memory_context_i * memory() const { return mctx.get(); }
+
+private:
+    void find_cells();
+    llama_kv_cache_context & base_mctx();
+
+    llama_context & ctx;
+    const llama_snapkv_memory & mem;
+    const llama_snapkv_task & task;
+
+    llama_batch_allocr balloc;
+    std::vector<llama_ubatch> ubatches;
+    std::vector<uint32_t> starts;
+
+    llama_kv_cache::slot_info_vec_t sinfos_base;
+    llama_kv_cache::slot_info_vec_t sinfos_swa;
+    std::unique_ptr<llama_kv_cells> cells_swa; // before the tokens, for each group
+    llama_memory_context_ptr mctx;
+};

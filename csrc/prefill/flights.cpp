@@ -1,0 +1,42 @@
+#include "prefill/flights.h"
+
+#include <iterator>
+
+void llama_snapkv_flights::begin(int64_t max_nodes, ggml_backend_dev_t device) {
+    for (auto & f : flights) {
+        f.res.reset(new llm_graph_result(max_nodes));
+        f.landed = device ? llama_snapkv_event(device) : llama_snapkv_event();
+    }
+}
+
+llama_snapkv_flights::flight & llama_snapkv_flights::next() {
+    flight & f = flights[n_started % std::size(flights)];
+    land(f);
+    return f;
+}
+
+void llama_snapkv_flights::start(flight & f, uint32_t n_tokens, ggml_backend_t backend) {
+    f.n_tokens = n_tokens;
+    f.landed.record(backend);
+    n_started++;
+    if (!f.landed.is_supported()) {
+        land_all();
+    }
+}
+
+void llama_snapkv_flights::land(flight & f) {
+    if (f.n_tokens == 0) {
+        return;
+    }
+    f.landed.synchronize();
+    const uint32_t n_tokens = f.n_tokens;
+    f.n_tokens = 0;
+    progress.advance(n_tokens);
+}
+
+void llama_snapkv_flights::land_all() {
+    runner.finish();
+    for (uint32_t k = 0; k < std::size(flights); ++k) {
+        land(flights[(n_started + k) % std::size(flights)]); // the oldest first
+    }
+}

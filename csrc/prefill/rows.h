@@ -1,0 +1,44 @@
+// Rows that a prefill does not compute: from cells of the sequence or from its vault. And what it leaves in the vault.
+#pragma once
+
+#include "staging/layer.h"
+#include "staging/staging.h"
+#include "state/context.h"
+#include "state/task.h"
+#include "vault/vault.h"
+
+#include "llama-kv-cache-iswa.h"
+
+#include <cstdint>
+#include <vector>
+
+class llama_snapkv_known_rows {
+public:
+    // looks into the vault where one is kept, and drops what it cannot use of it. device: whose memory the vault is beside, or
+    // null. throws std::invalid_argument, std::runtime_error
+    llama_snapkv_known_rows(llama_context & ctx, llama_snapkv & sk, const llama_snapkv_memory & mem, const llama_snapkv_task & task, ggml_backend_dev_t device);
+
+    uint32_t n() const { return n_past; } // the first rows
+
+    // sliding-window layers get those that they need. false if they have no cells for them
+    bool load_swa() const;
+    // K and V of layers il into the staging cache; stream: of the cells
+    void load(const llama_snapkv_staging & staging, const llama_snapkv_groups & groups, uint32_t ig, uint32_t stream) const;
+
+    // of layers that are computed, K, V and queries of the other rows are for the vault; nothing without one. throws std::runtime_error
+    void save(const llama_snapkv_staging & staging, const std::vector<llama_snapkv_layer> & layers);
+    // all layers are; bytes of the vault
+    uint64_t close();
+
+private:
+    void open_vault(llama_snapkv & sk, ggml_backend_dev_t device);
+    uint32_t n_new_min() const;
+    uint32_t n_tail() const;
+
+    llama_context & ctx;
+    const llama_snapkv_memory & mem;
+    const llama_snapkv_task & task;
+    uint32_t n_past;
+    llama_snapkv_vault * vault = nullptr; // null: none is wanted
+    llama_snapkv_vault::segment added;    // what this prefill adds to it
+};

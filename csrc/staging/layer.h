@@ -1,0 +1,18 @@
+// A cached layer, as its attention node shows it.
+#pragma once
+
+#include "ggml.h"
+
+#include <cstdint>
+
+struct llama_snapkv_layer {
+    uint32_t ic = 0; // cached layer
+    int32_t il = 0; // layer of the model
+    int64_t head_dim = 0;
+    int64_t n_head = 0;
+    int64_t n_head_kv = 0;
+    float scale = 1.0f;
+    float softcap = 0.0f;
+    ggml_tensor * sinks = nullptr;
+    uint32_t slot = 0; // of llama_snapkv_staging::queries
+};
