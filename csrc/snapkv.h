@@ -21,96 +21,116 @@
 extern "C" {
 #endif
 
-enum llama_snapkv_pool {
-    LLAMA_SNAPKV_POOL_AVG = 0, // torch.avg_pool1d(count_include_pad = True)
-    LLAMA_SNAPKV_POOL_MAX = 1,
-    LLAMA_SNAPKV_POOL_TRIM = 2, // the mean of the kernel's votes without the greatest: one peak lifts none of its neighbours
+//
+// settings
+//
+
+enum llama_snapkv_pooling {
+    LLAMA_SNAPKV_POOLING_AVG = 0, // torch.avg_pool1d(count_include_pad = True)
+    LLAMA_SNAPKV_POOLING_MAX = 1,
+    LLAMA_SNAPKV_POOLING_TRIM = 2, // the mean of the kernel's votes without the greatest: one peak lifts none of its neighbours
 };
 
 // how the window's query rows vote together
-enum llama_snapkv_reduce {
-    LLAMA_SNAPKV_REDUCE_SUM = 0, // the paper, section 4.1
-    LLAMA_SNAPKV_REDUCE_MAX = 1, // defensive: keep what any one query needs (arXiv 2510.13334)
+enum llama_snapkv_aggregation {
+    LLAMA_SNAPKV_AGGREGATION_SUM = 0, // the paper, section 4.1
+    LLAMA_SNAPKV_AGGREGATION_MAX = 1, // defensive: keep what any one query needs (arXiv 2510.13334)
 };
 
 // where the hidden state between layer groups lives
-enum llama_snapkv_hidden {
-    LLAMA_SNAPKV_HIDDEN_AUTO = 0,
-    LLAMA_SNAPKV_HIDDEN_DEVICE = 1,
-    LLAMA_SNAPKV_HIDDEN_HOST = 2,
+enum llama_snapkv_hidden_state {
+    LLAMA_SNAPKV_HIDDEN_STATE_AUTO = 0,
+    LLAMA_SNAPKV_HIDDEN_STATE_DEVICE = 1,
+    LLAMA_SNAPKV_HIDDEN_STATE_HOST = 2,
 };
 
 // what computes scores and evicts
 enum llama_snapkv_ops {
-    LLAMA_SNAPKV_OPS_AUTO = 0,  // fused ops where the layer's device has them, else stock ops
+    LLAMA_SNAPKV_OPS_AUTO = 0,  // fused ops where the layer's device has them, else ggml's own
     LLAMA_SNAPKV_OPS_FUSED = 1, // an error where it has not
-    LLAMA_SNAPKV_OPS_STOCK = 2,
+    LLAMA_SNAPKV_OPS_GGML = 2,
 };
 
 struct llama_snapkv_params {
-    size_t size;        // sizeof(struct llama_snapkv_params), checked
+    size_t size;           // sizeof(struct llama_snapkv_params), checked
 
-    uint32_t budget;      // rows kept for each KV head, the window included; 0: use ratio
-    float ratio;       // the paper's p in (0, 1]: floor(p*(n_prompt - window)) prefix rows are kept; used if budget == 0
-    uint32_t window;      // last tokens of the prompt, whose rows all stay
-    uint32_t voters;      // observation window: how many of these vote; 0: 16, or all of a smaller window
-    uint32_t kernel;      // pooling kernel, tokens, odd; 1: no pooling
-    enum llama_snapkv_pool pool;
-    enum llama_snapkv_reduce reduce;
-    float own;         // a position's score is its pooled vote + own * its own vote; 0 in the paper
-    uint32_t sinks;       // first prompt positions that are always kept
-    float min_coverage;  // if the budget's rows hold less of the window's attention mass, mean over layers and KV heads, keep
-                         // more, up to max_budget; 0: the budget is what is kept. needs a budget
-    uint32_t max_budget; // with min_coverage; the context has cells for it
-    uint32_t room;        // cells for tokens after the prompt, for each sequence
-    uint32_t layer_group; // G, cached layers whose full KV is live at once; 0: auto
-    enum llama_snapkv_hidden hidden;
-    uint32_t chunk;       // tokens of the prompt that are computed at once; 0: n_ubatch, less where a GPU's memory is short
+    uint32_t budget;       // rows kept for each KV head, the window included; 0: use keep_ratio
+    float keep_ratio;      // the paper's p in (0, 1]: floor(p*(n_prompt - window_size)) prefix rows are kept; used if budget == 0
+    uint32_t window_size;  // last tokens of the prompt, whose rows all stay
+    uint32_t observation;  // how many of these vote, the last ones; 0: 16, or all of a smaller window
+    uint32_t kernel_size;  // pooling kernel, tokens, odd; 1: no pooling
+    enum llama_snapkv_pooling pooling;
+    enum llama_snapkv_aggregation aggregation;
+    float self_weight;     // a position's score is its pooled vote + self_weight * its own vote; 0 in the paper
+    uint32_t n_sink;       // first prompt positions that are always kept
+    float min_coverage;    // if the budget's rows hold less of the window's attention mass, mean over layers and KV heads, keep
+                           // more, up to max_budget; 0: the budget is what is kept. needs a budget
+    uint32_t max_budget;   // with min_coverage; the context has cells for it
+    uint32_t decode_cells; // cells for tokens after the prompt, for each sequence
+    uint32_t layer_group;  // G, cached layers whose full KV is live at once; 0: auto
+    enum llama_snapkv_hidden_state hidden_state;
+    uint32_t n_ubatch;     // tokens of the prompt that are computed at once; 0: the context's n_ubatch, less where a GPU's memory is short
     enum llama_snapkv_ops ops;
-    bool keep_scores; // keep the pooled scores for llama_snapkv_scores()
-    bool vault;       // keep K and V of all prompt tokens off the device, see llama_snapkv_keep()
-    uint64_t vault_limit; // bytes that the vault of a sequence may take; 0: no limit
+    bool keep_scores;      // keep the pooled scores for llama_snapkv_scores()
+    bool vault;            // keep K and V of all prompt tokens off the device, see llama_snapkv_select_rows()
+    uint64_t vault_limit;  // bytes that the vault of a sequence may take; 0: no limit
 };
 
-// bytes and seconds of the last llama_snapkv_prefill()
-struct llama_snapkv_stats {
-    size_t size;             // sizeof(struct llama_snapkv_stats), set by the caller
+LLAMA_API struct llama_snapkv_params llama_snapkv_default_params(void);
 
-    uint32_t n_prompt;         // tokens
-    uint32_t n_kept;           // rows for each KV head, the window included; n_prompt if nothing was evicted
-    uint32_t n_reused;         // tokens at the prompt's start that came from the vault
-    uint32_t layer_group;      // G used; 0: ordinary path
-    uint32_t chunk;            // tokens per ubatch
-    uint32_t n_voters;         // tokens that voted; 0 if nothing was evicted
-    uint32_t n_after_voters;   // tokens after them
-    uint64_t bytes_compact;    // KV cache of the context, all sequences
-    uint64_t bytes_staging;    // full KV of one layer group
-    uint64_t bytes_hidden;     // hidden state between groups, on the device and in host memory
-    uint64_t bytes_hidden_host; // of these, in host memory beside a GPU
-    uint64_t bytes_weights;    // weights lent to the device, of layers that are in host memory
-    uint64_t bytes_mask;       // persistent attention mask
-    uint64_t bytes_vault;      // K and V of all prompt tokens in host memory, and queries
-    uint64_t bytes_compute;    // largest compute buffer during prefill
-    uint64_t bytes_full_cache; // KV cache that the prompt would take without eviction
-    double seconds_prefill;  // all of it, scoring and eviction included
-    double seconds_score;
-    double seconds_evict;
-    double ratio_fused;      // share of the cached layers that fused ops scored and evicted
-    double coverage;         // share of the window's attention mass on the kept rows, mean over cached layers and KV heads; 1 if nothing was evicted
-};
+//
+// failures
+//
 
-// the state of one sequence
-struct llama_snapkv_seq_info {
-    size_t size;       // sizeof(struct llama_snapkv_seq_info), set by the caller
+// the reason of this thread's last failure in a llama_snapkv_ function; "" if none
+LLAMA_API const char * llama_snapkv_last_error(void);
 
-    bool compacted;
-    uint32_t n_prompt;   // tokens, 0 if not compacted
-    uint32_t n_kept;     // rows for each KV head, 0 if not compacted
-    llama_pos pos_exact;  // from here on a cell's position is the position of its token: removal may start here
-    llama_pos pos_swa;    // first position that sliding-window layers still hold, 0 without such layers, -1 if they hold none
-    uint32_t n_cells;    // cells that the sequence may use
-    uint32_t n_free;     // of these, free
-};
+// llama_decode() for callers that C++ exceptions must not reach: what it throws is an error (-1), and so is too little
+// memory for what it would not check itself. What the context holds is then unknown: clear it
+LLAMA_API int32_t llama_snapkv_decode(struct llama_context * ctx, struct llama_batch batch);
+
+// for programs, not for libraries: where ggml would abort, or an exception would leave a thread, the process writes one
+// line to fd and exits with status 1
+LLAMA_API void llama_snapkv_exit_on_abort(int fd);
+
+//
+// contexts
+//
+
+// true if contexts for this model can be made with these parameters. nothing of the model's KV size is allocated.
+// if false, llama_snapkv_last_error() names the reason
+LLAMA_API bool llama_snapkv_supported(struct llama_model * model, struct llama_context_params cparams, struct llama_snapkv_params params);
+
+// true if a device, named as ggml names it, has the fused ops for usual shapes (128 elements a head, K in f16); elsewhere
+// ggml's own ops do the same
+LLAMA_API bool llama_snapkv_has_fused_ops(const char * device);
+
+// true if prefills on devices of one of ggml's backends, by its name, were shown to be exact on hardware. on others a context is
+// refused unless the environment variable SNAPKV_UNPROVEN is 1
+LLAMA_API bool llama_snapkv_proven(const char * backend);
+
+// like llama_init_from_model(), but cparams.n_ctx is the logical context (what RoPE scaling and llama_n_ctx() see) and
+// the KV cache has only the cells that budget and decode_cells ask for. NULL on failure
+LLAMA_API struct llama_context * llama_snapkv_init_from_model(struct llama_model * model, struct llama_context_params cparams, struct llama_snapkv_params params);
+
+// true if the context was made by llama_snapkv_init_from_model()
+LLAMA_API bool llama_snapkv_enabled(const struct llama_context * ctx);
+
+// change what the next prefill does; cells are not changed, so a budget that needs more is an error. false on error
+LLAMA_API bool llama_snapkv_set_params(struct llama_context * ctx, struct llama_snapkv_params params);
+
+// the logits [n_vocab] that llama_get_logits_ith(ctx, -1) gives until the next llama_decode(): those of the last token of a sequence
+// whose saved state was read. false if the context is not ours, or out of memory
+LLAMA_API bool llama_snapkv_set_logits(struct llama_context * ctx, const float * logits);
+
+LLAMA_API uint32_t llama_snapkv_n_layer(const struct llama_context * ctx);               // cached layers
+LLAMA_API int32_t llama_snapkv_layer_id(const struct llama_context * ctx, uint32_t ic);  // index in the model
+LLAMA_API uint32_t llama_snapkv_n_head_kv(const struct llama_context * ctx, uint32_t ic);
+LLAMA_API uint64_t llama_snapkv_row_bytes(const struct llama_context * ctx);             // K and V of a token, all cached layers
+
+//
+// prompts
+//
 
 // called between chunks. done and total count token passes through layer groups: n_prompt * n_groups in total.
 // return false to abort
@@ -127,7 +147,7 @@ struct llama_snapkv_tap_data {
     float scale;
     float softcap; // 0: none
     int32_t * ids;    // [n_kept, n_head_kv]: the prompt positions that will be kept before the window. may be overwritten by
-                      // others: ascending for each head, distinct, below n_prompt - window
+                      // others: ascending for each head, distinct, below n_prompt - window_size
     float * coverage; // [n_head_kv]: share of the window's attention mass on these and the window. to be overwritten with them
 };
 typedef void (*llama_snapkv_tap_callback)(const struct llama_snapkv_tap_data * data, void * user_data);
@@ -151,7 +171,7 @@ struct llama_snapkv_prompt {
     const struct llama_snapkv_span * protected_spans;
     uint32_t n_protected;
 
-    // positions of the question, whose words vote in the place of the last `voters` tokens, as far as they lie in the window; before
+    // positions of the question, whose words vote in the place of the last `observation` tokens, as far as they lie in the window; before
     // the window, or begin == end: the last ones vote
     struct llama_snapkv_span question;
 
@@ -164,38 +184,6 @@ struct llama_snapkv_prompt {
     llama_snapkv_tap_callback tap; // may be NULL
     void * tap_data;
 };
-
-LLAMA_API struct llama_snapkv_params llama_snapkv_default_params(void);
-
-// the reason of this thread's last failure in a llama_snapkv_ function; "" if none
-LLAMA_API const char * llama_snapkv_last_error(void);
-
-// llama_decode() for callers that C++ exceptions must not reach: what it throws is an error (-1), and so is too little
-// memory for what it would not check itself. What the context holds is then unknown: clear it
-LLAMA_API int32_t llama_snapkv_decode(struct llama_context * ctx, struct llama_batch batch);
-
-// for programs, not for libraries: where ggml would abort, or an exception would leave a thread, the process writes one
-// line to fd and exits with status 1
-LLAMA_API void llama_snapkv_exit_on_abort(int fd);
-
-// true if contexts for this model can be made with these parameters. nothing of the model's KV size is allocated.
-// if false, llama_snapkv_last_error() names the reason
-LLAMA_API bool llama_snapkv_supported(struct llama_model * model, struct llama_context_params cparams, struct llama_snapkv_params params);
-
-// true if a device, named as ggml names it, has the fused ops for usual shapes (128 elements a head, K in f16); elsewhere
-// stock ops do the same
-LLAMA_API bool llama_snapkv_has_fused_ops(const char * device);
-
-// true if prefills on devices of one of ggml's backends, by its name, were shown to be exact on hardware. on others a context is
-// refused unless the environment variable SNAPKV_UNPROVEN is 1
-LLAMA_API bool llama_snapkv_proven(const char * backend);
-
-// like llama_init_from_model(), but cparams.n_ctx is the logical context (what RoPE scaling and llama_n_ctx() see) and
-// the KV cache has only the cells that budget and room ask for. NULL on failure
-LLAMA_API struct llama_context * llama_snapkv_init_from_model(struct llama_model * model, struct llama_context_params cparams, struct llama_snapkv_params params);
-
-// true if the context was made by llama_snapkv_init_from_model()
-LLAMA_API bool llama_snapkv_enabled(const struct llama_context * ctx);
 
 // a prompt of these tokens, of which nothing else is known
 LLAMA_API struct llama_snapkv_prompt llama_snapkv_default_prompt(llama_seq_id seq_id, const llama_token * tokens, uint32_t n_tokens);
@@ -212,32 +200,68 @@ LLAMA_API int32_t llama_snapkv_prefill(struct llama_context * ctx, const struct 
 // is empty
 LLAMA_API int32_t llama_snapkv_extend(struct llama_context * ctx, llama_pos pos0, const struct llama_snapkv_prompt * prompt);
 
-// change what the next prefill does; cells are not changed, so a budget that needs more is an error. false on error
-LLAMA_API bool llama_snapkv_set_params(struct llama_context * ctx, struct llama_snapkv_params params);
+//
+// what a prefill did, and what a sequence holds
+//
 
-// the logits [n_vocab] that llama_get_logits_ith(ctx, -1) gives until the next llama_decode(): those of the last token of a sequence
-// whose saved state was read. false if the context is not ours, or out of memory
-LLAMA_API bool llama_snapkv_set_logits(struct llama_context * ctx, const float * logits);
+// bytes and seconds of the last llama_snapkv_prefill()
+struct llama_snapkv_stats {
+    size_t size;                 // sizeof(struct llama_snapkv_stats), set by the caller
+
+    uint32_t n_prompt;           // tokens
+    uint32_t n_kept;             // rows for each KV head, the window included; n_prompt if nothing was evicted
+    uint32_t n_cached;           // tokens at the prompt's start that came from the vault
+    uint32_t layer_group;        // G used; 0: ordinary path
+    uint32_t n_ubatch;           // tokens per ubatch
+    uint32_t n_voters;           // tokens that voted; 0 if nothing was evicted
+    uint32_t n_after_voters;     // tokens after them
+    uint64_t bytes_kv;           // KV cache of the context, all sequences
+    uint64_t bytes_kv_group;     // full KV of one layer group
+    uint64_t bytes_hidden;       // hidden state between groups, on the device and in host memory
+    uint64_t bytes_hidden_host;  // of these, in host memory beside a GPU
+    uint64_t bytes_weights_lent; // weights lent to the device, of layers that are in host memory
+    uint64_t bytes_mask;         // persistent attention mask
+    uint64_t bytes_vault;        // K and V of all prompt tokens in host memory, and queries
+    uint64_t bytes_compute;      // largest compute buffer during prefill
+    uint64_t bytes_kv_full;      // KV cache that the prompt would take without eviction
+    double seconds_prefill;      // all of it, scoring and eviction included
+    double seconds_score;
+    double seconds_evict;
+    double ratio_fused;          // share of the cached layers that fused ops scored and evicted
+    double coverage;             // share of the window's attention mass on the kept rows, mean over cached layers and KV heads; 1 if nothing was evicted
+};
+
+// the state of one sequence
+struct llama_snapkv_seq_info {
+    size_t size;         // sizeof(struct llama_snapkv_seq_info), set by the caller
+
+    bool compacted;
+    uint32_t n_prompt;   // tokens, 0 if not compacted
+    uint32_t n_kept;     // rows for each KV head, 0 if not compacted
+    llama_pos pos_exact; // from here on a cell's position is the position of its token: removal may start here
+    llama_pos pos_swa;   // first position that sliding-window layers still hold, 0 without such layers, -1 if they hold none
+    uint32_t n_cells;    // cells that the sequence may use
+    uint32_t n_free;     // of these, free
+};
 
 LLAMA_API bool llama_snapkv_get_stats(const struct llama_context * ctx, struct llama_snapkv_stats * stats);
 LLAMA_API bool llama_snapkv_get_seq_info(const struct llama_context * ctx, llama_seq_id seq_id, struct llama_snapkv_seq_info * info);
 
-LLAMA_API uint32_t llama_snapkv_n_layer(const struct llama_context * ctx);               // cached layers
-LLAMA_API int32_t llama_snapkv_layer_id(const struct llama_context * ctx, uint32_t ic);  // index in the model
-LLAMA_API uint32_t llama_snapkv_n_head_kv(const struct llama_context * ctx, uint32_t ic);
-LLAMA_API uint64_t llama_snapkv_row_bytes(const struct llama_context * ctx);             // K and V of a token, all cached layers
-
 // prompt positions kept before the window by a compacted sequence, ascending. returns their number, writes up to n
 LLAMA_API uint32_t llama_snapkv_kept(const struct llama_context * ctx, llama_seq_id seq_id, uint32_t ic, uint32_t head, int32_t * ids, uint32_t n);
 
-// pooled scores [n_prompt - window] of the last prefill, if keep_scores. returns their number, writes up to n
+// pooled scores [n_prompt - window_size] of the last prefill, if keep_scores. returns their number, writes up to n
 LLAMA_API uint32_t llama_snapkv_scores(const struct llama_context * ctx, uint32_t ic, uint32_t head, float * scores, uint32_t n);
 
 // share of the window's attention mass that lies on the kept rows of a KV head, after the last prefill. negative if that has
 // evicted nothing
 LLAMA_API float llama_snapkv_coverage(const struct llama_context * ctx, uint32_t ic, uint32_t head);
 
-// the vault: with params.vault a prefill keeps K and V of all prompt tokens. a later prompt of the sequence that begins with the
+//
+// the vault
+//
+
+// with params.vault a prefill keeps K and V of all prompt tokens. a later prompt of the sequence that begins with the
 // same tokens is evaluated from where it parts from them, and the rows to keep are chosen anew
 
 // what the vault holds of a cached layer
@@ -286,9 +310,9 @@ LLAMA_API bool llama_snapkv_vault_read(const struct llama_context * ctx, llama_s
 
 // fill the compact cache anew from the vault: for each KV head of cached layer ic n_kept[ic] prefix rows, and the window. what
 // followed the prompt is removed. ids: [n_kept[ic], n_head_kv] for one cached layer after the other: prompt positions, ascending
-// for each head, distinct, below n_prompt - window; NULL keeps the whole prompt, whatever n_kept says. layers may differ in
+// for each head, distinct, below n_prompt - window_size; NULL keeps the whole prompt, whatever n_kept says. layers may differ in
 // n_kept in contexts of one sequence. 0 on success, 1: not so many cells, negative: error. -1 and 1 leave the cache as it was
-LLAMA_API int32_t llama_snapkv_keep(struct llama_context * ctx, llama_seq_id seq_id, const uint32_t * n_kept, const int32_t * ids);
+LLAMA_API int32_t llama_snapkv_select_rows(struct llama_context * ctx, llama_seq_id seq_id, const uint32_t * n_kept, const int32_t * ids);
 
 // free the vault of a sequence
 LLAMA_API void llama_snapkv_vault_clear(struct llama_context * ctx, llama_seq_id seq_id);

@@ -5,16 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-# fields that have another name in struct llama_snapkv_stats
-_NATIVE = {
-    "n_cached": "n_reused",
-    "n_ubatch": "chunk",
-    "bytes_kv": "bytes_compact",
-    "bytes_kv_group": "bytes_staging",
-    "bytes_weights_lent": "bytes_weights",
-    "bytes_kv_full": "bytes_full_cache",
-}
-
 
 @dataclass(frozen=True)
 class PrefillStats:
@@ -75,7 +65,7 @@ class PrefillStats:
     def of(cls, counted: Any, bytes_rows: int) -> PrefillStats:
         """What the engine counted (struct llama_snapkv_stats), and what the rows take."""
         names = {field.name for field in fields(cls)} - {"bytes_kept"}
-        found = {name: getattr(counted, _NATIVE.get(name, name)) for name in names}
+        found = {name: getattr(counted, name) for name in names}
         return cls(**found, bytes_kept=min(bytes_rows, found["bytes_kv"]))
 
     def to_dict(self) -> dict[str, int | float]:

@@ -44,7 +44,7 @@ static int last_fd = -1;
     static char line[1024];
     void * some = malloc(LLAMA_SNAPKV_STEP_BYTES); // not freed: the heap may be what is broken
     const int n = snprintf(line, sizeof(line), "Error: llama.cpp: ended the process (%.600s); %s\n", reason,
-            !some ? "memory has run out: lower --ctx, --budget, --layer-group or --chunk, or give it more" : "this is a fault: please report this line");
+            !some ? "memory has run out: lower --ctx, --budget, --layer-group or --ubatch-size, or give it more" : "this is a fault: please report this line");
     if (n > 0 && write(last_fd, line, strnlen(line, sizeof(line))) < 0) {
         _exit(1);
     }

@@ -20,7 +20,7 @@ static uint32_t cells_needed(const llama_model & model, const llama_snapkv_param
     // flash-attention kernels of GPUs want a multiple of 256 rows; the CPU's take any number
     const bool cpu_only = model.devices.empty();
     const uint64_t rows = llama_snapkv_n_rows_max(params, n_ctx_seq);
-    return (uint32_t) GGML_PAD((rows + params.room) * n_seqs_per_stream, cpu_only ? 32 : LLAMA_SNAPKV_N_KV_PAD);
+    return (uint32_t) GGML_PAD((rows + params.decode_cells) * n_seqs_per_stream, cpu_only ? 32 : LLAMA_SNAPKV_N_KV_PAD);
 }
 
 //
@@ -85,7 +85,7 @@ bool llama_snapkv_set_params(llama_context * ctx, llama_snapkv_params params) {
     const uint32_t needed = error.empty() ? cells_needed(ctx->get_model(), params, ctx->n_ctx_seq(), seqs_per_stream(*ctx)) : 0;
     const uint32_t have = llama_snapkv_memory_of(*ctx).base->get_size();
     if (error.empty() && std::min(needed, ctx->n_ctx_seq()) > have) {
-        error = format("budget and room need %u cells and the context has %u: make a new context", needed, have);
+        error = format("budget and decode_cells need %u cells and the context has %u: make a new context", needed, have);
     }
     if (!error.empty()) {
         llama_snapkv_set_error(error);

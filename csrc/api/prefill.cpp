@@ -120,14 +120,14 @@ static void begin_stats(llama_context & ctx, llama_snapkv & sk, uint32_t n_promp
     sk.stats = {};
     sk.stats.size = sizeof(sk.stats);
     sk.stats.n_prompt = n_prompt;
-    sk.stats.chunk = ctx.n_ubatch();
+    sk.stats.n_ubatch = ctx.n_ubatch();
     for (const auto & [_, size] : ctx.get_memory()->memory_breakdown()) {
-        sk.stats.bytes_compact += size;
+        sk.stats.bytes_kv += size;
     }
-    sk.stats.bytes_full_cache = llama_snapkv_full_bytes(*mem.base, GGML_PAD(n_prompt, LLAMA_SNAPKV_N_KV_PAD));
+    sk.stats.bytes_kv_full = llama_snapkv_full_bytes(*mem.base, GGML_PAD(n_prompt, LLAMA_SNAPKV_N_KV_PAD));
     if (mem.iswa) {
         for (const auto & [_, size] : mem.iswa->get_swa()->memory_breakdown()) {
-            sk.stats.bytes_full_cache += size;
+            sk.stats.bytes_kv_full += size;
         }
     }
 }
@@ -154,12 +154,12 @@ int32_t llama_snapkv_prefill(llama_context * ctx, const llama_snapkv_prompt * pr
     ctx->get_memory()->seq_rm(prompt->seq_id, -1, -1);
     begin_stats(*ctx, *sk, prompt->n_tokens);
 
-    llama_snapkv_task task = { *prompt, sk->params.window };
+    llama_snapkv_task task = { *prompt, sk->params.window_size };
     task.n_kept = llama_snapkv_n_rows(sk->params, prompt->n_tokens);
     task.n_kept_max = llama_snapkv_n_rows_max(sk->params, prompt->n_tokens);
 
     // the vault gets its rows from the staging cache
-    const bool evicts = task.n_kept < prompt->n_tokens || (sk->params.vault && prompt->n_tokens > sk->params.window);
+    const bool evicts = task.n_kept < prompt->n_tokens || (sk->params.vault && prompt->n_tokens > sk->params.window_size);
     const int32_t rc = evicts ? run_groups(*ctx, *sk, task) : prefill_ordinary(*ctx, *sk, *prompt);
 
     sk->stats.seconds_prefill = (ggml_time_us() - t0) * 1e-6;
@@ -199,7 +199,7 @@ int32_t llama_snapkv_extend(llama_context * ctx, llama_pos pos0, const llama_sna
     ctx->memory_update(false);
 
     const auto mem = llama_snapkv_memory_of(*ctx);
-    llama_snapkv_task task = { *prompt, sk->params.window };
+    llama_snapkv_task task = { *prompt, sk->params.window_size };
     task.pos0 = pos0;
     std::tie(task.cell0, task.n_cells) = llama_snapkv_cells_before(*mem.base, prompt->seq_id, pos0);
     if (refuses(check_extension(*ctx, task, mem))) {

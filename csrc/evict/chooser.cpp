@@ -14,7 +14,7 @@ llama_snapkv_chooser::ranking llama_snapkv_chooser::rank(const llama_snapkv_laye
     uint32_t n_stay = 0;
     for (uint32_t row = 0; row < stays.size(); ++row) {
         const llama_pos pos = positions.of(layer.ic, head, row);
-        stays[row] = row < params.sinks || std::any_of(spans, spans + task.prompt.n_protected, [&](const auto & span) { return span.begin <= pos && pos < span.end; });
+        stays[row] = row < params.n_sink || std::any_of(spans, spans + task.prompt.n_protected, [&](const auto & span) { return span.begin <= pos && pos < span.end; });
         n_stay += stays[row];
     }
     if (n_stay > task.n_prefix_kept()) {
@@ -57,7 +57,7 @@ llama_snapkv_chooser::choice llama_snapkv_chooser::choose(const llama_snapkv_lay
         } else if (ballot.fused) {
             rows = ballot.read_chosen(h, n_kept, coverage);
         } else {
-            rows = llama_snapkv_select(pooled, n_kept, params.sinks);
+            rows = llama_snapkv_select(pooled, n_kept, params.n_sink);
             coverage = (float) llama_snapkv_coverage_of(mass, rows, n_seen - task.n_prefix());
         }
         res.coverage.push_back(coverage);

@@ -4,10 +4,10 @@
 #include <cmath>
 #include <numeric>
 
-std::vector<int32_t> llama_snapkv_select(const std::vector<float> & scores, uint32_t k, uint32_t n_sinks) {
+std::vector<int32_t> llama_snapkv_select(const std::vector<float> & scores, uint32_t k, uint32_t n_sink) {
     const uint32_t n = (uint32_t) scores.size();
     k = std::min(k, n);
-    n_sinks = std::min(n_sinks, k);
+    n_sink = std::min(n_sink, k);
 
     std::vector<int32_t> ids(n);
     std::iota(ids.begin(), ids.end(), 0);
@@ -18,8 +18,8 @@ std::vector<int32_t> llama_snapkv_select(const std::vector<float> & scores, uint
         const float vb = value(b);
         return va > vb || (va == vb && a < b);
     };
-    if (n_sinks < k && k < n) {
-        std::nth_element(ids.begin() + n_sinks, ids.begin() + k - 1, ids.end(), ahead);
+    if (n_sink < k && k < n) {
+        std::nth_element(ids.begin() + n_sink, ids.begin() + k - 1, ids.end(), ahead);
     }
     ids.resize(k);
     std::sort(ids.begin(), ids.end());

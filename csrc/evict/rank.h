@@ -6,8 +6,8 @@
 #include <vector>
 
 // the k positions of scores [n] with the highest score, ascending. equal scores: the lower position. NaN ranks last.
-// positions below n_sinks are always among them. k is at most n
-std::vector<int32_t> llama_snapkv_select(const std::vector<float> & scores, uint32_t k, uint32_t n_sinks);
+// positions below n_sink are always among them. k is at most n
+std::vector<int32_t> llama_snapkv_select(const std::vector<float> & scores, uint32_t k, uint32_t n_sink);
 
 // the k best of scores [n], in the order of their ranks; equal scores: the lower position, NaN last. stays [n]: true for positions
 // that come before all others

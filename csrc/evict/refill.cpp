@@ -129,7 +129,7 @@ void keep(llama_context & ctx, const llama_snapkv_vault & vault, llama_seq_id se
 
 } // namespace
 
-int32_t llama_snapkv_keep(llama_context * ctx, llama_seq_id seq_id, const uint32_t * n_kept, const int32_t * ids) {
+int32_t llama_snapkv_select_rows(llama_context * ctx, llama_seq_id seq_id, const uint32_t * n_kept, const int32_t * ids) {
     const auto * vault = llama_snapkv_vault_of(ctx, seq_id);
     if (!vault) {
         return -1;

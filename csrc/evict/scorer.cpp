@@ -49,17 +49,17 @@ bool llama_snapkv_scorer::is_fused(const llama_snapkv_layer & layer) const {
 }
 
 bool llama_snapkv_scorer::can_fuse(const llama_snapkv_layer & layer) const {
-    if (params.ops == LLAMA_SNAPKV_OPS_STOCK) {
+    if (params.ops == LLAMA_SNAPKV_OPS_GGML) {
         return false;
     }
     ggml_backend_dev_t dev = place.devs[layer.il];
     llama_snapkv_gctx gctx(32 * ggml_tensor_overhead());
     const llama_snapkv_observation obs = observe(gctx.get(), layer);
-    const bool fits = snapkv_op_fits(layer.head_dim, voters.n, layer.n_head, layer.n_head_kv, obs.k->type, params.kernel) &&
+    const bool fits = snapkv_op_fits(layer.head_dim, voters.n, layer.n_head, layer.n_head_kv, obs.k->type, params.kernel_size) &&
             llama_snapkv_supports(dev, build_fused(gctx.get(), obs));
     if (!fits && params.ops == LLAMA_SNAPKV_OPS_FUSED) {
-        throw std::invalid_argument(format("%s has no fused ops for layer %d (%d query heads of %d elements, %d KV heads in %s, %u voters, kernel %u): set ops to auto",
-                ggml_backend_dev_name(dev), layer.il, (int) layer.n_head, (int) layer.head_dim, (int) layer.n_head_kv, ggml_type_name(obs.k->type), voters.n, params.kernel));
+        throw std::invalid_argument(format("%s has no fused ops for layer %d (%d query heads of %d elements, %d KV heads in %s, %u voters, kernel_size %u): set ops to auto",
+                ggml_backend_dev_name(dev), layer.il, (int) layer.n_head, (int) layer.head_dim, (int) layer.n_head_kv, ggml_type_name(obs.k->type), voters.n, params.kernel_size));
     }
     return fits;
 }

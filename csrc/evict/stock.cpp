@@ -18,20 +18,20 @@ static ggml_tensor * mean_of_rows(ggml_context * ctx, ggml_tensor * t) {
 // [n, g] -> [n, g], stride 1, borders count as zeros. ggml_pool_1d(AVG) with its own padding would divide by the
 // valid cells only; scores are not negative, so that zeros serve MAX, too
 static ggml_tensor * pool(ggml_context * ctx, ggml_tensor * t, const llama_snapkv_params & params) {
-    if (params.kernel == 1) {
+    if (params.kernel_size == 1) {
         return t;
     }
-    const int half = (int) params.kernel / 2;
+    const int half = (int) params.kernel_size / 2;
     ggml_tensor * padded = ggml_pad_ext(ctx, t, half, half, 0, 0, 0, 0, 0, 0);
-    const auto pooled = [&](ggml_op_pool kind) { return ggml_pool_1d(ctx, padded, kind, params.kernel, 1, 0); };
-    switch (params.pool) {
-        case LLAMA_SNAPKV_POOL_MAX: return pooled(GGML_OP_POOL_MAX);
-        case LLAMA_SNAPKV_POOL_TRIM: {
+    const auto pooled = [&](ggml_op_pool kind) { return ggml_pool_1d(ctx, padded, kind, params.kernel_size, 1, 0); };
+    switch (params.pooling) {
+        case LLAMA_SNAPKV_POOLING_MAX: return pooled(GGML_OP_POOL_MAX);
+        case LLAMA_SNAPKV_POOLING_TRIM: {
             // beside a peak the difference is as exact as the peak, not as the rest: relu keeps it from being negative
-            ggml_tensor * sum = ggml_scale(ctx, pooled(GGML_OP_POOL_AVG), (float) params.kernel);
-            return ggml_scale(ctx, ggml_relu(ctx, ggml_sub(ctx, sum, pooled(GGML_OP_POOL_MAX))), 1.0f / (float) (params.kernel - 1));
+            ggml_tensor * sum = ggml_scale(ctx, pooled(GGML_OP_POOL_AVG), (float) params.kernel_size);
+            return ggml_scale(ctx, ggml_relu(ctx, ggml_sub(ctx, sum, pooled(GGML_OP_POOL_MAX))), 1.0f / (float) (params.kernel_size - 1));
         }
-        case LLAMA_SNAPKV_POOL_AVG: break;
+        case LLAMA_SNAPKV_POOLING_AVG: break;
     }
     return pooled(GGML_OP_POOL_AVG);
 }
@@ -39,7 +39,7 @@ static ggml_tensor * pool(ggml_context * ctx, ggml_tensor * t, const llama_snapk
 // what positions are ranked by: [n, g] -> [n, g]
 static ggml_tensor * score(ggml_context * ctx, ggml_tensor * votes, const llama_snapkv_params & params) {
     ggml_tensor * pooled = pool(ctx, votes, params);
-    return params.own == 0.0f ? pooled : ggml_add(ctx, pooled, ggml_scale(ctx, votes, params.own));
+    return params.self_weight == 0.0f ? pooled : ggml_add(ctx, pooled, ggml_scale(ctx, votes, params.self_weight));
 }
 
 llama_snapkv_votes llama_snapkv_graph_score(ggml_context * ctx, ggml_cgraph * gf, const llama_snapkv_observation & obs, const llama_snapkv_params & params) {
@@ -75,7 +75,7 @@ llama_snapkv_votes llama_snapkv_graph_score(ggml_context * ctx, ggml_cgraph * gf
         ggml_tensor * t = ggml_cont(ctx, ggml_permute(ctx, kq, 1, 0, 2, 3)); // [w, n, g]
         ggml_tensor * sum = ggml_reshape_2d(ctx, ggml_sum_rows(ctx, t), n, g);
         ggml_tensor * vote = sum;
-        if (params.reduce == LLAMA_SNAPKV_REDUCE_MAX) {
+        if (params.aggregation == LLAMA_SNAPKV_AGGREGATION_MAX) {
             vote = ggml_reshape_2d(ctx, ggml_pool_1d(ctx, t, GGML_OP_POOL_MAX, (int) w, (int) w, 0), n, g);
         }
 
@@ -112,8 +112,8 @@ static ggml_tensor * as_i32(ggml_context * ctx, ggml_tensor * t, int64_t n_head_
 llama_snapkv_fused_votes llama_snapkv_graph_score_fused(ggml_context * ctx, const llama_snapkv_observation & obs, const llama_snapkv_params & params, uint32_t window, uint32_t n_kept) {
     llama_snapkv_fused_votes res;
     res.stats = snapkv_op_stats(ctx, obs.q, obs.k, obs.sinks, obs.scale, obs.softcap);
-    res.votes = snapkv_op_votes(ctx, obs.q, obs.k, res.stats, obs.scale, obs.softcap, params.kernel, params.pool, params.reduce, params.own);
-    res.ids = snapkv_op_select(ctx, res.votes, (int32_t) window, n_kept, params.sinks);
+    res.votes = snapkv_op_votes(ctx, obs.q, obs.k, res.stats, obs.scale, obs.softcap, params.kernel_size, params.pooling, params.aggregation, params.self_weight);
+    res.ids = snapkv_op_select(ctx, res.votes, (int32_t) window, n_kept, params.n_sink);
     return res;
 }
 

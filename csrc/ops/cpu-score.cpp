@@ -276,8 +276,8 @@ BODY void stats_body(ggml_tensor * dst, int ith, int nth) {
 //
 
 BODY void votes_range(ggml_tensor * dst, const inputs & in, int64_t head_kv, int64_t begin, int64_t end) {
-    const int kernel = in.params.kernel;
-    const bool sum_rows = in.params.reduce == LLAMA_SNAPKV_REDUCE_SUM;
+    const int kernel = in.params.kernel_size;
+    const bool sum_rows = in.params.aggregation == LLAMA_SNAPKV_AGGREGATION_SUM;
     const int64_t m = in.n - in.w; // prefix
     const int64_t base = begin - kernel / 2; // key of column 0, may be negative
     const ggml_tensor * stats = dst->src[2];
@@ -325,7 +325,7 @@ BODY void votes_range(ggml_tensor * dst, const inputs & in, int64_t head_kv, int
     float * out = (float *) dst->data + head_kv * in.n;
     float * out_mass = out + in.n * in.k->ne[2];
     const int n_out = (int) (end - begin);
-    const bool trims = in.params.pool == LLAMA_SNAPKV_POOL_TRIM;
+    const bool trims = in.params.pooling == LLAMA_SNAPKV_POOLING_TRIM;
     const float divisor = (float) (trims ? kernel - 1 : kernel);
     float pooled[SPAN] = {};
     for (int h = 0; h < in.g; ++h) {
@@ -340,7 +340,7 @@ BODY void votes_range(ggml_tensor * dst, const inputs & in, int64_t head_kv, int
             }
         }
         for (int c = 0; c < n_out; ++c) {
-            pooled[c] += (in.params.pool == LLAMA_SNAPKV_POOL_MAX ? top[c] : sum[c] / divisor) + in.params.own * votes[h][c + kernel / 2];
+            pooled[c] += (in.params.pooling == LLAMA_SNAPKV_POOLING_MAX ? top[c] : sum[c] / divisor) + in.params.self_weight * votes[h][c + kernel / 2];
         }
     }
     for (int c = 0; c < n_out; ++c) {
@@ -351,7 +351,7 @@ BODY void votes_range(ggml_tensor * dst, const inputs & in, int64_t head_kv, int
 
 BODY void votes_body(ggml_tensor * dst, int ith, int nth) {
     const inputs in(dst);
-    const int64_t step = SPAN - (in.params.kernel - 1);
+    const int64_t step = SPAN - (in.params.kernel_size - 1);
     const int64_t n_ranges = (in.n + step - 1) / step;
     for (int64_t i = ith; i < n_ranges * in.k->ne[2]; i += nth) {
         const int64_t begin = i % n_ranges * step;

@@ -62,10 +62,10 @@ void snapkv_op_cpu_select(ggml_tensor * dst, int ith, int nth, void * /*userdata
         const float * pooled = (const float *) votes->data + h * n;
         const float * mass = pooled + votes->ne[1] * n;
         int32_t * ids = (int32_t *) dst->data + h * dst->ne[0];
-        for (int32_t j = 0; j < params.n_sinks; ++j) {
+        for (int32_t j = 0; j < params.n_sink; ++j) {
             ids[j] = j;
         }
-        select_best(pooled, params.n_sinks, m, n_kept - params.n_sinks, ids + params.n_sinks);
+        select_best(pooled, params.n_sink, m, n_kept - params.n_sink, ids + params.n_sink);
 
         double total = 0.0;
         for (int64_t j = 0; j < n; ++j) {

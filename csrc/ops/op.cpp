@@ -53,35 +53,35 @@ ggml_tensor * snapkv_op_stats(ggml_context * ctx, ggml_tensor * q, ggml_tensor *
 }
 
 ggml_tensor * snapkv_op_votes(ggml_context * ctx, ggml_tensor * q, ggml_tensor * k, ggml_tensor * stats,
-        float scale, float softcap, int32_t kernel, int32_t pool, int32_t reduce, float own) {
+        float scale, float softcap, int32_t kernel_size, int32_t pooling, int32_t aggregation, float self_weight) {
     check_qk(q, k, scale, softcap);
     GGML_ASSERT(stats->type == GGML_TYPE_F32 && ggml_is_contiguous(stats) && stats->ne[0] == 2 && stats->ne[1] == q->ne[1] && stats->ne[2] == q->ne[2]);
-    GGML_ASSERT(kernel >= 1 && kernel <= 127 && kernel % 2 == 1 && "kernel: odd, up to 127");
-    GGML_ASSERT(pool == LLAMA_SNAPKV_POOL_AVG || pool == LLAMA_SNAPKV_POOL_MAX || pool == LLAMA_SNAPKV_POOL_TRIM);
-    GGML_ASSERT(reduce == LLAMA_SNAPKV_REDUCE_SUM || reduce == LLAMA_SNAPKV_REDUCE_MAX);
+    GGML_ASSERT(kernel_size >= 1 && kernel_size <= 127 && kernel_size % 2 == 1 && "kernel_size: odd, up to 127");
+    GGML_ASSERT(pooling == LLAMA_SNAPKV_POOLING_AVG || pooling == LLAMA_SNAPKV_POOLING_MAX || pooling == LLAMA_SNAPKV_POOLING_TRIM);
+    GGML_ASSERT(aggregation == LLAMA_SNAPKV_AGGREGATION_SUM || aggregation == LLAMA_SNAPKV_AGGREGATION_MAX);
 
     snapkv_op_params params = op_params(SNAPKV_OP_VOTES);
     params.scale = scale;
     params.softcap = softcap;
-    params.kernel = kernel;
-    params.pool = kernel == 1 ? LLAMA_SNAPKV_POOL_AVG : pool; // TRIM would leave nothing
-    params.reduce = reduce;
-    params.own = own;
+    params.kernel_size = kernel_size;
+    params.pooling = kernel_size == 1 ? LLAMA_SNAPKV_POOLING_AVG : pooling; // TRIM would leave nothing
+    params.aggregation = aggregation;
+    params.self_weight = self_weight;
 
     ggml_tensor * args[] = { q, k, stats };
     ggml_tensor * res = ggml_custom_4d(ctx, GGML_TYPE_F32, k->ne[1], k->ne[2], 2, 1, args, 3, snapkv_op_cpu_votes, GGML_N_TASKS_MAX, nullptr);
     return finish(res, params, "snapkv_votes");
 }
 
-ggml_tensor * snapkv_op_select(ggml_context * ctx, ggml_tensor * votes, int32_t window, int32_t n_kept, int32_t n_sinks) {
+ggml_tensor * snapkv_op_select(ggml_context * ctx, ggml_tensor * votes, int32_t window, int32_t n_kept, int32_t n_sink) {
     GGML_ASSERT(votes->type == GGML_TYPE_F32 && ggml_is_contiguous(votes) && votes->ne[2] == 2 && votes->ne[3] == 1);
     GGML_ASSERT(window >= 1 && window <= votes->ne[0]);
     GGML_ASSERT(n_kept >= 0 && n_kept <= votes->ne[0] - window && "no more can be kept than the prefix has");
-    GGML_ASSERT(n_sinks >= 0);
+    GGML_ASSERT(n_sink >= 0);
 
     snapkv_op_params params = op_params(SNAPKV_OP_SELECT);
     params.window = window;
-    params.n_sinks = std::min(n_sinks, n_kept);
+    params.n_sink = std::min(n_sink, n_kept);
 
     ggml_tensor * args[] = { votes };
     ggml_tensor * res = ggml_custom_4d(ctx, GGML_TYPE_I32, n_kept + 1, votes->ne[1], 1, 1, args, 1, snapkv_op_cpu_select, GGML_N_TASKS_MAX, nullptr);

@@ -36,12 +36,12 @@ struct snapkv_op_params {
     uint32_t kind;     // enum snapkv_op_kind
     float scale;     // of q*k, before the softcap
     float softcap;     // 0: none; else logit = softcap*tanh(q*k*scale/softcap)
-    int32_t kernel;    // VOTES: pooling kernel, odd
-    int32_t pool;      // VOTES: enum llama_snapkv_pool
-    int32_t reduce;    // VOTES: enum llama_snapkv_reduce
+    int32_t kernel_size; // VOTES: of pooling, odd
+    int32_t pooling;   // VOTES: enum llama_snapkv_pooling
+    int32_t aggregation; // VOTES: enum llama_snapkv_aggregation
     int32_t window;    // SELECT: w; EVICT: row0
-    int32_t n_sinks;   // SELECT: first positions that are always kept
-    float own;         // VOTES: share of a key's own vote that its pooled vote gets
+    int32_t n_sink;    // SELECT: first positions that are always kept
+    float self_weight; // VOTES: share of a key's own vote that its pooled vote gets
 };
 
 // the parameters if the node is one of ours, else false
@@ -54,10 +54,10 @@ static inline bool snapkv_op_get_params(const struct ggml_tensor * node, struct 
 }
 
 // true if the scoring ops are defined for these shapes; a backend may support fewer
-static inline bool snapkv_op_fits(int64_t head_dim, int64_t window, int64_t n_head, int64_t n_head_kv, enum ggml_type type_k, int64_t kernel) {
+static inline bool snapkv_op_fits(int64_t head_dim, int64_t window, int64_t n_head, int64_t n_head_kv, enum ggml_type type_k, int64_t kernel_size) {
     const bool type_ok = type_k == GGML_TYPE_F16 || type_k == GGML_TYPE_BF16 || type_k == GGML_TYPE_F32 || type_k == GGML_TYPE_Q8_0 || type_k == GGML_TYPE_Q4_0;
     return type_ok && head_dim > 0 && head_dim % 16 == 0 && head_dim % ggml_blck_size(type_k) == 0 && head_dim <= 256 && window >= 1 && window <= 256 && n_head % n_head_kv == 0 && n_head / n_head_kv <= 16 &&
-            kernel % 2 == 1 && kernel <= 127;
+            kernel_size % 2 == 1 && kernel_size <= 127;
 }
 
 // Sources of a node are its arguments in their order, tensors only; sinks may be missing.
@@ -74,23 +74,23 @@ struct ggml_tensor * snapkv_op_stats(struct ggml_context * ctx, struct ggml_tens
         float scale, float softcap);
 
 // Votes of the window for each key, with p = exp(logit - maximum)/sum of the row, 0 where the row does not see the key:
-//   per query head: vote[j] = sum (or max, if reduce says so) of p[i, j] over the w rows i, for the prefix j < n - w
+//   per query head: vote[j] = sum (or max, if aggregation says so) of p[i, j] over the w rows i, for the prefix j < n - w
 //   pooled over j with stride 1 and zeros beyond both ends of the prefix; AVG divides by the kernel size everywhere
-//   (torch.avg_pool1d, count_include_pad), TRIM leaves the greatest out of the sum and divides by kernel - 1; a kernel of 1
-//   pools nothing. plus own*vote[j]; then the mean over the query heads of a KV head.
+//   (torch.avg_pool1d, count_include_pad), TRIM leaves the greatest out of the sum and divides by kernel_size - 1; a kernel of 1
+//   pools nothing. plus self_weight*vote[j]; then the mean over the query heads of a KV head.
 //   q, k, scale, softcap as for stats;  stats: result of snapkv_op_stats
 //   result F32 [n, n_head_kv, 2]: plane 0 pooled votes, with 0 in the last w columns; plane 1 attention mass, the sum of p
 //          over the rows, mean over the query heads (for all n keys, not pooled)
-// kernel is odd and at most 127
+// kernel_size is odd and at most 127
 struct ggml_tensor * snapkv_op_votes(struct ggml_context * ctx, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * stats,
-        float scale, float softcap, int32_t kernel, int32_t pool, int32_t reduce, float own);
+        float scale, float softcap, int32_t kernel_size, int32_t pooling, int32_t aggregation, float self_weight);
 
-// Positions of the prefix that each KV head keeps, ascending: the n_sinks first, then those with the highest pooled vote.
+// Positions of the prefix that each KV head keeps, ascending: the n_sink first, then those with the highest pooled vote.
 // Equal votes: the lower position; -0 equals 0; NaN ranks last. n_kept <= n - w. The same ids on every backend and run.
 //   votes  result of snapkv_op_votes
 //   result I32 [n_kept + 1, n_head_kv]: ids, then the bits of a float: the share of the head's attention mass that lies on
 //          the kept ids and the window, in [0, 1]; 1 if there is no mass
-struct ggml_tensor * snapkv_op_select(struct ggml_context * ctx, struct ggml_tensor * votes, int32_t window, int32_t n_kept, int32_t n_sinks);
+struct ggml_tensor * snapkv_op_select(struct ggml_context * ctx, struct ggml_tensor * votes, int32_t window, int32_t n_kept, int32_t n_sink);
 
 // Copies rows of a cache tensor into another of the same type, for each KV head its own:
 //   dst[i]          = src[ids[i, h]]   for i < n_kept

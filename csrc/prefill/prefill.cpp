@@ -42,8 +42,8 @@ void llama_snapkv_prefill_run::drop() {
 }
 
 void llama_snapkv_prefill_run::prepare() {
-    if (mem.iswa && sk.params.chunk > ctx.n_ubatch()) {
-        throw std::invalid_argument(format("chunk %u is more than n_ubatch %u, for which the cache of the sliding-window layers has cells: make n_ubatch larger or the chunk smaller", sk.params.chunk, ctx.n_ubatch()));
+    if (mem.iswa && sk.params.n_ubatch > ctx.n_ubatch()) {
+        throw std::invalid_argument(format("n_ubatch %u is more than the %u for which the cache of the sliding-window layers has cells: make it smaller, or that of the context larger", sk.params.n_ubatch, ctx.n_ubatch()));
     }
 
     const auto & hparams = ctx.get_model().hparams;
@@ -60,7 +60,7 @@ void llama_snapkv_prefill_run::prepare() {
         weights = std::make_unique<llama_snapkv_lent_weights>(place.device);
     }
 
-    runner.begin(ctx.graph_max_nodes(std::max(sk.params.chunk, ctx.n_ubatch())) + 32 * n_heads + 1024); // stock ops take about 20 for each KV head
+    runner.begin(ctx.graph_max_nodes(std::max(sk.params.n_ubatch, ctx.n_ubatch())) + 32 * n_heads + 1024); // stock ops take about 20 for each KV head
     flights.begin(runner.get_max_nodes(), place.device);
 
     // cells that go before are used again: their rows are in the staging cache before they are overwritten
@@ -132,8 +132,8 @@ void llama_snapkv_prefill_run::run() {
 
     auto & stats = sk.stats;
     stats.layer_group = groups.size;
-    stats.chunk = plan.chunk;
-    stats.bytes_staging = staging.bytes_kv;
+    stats.n_ubatch = plan.chunk;
+    stats.bytes_kv_group = staging.bytes_kv;
     stats.bytes_hidden = staging.hidden.bytes_device + staging.hidden.bytes_host + staging.bytes_queries;
     stats.bytes_hidden_host = place.device ? staging.hidden.bytes_host : 0;
     stats.bytes_mask = staging.bytes_mask;
@@ -161,10 +161,10 @@ void llama_snapkv_prefill_run::run() {
 
     llama_snapkv_place_cells(*mem.base, seq_id, target, record);
     stats.bytes_vault = known->close();
-    stats.n_reused = known->n();
+    stats.n_cached = known->n();
     stats.n_kept = n_kept;
     stats.bytes_compute = runner.get_bytes();
-    stats.bytes_weights = weights ? weights->get_bytes() : 0;
+    stats.bytes_weights_lent = weights ? weights->get_bytes() : 0;
     stats.coverage = compressor->get_coverage();
     stats.ratio_fused = compressor->get_ratio_fused();
 

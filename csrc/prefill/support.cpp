@@ -238,5 +238,5 @@ bool llama_snapkv_has_fused_ops(const char * device) {
     llama_snapkv_observation obs;
     obs.q = ggml_new_tensor_3d(gctx.get(), GGML_TYPE_F32, 128, llama_snapkv_n_voters(params), 32);
     obs.k = ggml_new_tensor_3d(gctx.get(), GGML_TYPE_F16, 128, 4096, 8);
-    return llama_snapkv_supports(dev, llama_snapkv_graph_score_fused(gctx.get(), obs, params, params.window, 1024));
+    return llama_snapkv_supports(dev, llama_snapkv_graph_score_fused(gctx.get(), obs, params, params.window_size, 1024));
 }

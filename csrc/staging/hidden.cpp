@@ -30,7 +30,7 @@ void llama_snapkv_event::synchronize() const {
     }
 }
 
-void llama_snapkv_hidden_state::allocate(int64_t n_embd, int64_t n_prompt, int64_t n_tokens, ggml_backend_buffer_type_t buft, ggml_backend_dev_t device) {
+void llama_snapkv_hidden_buffer::allocate(int64_t n_embd, int64_t n_prompt, int64_t n_tokens, ggml_backend_buffer_type_t buft, ggml_backend_dev_t device) {
     chunk = n_tokens;
     ctx = llama_snapkv_gctx((1 + N_SLOTS) * ggml_tensor_overhead());
 
@@ -66,24 +66,24 @@ void llama_snapkv_hidden_state::allocate(int64_t n_embd, int64_t n_prompt, int64
     }
 }
 
-ggml_tensor * llama_snapkv_hidden_state::view(ggml_context * gctx, uint32_t i, int64_t p0, int64_t n_tokens) const {
+ggml_tensor * llama_snapkv_hidden_buffer::view(ggml_context * gctx, uint32_t i, int64_t p0, int64_t n_tokens) const {
     ggml_tensor * t = slots[0] ? slots[i % N_SLOTS] : state;
     return ggml_view_2d(gctx, t, t->ne[0], n_tokens, t->nb[1], slots[0] ? 0 : p0 * t->nb[1]);
 }
 
-int64_t llama_snapkv_hidden_state::n_tokens_of(uint32_t i) const {
+int64_t llama_snapkv_hidden_buffer::n_tokens_of(uint32_t i) const {
     return std::min(chunk, state->ne[1] - i * chunk);
 }
 
-void llama_snapkv_hidden_state::load(uint32_t i) {
+void llama_snapkv_hidden_buffer::load(uint32_t i) {
     ggml_backend_tensor_set_async(copier.get(), slots[i % N_SLOTS], (const char *) state->data + i * chunk * state->nb[1], 0, n_tokens_of(i) * state->nb[1]);
 }
 
-void llama_snapkv_hidden_state::store(uint32_t i) {
+void llama_snapkv_hidden_buffer::store(uint32_t i) {
     ggml_backend_tensor_get_async(copier.get(), slots[i % N_SLOTS], (char *) state->data + i * chunk * state->nb[1], 0, n_tokens_of(i) * state->nb[1]);
 }
 
-void llama_snapkv_hidden_state::begin(bool group_loads, uint32_t group_chunks) {
+void llama_snapkv_hidden_buffer::begin(bool group_loads, uint32_t group_chunks) {
     loads = group_loads;
     n_chunks = group_chunks;
     if (!slots[0] || !loads) {
@@ -95,13 +95,13 @@ void llama_snapkv_hidden_state::begin(bool group_loads, uint32_t group_chunks) {
     }
 }
 
-void llama_snapkv_hidden_state::enter(uint32_t i, ggml_backend_t backend) {
+void llama_snapkv_hidden_buffer::enter(uint32_t i, ggml_backend_t backend) {
     if (slots[0]) {
         ready[i % N_SLOTS].wait(backend);
     }
 }
 
-void llama_snapkv_hidden_state::leave(uint32_t i, ggml_backend_t backend, bool stores) {
+void llama_snapkv_hidden_buffer::leave(uint32_t i, ggml_backend_t backend, bool stores) {
     if (!slots[0]) {
         return;
     }
@@ -117,7 +117,7 @@ void llama_snapkv_hidden_state::leave(uint32_t i, ggml_backend_t backend, bool s
     ready[s].record(copier.get());
 }
 
-void llama_snapkv_hidden_state::finish() {
+void llama_snapkv_hidden_buffer::finish() {
     if (copier) {
         ggml_backend_synchronize(copier.get());
     }

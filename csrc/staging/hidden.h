@@ -24,7 +24,7 @@ private:
     bool recorded = false;
 };
 
-class llama_snapkv_hidden_state {
+class llama_snapkv_hidden_buffer {
 public:
     // where a state of n_embd x n_prompt is to be: in a buffer of a type; if that is host memory and device is not null,
     // in passing on the device. throws std::runtime_error

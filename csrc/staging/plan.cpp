@@ -46,7 +46,7 @@ static sizes measure(llama_context & ctx, const llama_snapkv_memory & mem, const
         const size_t n_qkv = (size_t) hparams.n_head(il) * hparams.n_embd_head_k(il);
         res.compute_row = std::max(res.compute_row, (3 * n_ff + 4 * n_qkv + 4 * hparams.n_embd) * sizeof(float));
         // of stock ops, for one head: K in f32, and three times the attention of the window's rows
-        const size_t rows = (size_t) params.window * hparams.n_head(il) / hparams.n_head_kv(il);
+        const size_t rows = (size_t) params.window_size * hparams.n_head(il) / hparams.n_head_kv(il);
         const size_t stock = n_max * (hparams.n_embd_head_k(il) + 3 * rows) * sizeof(float);
         const size_t fused = n_max * 2 * hparams.n_head_kv(il) * sizeof(float);
         res.votes = std::max(res.votes, params.ops == LLAMA_SNAPKV_OPS_FUSED ? fused : stock);
@@ -69,9 +69,9 @@ std::vector<llama_snapkv_plan> llama_snapkv_make_plans(llama_context & ctx, cons
 
     // the smallest plan that is within 3 % of the fastest where memory matters. with groups of one layer the prefill is, on CPUs
     // and, with long prompts, on GPUs (results/); with all layers at once it has no hidden state, which may be larger than the full KV of a few layers
-    uint32_t chunk = std::min(params.chunk ? params.chunk : ctx.n_ubatch(), n_prompt);
+    uint32_t chunk = std::min(params.n_ubatch ? params.n_ubatch : ctx.n_ubatch(), n_prompt);
     uint32_t group = std::min(params.layer_group ? params.layer_group : 1, place.max_group);
-    if (params.layer_group == 0 && params.hidden != LLAMA_SNAPKV_HIDDEN_HOST && place.max_group >= n_layer && make(n_layer, chunk, false).bytes <= make(1, chunk, false).bytes) {
+    if (params.layer_group == 0 && params.hidden_state != LLAMA_SNAPKV_HIDDEN_STATE_HOST && place.max_group >= n_layer && make(n_layer, chunk, false).bytes <= make(1, chunk, false).bytes) {
         group = n_layer;
     }
     if (!llama_snapkv_is_gpu(place.devs[groups.ils[0]])) {
@@ -82,13 +82,13 @@ std::vector<llama_snapkv_plan> llama_snapkv_make_plans(llama_context & ctx, cons
     const uint32_t smaller = params.layer_group ? group : 1;
     std::vector<llama_snapkv_plan> plans;
     while (true) {
-        if (params.hidden != LLAMA_SNAPKV_HIDDEN_HOST) {
+        if (params.hidden_state != LLAMA_SNAPKV_HIDDEN_STATE_HOST) {
             plans.push_back(make(group, chunk, false));
         }
-        if (params.hidden == LLAMA_SNAPKV_HIDDEN_HOST || (params.hidden == LLAMA_SNAPKV_HIDDEN_AUTO && smaller < n_layer)) {
+        if (params.hidden_state == LLAMA_SNAPKV_HIDDEN_STATE_HOST || (params.hidden_state == LLAMA_SNAPKV_HIDDEN_STATE_AUTO && smaller < n_layer)) {
             plans.push_back(make(smaller, chunk, true));
         }
-        if (params.chunk != 0 || chunk <= MIN_CHUNK) {
+        if (params.n_ubatch != 0 || chunk <= MIN_CHUNK) {
             break;
         }
         chunk = std::max(chunk / 2, MIN_CHUNK);

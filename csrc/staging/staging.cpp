@@ -117,7 +117,7 @@ llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_
 
     // chunks that start anywhere need rows to shift by
     const bool aligned = (n_prompt - n_new) % llama_snapkv_staging::MASK_ALIGNMENT == 0 && plan.chunk % llama_snapkv_staging::MASK_ALIGNMENT == 0;
-    const int64_t rows = std::max(plan.chunk, params.window) + (aligned ? 0 : llama_snapkv_staging::MASK_ALIGNMENT);
+    const int64_t rows = std::max(plan.chunk, params.window_size) + (aligned ? 0 : llama_snapkv_staging::MASK_ALIGNMENT);
     std::map<ggml_backend_buffer_type_t, ggml_tensor *> masks;
     for (const int32_t il : groups.ils) {
         auto & mask = masks[place.buft(il)];

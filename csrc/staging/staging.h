@@ -21,7 +21,7 @@ struct llama_snapkv_staging {
     llama_snapkv_gctx ctx;
     std::vector<ggml_backend_buffer_ptr> bufs;
 
-    llama_snapkv_hidden_state hidden; // not allocated if there is one group only
+    llama_snapkv_hidden_buffer hidden; // not allocated if there is one group only
     ggml_tensor * queries = nullptr; // F32 [head_dim*n_queries*n_head at most, G]: queries of the last tokens, of the group's layers
     uint32_t n_queries = 0;
 

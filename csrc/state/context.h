@@ -22,7 +22,7 @@ struct llama_snapkv {
     llama_snapkv_stats stats = {};
     bool has_stats = false;
 
-    // pooled scores [n_prompt - window] of the last prefill, for each cached layer and KV head; empty unless keep_scores
+    // pooled scores [n_prompt - window_size] of the last prefill, for each cached layer and KV head; empty unless keep_scores
     std::vector<std::vector<std::vector<float>>> scores;
 
     // of the last prefill, for each cached layer and KV head; empty if nothing was evicted

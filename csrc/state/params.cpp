@@ -10,20 +10,20 @@ llama_snapkv_params llama_snapkv_default_params(void) {
     llama_snapkv_params params = {};
     params.size = sizeof(params);
     params.budget = 2048;
-    params.ratio = 0.0f;
-    params.window = 32;
-    params.voters = 0;
-    params.kernel = 21;
-    params.pool = LLAMA_SNAPKV_POOL_TRIM;
-    params.reduce = LLAMA_SNAPKV_REDUCE_MAX;
-    params.own = 0.25f;
-    params.sinks = 0;
+    params.keep_ratio = 0.0f;
+    params.window_size = 32;
+    params.observation = 0;
+    params.kernel_size = 21;
+    params.pooling = LLAMA_SNAPKV_POOLING_TRIM;
+    params.aggregation = LLAMA_SNAPKV_AGGREGATION_MAX;
+    params.self_weight = 0.25f;
+    params.n_sink = 0;
     params.min_coverage = 0.0f;
     params.max_budget = 0;
-    params.room = 1024;
+    params.decode_cells = 1024;
     params.layer_group = 0;
-    params.hidden = LLAMA_SNAPKV_HIDDEN_AUTO;
-    params.chunk = 0;
+    params.hidden_state = LLAMA_SNAPKV_HIDDEN_STATE_AUTO;
+    params.n_ubatch = 0;
     params.ops = LLAMA_SNAPKV_OPS_AUTO;
     params.keep_scores = false;
     params.vault = false;
@@ -35,23 +35,23 @@ std::string llama_snapkv_check_params(const llama_snapkv_params & params) {
     if (params.size != sizeof(llama_snapkv_params)) {
         return format("the caller's llama_snapkv_params has %zu bytes, the library's %zu: they are of different versions", params.size, sizeof(llama_snapkv_params));
     }
-    if (params.window == 0) {
-        return "window must be at least 1 token";
+    if (params.window_size == 0) {
+        return "window_size must be at least 1 token";
     }
-    if (params.voters > params.window) {
-        return format("voters %u are more than the window's %u rows", params.voters, params.window);
+    if (params.observation > params.window_size) {
+        return format("observation %u is more than window_size %u", params.observation, params.window_size);
     }
-    if (params.kernel % 2 == 0) {
-        return format("kernel must be odd, not %u", params.kernel);
+    if (params.kernel_size % 2 == 0) {
+        return format("kernel_size must be odd, not %u", params.kernel_size);
     }
-    if (!(params.own >= 0.0f && std::isfinite(params.own))) {
-        return format("own must be a number that is not negative, not %g", params.own);
+    if (!(params.self_weight >= 0.0f && std::isfinite(params.self_weight))) {
+        return format("self_weight must be a number that is not negative, not %g", params.self_weight);
     }
-    if (params.budget == 0 && !(params.ratio > 0.0f && params.ratio <= 1.0f)) {
-        return format("ratio must be in (0, 1], not %g", params.ratio);
+    if (params.budget == 0 && !(params.keep_ratio > 0.0f && params.keep_ratio <= 1.0f)) {
+        return format("keep_ratio must be in (0, 1], not %g", params.keep_ratio);
     }
-    if (params.budget > 0 && params.budget <= params.window + params.sinks) {
-        return format("budget %u leaves no row to select: it must be more than window %u + sinks %u", params.budget, params.window, params.sinks);
+    if (params.budget > 0 && params.budget <= params.window_size + params.n_sink) {
+        return format("budget %u leaves no row to select: it must be more than window_size %u + n_sink %u", params.budget, params.window_size, params.n_sink);
     }
     if (!(params.min_coverage >= 0.0f && params.min_coverage <= 1.0f)) {
         return format("min_coverage must be in [0, 1], not %g", params.min_coverage);
@@ -59,21 +59,21 @@ std::string llama_snapkv_check_params(const llama_snapkv_params & params) {
     if (params.min_coverage > 0.0f && (params.budget == 0 || params.max_budget < params.budget)) {
         return format("min_coverage needs a budget, and a max_budget that is not below it: not %u and %u", params.budget, params.max_budget);
     }
-    if (params.room == 0) {
-        return "room must be at least 1 cell";
+    if (params.decode_cells == 0) {
+        return "decode_cells must be at least 1 cell";
     }
     return "";
 }
 
 uint32_t llama_snapkv_n_rows(const llama_snapkv_params & params, uint32_t n_prompt) {
-    if (n_prompt <= params.window) {
+    if (n_prompt <= params.window_size) {
         return n_prompt;
     }
     if (params.budget > 0) {
         return std::min(params.budget, n_prompt);
     }
-    const uint32_t n_kept = (uint32_t) std::floor((double) params.ratio * (n_prompt - params.window));
-    return std::min(std::max(n_kept, params.sinks) + params.window, n_prompt);
+    const uint32_t n_kept = (uint32_t) std::floor((double) params.keep_ratio * (n_prompt - params.window_size));
+    return std::min(std::max(n_kept, params.n_sink) + params.window_size, n_prompt);
 }
 
 uint32_t llama_snapkv_n_rows_max(const llama_snapkv_params & params, uint32_t n_prompt) {
@@ -82,5 +82,5 @@ uint32_t llama_snapkv_n_rows_max(const llama_snapkv_params & params, uint32_t n_
 }
 
 uint32_t llama_snapkv_n_voters(const llama_snapkv_params & params) {
-    return params.voters > 0 ? params.voters : std::min(16u, params.window);
+    return params.observation > 0 ? params.observation : std::min(16u, params.window_size);
 }

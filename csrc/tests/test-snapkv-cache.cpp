@@ -49,8 +49,8 @@ static llama_context_params context_params(uint32_t n_seq_max = 1, bool unified 
 static llama_snapkv_params snapkv_params() {
     llama_snapkv_params sp = llama_snapkv_default_params();
     sp.budget = BUDGET;
-    sp.window = WINDOW;
-    sp.room = ROOM;
+    sp.window_size = WINDOW;
+    sp.decode_cells = ROOM;
     return sp;
 }
 
@@ -501,13 +501,13 @@ static void test_params(llama_model * model) {
         return !llama_snapkv_init_from_model(model, context_params(), sp);
     };
     CHECK(refused([](auto & sp) { sp.size = 8; }, "version"));
-    CHECK(refused([](auto & sp) { sp.window = 0; }, "window"));
-    CHECK(refused([](auto & sp) { sp.kernel = 4; }, "odd"));
+    CHECK(refused([](auto & sp) { sp.window_size = 0; }, "window_size"));
+    CHECK(refused([](auto & sp) { sp.kernel_size = 4; }, "odd"));
     CHECK(refused([](auto & sp) { sp.budget = WINDOW; }, "budget"));
-    CHECK(refused([](auto & sp) { sp.sinks = BUDGET - WINDOW; }, "budget"));
-    CHECK(refused([](auto & sp) { sp.budget = 0; sp.ratio = 0.0f; }, "ratio"));
-    CHECK(refused([](auto & sp) { sp.budget = 0; sp.ratio = 1.5f; }, "ratio"));
-    CHECK(refused([](auto & sp) { sp.room = 0; }, "room"));
+    CHECK(refused([](auto & sp) { sp.n_sink = BUDGET - WINDOW; }, "budget"));
+    CHECK(refused([](auto & sp) { sp.budget = 0; sp.keep_ratio = 0.0f; }, "keep_ratio"));
+    CHECK(refused([](auto & sp) { sp.budget = 0; sp.keep_ratio = 1.5f; }, "keep_ratio"));
+    CHECK(refused([](auto & sp) { sp.decode_cells = 0; }, "decode_cells"));
 
     llama_context_params cp = context_params();
     cp.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
@@ -519,7 +519,7 @@ static void test_params(llama_model * model) {
     // the paper's ratio: floor(p*(n - w)) prefix rows
     llama_snapkv_params sp = snapkv_params();
     sp.budget = 0;
-    sp.ratio = 0.3f;
+    sp.keep_ratio = 0.3f;
     llama_context_ptr ctx(llama_snapkv_init_from_model(model, context_params(), sp));
     CHECK(ctx && prefill(ctx.get(), make_tokens(model, N, 1)) == 0);
     CHECK(info(ctx.get()).n_kept == (uint32_t) (0.3 * (N - WINDOW)) + WINDOW);
@@ -540,7 +540,7 @@ static void test_window_over_ubatches(llama_model * model) {
         llama_context_params cp = context_params();
         cp.n_batch = cp.n_ubatch = i == 0 ? 16 : 160;
         llama_snapkv_params sp = snapkv_params();
-        sp.window = 40;
+        sp.window_size = 40;
         sp.budget = 80;
         llama_context_ptr ctx(llama_snapkv_init_from_model(model, cp, sp));
         CHECK(ctx && prefill(ctx.get(), make_tokens(model, N, 1)) == 0);

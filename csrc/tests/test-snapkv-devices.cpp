@@ -65,8 +65,8 @@ static llama_context_params context_params(ggml_type type, bool op_offload) {
 static llama_snapkv_params snapkv_params() {
     llama_snapkv_params sp = llama_snapkv_default_params();
     sp.budget = BUDGET;
-    sp.window = WINDOW;
-    sp.room = 32;
+    sp.window_size = WINDOW;
+    sp.decode_cells = 32;
     sp.vault = true;
     return sp;
 }
@@ -124,7 +124,7 @@ static void test_refusal(const char * path) {
 static std::vector<std::vector<float>> run(llama_model * model, ggml_type type, bool op_offload, uint32_t group) {
     llama_snapkv_params sp = snapkv_params();
     sp.layer_group = group;
-    sp.ops = LLAMA_SNAPKV_OPS_STOCK;
+    sp.ops = LLAMA_SNAPKV_OPS_GGML;
     llama_context_ptr ctx(llama_snapkv_init_from_model(model, context_params(type, op_offload), sp));
     auto tokens = make_tokens(model);
     CHECK(ctx && prefill(ctx.get(), tokens) == 0);
@@ -143,7 +143,7 @@ static std::vector<std::vector<float>> run(llama_model * model, ggml_type type, 
             }
         }
     }
-    CHECK(llama_snapkv_keep(ctx.get(), 0, n_kept.data(), ids.data()) == 0);
+    CHECK(llama_snapkv_select_rows(ctx.get(), 0, n_kept.data(), ids.data()) == 0);
     CHECK(llama_decode(ctx.get(), llama_batch_get_one(tokens.data(), 3)) == 0);
     res.push_back(last_logits(ctx.get()));
     return res;
@@ -193,10 +193,10 @@ static void test_plans(const char * path) {
         return std::make_pair(stats, llama_snapkv_n_layer(ctx.get()));
     };
     const auto [single, n_layer] = prefill_by(1);
-    const bool all_are_smaller = (n_layer - 1) * single.bytes_staging <= N * llama_model_n_embd(model.get()) * sizeof(float);
+    const bool all_are_smaller = (n_layer - 1) * single.bytes_kv_group <= N * llama_model_n_embd(model.get()) * sizeof(float);
     const auto found = prefill_by(0).first;
     CHECK(found.layer_group == (all_are_smaller ? n_layer : 1));
-    CHECK(found.bytes_hidden_host == 0 && found.chunk == 50);
+    CHECK(found.bytes_hidden_host == 0 && found.n_ubatch == 50);
     CHECK(prefill_by(2).first.layer_group == std::min(2u, n_layer));
 
     const size_t memory = imaginary::memory;

@@ -84,9 +84,9 @@ static bool check_model(const std::string & path, const options & opt) {
     cp.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
 
     llama_snapkv_params sp = llama_snapkv_default_params();
-    sp.window = opt.window;
+    sp.window_size = opt.window;
     sp.budget = opt.budget ? opt.budget : opt.n / 2;
-    sp.room = 64;
+    sp.decode_cells = 64;
 
     printf("{\"model\": \"%s\", \"arch\": \"%s\", ", json_escape(path.substr(path.find_last_of('/') + 1)).c_str(), arch);
     if (!llama_snapkv_supported(model.get(), cp, sp)) {

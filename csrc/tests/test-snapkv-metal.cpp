@@ -21,8 +21,8 @@
 #include <limits>
 #include <string>
 
-static_assert((int) SNAPKV_METAL_POOL_AVG == LLAMA_SNAPKV_POOL_AVG && (int) SNAPKV_METAL_POOL_MAX == LLAMA_SNAPKV_POOL_MAX &&
-                (int) SNAPKV_METAL_POOL_TRIM == LLAMA_SNAPKV_POOL_TRIM && REDUCE_MAX == LLAMA_SNAPKV_REDUCE_MAX,
+static_assert((int) SNAPKV_METAL_POOLING_AVG == LLAMA_SNAPKV_POOLING_AVG && (int) SNAPKV_METAL_POOLING_MAX == LLAMA_SNAPKV_POOLING_MAX &&
+                (int) SNAPKV_METAL_POOLING_TRIM == LLAMA_SNAPKV_POOLING_TRIM && AGGREGATION_MAX == LLAMA_SNAPKV_AGGREGATION_MAX,
         "csrc/metal cannot include snapkv.h");
 
 //
@@ -205,7 +205,7 @@ struct reference {
                     stats[2 * (head * s.w + i) + 1] = total;
                 }
                 const int n_pool = f == WINDOW ? s.n : np;
-                const std::vector<double> & vote = (s.reduce == LLAMA_SNAPKV_REDUCE_MAX) != (f == REDUCE) ? top : sum;
+                const std::vector<double> & vote = (s.reduce == LLAMA_SNAPKV_AGGREGATION_MAX) != (f == REDUCE) ? top : sum;
                 for (int j = 0; j < s.n; ++j) {
                     mass[j] += sum[j] / s.g;
                     double a = 0.0, b = 0.0;
@@ -219,8 +219,8 @@ struct reference {
                     }
                     const int divisor = f == POOLING ? std::max(cells, 1) : s.kernel;
                     double score = a / divisor;
-                    if (s.kernel > 1 && s.pool != LLAMA_SNAPKV_POOL_AVG) {
-                        score = s.pool == LLAMA_SNAPKV_POOL_MAX ? b : (a - b) / std::max(divisor - 1, 1);
+                    if (s.kernel > 1 && s.pool != LLAMA_SNAPKV_POOLING_AVG) {
+                        score = s.pool == LLAMA_SNAPKV_POOLING_MAX ? b : (a - b) / std::max(divisor - 1, 1);
                     }
                     score += f == OWN ? 0.0 : s.own * vote[j];
                     const int to = f == SHIFT ? j + 1 : j;
@@ -275,8 +275,8 @@ static void test_scoring(const shape & s) {
 
 // a reference with a fault must be rejected
 static void test_scoring_faults() {
-    for (const int pool : { LLAMA_SNAPKV_POOL_AVG, LLAMA_SNAPKV_POOL_TRIM }) {
-        const shape s = { GGML_TYPE_F16, 64, 200, 9, 2, 3, 8.0f, true, 5, pool, LLAMA_SNAPKV_REDUCE_SUM, 0.25f };
+    for (const int pool : { LLAMA_SNAPKV_POOLING_AVG, LLAMA_SNAPKV_POOLING_TRIM }) {
+        const shape s = { GGML_TYPE_F16, 64, 200, 9, 2, 3, 8.0f, true, 5, pool, LLAMA_SNAPKV_AGGREGATION_SUM, 0.25f };
         scoring in(s);
         in.run(in.stats);
         in.run(in.votes);
@@ -296,11 +296,11 @@ static void test_scoring_faults() {
 struct selection : tensors {
     ggml_tensor * votes;
     ggml_tensor * ids;
-    int n, w, n_head_kv, n_kept, n_sinks;
+    int n, w, n_head_kv, n_kept, n_sink;
 
-    selection(int n, int w, int n_head_kv, int n_kept, int n_sinks) : n(n), w(w), n_head_kv(n_head_kv), n_kept(n_kept), n_sinks(std::min(n_sinks, n_kept)) {
+    selection(int n, int w, int n_head_kv, int n_kept, int n_sink) : n(n), w(w), n_head_kv(n_head_kv), n_kept(n_kept), n_sink(std::min(n_sink, n_kept)) {
         votes = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, n, n_head_kv, 2);
-        ids = snapkv_op_select(ctx.get(), votes, w, n_kept, n_sinks);
+        ids = snapkv_op_select(ctx.get(), votes, w, n_kept, n_sink);
         alloc();
         for (int64_t i = 0; i < ggml_nelements(votes); ++i) {
             ((float *) votes->data)[i] = std::fabs(gauss());
@@ -319,8 +319,8 @@ struct selection : tensors {
             std::reverse(res.begin(), res.end());
         }
         std::stable_sort(res.begin(), res.end(), [&](int32_t a, int32_t b) {
-            if ((a < n_sinks) != (b < n_sinks)) {
-                return a < n_sinks;
+            if ((a < n_sink) != (b < n_sink)) {
+                return a < n_sink;
             }
             return !std::isnan(v[a]) && (std::isnan(v[b]) || v[a] > v[b]);
         });
@@ -349,7 +349,7 @@ struct selection : tensors {
             const bool same = ids_are(h, want);
             const bool covers = coverage >= 0.0f && coverage <= 1.0f && std::fabs(coverage - (all > 0.0 ? held / all : 1.0)) < 1e-5;
             if (!same || !covers) {
-                printf("selection n=%d w=%d kept=%d sinks=%d head %d threads=%d: %s, coverage %g\n", n, w, n_kept, n_sinks, h, device_max_threads,
+                printf("selection n=%d w=%d kept=%d sinks=%d head %d threads=%d: %s, coverage %g\n", n, w, n_kept, n_sink, h, device_max_threads,
                         same ? "ids right" : "ids wrong", coverage);
                 n_failed++;
             }
@@ -443,7 +443,7 @@ static void test_evict(ggml_type type, int head_dim, int n_head_kv, int n_cells,
 //
 
 static void test_supports() {
-    const shape s = { GGML_TYPE_F16, 64, 300, 16, 2, 4, 0.0f, false, 7, LLAMA_SNAPKV_POOL_AVG, LLAMA_SNAPKV_REDUCE_SUM };
+    const shape s = { GGML_TYPE_F16, 64, 300, 16, 2, 4, 0.0f, false, 7, LLAMA_SNAPKV_POOLING_AVG, LLAMA_SNAPKV_AGGREGATION_SUM };
     auto supports = [](const ggml_tensor * node) { return snapkv_metal_supports_op(device(0), node); };
     {
         scoring in(s);
@@ -473,7 +473,7 @@ static void test_supports() {
         scoring in(s);
         snapkv_op_params params;
         CHECK(snapkv_op_get_params(in.votes, &params));
-        params.kernel = 129;
+        params.kernel_size = 129;
         memcpy((char *) in.votes->op_params + SNAPKV_OP_PARAMS_OFFSET, &params, sizeof(params));
         CHECK(!supports(in.votes));
         params.magic++;
@@ -505,8 +505,8 @@ int main(int argc, char ** argv) {
     device_props.max_theadgroup_memory_size = 32 * 1024;
 
     const ggml_type types[] = { GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_F32, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0 };
-    const int AVG = LLAMA_SNAPKV_POOL_AVG, MAX = LLAMA_SNAPKV_POOL_MAX;
-    const int SUM = LLAMA_SNAPKV_REDUCE_SUM, TOP = LLAMA_SNAPKV_REDUCE_MAX;
+    const int AVG = LLAMA_SNAPKV_POOLING_AVG, MAX = LLAMA_SNAPKV_POOLING_MAX;
+    const int SUM = LLAMA_SNAPKV_AGGREGATION_SUM, TOP = LLAMA_SNAPKV_AGGREGATION_MAX;
 
     if (threads) {
         device_max_threads = 64;

@@ -210,7 +210,7 @@ static ops_outputs ops_run_fused(ops_device & dev, const ops_case & c, const ops
     ops_input_tensors in(ts, c, data.n_cells);
     ggml_tensor * stats = snapkv_op_stats(ts, in.q, in.k, in.sinks, c.scale(), c.softcap);
     ggml_tensor * votes = snapkv_op_votes(ts, in.q, in.k, stats, c.scale(), c.softcap, c.kernel, c.pool, c.reduce, c.own);
-    ggml_tensor * ids = snapkv_op_select(ts, votes, c.w, c.n_kept, c.n_sinks);
+    ggml_tensor * ids = snapkv_op_select(ts, votes, c.w, c.n_kept, c.n_sink);
     ggml_cgraph * gf = ggml_new_graph(ts);
     ggml_build_forward_expand(gf, snapkv_op_evict(ts, ops_target(ts, in.compact_k), in.cache_k, ids, c.n_head_kv, (int32_t) c.m()));
     ggml_build_forward_expand(gf, snapkv_op_evict(ts, ops_target(ts, in.compact_v), in.cache_v, ids, c.n_head_kv, (int32_t) c.m()));
@@ -234,10 +234,10 @@ static ops_outputs ops_run_fused(ops_device & dev, const ops_case & c, const ops
     return res;
 }
 
-static ops_outputs ops_run_select(ops_device & dev, const ops_case & c, const std::vector<float> & values, int n_sinks, uint8_t poison) {
+static ops_outputs ops_run_select(ops_device & dev, const ops_case & c, const std::vector<float> & values, int n_sink, uint8_t poison) {
     ops_tensors ts;
     ggml_tensor * votes = ggml_new_tensor_3d(ts, GGML_TYPE_F32, c.n, c.n_head_kv, 2);
-    ggml_tensor * ids = snapkv_op_select(ts, votes, c.w, c.n_kept, n_sinks);
+    ggml_tensor * ids = snapkv_op_select(ts, votes, c.w, c.n_kept, n_sink);
     ggml_cgraph * gf = ggml_new_graph(ts);
     ggml_build_forward_expand(gf, ids);
 
@@ -267,10 +267,10 @@ struct ops_stock {
 
 static llama_snapkv_params ops_params(const ops_case & c) {
     llama_snapkv_params params = llama_snapkv_default_params();
-    params.kernel = c.kernel;
-    params.pool = (llama_snapkv_pool) c.pool;
-    params.reduce = (llama_snapkv_reduce) c.reduce;
-    params.own = c.own;
+    params.kernel_size = c.kernel;
+    params.pooling = (llama_snapkv_pooling) c.pool;
+    params.aggregation = (llama_snapkv_aggregation) c.reduce;
+    params.self_weight = c.own;
     return params;
 }
 

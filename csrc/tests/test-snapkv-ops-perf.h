@@ -23,7 +23,7 @@ struct ops_perf_log {
     void append(const ops_device & dev, const ops_options & opt, double copy_gbs, const std::vector<ops_perf_row> & rows) {
         char buf[512];
         snprintf(buf, sizeof(buf), "%s{\"device\": \"%s\", \"description\": \"%s\", \"head_dim\": %d, \"n_head_kv\": 8, \"group\": %d, \"window\": 32, \"kernel\": %u, \"type\": \"f16\", \"threads\": %d, \"copy_gbs\": %.2f, \"rows\": [",
-                devices.empty() ? "" : ",\n", dev.name.c_str(), ggml_backend_dev_description(dev.dev), opt.head_dim, opt.group, llama_snapkv_default_params().kernel, opt.n_threads, copy_gbs);
+                devices.empty() ? "" : ",\n", dev.name.c_str(), ggml_backend_dev_description(dev.dev), opt.head_dim, opt.group, llama_snapkv_default_params().kernel_size, opt.n_threads, copy_gbs);
         devices += buf;
         for (const auto & r : rows) {
             char stock[32] = "null";
@@ -123,7 +123,7 @@ static double ops_time_stock(ops_device & dev, const ops_case & c, const ops_inp
         for (int h = 0; h < c.n_head_kv; ++h) {
             ops_get(votes.pooled[h], pooled, c.m());
             ops_get(votes.mass[h], mass, c.n);
-            const std::vector<int32_t> kept = llama_snapkv_select(pooled, c.n_kept, c.n_sinks);
+            const std::vector<int32_t> kept = llama_snapkv_select(pooled, c.n_kept, c.n_sink);
             coverage += llama_snapkv_coverage_of(mass, kept, c.w);
             ggml_backend_tensor_set(ids, kept.data(), h * ids->nb[1], ids->nb[1]);
         }
@@ -142,10 +142,10 @@ static ops_perf_row ops_time_size(ops_device & dev, const ops_options & opt, int
     c.n = n;
     c.n_kept = (int) std::min<int64_t>(992, c.m());
     const llama_snapkv_params defaults = llama_snapkv_default_params();
-    c.kernel = (int) defaults.kernel;
-    c.pool = defaults.pool;
-    c.reduce = defaults.reduce;
-    c.own = defaults.own;
+    c.kernel = (int) defaults.kernel_size;
+    c.pool = defaults.pooling;
+    c.reduce = defaults.aggregation;
+    c.own = defaults.self_weight;
 
     ops_tensors ts;
     ops_input_tensors in(ts, c, n);
@@ -205,7 +205,7 @@ static void ops_perf(ops_device & dev, const ops_options & opt, ops_perf_log & l
     dev.set_threads(opt.n_threads);
     const double copy = ops_copy_speed(dev);
     printf("copies %.1f GB/s, read and written. head_dim %d, n_head_kv 8, group %d, window 32, kernel %u, f16, 1024 rows kept; ms a layer\n", copy, opt.head_dim, opt.group,
-            llama_snapkv_default_params().kernel);
+            llama_snapkv_default_params().kernel_size);
     printf("%8s %9s %9s %9s %9s %9s %9s %7s %9s %6s\n", "n", "stats", "votes", "select", "evict", "fused", "stock", "ratio", "K GB/s", "share");
     std::vector<ops_perf_row> rows;
     for (const int64_t n : opt.sizes) {

@@ -22,12 +22,12 @@ struct ops_case {
     int w = 8;
     int64_t n = 100;
     int n_kept = 30;
-    int n_sinks = 0;
+    int n_sink = 0;
     bool attn_sinks = false;
     float softcap = 0.0f;
     int kernel = 5;
-    int pool = LLAMA_SNAPKV_POOL_AVG;
-    int reduce = LLAMA_SNAPKV_REDUCE_SUM;
+    int pool = LLAMA_SNAPKV_POOLING_AVG;
+    int reduce = LLAMA_SNAPKV_AGGREGATION_SUM;
     float own = 0.0f;
     bool strided = true;  // k is a view of a cache, else [head_dim, n, n_head_kv] of its own
     bool q_view = true; // q is a view of [head_dim, n_head, tokens], as a model computes it
@@ -42,10 +42,10 @@ struct ops_case {
     std::string name() const {
         char buf[256];
         snprintf(buf, sizeof(buf), "k %s v %s d %d hkv %d g %d w %d n %lld kept %d sinks %d kernel %d %s %s own %g%s%s%s%s%s sharp %g seed %u",
-                ggml_type_name(type_k), ggml_type_name(type_v), head_dim, n_head_kv, g, w, (long long) n, n_kept, n_sinks, kernel,
-                pool == LLAMA_SNAPKV_POOL_AVG ? "avg" : pool == LLAMA_SNAPKV_POOL_MAX ? "maxpool"
-                                                                                      : "trim",
-                reduce == LLAMA_SNAPKV_REDUCE_SUM ? "sum" : "max", own,
+                ggml_type_name(type_k), ggml_type_name(type_v), head_dim, n_head_kv, g, w, (long long) n, n_kept, n_sink, kernel,
+                pool == LLAMA_SNAPKV_POOLING_AVG ? "avg" : pool == LLAMA_SNAPKV_POOLING_MAX ? "maxpool"
+                                                                                            : "trim",
+                reduce == LLAMA_SNAPKV_AGGREGATION_SUM ? "sum" : "max", own,
                 attn_sinks ? " attn-sinks" : "", softcap != 0.0f ? " softcap" : "", strided ? " strided" : "", q_view ? " q-view" : "", q_f16 ? " q-f16" : "", sharp, seed);
         return buf;
     }
@@ -160,7 +160,7 @@ static double ops_dot(const float * a, const float * b, int n) {
 
 // pooled votes of one query head, [m]. votes has n entries
 static std::vector<double> ops_pool(const ops_case & c, const std::vector<double> & votes, ops_mistake mistake) {
-    const int other = c.pool == LLAMA_SNAPKV_POOL_AVG ? LLAMA_SNAPKV_POOL_MAX : LLAMA_SNAPKV_POOL_AVG;
+    const int other = c.pool == LLAMA_SNAPKV_POOLING_AVG ? LLAMA_SNAPKV_POOLING_MAX : LLAMA_SNAPKV_POOLING_AVG;
     const int pool = mistake == OPS_OTHER_POOL ? other : c.pool;
     const int half = mistake == OPS_NO_POOLING ? 0 : c.kernel / 2;
     const int shift = mistake == OPS_POOL_SHIFTED ? 1 : 0;
@@ -179,10 +179,10 @@ static std::vector<double> ops_pool(const ops_case & c, const std::vector<double
             }
         }
         const int divisor = mistake == OPS_POOL_VALID_ONLY ? std::max(count, 1) : 2 * half + 1;
-        if (pool == LLAMA_SNAPKV_POOL_TRIM && half > 0) {
+        if (pool == LLAMA_SNAPKV_POOLING_TRIM && half > 0) {
             res[j] = (sum - max) / std::max(divisor - 1, 1);
         } else {
-            res[j] = pool == LLAMA_SNAPKV_POOL_MAX ? max : sum / divisor;
+            res[j] = pool == LLAMA_SNAPKV_POOLING_MAX ? max : sum / divisor;
         }
         res[j] += mistake == OPS_NO_OWN ? 0.0 : c.own * votes[j];
     }
@@ -203,7 +203,7 @@ static ops_reference ops_compute_reference(const ops_case & c, const ops_data & 
     const int n_head = c.g * c.n_head_kv;
     const int late = mistake == OPS_MASK_LATE ? 1 : mistake == OPS_MASK_EARLY ? -1
                                                                               : 0;
-    const bool sum_rows = (c.reduce == LLAMA_SNAPKV_REDUCE_SUM) != (mistake == OPS_OTHER_REDUCE);
+    const bool sum_rows = (c.reduce == LLAMA_SNAPKV_AGGREGATION_SUM) != (mistake == OPS_OTHER_REDUCE);
 
     ops_reference res;
     res.max.resize((size_t) n_head * c.w);
@@ -273,15 +273,15 @@ static double ops_error_of_votes(const std::vector<double> & ref, const std::vec
 }
 
 // a choice may differ from the reference's only where votes are equal up to the tolerance; 0 where it is the same
-static double ops_error_of_ids(const double * votes, int64_t m, const std::vector<int32_t> & ids, int n_sinks, double tolerance, double slack = 1e-12) {
+static double ops_error_of_ids(const double * votes, int64_t m, const std::vector<int32_t> & ids, int n_sink, double tolerance, double slack = 1e-12) {
     std::vector<bool> kept((size_t) m, false);
     double lowest = INFINITY;
     for (const int32_t i : ids) {
         kept[i] = true;
-        lowest = i >= n_sinks ? std::min(lowest, votes[i]) : lowest;
+        lowest = i >= n_sink ? std::min(lowest, votes[i]) : lowest;
     }
     double highest = -INFINITY;
-    for (int64_t j = n_sinks; j < m; ++j) {
+    for (int64_t j = n_sink; j < m; ++j) {
         highest = kept[j] ? highest : std::max(highest, votes[j]);
     }
     return highest > lowest ? (highest - lowest) / (2.0 * tolerance * highest + slack) : 0.0;

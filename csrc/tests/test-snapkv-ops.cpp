@@ -66,7 +66,7 @@ static void check_select(std::string & problems, const ops_case & c, const std::
         const float * pooled = &votes[(size_t) h * c.n];
         const float * mass = &votes[(size_t) (c.n_head_kv + h) * c.n];
         const std::vector<int32_t> ids(out.begin() + (size_t) h * (c.n_kept + 1), out.begin() + (size_t) h * (c.n_kept + 1) + c.n_kept);
-        const std::vector<int32_t> expected = llama_snapkv_select(std::vector<float>(pooled, pooled + c.m()), c.n_kept, c.n_sinks);
+        const std::vector<int32_t> expected = llama_snapkv_select(std::vector<float>(pooled, pooled + c.m()), c.n_kept, c.n_sink);
         add(problems, ids != expected, "ids differ from the selection by the op's own votes, head", h);
 
         const double coverage = llama_snapkv_coverage_of(std::vector<float>(mass, mass + c.n), expected, c.w);
@@ -98,13 +98,13 @@ static void check_float64(std::string & problems, const ops_case & c, const ops_
         bool ascending = true;
         for (size_t i = 0; i < ids.size(); ++i) {
             const int32_t before = i ? ids[i - 1] : -1;
-            ascending = ascending && ids[i] > before && ids[i] < c.m() && ((int) i >= c.n_sinks || ids[i] == (int32_t) i);
+            ascending = ascending && ids[i] > before && ids[i] < c.m() && ((int) i >= c.n_sink || ids[i] == (int32_t) i);
         }
         add(problems, !ascending, "ids not ascending positions of the prefix with the sinks first, head", h);
         if (!ascending) {
             return;
         }
-        const double choice = ops_error_of_ids(&ref.votes[(size_t) h * c.n], c.m(), ids, c.n_sinks, tolerance);
+        const double choice = ops_error_of_ids(&ref.votes[(size_t) h * c.n], c.m(), ids, c.n_sink, tolerance);
         add(problems, !(choice <= 1.0), "choice against float64", choice);
 
         const double * mass = &ref.votes[(size_t) (c.n_head_kv + h) * c.n];
@@ -148,8 +148,8 @@ static void check_stock(std::string & problems, ops_device & dev, const ops_case
     // stock: K and Q may go through TF32 or f16 on a GPU
     const double tolerance = dev.is_cpu ? 1e-4 : 1e-2;
     // and they take the greatest vote out of a sum that has it
-    const double greatest = c.reduce == LLAMA_SNAPKV_REDUCE_SUM ? c.w : 1;
-    const double slack = c.pool == LLAMA_SNAPKV_POOL_TRIM ? 1e-6 * greatest : 1e-12;
+    const double greatest = c.reduce == LLAMA_SNAPKV_AGGREGATION_SUM ? c.w : 1;
+    const double slack = c.pool == LLAMA_SNAPKV_POOLING_TRIM ? 1e-6 * greatest : 1e-12;
     const ops_outputs stock = ops_run_stock(dev, c, data, out.ids, 0xff);
     if (!stock.supported) {
         return;
@@ -161,7 +161,7 @@ static void check_stock(std::string & problems, ops_device & dev, const ops_case
         const std::vector<float> pooled(stock.votes.begin() + (size_t) h * c.n, stock.votes.begin() + (size_t) h * c.n + c.m());
         const std::vector<double> exact(pooled.begin(), pooled.end());
         const std::vector<int32_t> ids(out.ids.begin() + (size_t) h * (c.n_kept + 1), out.ids.begin() + (size_t) h * (c.n_kept + 1) + c.n_kept);
-        const double choice = ops_error_of_ids(exact.data(), c.m(), ids, c.n_sinks, tolerance, slack);
+        const double choice = ops_error_of_ids(exact.data(), c.m(), ids, c.n_sink, tolerance, slack);
         add(problems, !(choice <= 1.0), "choice against the stock path", choice);
     }
     add(problems, !stock.evicted_k.empty() && !same_bits(stock.evicted_k, out.evicted_k), "evicted k against the stock path");
@@ -207,12 +207,12 @@ static void test_chain(ops_device & dev, ops_device & cpu, const ops_case & c) {
 }
 
 // votes as scoring would not make them
-static void test_select(ops_device & dev, int pattern, int64_t n, int w, int n_kept, int n_sinks) {
+static void test_select(ops_device & dev, int pattern, int64_t n, int w, int n_kept, int n_sink) {
     ops_case c;
     c.n = n;
     c.w = w;
     c.n_kept = n_kept;
-    c.n_sinks = std::min(n_sinks, n_kept);
+    c.n_sink = std::min(n_sink, n_kept);
     c.n_head_kv = 3;
     static const char * names[] = { "constant", "few values", "NaN", "all NaN", "-0", "negative", "denormal", "descending", "one bit", "no mass" };
 
@@ -236,13 +236,13 @@ static void test_select(ops_device & dev, int pattern, int64_t n, int w, int n_k
         votes[i] = is_mass && pattern == 9 ? 0.0f : x;
     }
     char what[128];
-    snprintf(what, sizeof(what), "select of %s, n %lld w %d kept %d sinks %d", names[pattern], (long long) n, w, n_kept, n_sinks);
+    snprintf(what, sizeof(what), "select of %s, n %lld w %d kept %d sinks %d", names[pattern], (long long) n, w, n_kept, n_sink);
 
     std::string problems;
-    const ops_outputs out = ops_run_select(dev, c, votes, n_sinks, 0xff);
+    const ops_outputs out = ops_run_select(dev, c, votes, n_sink, 0xff);
     if (out.supported) {
         check_select(problems, c, votes, out.ids);
-        add(problems, !same_bits(out.ids, ops_run_select(dev, c, votes, n_sinks, 0x7f).ids), "ids not reproducible");
+        add(problems, !same_bits(out.ids, ops_run_select(dev, c, votes, n_sink, 0x7f).ids), "ids not reproducible");
     }
     report(dev, what, problems, out.supported);
 }
@@ -258,13 +258,13 @@ static void test_mistakes(ops_device & cpu) {
     c.sharp = 2.0f;
     c.own = 0.25f;
     for (const int64_t n : { 40, 1025 }) {
-        for (const int pool : { LLAMA_SNAPKV_POOL_AVG, LLAMA_SNAPKV_POOL_MAX, LLAMA_SNAPKV_POOL_TRIM }) {
+        for (const int pool : { LLAMA_SNAPKV_POOLING_AVG, LLAMA_SNAPKV_POOLING_MAX, LLAMA_SNAPKV_POOLING_TRIM }) {
             c.n = n;
             c.pool = pool;
             const ops_data data = ops_make_data(c);
             const ops_outputs out = ops_run_fused(cpu, c, data, 0xff);
             for (int i = OPS_NONE; i < OPS_N_MISTAKES; ++i) {
-                if (i == OPS_POOL_VALID_ONLY && pool == LLAMA_SNAPKV_POOL_MAX) {
+                if (i == OPS_POOL_VALID_ONLY && pool == LLAMA_SNAPKV_POOLING_MAX) {
                     continue;
                 }
                 const ops_reference ref = ops_compute_reference(c, data, false, (ops_mistake) i);
@@ -300,7 +300,7 @@ static std::vector<ops_case> make_cases(uint32_t seed, bool quick) {
     auto push = [&res, seed](ops_case c) {
         c.seed = seed + (uint32_t) res.size();
         c.n_kept = std::min<int>(c.n_kept, (int) c.m());
-        c.n_sinks = std::min(c.n_sinks, c.n_kept);
+        c.n_sink = std::min(c.n_sink, c.n_kept);
         res.push_back(c);
     };
     const ggml_type types[] = { GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_F32, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0 };
@@ -313,7 +313,7 @@ static std::vector<ops_case> make_cases(uint32_t seed, bool quick) {
             c.n = n;
             c.type_k = types[res.size() % 5];
             c.q_f16 = c.type_k == GGML_TYPE_F16;
-            c.n_sinks = 2;
+            c.n_sink = 2;
             c.kernel = n == 1023 ? 63 : 7;
             push(c);
         }
@@ -364,8 +364,8 @@ static std::vector<ops_case> make_cases(uint32_t seed, bool quick) {
         r.w = rnd.below(2) ? rnd.pick({ 8, 16, 32, 64 }) : 1 + rnd.below(256);
         r.n = r.w + rnd.below(rnd.pick({ 3, 100, 3000 }));
         r.kernel = 1 + 2 * rnd.below(32);
-        r.pool = rnd.pick({ LLAMA_SNAPKV_POOL_AVG, LLAMA_SNAPKV_POOL_MAX, LLAMA_SNAPKV_POOL_TRIM });
-        r.reduce = rnd.below(2) ? LLAMA_SNAPKV_REDUCE_SUM : LLAMA_SNAPKV_REDUCE_MAX;
+        r.pool = rnd.pick({ LLAMA_SNAPKV_POOLING_AVG, LLAMA_SNAPKV_POOLING_MAX, LLAMA_SNAPKV_POOLING_TRIM });
+        r.reduce = rnd.below(2) ? LLAMA_SNAPKV_AGGREGATION_SUM : LLAMA_SNAPKV_AGGREGATION_MAX;
         r.own = rnd.pick({ 0.0f, 0.25f, 2.0f });
         r.softcap = rnd.pick({ 0.0f, 0.0f, 5.0f, 50.0f });
         r.attn_sinks = rnd.below(3) == 0;
@@ -374,7 +374,7 @@ static std::vector<ops_case> make_cases(uint32_t seed, bool quick) {
         r.q_f16 = rnd.below(2) != 0;
         r.sharp = rnd.pick({ 0.5f, 1.0f, 4.0f });
         r.n_kept = rnd.below((int) r.m() + 1);
-        r.n_sinks = rnd.pick({ 0, 4, 16 });
+        r.n_sink = rnd.pick({ 0, 4, 16 });
         if (r.head_dim % ggml_blck_size(r.type_k) == 0 && r.head_dim % ggml_blck_size(r.type_v) == 0 && r.work() < (quick ? 3e7 : 2e8)) {
             push(r);
         }
@@ -385,7 +385,7 @@ static std::vector<ops_case> make_cases(uint32_t seed, bool quick) {
             large.type_k = type;
             large.n = 131072;
             large.n_kept = 4000;
-            large.n_sinks = 4;
+            large.n_sink = 4;
             large.q_f16 = true;
             push(large);
         }

@@ -134,7 +134,7 @@ class KeptRows:
                 )
             n_kept = np.array([layer.shape[1] for layer in ids], np.uint32)
             rows = np.concatenate([np.ascontiguousarray(layer, np.int32).ravel() for layer in ids])
-        rc = api.llama_snapkv_keep(
+        rc = api.llama_snapkv_select_rows(
             self.ctx, api.SEQ_ID, pointer(n_kept, ctypes.c_uint32), pointer(rows, ctypes.c_int32)
         )
         if rc == api.RC_NO_ROOM:

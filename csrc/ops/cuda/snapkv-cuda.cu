@@ -37,7 +37,7 @@ static bool supports_score(const snapkv_op_params & params, const ggml_tensor * 
         return op->ne[3] >= 2 && (!sinks || (sinks->type == GGML_TYPE_F32 && ggml_is_contiguous(sinks)));
     }
     const ggml_tensor * stats = op->src[2];
-    return stats && stats->type == GGML_TYPE_F32 && ggml_is_contiguous(stats) && params.kernel >= 1 && params.kernel <= 127 && params.kernel % 2 == 1;
+    return stats && stats->type == GGML_TYPE_F32 && ggml_is_contiguous(stats) && params.kernel_size >= 1 && params.kernel_size <= 127 && params.kernel_size % 2 == 1;
 }
 
 static bool supports_select(const ggml_tensor * op) {

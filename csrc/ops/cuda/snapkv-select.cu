@@ -115,7 +115,7 @@ static __device__ threshold find_threshold(const float * votes, int i0, int i1, 
 }
 
 // votes, mass [n_head_kv][n]; out [n_head_kv][n_kept + 1]
-static __global__ void __launch_bounds__(THREADS) snapkv_select_kernel(const float * votes, const float * mass, int32_t * out, int n, int w, int n_kept, int n_sinks) {
+static __global__ void __launch_bounds__(THREADS) snapkv_select_kernel(const float * votes, const float * mass, int32_t * out, int n, int w, int n_kept, int n_sink) {
     __shared__ double warps[WARPS];
     __shared__ uint32_t n_above[WARPS];
     __shared__ uint32_t n_equal[WARPS];
@@ -142,19 +142,19 @@ static __global__ void __launch_bounds__(THREADS) snapkv_select_kernel(const flo
         for (int b = 0; b < BATCH; ++b) {
             const int i = base + b * THREADS;
             total += m[b];
-            held += i < n_sinks || i >= i1 ? m[b] : 0.0f;
+            held += i < n_sink || i >= i1 ? m[b] : 0.0f;
         }
     }
-    for (int i = threadIdx.x; i < n_sinks; i += THREADS) {
+    for (int i = threadIdx.x; i < n_sink; i += THREADS) {
         out[i] = i;
     }
 
-    if (n_kept > n_sinks) {
-        const threshold th = find_threshold(votes, n_sinks, i1, n_kept - n_sinks);
+    if (n_kept > n_sink) {
+        const threshold th = find_threshold(votes, n_sink, i1, n_kept - n_sink);
 
         // a warp has a segment of positions, so that it writes its ids in order without waiting for others
-        const int seg = ((i1 - n_sinks + WARPS - 1) / WARPS + 31) / 32 * 32;
-        const int s0 = n_sinks + min(warp * seg, i1 - n_sinks);
+        const int seg = ((i1 - n_sink + WARPS - 1) / WARPS + 31) / 32 * 32;
+        const int s0 = n_sink + min(warp * seg, i1 - n_sink);
         const int s1 = min(s0 + seg, i1);
 
         uint32_t above = 0;
@@ -180,7 +180,7 @@ static __global__ void __launch_bounds__(THREADS) snapkv_select_kernel(const flo
         }
         __syncthreads();
         uint32_t ties = 0; // equals before the position
-        uint32_t pos = n_sinks;
+        uint32_t pos = n_sink;
         for (int i = 0; i < warp; ++i) {
             pos += n_above[i];
             ties += n_equal[i];
@@ -224,7 +224,7 @@ void snapkv_cuda_select(cudaStream_t stream, const snapkv_op_params & params, gg
     const int n = (int) votes->ne[0];
     const int n_head_kv = (int) votes->ne[1];
     const int n_kept = (int) op->ne[0] - 1;
-    const int n_sinks = params.n_sinks < n_kept ? params.n_sinks : n_kept;
+    const int n_sink = params.n_sink < n_kept ? params.n_sink : n_kept;
     const float * plane = (const float *) votes->data;
-    snapkv_select_kernel<<<n_head_kv, THREADS, 0, stream>>>(plane, plane + (int64_t) n * n_head_kv, (int32_t *) op->data, n, params.window, n_kept, n_sinks);
+    snapkv_select_kernel<<<n_head_kv, THREADS, 0, stream>>>(plane, plane + (int64_t) n * n_head_kv, (int32_t *) op->data, n, params.window, n_kept, n_sink);
 }

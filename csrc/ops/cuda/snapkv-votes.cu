@@ -4,9 +4,9 @@
 static constexpr int RING = 256; // columns of votes kept for pooling: two tiles and kernel - 1 are less. A power of two
 static constexpr int RING_STRIDE = RING + 8; // so that four neighbouring rings lie in different banks
 
-// enum llama_snapkv_pool and enum llama_snapkv_reduce; snapkv.h would bring in llama.h, which ggml-cuda does not see
-enum { SNAPKV_CUDA_POOL_AVG = 0, SNAPKV_CUDA_POOL_MAX = 1, SNAPKV_CUDA_POOL_TRIM = 2 };
-enum { SNAPKV_CUDA_REDUCE_SUM = 0, SNAPKV_CUDA_REDUCE_MAX = 1 };
+// enum llama_snapkv_pooling and enum llama_snapkv_aggregation; snapkv.h would bring in llama.h, which ggml-cuda does not see
+enum { SNAPKV_CUDA_POOLING_AVG = 0, SNAPKV_CUDA_POOLING_MAX = 1, SNAPKV_CUDA_POOLING_TRIM = 2 };
+enum { SNAPKV_CUDA_AGGREGATION_SUM = 0, SNAPKV_CUDA_AGGREGATION_MAX = 1 };
 
 template <bool use_max> static __device__ __forceinline__ float combine(float a, float b) {
     return use_max ? fmaxf(a, b) : a + b;
@@ -43,27 +43,27 @@ struct votes_args {
     const float2 * stats; // [n_head][w], plane 0 of STATS' result
     float * votes;        // [n_head_kv][n]
     float * mass;         // [n_head_kv][n]
-    int kernel, pool;
+    int kernel_size, pooling;
     bool reduce_max;
     bool add; // to what a launch for other query heads left
     float inv_g;
-    float own;
+    float self_weight;
 
     // the mean of the heads commutes with AVG pooling alone
-    __host__ __device__ bool pools_heads() const { return pool != SNAPKV_CUDA_POOL_AVG; }
+    __host__ __device__ bool pools_heads() const { return pooling != SNAPKV_CUDA_POOLING_AVG; }
 };
 
 // of the kernel's columns up to `last`
 static __device__ __forceinline__ float pooled(const votes_args & v, const float * ring, int last) {
     float sum = 0.0f;
     float top = 0.0f;
-    for (int c = last - v.kernel + 1; c <= last; ++c) {
+    for (int c = last - v.kernel_size + 1; c <= last; ++c) {
         const float x = ring[c & (RING - 1)];
         // the greatest never enters a trimmed sum, so that nothing cancels
-        sum += v.pool == SNAPKV_CUDA_POOL_TRIM ? fminf(top, x) : x;
+        sum += v.pooling == SNAPKV_CUDA_POOLING_TRIM ? fminf(top, x) : x;
         top = fmaxf(top, x);
     }
-    return v.pool == SNAPKV_CUDA_POOL_MAX ? top : sum / (v.pool == SNAPKV_CUDA_POOL_TRIM ? v.kernel - 1 : v.kernel);
+    return v.pooling == SNAPKV_CUDA_POOLING_MAX ? top : sum / (v.pooling == SNAPKV_CUDA_POOLING_TRIM ? v.kernel_size - 1 : v.kernel_size);
 }
 
 // A block's keys are followed and preceded by half a kernel, so that it can pool alone. A tile goes through three steps, each
@@ -80,7 +80,7 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<M>::
     const int n_warps = blockDim.x / 32;
     const int row0 = warp % a.warps_per_head * warp_shape<M>::rows;
     const int head = blockIdx.y * a.g + a.head0 + warp / a.warps_per_head;
-    const int half = v.kernel / 2;
+    const int half = v.kernel_size / 2;
     const int out0 = blockIdx.x * a.range; // of the range that this block writes
     const int out1 = min(a.n, out0 + a.range);
     const int start = out0 - half;
@@ -157,7 +157,7 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<M>::
                 if (j >= out0 && j < out1 && j < a.n - a.w) {
                     for (int h = i % lanes; h < n_rings; h += lanes) {
                         const float * x = ring + h * RING_STRIDE;
-                        vote += pooled(v, x, last) + v.own * x[(last - half) & (RING - 1)];
+                        vote += pooled(v, x, last) + v.self_weight * x[(last - half) & (RING - 1)];
                     }
                 }
                 for (int bit = 1; bit < lanes; bit *= 2) {
@@ -219,7 +219,7 @@ template <int D, int M> static void launch_votes(cudaStream_t stream, score_args
     const int n_rings = v.pools_heads() ? n_heads : 1;
     const size_t smem = tile_shape<D>::stages * tile_shape<D>::bytes + sizeof(float) * (2 * (v.reduce_max ? 2 : 1) * n_warps * KT + n_rings * RING_STRIDE);
 
-    a.range = range_keys(a.n, n_resident(snapkv_votes_kernel<D, M>, n_warps * 32, smem, prepared) / n_head_kv, v.kernel - 1);
+    a.range = range_keys(a.n, n_resident(snapkv_votes_kernel<D, M>, n_warps * 32, smem, prepared) / n_head_kv, v.kernel_size - 1);
     for (a.head0 = 0; a.head0 < a.g; a.head0 += a.n_heads) {
         a.n_heads = a.g - a.head0 < n_heads ? a.g - a.head0 : n_heads;
         v.add = a.head0 > 0;
@@ -235,10 +235,10 @@ void snapkv_cuda_votes(cudaStream_t stream, const snapkv_op_params & params, ggm
     v.stats = (const float2 *) op->src[2]->data;
     v.votes = (float *) op->data;
     v.mass = v.votes + (int64_t) a.n * k->ne[2];
-    v.kernel = params.kernel;
-    v.pool = params.pool;
-    v.own = params.own;
-    v.reduce_max = params.reduce == SNAPKV_CUDA_REDUCE_MAX;
+    v.kernel_size = params.kernel_size;
+    v.pooling = params.pooling;
+    v.self_weight = params.self_weight;
+    v.reduce_max = params.aggregation == SNAPKV_CUDA_AGGREGATION_MAX;
     v.inv_g = 1.0f / a.g;
     switch (k->ne[0]) {
 #define X(D) case D: with_rows_per_warp<D>(a.w, [&](auto m) { launch_votes<D, m.value>(stream, a, v, k->ne[2]); }); break;

@@ -19,11 +19,11 @@ enum snapkv_metal_k_type {
     SNAPKV_METAL_Q4_0 = 4,
 };
 
-// enum llama_snapkv_pool
-enum snapkv_metal_pool {
-    SNAPKV_METAL_POOL_AVG = 0,
-    SNAPKV_METAL_POOL_MAX = 1,
-    SNAPKV_METAL_POOL_TRIM = 2,
+// enum llama_snapkv_pooling
+enum snapkv_metal_pooling {
+    SNAPKV_METAL_POOLING_AVG = 0,
+    SNAPKV_METAL_POOLING_MAX = 1,
+    SNAPKV_METAL_POOLING_TRIM = 2,
 };
 
 // STATS, its merge, and VOTES
@@ -44,10 +44,10 @@ struct snapkv_metal_scoring_args {
     int32_t n_splits;  // STATS: ranges of keys
     int32_t has_sinks; // STATS
     int32_t cols;      // VOTES: columns of a threadgroup, the pooling's borders included; a multiple of tile
-    int32_t pool_size; // VOTES: odd
-    int32_t pool;      // VOTES: enum snapkv_metal_pool
+    int32_t kernel_size; // VOTES: odd
+    int32_t pooling;   // VOTES: enum snapkv_metal_pooling
     int32_t reduce_max; // VOTES: else sum
-    float own;         // VOTES: share of a key's own vote
+    float self_weight; // VOTES: share of a key's own vote
 };
 
 struct snapkv_metal_select_args {
@@ -55,7 +55,7 @@ struct snapkv_metal_select_args {
     int32_t n_head_kv;
     int32_t w;
     int32_t n_kept;
-    int32_t n_sinks;
+    int32_t n_sink;
 };
 
 struct snapkv_metal_evict_args {

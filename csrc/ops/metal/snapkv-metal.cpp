@@ -14,8 +14,8 @@
 // snapkv.metal with its header, as text (snapkv-metal-source.cpp.in)
 extern const char snapkv_metal_source[];
 
-// csrc/snapkv.h, which needs llama.h: LLAMA_SNAPKV_REDUCE_MAX
-static constexpr int REDUCE_MAX = 1;
+// csrc/snapkv.h, which needs llama.h: LLAMA_SNAPKV_AGGREGATION_MAX
+static constexpr int AGGREGATION_MAX = 1;
 
 // threads of a threadgroup, if the pipeline allows as many
 static constexpr int N_THREADS = 256;
@@ -115,10 +115,10 @@ static snapkv_metal_scoring_args scoring_args(ggml_metal_device_t dev, const ggm
         args.n_splits = (int32_t) op->ne[3] - 1;
         args.has_sinks = op->src[2] != nullptr;
     } else {
-        args.pool_size = params.kernel;
-        args.pool = params.pool;
-        args.own = params.own;
-        args.reduce_max = params.reduce == REDUCE_MAX;
+        args.kernel_size = params.kernel_size;
+        args.pooling = params.pooling;
+        args.self_weight = params.self_weight;
+        args.reduce_max = params.aggregation == AGGREGATION_MAX;
         // as many columns as memory holds, up to 256: past that the borders no longer matter
         const size_t room = shmem_max(dev);
         const size_t used = votes_bytes(args, N_THREADS);
@@ -150,8 +150,8 @@ static bool supports_scoring(ggml_metal_device_t dev, const ggml_tensor * op, co
     if (params.kind == SNAPKV_OP_STATS) {
         return op->ne[3] >= 2 && stats_bytes(scoring_args(dev, op, params), N_THREADS) <= shmem_max(dev);
     }
-    return params.kernel >= 1 && params.kernel <= 127 && params.kernel % 2 == 1 && ggml_is_contiguous(op->src[2]) &&
-            scoring_args(dev, op, params).cols >= params.kernel;
+    return params.kernel_size >= 1 && params.kernel_size <= 127 && params.kernel_size % 2 == 1 && ggml_is_contiguous(op->src[2]) &&
+            scoring_args(dev, op, params).cols >= params.kernel_size;
 }
 
 static bool supports_evict(const ggml_tensor * op, const snapkv_op_params & params) {
@@ -239,7 +239,7 @@ static void encode_votes(ggml_metal_library_t lib, ggml_metal_encoder_t enc, con
     const int nth = n_threads(votes, N_THREADS);
     begin(enc, votes, args, { buffer_get(op->src[0]), buffer_get(op->src[1]), buffer_get(op->src[2]), buffer_get(op) });
     set_shmem(enc, votes_bytes(args, nth));
-    ggml_metal_encoder_dispatch_threadgroups(enc, div_up(args.n, args.cols - (args.pool_size - 1)), args.n_head_kv, 1, nth, 1, 1);
+    ggml_metal_encoder_dispatch_threadgroups(enc, div_up(args.n, args.cols - (args.kernel_size - 1)), args.n_head_kv, 1, nth, 1, 1);
 }
 
 static void encode_select(ggml_metal_library_t lib, ggml_metal_encoder_t enc, const ggml_tensor * op, const snapkv_op_params & params) {
@@ -250,7 +250,7 @@ static void encode_select(ggml_metal_library_t lib, ggml_metal_encoder_t enc, co
     args.n_head_kv = (int32_t) votes->ne[1];
     args.w = params.window;
     args.n_kept = (int32_t) op->ne[0] - 1;
-    args.n_sinks = params.n_sinks;
+    args.n_sink = params.n_sink;
 
     const auto select = pipeline_get(lib, "snapkv_select");
     const int nth = n_threads(select, N_THREADS_SELECT);

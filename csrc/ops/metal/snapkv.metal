@@ -217,9 +217,9 @@ kernel void snapkv_votes(
     const int head_kv = int(tgpig.y);
     const int head_units = (args.w + SNAPKV_METAL_UNIT - 1) / SNAPKV_METAL_UNIT;
 
-    const int n_out = args.cols - (args.pool_size - 1);
+    const int n_out = args.cols - (args.kernel_size - 1);
     const int out0 = int(tgpig.x) * n_out;
-    const int col0 = out0 - args.pool_size / 2; // may be negative
+    const int col0 = out0 - args.kernel_size / 2; // may be negative
     const int n_prefix = args.n - args.w;
 
     threadgroup float2 * part = (threadgroup float2 *) (shmem + args.tile * SNAPKV_METAL_STRIDE(args.head_dim)); // [nth] sum, maximum
@@ -284,18 +284,18 @@ kernel void snapkv_votes(
             for (int h = 0; h < args.g; ++h) {
                 float sum = 0.0f;
                 float top = 0.0f;
-                for (int t = 0; t < args.pool_size; ++t) {
+                for (int t = 0; t < args.kernel_size; ++t) {
                     const float v = votes[h * args.cols + c + t];
                     // the greatest never enters a trimmed sum, so that nothing cancels
-                    sum += args.pool == SNAPKV_METAL_POOL_TRIM ? min(top, v) : v;
+                    sum += args.pooling == SNAPKV_METAL_POOLING_TRIM ? min(top, v) : v;
                     top = max(top, v);
                 }
-                const float mean = sum / float(args.pool == SNAPKV_METAL_POOL_TRIM ? args.pool_size - 1 : args.pool_size);
-                pooled += (args.pool == SNAPKV_METAL_POOL_MAX ? top : mean) + args.own * votes[h * args.cols + c + args.pool_size / 2];
+                const float mean = sum / float(args.pooling == SNAPKV_METAL_POOLING_TRIM ? args.kernel_size - 1 : args.kernel_size);
+                pooled += (args.pooling == SNAPKV_METAL_POOLING_MAX ? top : mean) + args.self_weight * votes[h * args.cols + c + args.kernel_size / 2];
             }
         }
         out[ulong(head_kv) * ulong(args.n) + ulong(j)] = pooled / float(args.g);
-        out[ulong(args.n_head_kv + head_kv) * ulong(args.n) + ulong(j)] = mass[c + args.pool_size / 2] / float(args.g);
+        out[ulong(args.n_head_kv + head_kv) * ulong(args.n) + ulong(j)] = mass[c + args.kernel_size / 2] / float(args.g);
     }
 }
 
@@ -347,7 +347,7 @@ kernel void snapkv_select(
 
         const uint known = shift == 24 ? 0u : 0xffffffffu << uint(shift + 8);
         for (int j = tid; j < n_prefix; j += nth) {
-            const uint rank = vote_rank(pooled[j], j < args.n_sinks);
+            const uint rank = vote_rank(pooled[j], j < args.n_sink);
             if ((rank & known) == threshold) {
                 atomic_fetch_add_explicit(&histogram[(rank >> uint(shift)) & 255u], 1u, memory_order_relaxed);
             }
@@ -379,7 +379,7 @@ kernel void snapkv_select(
 
     uint2 count = uint2(0u, 0u);
     for (int j = j0; j < min(j1, n_prefix); ++j) {
-        const uint rank = vote_rank(pooled[j], j < args.n_sinks);
+        const uint rank = vote_rank(pooled[j], j < args.n_sink);
         count += uint2(rank > threshold ? 1u : 0u, rank == threshold ? 1u : 0u);
     }
     counts[tid] = count;
@@ -401,7 +401,7 @@ kernel void snapkv_select(
     for (int j = j0; j < j1; ++j) {
         bool keep = true;
         if (j < n_prefix) {
-            const uint rank = vote_rank(pooled[j], j < args.n_sinks);
+            const uint rank = vote_rank(pooled[j], j < args.n_sink);
             keep = rank > threshold || (rank == threshold && equal < wanted);
             equal += rank == threshold ? 1u : 0u;
             if (keep) {
