@@ -96,13 +96,13 @@ class Session:
 
     def __init__(self, settings: Settings) -> None:
         # first of all: it loads our library, which llama_cpp then uses
-        from snapkv_local.native import api  # isort: skip
+        from snapkv_local.native import api, structs, support  # isort: skip
 
         from llama_cpp import llama_cpp
         from llama_cpp._logger import set_verbose
 
         set_verbose(False)
-        self.native = api
+        self.native, self.structs, self.support = api, structs, support
         self.llama = llama_cpp
         self.settings = settings
         self.config = (
@@ -139,18 +139,18 @@ class Session:
         params.n_seq_max = s.n_seq
         params.n_threads = params.n_threads_batch = s.n_threads or hardware.n_cores()
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        params.type_k = params.type_v = self.native.ggml_type(s.kv_type)
+        params.type_k = params.type_v = self.support.ggml_type(s.kv_type)
         params.swa_full = False
         params.no_perf = True
-        if s.n_gpu_layers == 0 and self.native.unproven_devices():
+        if s.n_gpu_layers == 0 and self.support.unproven_devices():
             params.op_offload = False  # as Llama does
         if self.config is None:
             ctx = llama.llama_init_from_model(self.model, params)
             if not ctx:
                 raise RuntimeError("llama_init_from_model: no context, most likely for memory")
             return ctx
-        native_params = self.native.make_params(self.config)
-        self.native.check_supported(s.path, self.model, params, native_params)
+        native_params = self.support.make_params(self.config)
+        self.support.check_supported(s.path, self.model, params, native_params)
         ctx = self.native.llama_snapkv_init_from_model(self.model, params, native_params)
         if not ctx:
             self.native.fail("llama_snapkv_init_from_model")
@@ -176,7 +176,7 @@ class Session:
         """Evaluate a prompt; the last token's logits are then there."""
         n, n_batch = len(tokens), self.settings.n_batch
         if self.config is not None:
-            prompt = self.native.llama_snapkv_prompt(
+            prompt = self.structs.llama_snapkv_prompt(
                 seq_id=sequence,
                 n_tokens=n,
                 tokens=tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
@@ -224,7 +224,7 @@ class Session:
         """PrefillStats of the last prefill; None with the full cache."""
         if self.config is None:
             return None
-        found = self.native.llama_snapkv_stats()
+        found = self.structs.llama_snapkv_stats()
         if not self.native.llama_snapkv_get_stats(self.ctx, ctypes.byref(found)):
             self.native.fail("llama_snapkv_get_stats")
         n_bytes = self.llama.llama_state_seq_get_size(self.ctx, 0)

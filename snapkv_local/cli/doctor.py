@@ -88,7 +88,7 @@ def state(proven: bool, has_fused: bool) -> dict[str, Any]:
 
 def support(path: Path) -> dict[str, Any]:
     """Whether the engine takes the model, and the reason if not."""
-    from snapkv_local.native import api  # isort: skip
+    from snapkv_local.native.support import make_params, supported  # isort: skip
 
     from llama_cpp import _internals, llama_cpp
 
@@ -106,7 +106,7 @@ def support(path: Path) -> dict[str, Any]:
         except Exception as e:
             raise foreign.from_load(e, str(path), said.reason) from e
     context_params = llama_cpp.llama_context_default_params()
-    reason = api.supported(model.model, context_params, api.make_params(SnapKVConfig()))
+    reason = supported(model.model, context_params, make_params(SnapKVConfig()))
     model.close()
     return {"supported": reason is None, "reason": reason}
 

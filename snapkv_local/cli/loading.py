@@ -54,9 +54,9 @@ def load(
 
     import llama_cpp
 
-    from snapkv_local.native import api
+    from snapkv_local.native import support
 
-    type_k, type_v = map(api.ggml_type, split_kv_type(options["kv_type"]))
+    type_k, type_v = map(support.ggml_type, split_kv_type(options["kv_type"]))
     threads = options["threads"] or hardware.n_cores()
     gpu_layers = options["gpu_layers"]
     if gpu_layers == "auto":

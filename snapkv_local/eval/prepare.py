@@ -91,7 +91,7 @@ def opener(
         # only now: they load the native library
         from snapkv_local.llama.llama import Llama  # isort: skip
 
-        from snapkv_local.native import api
+        from snapkv_local.native import support
 
         n_threads = threads or hardware.n_cores()
         # cells for the whole prompt: the full cache is one of those that are measured
@@ -110,8 +110,8 @@ def opener(
             n_threads_batch=n_threads,
             n_gpu_layers=n_gpu_layers,
             use_mmap=not no_mmap,
-            type_k=api.ggml_type(kv_type),
-            type_v=api.ggml_type(kv_type),
+            type_k=support.ggml_type(kv_type),
+            type_v=support.ggml_type(kv_type),
             verbose=False,
         )
 

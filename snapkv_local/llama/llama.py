@@ -21,7 +21,7 @@ from snapkv_local.llama import saved
 from snapkv_local.llama.completion import CompletingLlama
 from snapkv_local.mapped import MappedFile
 from snapkv_local.models import files, hub
-from snapkv_local.native import api, vault, voices
+from snapkv_local.native import support, vault, voices
 from snapkv_local.policies.view import LayerView
 from snapkv_local.prompt.chat import Chat
 from snapkv_local.prompt.marks import Marks
@@ -107,7 +107,7 @@ class Llama(CompletingLlama):
             _check_arguments(kwargs)
             kwargs["flash_attn"] = True
             kwargs.setdefault("swa_full", False)
-            if kwargs.get("n_gpu_layers", 0) == 0 and api.unproven_devices():
+            if kwargs.get("n_gpu_layers", 0) == 0 and support.unproven_devices():
                 kwargs.setdefault("op_offload", False)  # else such a GPU gets products all the same
         elif keep_scores:
             raise ConfigError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 # first of all: it loads our library, which llama_cpp then uses
-from snapkv_local.native import api  # isort: skip
+from snapkv_local.native import api, support  # isort: skip
 
 from functools import partial
 
@@ -220,7 +220,7 @@ def _model_of(llm: WordedLlama) -> fingerprint.Model:
         lora = f"{fingerprint.digest_of(Path(llm.lora_path))} x {llm.lora_scale}"
     key = f"{llm.metadata.get('general.architecture')}.rope.scaling.original_context_length"
     original = llm.metadata.get(key)
-    types = [api.ggml_type_name(number) for number in (params.type_k, params.type_v)]
+    types = [support.ggml_type_name(number) for number in (params.type_k, params.type_v)]
     return fingerprint.Model(
         name=llm.metadata.get("general.name", ""),
         file=path.name,

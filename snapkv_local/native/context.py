@@ -6,7 +6,6 @@ import ctypes
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 # first of all: it loads our library, which llama_cpp then uses
-from snapkv_local.native import api  # isort: skip
+from snapkv_local.native import api, structs, support  # isort: skip
 
 from llama_cpp import _internals, llama_cpp
 
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError, NoRoomError
-from snapkv_local.native import voices
+from snapkv_local.native import substitute, voices
 from snapkv_local.native.checked import CheckedContext
 from snapkv_local.native.interrupt import deferred_interrupt
 from snapkv_local.native.kept_rows import KeptRows, pointer
@@ -50,31 +49,11 @@ class ContextOptions:
             )
 
 
-_options: ContextVar[ContextOptions | None] = ContextVar("snapkv_local_options", default=None)
-_class: ContextVar[type[CheckedContext] | None] = ContextVar("snapkv_local_class", default=None)
-
-
-@contextmanager
-def our_contexts(options: ContextOptions | None) -> Iterator[None]:
-    """While open, contexts that llama_cpp makes on this thread are ours.
-
-    Args:
-        options: of compact ones; None for the full cache.
-    """
-    token = _options.set(options)
-    token_class = _class.set(CheckedContext if options is None else SnapKVContext)
-    try:
-        yield
-    finally:
-        _options.reset(token)
-        _class.reset(token_class)
-
-
 class SnapKVContext(KeptRows, CheckedContext):
     """Made by llama_snapkv_init_from_model(), with the KV cells that budget and decode_cells ask for.
 
     Attributes:
-        options: it was made with, or that set_config() has put in their place.
+        options: those of our_contexts(), or that set_config() has put in their place.
         tap: of prefills whose rows no policy chooses, for measurements; None for none. Rows that it
             overwrites are kept in the place of the engine's.
 
@@ -83,6 +62,8 @@ class SnapKVContext(KeptRows, CheckedContext):
         OutOfMemoryError: the cache could not be allocated.
         NativeError: llama.cpp could not make the context.
     """
+
+    options: ContextOptions
 
     def __init__(
         self,
@@ -97,12 +78,10 @@ class SnapKVContext(KeptRows, CheckedContext):
         self.sampler = None
         self._exit_stack = ExitStack()
 
-        options = _options.get()
-        assert options is not None, "made within our_contexts() only"
-        self.options = options
+        options = self.options  # our_contexts() has set them
         self.tap: Tap | None = None
-        native_params = api.make_params(options.config, options.keep_scores)
-        api.check_supported(
+        native_params = support.make_params(options.config, options.keep_scores)
+        support.check_supported(
             model.path_model, model.model, params, native_params, silent=not verbose
         )
         with voices.heard(silent=not verbose) as said:
@@ -231,15 +210,17 @@ class SnapKVContext(KeptRows, CheckedContext):
         is_here = 0 <= begin <= stop <= end  # one that a later prompt is to have may not be in this
         folder = self.options.config.vault_folder()
         # these must outlive the call, and so must the arrays
-        on_progress = api.llama_snapkv_progress_callback(report)
+        on_progress = structs.llama_snapkv_progress_callback(report)
         on_tap = callback(tap, raised)
-        prompt = api.llama_snapkv_prompt(
+        prompt = structs.llama_snapkv_prompt(
             seq_id=api.SEQ_ID,
             n_tokens=len(tokens),
             tokens=pointer(tokens, ctypes.c_int32),
-            protected_spans=pointer(spans, api.llama_snapkv_span),
+            protected_spans=pointer(spans, structs.llama_snapkv_span),
             n_protected=len(spans),
-            question=api.llama_snapkv_span(begin, stop) if is_here else api.llama_snapkv_span(),
+            question=structs.llama_snapkv_span(begin, stop)
+            if is_here
+            else structs.llama_snapkv_span(),
             n_queries=max(self.options.n_queries, n_observed),
             vault_dir=None if folder is None else os.fsencode(folder),
             progress=on_progress,
@@ -261,7 +242,7 @@ class SnapKVContext(KeptRows, CheckedContext):
         return rc
 
     def _stats(self) -> PrefillStats:
-        stats = api.llama_snapkv_stats()
+        stats = structs.llama_snapkv_stats()
         if not api.llama_snapkv_get_stats(self.ctx, ctypes.byref(stats)):
             api.fail("llama_snapkv_get_stats")
         return PrefillStats.of(stats, llama_cpp.llama_state_seq_get_size(self.ctx, api.SEQ_ID))
@@ -272,7 +253,7 @@ class SnapKVContext(KeptRows, CheckedContext):
         Raises:
             ConfigError: the settings need more cells than the context has, or do not fit its model.
         """
-        params = api.make_params(options.config, options.keep_scores)
+        params = support.make_params(options.config, options.keep_scores)
         if not api.llama_snapkv_set_params(self.ctx, params):
             raise ConfigError(
                 "the new settings",
@@ -304,12 +285,20 @@ class SnapKVContext(KeptRows, CheckedContext):
         return int(info.n_prompt) if info.compacted else 0
 
 
-def _new_context(cls: type[_internals.LlamaContext], *_args: Any, **_kwargs: Any) -> Any:
-    ours = _class.get() if cls is _internals.LlamaContext else None
-    return object.__new__(ours or cls)
+@contextmanager
+def our_contexts(options: ContextOptions | None) -> Iterator[None]:
+    """While open, contexts that llama_cpp makes on this thread are ours.
 
+    Args:
+        options: of compact ones; None for the full cache.
+    """
 
-# llama_cpp.Llama.__init__ makes its context by this class's name and has no argument to choose
-# another. Changing __new__ leaves the class as it is for everybody else: the choice is made for one
-# thread, within our_contexts().
-_internals.LlamaContext.__new__ = _new_context  # type: ignore[method-assign,assignment]
+    def blank() -> CheckedContext:
+        if options is None:
+            return object.__new__(CheckedContext)
+        made = object.__new__(SnapKVContext)
+        made.options = options
+        return made
+
+    with substitute.contexts(blank):
+        yield

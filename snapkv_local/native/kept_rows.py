@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 # first of all: it loads our library, which llama_cpp then uses
-from snapkv_local.native import api  # isort: skip
+from snapkv_local.native import api, structs  # isort: skip
 
 from snapkv_local.errors import ConfigError, NoRoomError
 from snapkv_local.policies.view import LayerView
@@ -25,9 +25,9 @@ class KeptRows:
 
     ctx: Any
 
-    def info(self) -> api.llama_snapkv_seq_info:
+    def info(self) -> structs.llama_snapkv_seq_info:
         """What the engine says of the sequence."""
-        info = api.llama_snapkv_seq_info()
+        info = structs.llama_snapkv_seq_info()
         if not api.llama_snapkv_get_seq_info(self.ctx, api.SEQ_ID, ctypes.byref(info)):
             api.fail("llama_snapkv_get_seq_info")
         return info
@@ -97,7 +97,7 @@ class KeptRows:
         views = []
         n_layer = api.llama_snapkv_n_layer(self.ctx)
         for ic in range(n_layer):
-            info = api.llama_snapkv_vault_info()
+            info = structs.llama_snapkv_vault_info()
             if not api.llama_snapkv_get_vault_info(self.ctx, api.SEQ_ID, ic, ctypes.byref(info)):
                 raise _no_vault()
             q = np.empty((info.n_head, info.n_queries, info.head_dim), np.float32)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 # first of all: it loads our library, which llama_cpp then uses
-from snapkv_local.native import api  # isort: skip
+from snapkv_local.native import structs  # isort: skip
 
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.policies import LayerView, Policy, PromptView
@@ -19,7 +19,7 @@ from snapkv_local.policies.scoring import group_mean, votes
 from snapkv_local.prompt.parts import Parts
 
 # gets what the scorer of each cached layer sees, before its rows are evicted
-Tap = Callable[[api.llama_snapkv_tap_data], object]
+Tap = Callable[[structs.llama_snapkv_tap_data], object]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Choice:
 def choosing(choice: Choice, n_layer: int) -> Tap:
     """A tap that overwrites the rows which the engine has chosen, and their coverage."""
 
-    def choose(data: api.llama_snapkv_tap_data) -> None:
+    def choose(data: structs.llama_snapkv_tap_data) -> None:
         ids = np.ctypeslib.as_array(data.ids, (data.n_head_kv, data.n_kept))
         coverage = np.ctypeslib.as_array(data.coverage, (data.n_head_kv,))
         ids[:], coverage[:] = choice.rows(_view(data, n_layer), data.n_kept)
@@ -89,7 +89,7 @@ def callback(tap: Tap | None, raised: list[BaseException]) -> Any:
         raised: gets what the tap raises, which ends the prefill.
     """
     if tap is None:
-        return api.llama_snapkv_tap_callback()
+        return structs.llama_snapkv_tap_callback()
 
     def call(data: Any, _user_data: Any) -> None:
         try:
@@ -99,10 +99,10 @@ def callback(tap: Tap | None, raised: list[BaseException]) -> Any:
             if data.contents.n_kept > 0:
                 data.contents.ids[0] = -1  # which the engine refuses
 
-    return api.llama_snapkv_tap_callback(call)
+    return structs.llama_snapkv_tap_callback(call)
 
 
-def _view(d: api.llama_snapkv_tap_data, n_layer: int) -> LayerView:
+def _view(d: structs.llama_snapkv_tap_data, n_layer: int) -> LayerView:
     """A layer as it lies in the engine's memory, until the callback ends."""
     return LayerView(
         index=d.ic,

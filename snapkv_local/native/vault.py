@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from snapkv_local.errors import DocumentError
 from snapkv_local.mapped import MappedFile
-from snapkv_local.native import api
+from snapkv_local.native import api, structs
 
 if TYPE_CHECKING:
     from snapkv_local.native.context import SnapKVContext
@@ -90,7 +90,7 @@ def attach(context: SnapKVContext, segment: Segment) -> None:
         (ctypes.c_void_p * len(rows))(*(layer.ctypes.data for layer in rows))
         for rows in (segment.k, segment.v)
     ]
-    raw = api.llama_snapkv_vault_segment(
+    raw = structs.llama_snapkv_vault_segment(
         pos0=pos0,
         n_tokens=len(segment.tokens),
         tokens=segment.tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
@@ -117,7 +117,7 @@ def row_sizes(context: SnapKVContext) -> list[tuple[int, int]]:
     """
     sizes = []
     for ic in range(api.llama_snapkv_n_layer(context.ctx)):
-        info = api.llama_snapkv_vault_info()
+        info = structs.llama_snapkv_vault_info()
         if not api.llama_snapkv_get_vault_info(context.ctx, api.SEQ_ID, ic, ctypes.byref(info)):
             api.fail("llama_snapkv_get_vault_info")
         sizes.append((info.row_bytes_k, info.row_bytes_v))
@@ -153,15 +153,15 @@ def from_arrays(
     )
 
 
-def _raw_segments(context: SnapKVContext) -> Iterator[api.llama_snapkv_vault_segment]:
+def _raw_segments(context: SnapKVContext) -> Iterator[structs.llama_snapkv_vault_segment]:
     for i in range(api.llama_snapkv_vault_n_segments(context.ctx, api.SEQ_ID)):
-        raw = api.llama_snapkv_vault_segment()
+        raw = structs.llama_snapkv_vault_segment()
         if not api.llama_snapkv_vault_get_segment(context.ctx, api.SEQ_ID, i, ctypes.byref(raw)):
             api.fail("llama_snapkv_vault_get_segment")
         yield raw
 
 
-def _tokens(raw: api.llama_snapkv_vault_segment) -> npt.NDArray[np.int32]:
+def _tokens(raw: structs.llama_snapkv_vault_segment) -> npt.NDArray[np.int32]:
     address = ctypes.cast(raw.tokens, ctypes.c_void_p).value
     return _view(address, 4 * raw.n_tokens).view(np.int32)
 

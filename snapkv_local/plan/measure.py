@@ -106,9 +106,9 @@ def measure(
     import llama_cpp
     import numpy as np
 
-    from snapkv_local.native import api
+    from snapkv_local.native import support
 
-    kv_type = api.ggml_type(task.kv_type)
+    kv_type = support.ggml_type(task.kv_type)
     llm = Llama(
         str(task.model.path),
         snapkv=task.config,

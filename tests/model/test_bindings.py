@@ -12,10 +12,10 @@ from snapkv_local.native import library
 
 
 def test_native_defaults_are_those_of_the_configuration():
-    from snapkv_local.native import api
+    from snapkv_local.native import api, structs, support
 
-    theirs, ours = api.llama_snapkv_default_params(), api.make_params(SnapKVConfig())
-    for name, *_ in api.llama_snapkv_params._fields_:
+    theirs, ours = api.llama_snapkv_default_params(), support.make_params(SnapKVConfig())
+    for name, *_ in structs.llama_snapkv_params._fields_:
         assert getattr(theirs, name) == getattr(ours, name), name
 
 
@@ -29,18 +29,18 @@ def test_native_defaults_are_those_of_the_configuration():
     ],
 )
 def test_every_choice_of_a_setting_has_a_native_value(name, table):
-    from snapkv_local.native import api
+    from snapkv_local.native import support
 
-    numbers = getattr(api, table)
+    numbers = getattr(support, table)
     assert set(numbers) == set(typing.get_args(typing.get_type_hints(SnapKVConfig)[name]))
     for choice, number in numbers.items():
-        assert getattr(api.make_params(SnapKVConfig(**{name: choice})), name) == number
+        assert getattr(support.make_params(SnapKVConfig(**{name: choice})), name) == number
 
 
 def test_numbers_of_the_configuration_reach_the_engine():
-    from snapkv_local.native import api
+    from snapkv_local.native import support
 
-    params = api.make_params(SnapKVConfig(self_weight=0.5, layer_group=3, n_ubatch=256))
+    params = support.make_params(SnapKVConfig(self_weight=0.5, layer_group=3, n_ubatch=256))
     assert (params.self_weight, params.layer_group, params.n_ubatch) == (0.5, 3, 256)
 
 
@@ -52,48 +52,48 @@ def test_the_cpu_has_fused_ops_and_an_unknown_device_has_none():
 
 
 def test_the_cpu_is_proven_and_others_are_not():
-    from snapkv_local.native import api
+    from snapkv_local.native import api, support
 
     assert [api.llama_snapkv_proven(name) for name in (b"CPU", b"CUDA")] == [True, True]
     assert not any(api.llama_snapkv_proven(name) for name in (b"Vulkan", b"MTL", b"ROCm", b""))
-    assert api.unproven_devices() == []
+    assert support.unproven_devices() == []
 
 
 @pytest.mark.parametrize("n_seq_max", [1, 8, 9, 16, 64])
 def test_models_are_supported_for_many_sequences(llm, n_seq_max):
     import llama_cpp
 
-    from snapkv_local.native import api
+    from snapkv_local.native import support
 
     params = llama_cpp.llama_context_default_params()
     params.n_ctx, params.n_batch, params.n_seq_max = 512 * n_seq_max, 64, n_seq_max
-    assert api.supported(llm.model, params, api.make_params(llm.snapkv)) is None
+    assert support.supported(llm.model, params, support.make_params(llm.snapkv)) is None
     params.n_batch = n_seq_max - 1
     if params.n_batch > 0:  # llama.cpp would end the process
-        reason = api.supported(llm.model, params, api.make_params(llm.snapkv))
+        reason = support.supported(llm.model, params, support.make_params(llm.snapkv))
         assert reason is not None and f"is less than n_seq_max {n_seq_max}" in reason
 
 
 @pytest.mark.parametrize("struct", ["params", "stats", "seq_info", "prompt"])
 def test_structs_have_the_sizes_of_the_library(llm, struct):
-    from snapkv_local.native import api
+    from snapkv_local.native import api, structs, support
 
     # the library refuses another size, so a field that one side lacks does not pass
     llm.prefill([1000])
     if struct == "params":
-        params = api.make_params(llm.snapkv, llm.keep_scores)
+        params = support.make_params(llm.snapkv, llm.keep_scores)
         assert api.llama_snapkv_set_params(llm.ctx, params)
         params.size += 8
         assert not api.llama_snapkv_set_params(llm.ctx, params)
         return
     if struct == "prompt":
         tokens = (ctypes.c_int32 * 1)(1000)
-        prompt = api.llama_snapkv_prompt(n_tokens=1, tokens=tokens)
+        prompt = structs.llama_snapkv_prompt(n_tokens=1, tokens=tokens)
         assert api.llama_snapkv_prefill(llm.ctx, ctypes.byref(prompt)) == 0
         prompt.size += 8
         assert api.llama_snapkv_prefill(llm.ctx, ctypes.byref(prompt)) == api.RC_REFUSED
         return
-    kind = getattr(api, f"llama_snapkv_{struct}")
+    kind = getattr(structs, f"llama_snapkv_{struct}")
     for extra, accepted in ((0, True), (8, False)):
         value = kind(size=ctypes.sizeof(kind) + extra)
         arguments = (0, ctypes.byref(value)) if struct == "seq_info" else (ctypes.byref(value),)

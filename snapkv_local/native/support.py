@@ -1,0 +1,117 @@
+"""Settings and models, as the engine sees them: native parameters, and what it can run."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+# first of all: it loads our library, which llama_cpp then uses
+from snapkv_local.native import api  # isort: skip
+
+from llama_cpp import llama_cpp
+
+from snapkv_local import foreign
+from snapkv_local.config import SnapKVConfig
+from snapkv_local.errors import UnsupportedModelError
+from snapkv_local.native import library, voices
+from snapkv_local.native.devices import Device, devices
+from snapkv_local.native.structs import llama_snapkv_params
+from snapkv_local.policies.budget import native_ratio
+
+POOLINGS = {"avg": 0, "max": 1, "trim": 2}
+AGGREGATIONS = {"sum": 0, "max": 1}
+HIDDEN_STATES = {"auto": 0, "device": 1, "host": 2}
+OPS = {"auto": 0, "fused": 1, "ggml": 2}
+
+
+def ggml_type(kv_type: str) -> int:
+    """ggml's number of a type of the KV cache, such as "q8_0"."""
+    return int(getattr(llama_cpp, f"GGML_TYPE_{kv_type.upper()}"))
+
+
+def ggml_type_name(number: int) -> str:
+    """The other way round."""
+    prefix = "GGML_TYPE_"
+    names = {getattr(llama_cpp, n): n for n in dir(llama_cpp) if n.startswith(prefix)}
+    return names[number].removeprefix(prefix).lower()
+
+
+def make_params(config: SnapKVConfig, keep_scores: bool = False) -> llama_snapkv_params:
+    """The native form of the settings."""
+    return llama_snapkv_params(
+        budget=config.budget or 0,
+        keep_ratio=native_ratio(config.keep_ratio or 0.0),
+        window_size=config.window_size,
+        observation=config.observation if isinstance(config.observation, int) else 0,
+        kernel_size=config.kernel_size,
+        pooling=POOLINGS[config.pooling],
+        aggregation=AGGREGATIONS[config.aggregation],
+        self_weight=config.self_weight,
+        n_sink=config.n_sink,
+        min_coverage=config.min_coverage or 0.0,
+        max_budget=config.most_rows() if config.min_coverage else 0,
+        decode_cells=config.decode_cells,
+        layer_group=0 if config.layer_group == "auto" else config.layer_group,
+        hidden_state=HIDDEN_STATES[config.hidden_state],
+        n_ubatch=0 if config.n_ubatch == "auto" else config.n_ubatch,
+        ops=OPS[config.ops],
+        keep_scores=keep_scores,
+        vault=config.vault != "off",
+        vault_limit=config.vault_limit or 0,
+    )
+
+
+def supported(
+    model: Any, cparams: Any, params: llama_snapkv_params, silent: bool = True
+) -> str | None:
+    """None if a context for the model can be made, else the reason why not.
+
+    Args:
+        silent: llama.cpp's log of the attempt is for the reason only.
+
+    Raises:
+        OutOfMemoryError: there is too little memory to find out.
+    """
+    with voices.heard(silent) as said:
+        if api.llama_snapkv_supported(model, cparams, params):
+            return None
+    reason = api.last_error().replace("its log has the reason", said.reason or "its log is empty")
+    if foreign.says_out_of_memory(reason):
+        raise foreign.out_of_memory("the check of the model", reason)
+    return reason
+
+
+def unproven_devices() -> list[Device]:
+    """GPUs of backends on which nobody has proven that results are right."""
+    return [
+        device
+        for device in devices()
+        if device.kind in ("gpu", "igpu") and not api.llama_snapkv_proven(device.backend.encode())
+    ]
+
+
+def check_supported(
+    name: str, model: Any, cparams: Any, params: llama_snapkv_params, silent: bool = True
+) -> None:
+    """Raise the reason unless a context for the model can be made.
+
+    Args:
+        name: of the model, for the error.
+        silent: as in supported().
+
+    Raises:
+        UnsupportedModelError: the model, or what is asked for, is refused.
+        OutOfMemoryError: there is too little memory to find out.
+    """
+    reason = supported(model, cparams, params, silent)
+    if reason is not None:
+        raise UnsupportedModelError(name, reason, "use it with the full cache ({full})")
+    if os.environ.get(library.ENV_UNPROVEN) == "1":
+        for device in unproven_devices():
+            warnings.warn(
+                f"{device.name} ({device.description}): nobody has proven that results are right on "
+                f"ggml's backend {device.backend}, and {library.ENV_UNPROVEN}=1 tries it; compare "
+                "answers with those of the CPU",
+                stacklevel=2,
+            )
