@@ -33,7 +33,8 @@ _TASKS = "needle,needles,question-after,continue,code"
     type=List(click.STRING),
     default=_TASKS,
     show_default=True,
-    help="What is asked. There are also question-first, keys, trace, count, jsonl:FILE and longbench:FILE.",
+    help="What is asked. There are also question-first, values, queries, keys, hex-keys, trace, "
+    "count, jsonl:FILE and longbench:FILE.",
 )
 @click.option(
     "--policies",
@@ -188,7 +189,7 @@ def evaluate(
         from snapkv_local.eval.joined import join
 
         data = join(drawn)
-        baseline = data["against"] if against is None else _policy(against).spec
+        baseline = _baseline(against or data.get("against"), data["settings"]["policies"])
         data.update(against=baseline, summary=summarize(data, baseline))
         if out is not None and not to_stdout:
             raise click.UsageError("--from measures nothing: leave out --json FILE")

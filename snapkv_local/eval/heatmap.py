@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,15 +186,14 @@ def figure(heat: HeatMap, grid: str) -> Figure:
     drawing.supxlabel("prompt, tokens", fontsize=9)
     least, most = heat.n_cases
     n = f"{least}" if least == most else f"{least} to {most}"
+    cases = "case" if most == 1 else "cases"
     bar = drawing.colorbar(
         ScalarMappable(cmap=SCALE), ax=axes, location="top", shrink=0.5, aspect=40, pad=0.02
     )
     has_gaps = any(np.isnan(panel.shares).any() for row in heat.rows for panel in row)
-    bar.set_label(
-        f"exact answers by the prompt's length and the fact's depth, {n} cases a field"
-        f"{'; hatched: not measured' if has_gaps else ''}",
-        fontsize=9,
-    )
+    says = f"exact answers by the prompt's length and the fact's depth, {n} {cases} a field"
+    says += "; hatched: not measured" if has_gaps else ""
+    bar.set_label(textwrap.fill(says, 28 * n_columns), fontsize=9)
     bar.set_ticks([0, 0.5, 1], labels=["0%", "50%", "100%"])
     bar.outline.set_visible(False)
     return drawing

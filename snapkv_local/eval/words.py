@@ -30,6 +30,12 @@ COLOURS = (
     "silver", "gold", "pink", "violet", "beige", "turquoise",
 )  # fmt: skip
 
+# each begins with a consonant and has a plural in -s
+THINGS = (
+    "locker", "ticket", "parcel", "bicycle", "badge", "seat", "barrel", "crate", "cabin", "desk",
+    "lantern", "kayak", "trunk", "flute", "coin", "sledge",
+)  # fmt: skip
+
 # statement, question in other words, opening of the answer; {who} is a name, {x} the answer
 Pattern = tuple[str, str, str]
 CITY: tuple[Pattern, ...] = (
@@ -102,6 +108,14 @@ def own(items: Sequence[T], split: Split) -> list[T]:
 def room(rng: random.Random, split: Split) -> str:
     """A number of three digits, even for one split and odd for the other."""
     return str(100 + 2 * rng.randrange(450) + SPLITS.index(split))
+
+
+def rooms(rng: random.Random, split: Split, n: int) -> list[str]:
+    """n different ones of room()."""
+    found: dict[str, None] = {}
+    while len(found) < n:
+        found[room(rng, split)] = None
+    return list(found)
 
 
 def made_up(rng: random.Random, split: Split, n: int) -> list[str]:

@@ -161,6 +161,15 @@ def test_records_are_shown_again_without_a_model(fake, tmp_path):
     assert "random" in html.read_text()
 
 
+def test_a_record_of_a_run_that_was_killed_is_shown(fake, tmp_path):
+    out = tmp_path / "r.json"
+    first = invoke("m.gguf", "--policies", "snapkv,random", "--json", str(out))
+    record = json.loads(out.read_text())
+    del record["against"]
+    out.write_text(json.dumps({**record, "summary": []}))
+    assert invoke("--from", str(out)).stdout == first.stdout
+
+
 @pytest.mark.parametrize("more", [["m.gguf"], ["--json", "new.json"]])
 def test_records_that_are_shown_are_not_measured(fake, tmp_path, more):
     record = tmp_path / "r.json"

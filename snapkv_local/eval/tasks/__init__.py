@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from snapkv_local.errors import ConfigError
-from snapkv_local.eval.tasks import continuation, count, files, keys, needle, trace
+from snapkv_local.eval.tasks import continuation, count, files, keys, needle, several, trace
 from snapkv_local.eval.tasks.task import Task, Wanted
 from snapkv_local.models.resolve import expanded
 
@@ -11,6 +11,7 @@ __all__ = ["TASKS", "Task", "Wanted", "get"]
 
 _MADE: tuple[Task, ...] = (
     *needle.TASKS,
+    *several.TASKS,
     *keys.TASKS,
     *trace.TASKS,
     *count.TASKS,

@@ -1,4 +1,5 @@
-"""Keys of eight digits and letters with values of six digits, and nothing else in the document.
+"""Keys of eight digits and letters, or of 32 hexadecimal digits, with values of six digits, and nothing
+else in the document.
 
 A stress test: long strings without meaning are what selection by attention is worst at. After RULER's
 multi-key task (arXiv 2404.06654, section 3.1).
@@ -7,6 +8,7 @@ multi-key task (arXiv 2404.06654, section 3.1).
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 from snapkv_local.eval.draft import Draft, Planted, Question
 from snapkv_local.eval.tasks.task import Drafted, Order
@@ -14,12 +16,25 @@ from snapkv_local.eval.words import SPLITS, Split
 
 
 def keys(order: Order) -> Draft:
+    """Keys of eight."""
+    return _draft(order, _key)
+
+
+def hex_keys(order: Order) -> Draft:
+    """Keys as long as UUIDs, of which RULER's hardest such task is made."""
+    return _draft(order, _hex_key)
+
+
+TASKS = (Drafted("keys", keys), Drafted("hex-keys", hex_keys))
+
+
+def _draft(order: Order, key_of: Callable[[random.Random, Split], str]) -> Draft:
     """Some of the lines are asked for."""
     rng, n_questions = order.rng, order.wanted.n_questions
     pairs: dict[str, str] = {}
     # a line is two words and more than two tokens
     while len(pairs) < n_questions + order.length // 2:
-        pairs[_key(rng, order.split)] = f"{rng.randrange(10**6):06}"
+        pairs[key_of(rng, order.split)] = f"{rng.randrange(10**6):06}"
     lines = list(pairs.items())
     planted, questions = [], []
     for i, (key, value) in enumerate(lines[:n_questions]):
@@ -39,4 +54,6 @@ def _key(rng: random.Random, split: Split) -> str:
     return "".join(rng.choice(letters + "0123456789") for _ in range(7)) + rng.choice(letters)
 
 
-TASKS = (Drafted("keys", keys),)
+def _hex_key(rng: random.Random, split: Split) -> str:
+    last = "02468ace" if SPLITS.index(split) == 0 else "13579bdf"
+    return f"{rng.getrandbits(124):031x}" + rng.choice(last)

@@ -6,13 +6,14 @@ RULER (arXiv 2404.06654, section 3.1).
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
 from snapkv_local.eval.draft import Draft, Planted, Question
 from snapkv_local.eval.prose import prose
 from snapkv_local.eval.tasks.task import Drafted, Order
-from snapkv_local.eval.words import CITIES, CITY, COLOUR, COLOURS, NAMES, ROOM, Split, own, room
+from snapkv_local.eval.words import CITIES, CITY, COLOUR, COLOURS, NAMES, ROOM, Split, own, rooms
 
 
 def needle(order: Order) -> Draft:
@@ -55,7 +56,9 @@ def _draft(order: Order, n_distractors: int) -> Draft:
         values = _values(kind, 1 + n_distractors, rng, split)
         depths = [order.depth(i), *(round(rng.random(), 4) for _ in range(n_distractors))]
         for j, (value, depth) in enumerate(zip(values, depths, strict=True)):
-            who = names[(i * (1 + n_distractors) + j) % len(names)]
+            # patterns and names together begin anew after so many questions: then with the next name
+            shift = i // math.lcm(len(kinds) * len(patterns), len(names))
+            who = names[(i * (1 + n_distractors) + j + shift) % len(names)]
             planted.append(Planted(statement.format(who=who, x=value) + " ", depth))
             if j == 0:
                 questions.append(
@@ -69,7 +72,4 @@ def _values(kind: int, n: int, rng: random.Random, split: Split) -> list[str]:
     """n different answers."""
     if kind < 2:
         return rng.sample(own((CITIES, COLOURS)[kind], split), n)
-    found: dict[str, None] = {}
-    while len(found) < n:
-        found[room(rng, split)] = None
-    return list(found)
+    return rooms(rng, split, n)
