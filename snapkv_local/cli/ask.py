@@ -22,6 +22,7 @@ from snapkv_local.cli.model import SYSTEM_BEFORE_DOCUMENT, model_choice, refused
 from snapkv_local.cli.options import (
     chat_format_option,
     ctx_option,
+    gather_loading,
     model_options,
     settings_options,
     size_decode_cells,
@@ -30,6 +31,7 @@ from snapkv_local.cli.options import (
 from snapkv_local.cli.progress import find_model
 from snapkv_local.cli.sampling import Sampling, answer_options
 from snapkv_local.config import SnapKVConfig
+from snapkv_local.llama.load_options import LoadOptions
 from snapkv_local.profile import Profile
 from snapkv_local.prompt.build import SEPARATOR
 
@@ -52,6 +54,7 @@ from snapkv_local.prompt.build import SEPARATOR
 @answer_options
 @chat_format_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line on stdout.")
+@gather_loading
 def ask(
     path: Path,
     questions: tuple[str, ...],
@@ -60,6 +63,7 @@ def ask(
     max_tokens: int,
     sampling: Sampling,
     profile: Profile | None,
+    loading: LoadOptions,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -76,14 +80,14 @@ def ask(
     settings = take_document_settings(options, profile)
     size_decode_cells(settings, max_tokens)
 
-    document = open_document(path, options)
+    document, loading = open_document(path, loading)
     if info:
         about = describe(document)
         click.echo(json.dumps(about) if as_json else "\n".join(readable(document)))
         return
     model_path = model_of(document) if model is None else find_model(model)
     warn_of_other_model(profile, model_path)
-    llm = load(model_path, SnapKVConfig(**settings), options)
+    llm = load(model_path, SnapKVConfig(**settings), loading)
     use_document(llm, document)
     for question in questions:
         if len(questions) > 1:

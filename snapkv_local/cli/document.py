@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from snapkv_local import profile as profiles
-from snapkv_local.cli.model import given_kv_types, kv_type_words, split_kv_type
+from snapkv_local.cli.model import kv_type_words
 from snapkv_local.cli.options import take_settings
 from snapkv_local.cli.types import KV_TYPES
 from snapkv_local.errors import DocumentError
+from snapkv_local.llama.load_options import LoadOptions, split_kv_type
 from snapkv_local.models import files
 from snapkv_local.report.units import size
 
@@ -25,8 +27,6 @@ def take_document_settings(
 ) -> dict[str, Any]:
     """As take_settings(), with the vault that a document needs.
 
-    Where --kv-type is not given, options say none for it: open_document() finds it.
-
     Raises:
         click.UsageError: --full, or --vault off.
     """
@@ -34,35 +34,33 @@ def take_document_settings(
         raise click.UsageError("of a document, each question has its own rows: leave out --full")
     if options["vault"] == "off":
         raise click.UsageError("a document is a vault: leave out --vault off")
-    if not given_kv_types():
-        options["kv_type"] = None
     return {"vault": "ram", **(take_settings(options, profile) or {})}
 
 
-def open_document(path: Path, options: dict[str, Any]) -> Document:
-    """A document whose cache type is the one of the options, which becomes its own if it is none.
+def open_document(path: Path, options: LoadOptions) -> tuple[Document, LoadOptions]:
+    """A document, and the options with its type of cache.
 
     Raises:
-        DocumentError: as Document.open(); or the cache types differ.
+        DocumentError: as Document.open(); or another type of cache is asked for.
     """
     # only now: it loads the native library
     from snapkv_local import Document
 
-    document = Document.open(path, mapped=not options["no_mmap"])
+    document = Document.open(path, mapped=not options.no_mmap)
     if not set(split_kv_type(document.kv_type)) <= set(KV_TYPES):
         raise DocumentError(
             str(path),
             f"has K and V in {document.kv_type}, which the command line does not load",
             "use it from Python, or make it again with `snapkv-local ingest`",
         )
-    kv_type = options["kv_type"] = options["kv_type"] or document.kv_type
-    if document.kv_type != kv_type:
+    wanted = options.kv_type or document.kv_type
+    if document.kv_type != wanted:
         raise DocumentError(
             str(path),
-            f"has K and V in {document.kv_type}, and the cache is {kv_type}",
-            f"use {kv_type_words(document.kv_type)}, or make it again with {kv_type_words(kv_type)}",
+            f"has K and V in {document.kv_type}, and the cache is {wanted}",
+            f"use {kv_type_words(document.kv_type)}, or make it again with {kv_type_words(wanted)}",
         )
-    return document
+    return document, replace(options, kv_type=wanted)
 
 
 def use_document(llm: Llama, document: Document) -> Document:

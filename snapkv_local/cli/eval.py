@@ -15,6 +15,7 @@ from snapkv_local.cli.console import result_console
 from snapkv_local.cli.model import model_choice
 from snapkv_local.cli.options import (
     chat_format_option,
+    gather_loading,
     gpu_layers_option,
     threads_option,
     verbose_option,
@@ -22,6 +23,7 @@ from snapkv_local.cli.options import (
 from snapkv_local.cli.progress import CasesBar, Lines, find_model
 from snapkv_local.cli.types import KvType, List, Size
 from snapkv_local.config import SnapKVConfig
+from snapkv_local.llama.load_options import LoadOptions
 
 _TASKS = "needle,needles,question-after,continue,code"
 
@@ -148,6 +150,7 @@ _TASKS = "needle,needles,question-after,continue,code"
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Show this record, or several as one, and measure nothing: without MODEL.",
 )
+@gather_loading
 def evaluate(
     model: str | None,
     out: Path | None,
@@ -157,6 +160,7 @@ def evaluate(
     against: str | None,
     minutes: float | None,
     note: str | None,
+    loading: LoadOptions,
     **options: Any,
 ) -> None:
     """Measure what compression costs in quality, on MODEL.
@@ -194,7 +198,7 @@ def evaluate(
         if out is not None and not to_stdout:
             raise click.UsageError("--from measures nothing: leave out --json FILE")
     else:
-        data = _measure(model, None if to_stdout else out, against, minutes, note, options)
+        data = _measure(model, None if to_stdout else out, against, minutes, note, loading, options)
     if html is not None:
         from snapkv_local.eval.page import page
 
@@ -218,6 +222,7 @@ def _measure(
     against: str | None,
     minutes: float | None,
     note: str | None,
+    loading: LoadOptions,
     options: dict[str, Any],
 ) -> dict[str, Any]:
     """Run what is left of an evaluation, and return its record with a summary."""
@@ -252,10 +257,8 @@ def _measure(
             path,
             settings,
             list(chosen.values()),
+            loading,
             out=out,
-            gpu_layers=options["gpu_layers"],
-            threads=options["threads"],
-            chat_format=options["chat_format"],
             note=note,
         )
     record = evaluation.record

@@ -14,11 +14,13 @@ from snapkv_local.cli.options import (
     chat_format_option,
     ctx_option,
     files_option,
+    gather_loading,
     json_option,
     model_options,
 )
 from snapkv_local.cli.progress import PrefillBar, find_model
 from snapkv_local.extract.passages import UNITS, cut
+from snapkv_local.llama.load_options import LoadOptions
 
 
 @click.command()
@@ -43,14 +45,15 @@ from snapkv_local.extract.passages import UNITS, cut
 @model_options
 @chat_format_option
 @json_option
+@gather_loading
 def extract(
     model: str,
     files: tuple[Path, ...],
     query: str,
     top: int,
     unit: Any,
+    loading: LoadOptions,
     as_json: bool,
-    **options: Any,
 ) -> None:
     """Find the passages of documents that a query points at: sentences, or functions of code.
 
@@ -65,9 +68,9 @@ def extract(
     path = find_model(model)
     texts = [read_exactly(file) for file in files]
     passages = [cut(text, unit, file.name) for text, file in zip(texts, files, strict=True)]
-    llm = load(path, CONFIG, options, keep_scores=True, must_chat=False)
+    llm = load(path, CONFIG, loading, keep_scores=True, must_chat=False)
     with PrefillBar(llm, "ranking passages"):
-        raw = not can_chat(llm, options)
+        raw = not can_chat(llm, loading)
         found = Extractor(llm, texts, passages, raw).rank(query)[:top]
     if as_json:
         results = [{"file": str(files[passage.document]), **passage.to_dict()} for passage in found]

@@ -17,6 +17,7 @@ from snapkv_local.cli.options import (
     ctx_option,
     engine_options,
     files_option,
+    gather_loading,
     gpu_layers_option,
     json_option,
     no_mmap_option,
@@ -27,6 +28,7 @@ from snapkv_local.cli.options import (
 from snapkv_local.cli.progress import PrefillBar, find_model
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.hardware import peak_rss
+from snapkv_local.llama.load_options import LoadOptions
 from snapkv_local.reading.text import STDIN
 from snapkv_local.report.units import size
 from snapkv_local.storage.new_file import check_space
@@ -59,12 +61,14 @@ from snapkv_local.storage.new_file import check_space
 @verbose_option
 @chat_format_option
 @json_option
+@gather_loading
 def ingest(
     model: str,
     files: tuple[Path, ...],
     out: Path,
     title: str | None,
     force: bool,
+    loading: LoadOptions,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -82,7 +86,7 @@ def ingest(
     if title is None:
         title = "stdin" if files[0] == STDIN else files[0].name
 
-    llm = load(path, SnapKVConfig(**{"vault": "ram", **take_config(options)}), options)
+    llm = load(path, SnapKVConfig(**{"vault": "ram", **take_config(options)}), loading)
     started = time.monotonic()
     with PrefillBar(llm, "writing the document"):
         document = llm.ingest(text, out, title=title)

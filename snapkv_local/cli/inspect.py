@@ -17,12 +17,14 @@ from snapkv_local.cli.options import (
     config_options,
     ctx_option,
     files_option,
+    gather_loading,
     json_option,
     model_options,
     take_config,
 )
 from snapkv_local.cli.progress import PrefillBar, find_model
 from snapkv_local.config import SnapKVConfig
+from snapkv_local.llama.load_options import LoadOptions
 
 
 @click.command()
@@ -51,6 +53,7 @@ from snapkv_local.config import SnapKVConfig
     help="Write a page with the text to this file. It needs no other file and no network.",
 )
 @json_option
+@gather_loading
 def inspect(
     model: str,
     files: tuple[Path, ...],
@@ -58,6 +61,7 @@ def inspect(
     layer: int | None,
     n_spans: int,
     html: Path | None,
+    loading: LoadOptions,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -80,10 +84,10 @@ def inspect(
         load_template("snapkv_local.inspection")  # a missing package is found before the work
     path = find_model(model)
     document = "\n\n".join(read_document(file) for file in files)
-    llm = load(path, config, options, must_chat=False)
+    llm = load(path, config, loading, must_chat=False)
     if layer is not None:
         kept.row_of(layer, llm.cached_layers())  # so is a layer that is not there
-    prompt = build(llm, document, question, raw=not can_chat(llm, options))
+    prompt = build(llm, document, question, raw=not can_chat(llm, loading))
     llm.set_question(prompt.question)
     if config.protect_system:
         llm.set_protected([prompt.system])

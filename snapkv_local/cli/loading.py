@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from snapkv_local import foreign, hardware
+from snapkv_local import foreign
 from snapkv_local.cli.answer import Answer, Message, ask
-from snapkv_local.cli.model import split_kv_type
 from snapkv_local.cli.progress import Lines, PrefillBar
 from snapkv_local.cli.sampling import Sampling
 from snapkv_local.config import SnapKVConfig
-from snapkv_local.errors import ConfigError, ModelFileError, SnapKVError
+from snapkv_local.errors import ModelFileError, SnapKVError
+from snapkv_local.llama.load_options import LoadOptions
 from snapkv_local.reading.text import read_text
 
 if TYPE_CHECKING:
@@ -38,58 +38,29 @@ def read_exactly(file: Path) -> str:
 def load(
     path: Path,
     config: SnapKVConfig | None,
-    options: dict[str, Any],
+    options: LoadOptions,
     *,
     keep_scores: bool = False,
     must_chat: bool = True,
 ) -> Llama:
-    """Load a model as the options of `run` ask for.
+    """Load a model.
 
     Args:
         keep_scores: as for Llama.
         must_chat: refuse a model that can_chat() is false for.
     """
     # only now: it loads the native library
-    from snapkv_local.llama.llama import Llama  # isort: skip
+    from snapkv_local.llama.llama import Llama
 
-    import llama_cpp
-
-    from snapkv_local.native import support
-
-    type_k, type_v = map(support.ggml_type, split_kv_type(options["kv_type"]))
-    threads = options["threads"] or hardware.n_cores()
-    gpu_layers = options["gpu_layers"]
-    if gpu_layers == "auto":
-        gpu_layers = "all" if llama_cpp.llama_supports_gpu_offload() else 0
-    if type_k != type_v and gpu_layers != 0 and llama_cpp.llama_supports_gpu_offload():
-        raise ConfigError(
-            f"K and V in {options['kv_type']}",
-            "are of different types, which is tested on the CPU only",
-            "give --kv-type, or --gpu-layers 0",
-        )
+    arguments = options.arguments()
     with Lines("loading the model"):
-        llm = Llama(
-            str(path),
-            snapkv=config,
-            n_ctx=options["ctx"] or 0,
-            n_threads=threads,
-            n_threads_batch=threads,
-            n_gpu_layers=-1 if gpu_layers == "all" else gpu_layers,
-            type_k=type_k,
-            type_v=type_v,
-            flash_attn=True,
-            use_mmap=not options["no_mmap"],
-            chat_format=options["chat_format"],
-            logits_all=options.get("logits_all", False),
-            keep_scores=keep_scores,
-            verbose=False,
-        )
+        llm = Llama(str(path), snapkv=config, keep_scores=keep_scores, **arguments)
     if llm.chat_format not in foreign.chat_formats(llm):
         raise foreign.from_chat_format(llm)
     n_train = llm._model.n_ctx_train()
-    if (options["ctx"] or 0) > n_train:
+    if options.ctx is not None and options.ctx > n_train:
         click.echo(
-            f"Warning: --ctx {options['ctx']:,} is more than the {n_train:,} tokens that the model "
+            f"Warning: --ctx {options.ctx:,} is more than the {n_train:,} tokens that the model "
             "was trained for: what it says of longer prompts is not to be relied on",
             err=True,
         )
@@ -102,9 +73,9 @@ def load(
     return llm
 
 
-def can_chat(llm: Llama, options: dict[str, Any]) -> bool:
+def can_chat(llm: Llama, options: LoadOptions) -> bool:
     """Whether the file or --chat-format says how a chat is written for the model."""
-    return options["chat_format"] is not None or "tokenizer.chat_template" in llm.metadata
+    return options.chat_format is not None or "tokenizer.chat_template" in llm.metadata
 
 
 def answer_one(

@@ -7,15 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from snapkv_local.cli.types import KV_TYPES
+from snapkv_local.llama.load_options import KV_TYPE, split_kv_type
 
 SYSTEM_BEFORE_DOCUMENT = (
     "the rows of a document were computed with nothing before it; say it in the question"
 )
-
-_KV_NAMES = ("kv_type", "cache_type_k", "cache_type_v")
 
 
 def together(*options: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,64 +102,40 @@ def model_choice(
 
 
 def kv_type_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--kv-type for K and V, or one option for each; the command gets kv_type: "q8_0", or "q8_0/f16"."""
+    """--kv-type for K and V, or one option for each.
+
+    The command gets kv_type: "q8_0", or "q8_0/f16", and None if the person gives none of them.
+    """
 
     @functools.wraps(command)
     def with_kv_type(
-        *args: Any, kv_type: str, cache_type_k: str, cache_type_v: str, **options: Any
+        *args: Any,
+        kv_type: str | None,
+        cache_type_k: str | None,
+        cache_type_v: str | None,
+        **options: Any,
     ) -> Any:
-        given = given_kv_types()
-        if "kv_type" in given and len(given) > 1:
-            raise click.UsageError(
-                "--kv-type is for both K and V: give it, or --cache-type-k and --cache-type-v"
-            )
-        if "kv_type" not in given:
-            same = cache_type_k == cache_type_v
-            kv_type = cache_type_k if same else f"{cache_type_k}/{cache_type_v}"
+        if cache_type_k or cache_type_v:
+            if kv_type is not None:
+                raise click.UsageError(
+                    "--kv-type is for both K and V: give it, or --cache-type-k and --cache-type-v"
+                )
+            k, v = cache_type_k or KV_TYPE, cache_type_v or KV_TYPE
+            kv_type = k if k == v else f"{k}/{v}"
         return command(*args, kv_type=kv_type, **options)
 
-    types = click.Choice(KV_TYPES)
+    types, default = click.Choice(KV_TYPES), f"[default: {KV_TYPE}]"
     add = together(
+        click.option("--kv-type", type=types, help=f"The type of K and V in the cache.  {default}"),
         click.option(
-            "--kv-type",
-            type=types,
-            default="f16",
-            show_default=True,
-            help="The type of K and V in the cache.",
+            "-ctk", "--cache-type-k", "cache_type_k", type=types, help=f"The type of K.  {default}"
         ),
         click.option(
-            "-ctk",
-            "--cache-type-k",
-            "cache_type_k",
-            type=types,
-            default="f16",
-            show_default=True,
-            help="The type of K.",
-        ),
-        click.option(
-            "-ctv",
-            "--cache-type-v",
-            "cache_type_v",
-            type=types,
-            default="f16",
-            show_default=True,
-            help="The type of V.",
+            "-ctv", "--cache-type-v", "cache_type_v", type=types, help=f"The type of V.  {default}"
         ),
     )
     done: Callable[..., Any] = add(with_kv_type)
     return done
-
-
-def given_kv_types() -> list[str]:
-    """Names of the options of kv_type_option() that the person has given."""
-    source = click.get_current_context().get_parameter_source
-    return [name for name in _KV_NAMES if source(name) not in (None, ParameterSource.DEFAULT)]
-
-
-def split_kv_type(kv_type: str) -> tuple[str, str]:
-    """The types of K and V, of "q8_0" or "q8_0/f16"."""
-    k, _, v = kv_type.partition("/")
-    return k, v or k
 
 
 def kv_type_words(kv_type: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ from snapkv_local.cli.types import (
 )
 from snapkv_local.config import MOST_BUDGETS, SnapKVConfig
 from snapkv_local.errors import option_of
+from snapkv_local.llama.load_options import LoadOptions
 from snapkv_local.policies.snapkv_paper import DEFAULT_VOTERS
 
 json_option = click.option(
@@ -51,7 +54,7 @@ document_option = click.option(
     help="A file that `ingest` has made, to ask about; MODEL may then be left out.",
 )
 
-# of loading a model, with cli.loading.load()
+# of loading a model: gather_loading() makes one of them
 ctx_option = click.option(
     "-c",
     "--ctx-size",
@@ -101,6 +104,20 @@ verbose_option = click.option(
 model_options = together(
     kv_type_option, gpu_layers_option, threads_option, no_mmap_option, verbose_option
 )
+
+
+def gather_loading(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of loading that a command has, whichever these are, as one: `loading`."""
+
+    @functools.wraps(command)
+    def with_loading(*args: Any, **options: Any) -> Any:
+        names = [field.name for field in dataclasses.fields(LoadOptions) if field.name in options]
+        loading = LoadOptions(**{name: options.pop(name) for name in names})
+        return command(*args, loading=loading, **options)
+
+    return with_loading
+
+
 full_option = click.option("--full", is_flag=True, help="Keep the full KV cache.")
 profile_option = click.option(
     "--profile",

@@ -20,6 +20,7 @@ from snapkv_local.cli.options import (
     document_option,
     files_option,
     full_option,
+    gather_loading,
     json_option,
     model_options,
     settings_options,
@@ -31,6 +32,7 @@ from snapkv_local.cli.progress import find_model
 from snapkv_local.cli.sampling import Sampling, answer_options
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import TextFileError
+from snapkv_local.llama.load_options import LoadOptions
 from snapkv_local.profile import Profile
 from snapkv_local.reading.text import STDIN
 
@@ -48,6 +50,7 @@ from snapkv_local.reading.text import STDIN
 @chat_format_option
 @full_option
 @json_option
+@gather_loading
 def run(
     model: str | None,
     files: tuple[Path, ...],
@@ -57,6 +60,7 @@ def run(
     max_tokens: int,
     sampling: Sampling,
     profile: Profile | None,
+    loading: LoadOptions,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -77,7 +81,9 @@ def run(
     if not chats:
         size_decode_cells(settings, max_tokens)
 
-    opened = None if document is None else open_document(document, options)
+    opened = None
+    if document is not None:
+        opened, loading = open_document(document, loading)
     path = model_of(opened) if opened and model is None else find_model(model or "")
     warn_of_other_model(profile, path)
     if STDIN in files and prompt is None:
@@ -88,7 +94,7 @@ def run(
     if prompt is not None and not prompt.strip():
         raise click.UsageError("the question is empty: give it with --prompt")
 
-    llm = load(path, None if settings is None else SnapKVConfig(**settings), options)
+    llm = load(path, None if settings is None else SnapKVConfig(**settings), loading)
     if opened is not None:
         use_document(llm, opened)
     messages: list[Message] = []

@@ -19,6 +19,7 @@ from snapkv_local.cli.options import (
     chat_format_option,
     ctx_option,
     full_option,
+    gather_loading,
     json_option,
     model_options,
     settings_options,
@@ -29,6 +30,7 @@ from snapkv_local.cli.progress import find_model
 from snapkv_local.cli.types import ByteSize, Limit, NamedFile
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
+from snapkv_local.llama.load_options import LoadOptions
 from snapkv_local.profile import Profile
 from snapkv_local.reading.text import decode
 
@@ -94,7 +96,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="The most bytes of a request.",
 )
-@click.option("--logprobs", is_flag=True, help="Keep logits for requests that ask for logprobs.")
+@click.option(
+    "--logprobs",
+    "logits_all",
+    is_flag=True,
+    help="Keep logits for requests that ask for logprobs.",
+)
 @click.option(
     "--cors-origin",
     "cors_origins",
@@ -113,6 +120,7 @@ if TYPE_CHECKING:
     help="Refuse requests with fields that the server does not know.  [default: a header names them]",
 )
 @json_option
+@gather_loading
 def serve(
     model: str,
     host: str,
@@ -128,6 +136,7 @@ def serve(
     hosts: tuple[str, ...],
     strict: bool,
     profile: Profile | None,
+    loading: LoadOptions,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -152,7 +161,6 @@ def serve(
         ) from e
 
     config = None if settings is None else SnapKVConfig(**settings)
-    options["logits_all"] = options["logprobs"]
     path = find_model(model)
     warn_of_other_model(profile, path)
     api_keys = read_keys(keys, api_key_file)
@@ -161,7 +169,7 @@ def serve(
     if not api_keys and host not in LOOPBACK:
         click.echo(f"Anybody who reaches {host} can use this server: see --api-key", err=True)
     server = Server(
-        load=lambda: load_with(path, config, options, paths),
+        load=lambda: load_with(path, config, loading, paths),
         model=alias or path.stem,
         max_tokens=max_tokens or None,
         max_queue=max_queue,
@@ -182,7 +190,7 @@ def serve(
 def load_with(
     path: Path,
     config: SnapKVConfig | None,
-    options: dict[str, Any],
+    loading: LoadOptions,
     documents: dict[str, Path],
 ) -> tuple[Llama, dict[str, Document]]:
     """Load the model, and open documents in it.
@@ -190,8 +198,10 @@ def load_with(
     Args:
         documents: files by id.
     """
-    opened = {id_: open_document(file, options) for id_, file in documents.items()}
-    llm = load(path, config, options)
+    opened = {}
+    for id_, file in documents.items():
+        opened[id_], loading = open_document(file, loading)
+    llm = load(path, config, loading)
     return llm, {id_: use_document(llm, document) for id_, document in opened.items()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -15,10 +15,17 @@ from snapkv_local import profile as profiles
 from snapkv_local.cli.console import result_console
 from snapkv_local.cli.loading import read_document
 from snapkv_local.cli.model import model_choice
-from snapkv_local.cli.options import chat_format_option, files_option, json_option, model_options
+from snapkv_local.cli.options import (
+    chat_format_option,
+    files_option,
+    gather_loading,
+    json_option,
+    model_options,
+)
 from snapkv_local.cli.progress import Lines, find_model
-from snapkv_local.cli.types import KV_TYPES, SIZE, Number
+from snapkv_local.cli.types import SIZE, Number
 from snapkv_local.errors import ConfigError
+from snapkv_local.llama.load_options import LoadOptions
 
 if TYPE_CHECKING:
     from snapkv_local.tune.prepare import Prepared
@@ -53,14 +60,16 @@ if TYPE_CHECKING:
 @model_options
 @chat_format_option
 @json_option
+@gather_loading
 def tune(
     model: str,
     files: tuple[Path, ...],
     target_kl: float,
     minutes: float,
+    length: int | None,
     save: Path | None,
+    loading: LoadOptions,
     as_json: bool,
-    **options: Any,
 ) -> None:
     """Find settings of MODEL, and the smallest budget, for your own documents.
 
@@ -74,7 +83,7 @@ def tune(
         raise click.UsageError("give a document like yours with --file")
     if save is not None and save.is_dir():
         raise click.UsageError(f"--save {save} is a folder: give a file's name")
-    if options["kv_type"] not in KV_TYPES:
+    if "/" in (loading.kv_type or ""):
         raise click.UsageError("documents are measured with one type for K and V: give --kv-type")
     # only now: NumPy and gguf take a moment, which no other command needs
     from snapkv_local.tune.measure import Bench
@@ -85,7 +94,7 @@ def tune(
     # once each: the same text must not be held out from itself
     texts = [(str(file), read_document(file)) for file in dict.fromkeys(files)]
     with Lines("cutting the documents"):
-        prepared = prepare(path, texts, **options)
+        prepared = prepare(path, texts, loading, length=length)
     with closing(prepared.open_engine()) as engine, Bar(60 * minutes) as bar:
         bench = Bench(engine, WINDOW)
         search = Search(bench, prepared.pieces, target_kl, 60 * minutes, bar.update)

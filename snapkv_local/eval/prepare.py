@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from snapkv_local import hardware
 from snapkv_local.bench import record as records
 from snapkv_local.bench.matrix import Model
 from snapkv_local.bench.runner import Machine
@@ -17,6 +17,7 @@ from snapkv_local.eval.record import Record
 from snapkv_local.eval.runner import Evaluation, Needs
 from snapkv_local.eval.settings import Settings, check_cases
 from snapkv_local.eval.tokens import open_tokens
+from snapkv_local.llama.load_options import LoadOptions
 from snapkv_local.plan.layers import KvType
 from snapkv_local.plan.model import read_model
 
@@ -25,11 +26,9 @@ def prepare(
     path: Path,
     settings: Settings,
     policies: Sequence[Chooser],
+    loading: LoadOptions,
     *,
     out: Path | None = None,
-    gpu_layers: int | str = "auto",
-    threads: int | None = None,
-    chat_format: str | None = None,
     note: str | None = None,
 ) -> Evaluation:
     """Make the cases and open the record; the model's weights are not read yet.
@@ -38,24 +37,22 @@ def prepare(
         path: of the model.
         settings: what to do.
         policies: those that the settings name.
+        loading: but for the context and the type of its cache, which the settings say.
         out: file of the record, which is gone on with if it is there.
-        gpu_layers: layers on GPUs, "all", or "auto": all if there is a GPU.
-        threads: None for all cores.
-        chat_format: for a model without a chat template.
         note: for the record.
 
     Raises:
         ConfigError, PromptError: a length, a file or a record that cannot be.
     """
     found, planned = Model.read(path), read_model(path)
-    tokens = open_tokens(path, chat_format)
+    tokens = open_tokens(path, loading.chat_format)
     cases = [case for task in settings.tasks for case in task.cases(tokens, settings.wanted)]
     tokens.llm.close()
     check_cases(cases, settings, found.n_ctx_train)
     needs = Needs.of(settings, cases, policies)
 
     machine = Machine.describe()
-    n_gpu_layers = machine.n_gpu_layers(gpu_layers)
+    n_gpu_layers = machine.n_gpu_layers(loading.gpu_layers)
     stamp = {
         "date": date.today().isoformat(),
         "version": version("snapkv-local"),
@@ -71,29 +68,23 @@ def prepare(
         cases=cases,
         policies={policy.spec: policy for policy in policies},
         model=planned,
-        open_engine=opener(path, needs, settings.window_size, n_gpu_layers, threads),
+        open_engine=opener(
+            path, needs, settings.window_size, replace(loading, gpu_layers=n_gpu_layers)
+        ),
         record=Record.open(out, stamp, settings, cases),
-        threads=threads or hardware.n_cores(),
+        threads=loading.n_threads(),
     )
 
 
 def opener(
-    path: Path,
-    needs: Needs,
-    window_size: int,
-    n_gpu_layers: int,
-    threads: int | None,
-    no_mmap: bool = False,
+    path: Path, needs: Needs, window_size: int, loading: LoadOptions
 ) -> Callable[[KvType], Engine]:
     """Loads the model with cells for whole prompts and a vault."""
 
     def open_engine(kv_type: KvType) -> Engine:
-        # only now: they load the native library
-        from snapkv_local.llama.llama import Llama  # isort: skip
+        # only now: it loads the native library
+        from snapkv_local.llama.llama import Llama
 
-        from snapkv_local.native import support
-
-        n_threads = threads or hardware.n_cores()
         # cells for the whole prompt: the full cache is one of those that are measured
         config = SnapKVConfig(
             budget=needs.n_cells,
@@ -101,18 +92,7 @@ def opener(
             decode_cells=needs.decode_cells,
             vault="ram",
         )
-        return Llama(
-            str(path),
-            snapkv=config,
-            keep_queries=needs.n_observed,
-            n_ctx=needs.n_ctx,
-            n_threads=n_threads,
-            n_threads_batch=n_threads,
-            n_gpu_layers=n_gpu_layers,
-            use_mmap=not no_mmap,
-            type_k=support.ggml_type(kv_type),
-            type_v=support.ggml_type(kv_type),
-            verbose=False,
-        )
+        arguments = replace(loading, ctx=needs.n_ctx, kv_type=kv_type).arguments()
+        return Llama(str(path), snapkv=config, keep_queries=needs.n_observed, **arguments)
 
     return open_engine

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from snapkv_local import hardware
+from snapkv_local.llama.load_options import LoadOptions
 from snapkv_local.plan.fit import Task
 from snapkv_local.plan.layers import N_PAD, N_UBATCH, pad, row_bytes
 from snapkv_local.plan.memory import Estimate, compressed
@@ -100,27 +101,24 @@ def measure(
     Raises:
         OutOfMemoryError, UnsupportedModelError, NativeError: from the engine.
     """
-    # only now: these load the native library
+    # only now: it loads the native library
     from snapkv_local.llama.llama import Llama  # isort: skip
 
     import llama_cpp
     import numpy as np
 
-    from snapkv_local.native import support
-
-    kv_type = support.ggml_type(task.kv_type)
+    loading = LoadOptions(
+        ctx=n_prompt + task.config.decode_cells,
+        kv_type=task.kv_type,
+        gpu_layers=n_gpu_layers,
+        threads=n_threads,
+    )
     llm = Llama(
         str(task.model.path),
         snapkv=task.config,
-        n_ctx=n_prompt + task.config.decode_cells,
         n_batch=N_UBATCH,
         n_ubatch=N_UBATCH,
-        n_threads=n_threads,
-        n_threads_batch=n_threads,
-        n_gpu_layers=n_gpu_layers,
-        type_k=kv_type,
-        type_v=kv_type,
-        verbose=False,
+        **loading.arguments(),
     )
     try:
         n_weights = int(llama_cpp.llama_model_size(llm.model))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from snapkv_local import profile
 from snapkv_local.bench.matrix import Model
@@ -16,6 +16,7 @@ from snapkv_local.eval.engine import Engine
 from snapkv_local.eval.prepare import opener
 from snapkv_local.eval.runner import Needs
 from snapkv_local.eval.tokens import open_tokens
+from snapkv_local.llama.load_options import KV_TYPE, LoadOptions
 from snapkv_local.plan.layers import KvType
 from snapkv_local.storage.fingerprint import digest_of
 from snapkv_local.tune.breadth import WINDOWS
@@ -75,30 +76,23 @@ class Prepared:
 def prepare(
     path: Path,
     texts: Sequence[tuple[str, str]],
+    loading: LoadOptions,
     *,
     length: int | None = None,
-    kv_type: KvType = "f16",
-    gpu_layers: int | str = "auto",
-    threads: int | None = None,
-    no_mmap: bool = False,
-    chat_format: str | None = None,
 ) -> Prepared:
     """Cut the files into cases; the model's weights are not read yet.
 
     Args:
         path: of the model.
         texts: name and text of each file.
+        loading: with one type for K and V; the context is as long as the cases need.
         length: of the prompts, in tokens; None for 4096, or less if the files have less.
-        gpu_layers: layers on GPUs, "all", or "auto": all if there is a GPU.
-        threads: None for all cores.
-        no_mmap: read the model into memory, instead of mapping its file.
-        chat_format: for a model without a chat template.
 
     Raises:
         PromptError: too little text, or more than the model's context.
     """
     found = Model.read(path)
-    tokens = open_tokens(path, chat_format)
+    tokens = open_tokens(path, loading.chat_format)
     try:
         pieces = cut(
             tokens,
@@ -116,8 +110,9 @@ def prepare(
         decode_cells=max(case.n_after for case in cases),
         n_observed=max(WINDOWS),
     )
-    n_gpu_layers = Machine.describe().n_gpu_layers(gpu_layers)
-    open_engine = opener(path, needs, WINDOW, n_gpu_layers, threads, no_mmap)
+    n_gpu_layers = Machine.describe().n_gpu_layers(loading.gpu_layers)
+    open_engine = opener(path, needs, WINDOW, replace(loading, gpu_layers=n_gpu_layers))
+    kv_type = cast(KvType, loading.kv_type or KV_TYPE)
     return Prepared(
         pieces=pieces,
         open_engine=lambda: open_engine(kv_type),

@@ -92,14 +92,14 @@ def test_on_a_gpu_k_and_v_have_one_type(monkeypatch):
 
     import llama_cpp
 
-    from snapkv_local.cli.loading import load
     from snapkv_local.errors import ConfigError
+    from snapkv_local.llama.load_options import LoadOptions
 
     assert Llama
     monkeypatch.setattr(llama_cpp, "llama_supports_gpu_offload", lambda: True)
-    options = {"kv_type": "q8_0/f16", "threads": 1, "gpu_layers": "auto"}
     with pytest.raises(ConfigError, match="tested on the CPU only; give --kv-type"):
-        load(None, None, options)
+        LoadOptions(kv_type="q8_0/f16").arguments()
+    assert LoadOptions(kv_type="q8_0/f16", gpu_layers=0).arguments()["type_k"] == 8
 
 
 def test_what_chooses_the_rows(text_file):

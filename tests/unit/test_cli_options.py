@@ -12,6 +12,7 @@ from snapkv_local.cli import main
 from snapkv_local.cli.options import CONFIG_NAMES
 from snapkv_local.cli.sampling import Sampling
 from snapkv_local.errors import OutOfMemoryError, option_of
+from snapkv_local.llama.load_options import LoadOptions
 
 # its name in the package is that of the command
 RUN = sys.modules["snapkv_local.cli.run"]
@@ -44,15 +45,7 @@ def test_without_options_the_defaults_are_those_of_the_configuration(loaded):
     path, config, options = loaded()
     assert path.name == "model.gguf"
     assert config == SnapKVConfig(decode_cells=DECODE_CELLS)
-    assert options == {
-        "ctx": None,
-        "kv_type": "f16",
-        "gpu_layers": "auto",
-        "threads": None,
-        "no_mmap": False,
-        "chat_format": None,
-        "full": False,
-    }
+    assert options == LoadOptions()
 
 
 def test_every_option_reaches_its_setting(loaded):
@@ -79,7 +72,7 @@ def test_every_option_reaches_its_setting(loaded):
     arguments = [part for name, (text, _) in settings.items() for part in (option_of(name), text)]
     _, config, options = loaded("--ctx", "128k", "--kv-type", "q8_0", *arguments)
     assert config == SnapKVConfig(**{name: value for name, (_, value) in settings.items()})
-    assert (options["ctx"], options["kv_type"]) == (131072, "q8_0")
+    assert options == LoadOptions(ctx=131072, kv_type="q8_0")
 
 
 def test_what_chooses_the_rows(loaded):
@@ -129,7 +122,19 @@ SAME = [
 def test_names_of_llama_cpp(loaded, theirs, ours, value):
     found = loaded(*theirs)
     assert found == loaded(*ours)
-    assert value in found[2].values()
+    assert value in vars(found[2]).values()
+
+
+def test_how_a_model_is_loaded(loaded):
+    words = "-c 4k -ctv q8_0 -ngl all -t 1 --no-mmap --chat-format chatml"
+    assert loaded(*words.split())[2] == LoadOptions(
+        ctx=4096,
+        kv_type="f16/q8_0",
+        gpu_layers="all",
+        threads=1,
+        no_mmap=True,
+        chat_format="chatml",
+    )
 
 
 @pytest.mark.parametrize("name", ["-ub", "--ubatch-size", "--ubatch-size"])
@@ -238,9 +243,8 @@ def test_help_of_every_option_is_whole_phrases():
 
 
 def test_full_has_no_configuration(loaded):
-    _, config, options = loaded("--full")
+    _, config, _ = loaded("--full")
     assert config is None
-    assert options["full"]
 
 
 def test_settings_that_contradict_each_other(write_gguf):

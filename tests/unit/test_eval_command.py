@@ -13,6 +13,7 @@ from snapkv_local.eval import prepare, tasks
 from snapkv_local.eval.case import Case
 from snapkv_local.eval.record import Record
 from snapkv_local.eval.scores import SCORES
+from snapkv_local.llama.load_options import LoadOptions
 
 STAMP = {
     "model": {"name": "fake", "path": "fake.gguf", "type": "f16"},
@@ -59,8 +60,8 @@ def fake(monkeypatch):
     """What prepare() was called with, and where the run is interrupted."""
     calls = {"stop_after": None, "seconds": []}
 
-    def prepared(path, settings, policies, *, out, **options):
-        calls.update(path=path, settings=settings, **options)
+    def prepared(path, settings, policies, loading, *, out, note):
+        calls.update(path=path, settings=settings, loading=loading, note=note)
         return FakeEvaluation(settings, policies, out, calls["stop_after"], calls["seconds"])
 
     monkeypatch.setattr(prepare, "prepare", prepared)
@@ -92,7 +93,7 @@ def test_settings_are_those_that_were_given(fake):
         "window_size": 16,
         "protect_system": True,
     }
-    assert (fake["threads"], fake["note"], fake["chat_format"]) == (2, "hi", None)
+    assert (fake["loading"], fake["note"]) == (LoadOptions(threads=2), "hi")
 
 
 def test_the_table(fake):

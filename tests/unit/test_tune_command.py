@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from snapkv_local import SnapKVConfig, profile
 from snapkv_local.cli import main
 from snapkv_local.eval.case import Case
+from snapkv_local.llama.load_options import LoadOptions
 from snapkv_local.policies.view import LayerView
 from snapkv_local.tune import prepare
 from snapkv_local.tune.documents import Document, Pieces
@@ -67,8 +68,8 @@ def fake(monkeypatch):
     """What prepare() was called with, and the engine."""
     calls = {"engine": FakeEngine()}
 
-    def prepared(path, texts, **options):
-        calls.update(path=path, texts=texts, **options)
+    def prepared(path, texts, loading, **options):
+        calls.update(path=path, texts=texts, loading=loading, **options)
         return prepare.Prepared(
             pieces=Pieces(N_PROMPT, (make_document("a"),), (make_document("b"),)),
             open_engine=lambda: calls["engine"],
@@ -104,11 +105,9 @@ def test_what_is_prepared(fake, file):
     assert fake == {
         "texts": [(str(file), "A document."), ("-", "Stdin.")],
         "length": 1024,
-        "kv_type": "q8_0",
-        "gpu_layers": 3,
-        "threads": 2,
-        "no_mmap": True,
-        "chat_format": "chatml",
+        "loading": LoadOptions(
+            kv_type="q8_0", gpu_layers=3, threads=2, no_mmap=True, chat_format="chatml"
+        ),
     }
 
 

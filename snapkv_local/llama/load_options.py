@@ -1,0 +1,81 @@
+"""How a model is loaded, from a command's options to the arguments of Llama."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from snapkv_local import hardware
+from snapkv_local.errors import ConfigError
+
+KV_TYPE = "f16"  # where none is given
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What is said of a model beside its file and what is compressed.
+
+    Attributes:
+        ctx: longest conversation, in tokens; None or 0 for the model's.
+        kv_type: of the cache, "q8_0", or "q8_0/f16" for K and V; None for f16, or for what a document
+            has that is asked about.
+        gpu_layers: layers on GPUs, -1 or "all", or "auto": all if there is a GPU.
+        threads: None for all cores.
+        no_mmap: read files into memory, instead of mapping them.
+        chat_format: for a model without a chat template.
+        logits_all: keep the logits of all tokens, for logprobs.
+    """
+
+    ctx: int | None = None
+    kv_type: str | None = None
+    gpu_layers: int | str = "auto"
+    threads: int | None = None
+    no_mmap: bool = False
+    chat_format: str | None = None
+    logits_all: bool = False
+
+    def n_threads(self) -> int:
+        """Threads that compute."""
+        return self.threads or hardware.n_cores()
+
+    def arguments(self) -> dict[str, Any]:
+        """Of Llama, beside the file and snapkv.
+
+        Raises:
+            ConfigError: K and V of different types on a GPU.
+        """
+        # only now: it loads the native library
+        from snapkv_local.native import support  # isort: skip
+
+        import llama_cpp
+
+        type_k, type_v = map(support.ggml_type, split_kv_type(self.kv_type or KV_TYPE))
+        can_offload = llama_cpp.llama_supports_gpu_offload()
+        gpu_layers = self.gpu_layers
+        if gpu_layers == "auto":
+            gpu_layers = "all" if can_offload else 0
+        if type_k != type_v and gpu_layers != 0 and can_offload:
+            raise ConfigError(
+                f"K and V in {self.kv_type}",
+                "are of different types, which is tested on the CPU only",
+                "give --kv-type, or --gpu-layers 0",
+            )
+        return {
+            "n_ctx": self.ctx or 0,
+            "n_threads": self.n_threads(),
+            "n_threads_batch": self.n_threads(),
+            "n_gpu_layers": -1 if gpu_layers == "all" else gpu_layers,
+            "type_k": type_k,
+            "type_v": type_v,
+            "flash_attn": True,
+            "use_mmap": not self.no_mmap,
+            "chat_format": self.chat_format,
+            "logits_all": self.logits_all,
+            "verbose": False,
+        }
+
+
+def split_kv_type(kv_type: str) -> tuple[str, str]:
+    """The types of K and V, of "q8_0" or "q8_0/f16"."""
+    k, _, v = kv_type.partition("/")
+    return k, v or k
