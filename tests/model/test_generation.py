@@ -329,3 +329,13 @@ def test_layers_and_settings_of_one_context_do_not_leak_to_the_next(make, plain,
     expected = greedy(plain, prompt, 8)
     make(SnapKVConfig(budget=64, decode_cells=64)).prefill(prompt)
     assert greedy(plain, prompt, 8) == expected
+
+
+def test_no_fewer_tokens_than_none_are_cached(make, prompt):
+    """Of a turn that is evaluated without generate(), which would count."""
+    llm = make()
+    llm.prefill(prompt)
+    llm.eval(prompt[:60])
+    llm.eval(prompt[60:70])
+    assert llm.last_prefill.n_prompt == 370
+    assert llm.n_cached == 0

@@ -1,0 +1,150 @@
+"""Tokens behind what the cache holds: decoded in batches, and nothing is evicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+# first of all: it loads our library, which llama_cpp then uses
+from snapkv_local.native.context import Progress, SnapKVContext  # isort: skip
+
+import llama_cpp
+
+from snapkv_local.errors import ConfigError, NoRoomError
+from snapkv_local.llama.file_checks import FileChecks
+
+
+class DecodingLlama(FileChecks, llama_cpp.Llama):
+    """What Llama does with a cache as it is.
+
+    Attributes:
+        prefill_progress: called with (done, total) while a prompt is evaluated.
+    """
+
+    prefill_progress: Progress | None
+
+    def logits_for(self, tokens: Sequence[int], last: int | None = None) -> npt.NDArray[np.float32]:
+        """Logits of given tokens ("teacher forcing") from the current position, which moves on.
+
+        Args:
+            tokens: [n].
+            last: of so many last tokens, which takes less time; None for all.
+
+        Returns:
+            [last, n_vocab]; row i holds the logits after the i-th of these tokens.
+
+        Raises:
+            ConfigError: made with vocab_only.
+            NoRoomError: more tokens than free cells, or than n_ctx allows.
+        """
+        self._check_weights("logits_for")
+        if not self._trim():
+            raise NoRoomError(
+                f"position {self.n_tokens}",
+                "lies in the compacted prompt, or so far back that sliding windows are gone",
+                "prefill the prompt again",
+            )
+        n_free = self._n_free()
+        if len(tokens) > n_free:
+            raise self._no_room(f"{len(tokens)} tokens to score", n_free)
+        n = len(tokens) if last is None else min(last, len(tokens))
+        # each batch's logits are where the one before had its own
+        rows = [chunk.copy() for chunk in self._decode(list(tokens), n)]
+        found = np.concatenate([np.empty((0, self._n_vocab), np.float32), *rows])
+        return found[len(found) - n :]
+
+    def bytes_of_sequence(self) -> int:
+        """Bytes that the conversation takes of the KV cache, by the size of its saved state."""
+        return int(llama_cpp.llama_state_seq_get_size(self.ctx, 0))
+
+    def n_ctx(self) -> int:
+        """Tokens that a conversation may have: n_ctx as it was asked for, or the model's.
+
+        llama.cpp rounds it up, while llama_cpp holds no token beyond it.
+        """
+        return min(super().n_ctx(), int(self.context_params.n_ctx))
+
+    def _check_weights(self, function: str) -> None:
+        if self.model_params.vocab_only:
+            raise ConfigError(
+                f"{function}()",
+                "only the vocabulary is loaded",
+                "load the model without vocab_only",
+            )
+
+    def _context(self, function: str) -> SnapKVContext:
+        self._check_weights(function)
+        if not isinstance(self._ctx, SnapKVContext):
+            raise ConfigError(
+                f"{function}()",
+                "this Llama was made without snapkv",
+                "pass snapkv=SnapKVConfig(...)",
+            )
+        return self._ctx
+
+    def _n_free(self) -> int:
+        """Tokens that can still be evaluated: by cells, and by positions of the context."""
+        n_left = self._n_ctx - self.n_tokens
+        return min(n_left, self._ctx.n_free()) if isinstance(self._ctx, SnapKVContext) else n_left
+
+    def _trim(self) -> bool:
+        """Remove what follows n_tokens; False if nothing can be evaluated there."""
+        if isinstance(self._ctx, SnapKVContext):
+            return self._ctx.trim(self.n_tokens)
+        return bool(self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1))
+
+    def _no_room(self, what: str, n_free: int) -> NoRoomError:
+        if n_free == self._n_ctx - self.n_tokens:
+            return NoRoomError(what, f"the context has {n_free} positions left", "raise {n_ctx}")
+        return NoRoomError(what, f"the KV cache has {n_free} free cells", "raise {decode_cells}")
+
+    def _eval_full(self, tokens: Sequence[int]) -> None:
+        """llama_cpp's own eval(), with checks and progress."""
+        self._check_model()
+        if self.prefill_progress is None or len(tokens) <= 1:
+            super().eval(tokens)
+            return
+        # the batches that one call would make, with a report after each
+        for start in range(0, len(tokens), self.n_batch):
+            self._check_model()
+            super().eval(tokens[start : start + self.n_batch])
+            self.prefill_progress(min(start + self.n_batch, len(tokens)), len(tokens))
+
+    def _decode(self, tokens: list[int], n_logits: int) -> Iterator[npt.NDArray[np.float32]]:
+        """Evaluate tokens in batches; yields logits, [n, n_vocab], valid until the next.
+
+        Args:
+            n_logits: last tokens whose logits are wanted. A batch has those of its last one anyway,
+                and with logits_all of all.
+        """
+        for start in range(0, len(tokens), self.n_batch):
+            self._check_model()
+            batch = tokens[start : start + self.n_batch]
+            n_past = self.n_tokens
+            wanted = max(1, n_logits - (len(tokens) - start - len(batch)))
+            n_rows = len(batch) if self._logits_all else min(wanted, len(batch))
+            self._batch.set_batch(batch=batch, n_past=n_past, logits_all=n_rows == len(batch))
+            for i in range(len(batch) - n_rows, len(batch)):
+                self._batch.batch.logits[i] = True
+            self._ctx.decode(self._batch)
+            self._note(n_past, batch, n_rows)
+            yield self._logits(n_rows)
+
+    def _note(self, start: int, tokens: Sequence[int] | npt.NDArray[np.int32], n_rows: int) -> None:
+        """Tokens have been evaluated from a position on, and the last n_rows have logits."""
+        self.input_ids[start : start + len(tokens)] = tokens
+        self.n_tokens = start + len(tokens)
+        if self._logits_all:
+            self._store_logits(self.n_tokens - n_rows, n_rows)
+        self._requires_eval = False
+
+    def _logits(self, n: int) -> npt.NDArray[np.float32]:
+        return np.ctypeslib.as_array(self._ctx.get_logits(), shape=(n, self._n_vocab))
+
+    def _store_logits(self, start: int, n: int) -> None:
+        # with a draft model, llama_cpp makes scores n_batch rows long and the logits of later
+        # positions find no place
+        rows = self.scores[start : start + n]
+        rows[:] = self._logits(n)[: len(rows)]
