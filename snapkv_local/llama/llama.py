@@ -7,25 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 # first of all: it loads our library, which llama_cpp then uses
 from snapkv_local.native.context import ContextOptions, Progress, our_contexts  # isort: skip
 
 
 from snapkv_local import foreign
 from snapkv_local.config import N_THREADS_MAX, SnapKVConfig
-from snapkv_local.errors import ConfigError, DocumentError
-from snapkv_local.llama import saved
-from snapkv_local.llama.completion import CompletingLlama
+from snapkv_local.errors import ConfigError
+from snapkv_local.llama.documents import DocumentedLlama
 from snapkv_local.mapped import MappedFile
 from snapkv_local.models import files, hub
-from snapkv_local.native import support, vault, voices
-from snapkv_local.policies.view import LayerView
+from snapkv_local.native import support, voices
 from snapkv_local.prompt.chat import Chat
 from snapkv_local.prompt.marks import Marks
-from snapkv_local.prompt.parts import ranges
 from snapkv_local.stats import PrefillStats
 from snapkv_local.storage.document import Document
 
@@ -33,7 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Llama(CompletingLlama):
+class Llama(DocumentedLlama):
     """llama_cpp.Llama with SnapKV.
 
     With snapkv=None it is llama_cpp.Llama. With a SnapKVConfig, n_ctx is the longest conversation,
@@ -165,209 +159,6 @@ class Llama(CompletingLlama):
         )
         return cls(str(path), **kwargs)
 
-    def kept_positions(self) -> npt.NDArray[np.int32]:
-        """Prompt positions kept before the window, ascending.
-
-        Returns:
-            int32 [n_layer_cached, n_head_kv, n_kept_prefix].
-
-        Raises:
-            ConfigError: the prompt was not compressed, or the heads keep different numbers of rows.
-        """
-        return self._context("kept_positions").kept()
-
-    def cached_layers(self) -> tuple[int, ...]:
-        """The model's numbers of the layers whose cache is compressed, from 0: [n_layer_cached].
-
-        Layers with a sliding window or without attention are not among them.
-        """
-        return self._context("cached_layers").layers()
-
-    def prefill_scores(self) -> npt.NDArray[np.float32]:
-        """Pooled scores of the last prefill.
-
-        Returns:
-            float32 [n_layer_cached, n_head_kv, n_prompt - window].
-
-        Raises:
-            ConfigError: made without keep_scores=True, or the prompt was not compressed.
-        """
-        return self._context("prefill_scores").scores()
-
-    def coverage(self) -> npt.NDArray[np.float32]:
-        """Share of the window's attention mass that lies on the kept rows, after the last prefill.
-
-        Returns:
-            float32 [n_layer_cached, n_head_kv], in [0, 1]; last_prefill.coverage is its mean.
-
-        Raises:
-            ConfigError: the prompt was not compressed.
-        """
-        return self._context("coverage").coverage()
-
-    def layer_views(self) -> list[LayerView]:
-        """Queries, keys and values of each cached layer, from the vault, as policies see them.
-
-        Raises:
-            ConfigError: made without a vault, or nothing was prefilled.
-            DocumentError: the vault reads from a file that has changed.
-        """
-        self._check_vault()
-        return self._context("layer_views").layer_views()
-
-    def select_rows(self, ids: Sequence[npt.NDArray[np.int32]] | None) -> None:
-        """Choose other rows of the last prompt, from the vault. What followed the prompt is removed.
-
-        Args:
-            ids: for each cached layer int32 [n_head_kv, n_kept]: prompt positions before the window,
-                ascending for each head. Layers may differ in n_kept. The window's rows stay. None
-                keeps the whole prompt, if the cache has cells for it.
-
-        Raises:
-            ConfigError: made without a vault, or ids do not fit the prompt.
-            NoRoomError: more rows than the cache has cells.
-            DocumentError: the vault reads from a file that has changed.
-        """
-        self._check_vault()
-        self._context("select_rows").select_rows(ids)
-        self.n_tokens = self.n_prompt
-
-    def set_protected(self, spans: Sequence[tuple[int, int]]) -> None:
-        """Positions that stay whatever the votes say, such as the system prompt's, in later prefills.
-
-        Args:
-            spans: [begin, end) positions. Those in a prompt's window stay anyway; positions of an
-                answer are protected from the time when they are no longer in the window.
-
-        Raises:
-            ConfigError: a span is no range. A prefill whose budget does not hold them raises it, too.
-        """
-        self._context("set_protected")
-        self._marks.protected = ranges("protected positions", spans)
-
-    def set_question(self, span: tuple[int, int] | None) -> None:
-        """Where the question stands in later prompts: its words vote for the rows.
-
-        That is for policies that ask (`question`, `windows`), and for `observation="question"`, where
-        those of its words vote that are in the window. In a chat it is found without this: it is
-        the last paragraph of the last user turn.
-
-        Args:
-            span: [begin, end) positions of its words, instead of a chat's; None for the chat's.
-        """
-        self._marks.question = span
-
-    def clear_vault(self) -> None:
-        """Free the vault; the conversation goes on."""
-        self._context("clear_vault").clear_vault()
-        self._attached = None
-
-    def ingest(
-        self,
-        text: str,
-        path: str | Path,
-        *,
-        title: str = "",
-        progress: Progress | None = None,
-    ) -> Document:
-        """Evaluate a document once, and write its tokens, K and V to a file for later questions.
-
-        The tokens are those of a user's message that begins with the text, in the model's chat
-        template. What the context held is replaced.
-
-        Args:
-            text: of the document.
-            path: of the file, *.snapkv by custom; replaced if it is there.
-            title: for people.
-            progress: as for prefill().
-
-        Returns:
-            The document, which open_document() takes.
-
-        Raises:
-            ConfigError: made without snapkv.
-            DocumentError: made without a vault, or the disk has no space for the file. It is refused
-                before the prefill if it can be known.
-            PromptError: the text is empty, not longer than the window, or longer than n_ctx.
-            NoRoomError, OutOfMemoryError, NativeError: as prefill().
-        """
-        return saved.ingest(self, text, path, title, progress)
-
-    def open_document(self, opened: Document | str | Path) -> Document:
-        """From now on prompts that begin with a document's text take its K and V from its file.
-
-        With use_mmap=False the file is read into memory here, as the model's is.
-
-        A question is asked with a user's message of the document's text, an empty line and the
-        question. Only what follows the document is evaluated, and the question's own rows are
-        chosen from all of it.
-
-        Raises:
-            ConfigError: made without snapkv.
-            DocumentError: the file cannot be read, the document is of another model or of other
-                settings, or this Llama has no vault.
-        """
-        self._context("open_document")
-        if self.snapkv is None or self.snapkv.vault == "off":
-            raise DocumentError(str(opened), "needs a vault to choose rows from", "use {vault}")
-        found = opened
-        if not isinstance(found, Document):
-            found = Document.open(found, mapped=self.maps_files)
-        saved.check(self, found)
-        # one that has changed gives way to what is now at its place
-        others = [known for known in self.documents if known.segment.change() is None]
-        self.documents = (*others, found)
-        return found
-
-    def save_session(self, path: str | Path) -> int:
-        """Write the conversation to a file: compact cache, tokens, and the vault if there is one.
-
-        Returns:
-            Bytes of the file.
-
-        Raises:
-            ConfigError: made without snapkv.
-            DocumentError: the disk has no space for it, or the vault reads from a file that has
-                changed. A file that was there stays then.
-        """
-        self._check_vault()
-        return saved.save(self, path)
-
-    def load_session(self, path: str | Path) -> None:
-        """Go on with a conversation that save_session() has written, in the place of this one.
-
-        Without a vault here, the file's is left out.
-
-        Raises:
-            ConfigError: made without snapkv.
-            DocumentError: the file cannot be read, is of another model or of other settings, or is
-                longer than n_ctx. This conversation stays then.
-            NoRoomError: the KV cache has too few cells. The context is empty then.
-        """
-        self._attached = saved.load(self, path)
-
-    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
-        """As llama_cpp.Llama.tokenize(); what an open document spells becomes its tokens.
-
-        A document ends at a token's end, so the text behind it has tokens of its own.
-        """
-        for found in self.documents if special else ():
-            rest = self._behind(found.prefix, text)
-            if rest is not None:
-                behind = super().tokenize(rest, add_bos=False, special=True)
-                return [*found.tokens.tolist(), *behind]
-        return super().tokenize(text, add_bos, special)
-
-    def _behind(self, prefix: str, text: bytes) -> bytes | None:
-        """What follows a prefix in a text that may have marks; None if it begins with something else."""
-        if self._wording is None:
-            start = prefix.encode()
-            return text[len(start) :] if text.startswith(start) else None
-        written = text.decode()
-        if not self._wording.plain(written).startswith(prefix):
-            return None
-        return written[self._wording.cut(written, len(prefix)) :].encode()
-
     def __getstate__(self) -> dict[str, Any]:
         return {
             **super().__getstate__(),  # type: ignore[no-untyped-call]
@@ -376,41 +167,6 @@ class Llama(CompletingLlama):
             "keep_queries": self.keep_queries,
             "prefill_progress": self.prefill_progress,
         }
-
-    def _attach(self, prompt: npt.NDArray[np.int32]) -> None:
-        """Give the vault the document that has more in common with the prompt than it has itself.
-
-        Raises:
-            DocumentError: the prompt begins with a document whose file has changed.
-        """
-        given = [found.segment for found in self.documents]
-        if self._attached is not None:
-            given.append(self._attached)
-        for segment in given:
-            error = segment.change()
-            if error is None:
-                continue
-            if segment is self._attached:
-                self.clear_vault()
-            if _n_common(segment.tokens, prompt) == len(segment.tokens):
-                raise error
-        whole = [found for found in self.documents if found.segment.change() is None]
-        if not whole:
-            return
-        context = self._context("prefill")
-        common = [_n_common(found.tokens, prompt) for found in whole]
-        if max(common) > _n_common(vault.tokens(context), prompt):
-            best = whole[common.index(max(common))]
-            self.clear_vault()
-            self._attached = best.segment
-            vault.attach(context, best.segment)
-
-
-def _n_common(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> int:
-    """Tokens with which both begin."""
-    n = min(len(a), len(b))
-    differ = np.flatnonzero(a[:n] != b[:n])
-    return int(differ[0]) if len(differ) else n
 
 
 def _check_numbers(kwargs: dict[str, Any]) -> None:

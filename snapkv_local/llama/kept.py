@@ -1,0 +1,115 @@
+"""The rows that a prompt has left: which they are, and how a caller chooses others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+# first of all: it loads our library, which llama_cpp then uses
+from snapkv_local.llama.completion import CompletingLlama  # isort: skip
+
+from snapkv_local.policies.view import LayerView
+from snapkv_local.prompt.parts import ranges
+
+
+class KeepingLlama(CompletingLlama):
+    """What Llama says of the rows that it keeps, and is told."""
+
+    def kept_positions(self) -> npt.NDArray[np.int32]:
+        """Prompt positions kept before the window, ascending.
+
+        Returns:
+            int32 [n_layer_cached, n_head_kv, n_kept_prefix].
+
+        Raises:
+            ConfigError: the prompt was not compressed, or the heads keep different numbers of rows.
+        """
+        return self._context("kept_positions").kept()
+
+    def cached_layers(self) -> tuple[int, ...]:
+        """The model's numbers of the layers whose cache is compressed, from 0: [n_layer_cached].
+
+        Layers with a sliding window or without attention are not among them.
+        """
+        return self._context("cached_layers").layers()
+
+    def prefill_scores(self) -> npt.NDArray[np.float32]:
+        """Pooled scores of the last prefill.
+
+        Returns:
+            float32 [n_layer_cached, n_head_kv, n_prompt - window].
+
+        Raises:
+            ConfigError: made without keep_scores=True, or the prompt was not compressed.
+        """
+        return self._context("prefill_scores").scores()
+
+    def coverage(self) -> npt.NDArray[np.float32]:
+        """Share of the window's attention mass that lies on the kept rows, after the last prefill.
+
+        Returns:
+            float32 [n_layer_cached, n_head_kv], in [0, 1]; last_prefill.coverage is its mean.
+
+        Raises:
+            ConfigError: the prompt was not compressed.
+        """
+        return self._context("coverage").coverage()
+
+    def layer_views(self) -> list[LayerView]:
+        """Queries, keys and values of each cached layer, from the vault, as policies see them.
+
+        Raises:
+            ConfigError: made without a vault, or nothing was prefilled.
+            DocumentError: the vault reads from a file that has changed.
+        """
+        self._check_vault()
+        return self._context("layer_views").layer_views()
+
+    def select_rows(self, ids: Sequence[npt.NDArray[np.int32]] | None) -> None:
+        """Choose other rows of the last prompt, from the vault. What followed the prompt is removed.
+
+        Args:
+            ids: for each cached layer int32 [n_head_kv, n_kept]: prompt positions before the window,
+                ascending for each head. Layers may differ in n_kept. The window's rows stay. None
+                keeps the whole prompt, if the cache has cells for it.
+
+        Raises:
+            ConfigError: made without a vault, or ids do not fit the prompt.
+            NoRoomError: more rows than the cache has cells.
+            DocumentError: the vault reads from a file that has changed.
+        """
+        self._check_vault()
+        self._context("select_rows").select_rows(ids)
+        self.n_tokens = self.n_prompt
+
+    def set_protected(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Positions that stay whatever the votes say, such as the system prompt's, in later prefills.
+
+        Args:
+            spans: [begin, end) positions. Those in a prompt's window stay anyway; positions of an
+                answer are protected from the time when they are no longer in the window.
+
+        Raises:
+            ConfigError: a span is no range. A prefill whose budget does not hold them raises it, too.
+        """
+        self._context("set_protected")
+        self._marks.protected = ranges("protected positions", spans)
+
+    def set_question(self, span: tuple[int, int] | None) -> None:
+        """Where the question stands in later prompts: its words vote for the rows.
+
+        That is for policies that ask (`question`, `windows`), and for `observation="question"`, where
+        those of its words vote that are in the window. In a chat it is found without this: it is
+        the last paragraph of the last user turn.
+
+        Args:
+            span: [begin, end) positions of its words, instead of a chat's; None for the chat's.
+        """
+        self._marks.question = span
+
+    def clear_vault(self) -> None:
+        """Free the vault; the conversation goes on."""
+        self._context("clear_vault").clear_vault()
+        self._attached = None
