@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import subprocess
 import sys
@@ -23,6 +22,8 @@ import llama_cpp
 from snapkv_local.errors import GrammarError
 from snapkv_local.grammar.json_schema import SchemaReader
 from snapkv_local.grammar.process import receive, send
+from snapkv_local.prompt import vocabulary
+from snapkv_local.prompt.llm import TokenModel
 
 # seconds for a schema, and for a token
 _SECONDS = 5.0
@@ -145,12 +146,12 @@ class Guide:
     It starts when it is first asked, and again after a schema that has ended it.
 
     Args:
-        model: of llama.cpp.
-        tokenize: llama_cpp.Llama.tokenize().
+        llm: the model.
+        tokenize: as llama_cpp.Llama.tokenize(), whatever documents are open.
     """
 
-    def __init__(self, model: Any, tokenize: Callable[..., list[int]]) -> None:
-        self._model = model
+    def __init__(self, llm: TokenModel, tokenize: Callable[..., list[int]]) -> None:
+        self._llm = llm
         self._tokenize = tokenize
         self._process: subprocess.Popen[bytes] | None = None
         self._vocabulary: bytes | None = None
@@ -239,16 +240,12 @@ class Guide:
     def _read_vocabulary(self) -> bytes:
         """As JSON: each token's bytes, which tokens no text is made of, and which end an answer."""
         lib = llama_cpp.llama_cpp
-        vocab = lib.llama_model_get_vocab(self._model)
-        n_vocab = lib.llama_vocab_n_tokens(vocab)
+        vocab = lib.llama_model_get_vocab(self._llm.model)
+        self._tokens = vocabulary.pieces(self._llm, range(lib.llama_vocab_n_tokens(vocab)))
         not_text = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
         not_text |= lib.LLAMA_TOKEN_ATTR_UNUSED
-        buffer = ctypes.create_string_buffer(16 * 1024)
         special, ends = [], []
-        self._tokens = []
-        for token in range(n_vocab):
-            n = lib.llama_token_to_piece(vocab, token, buffer, len(buffer), 0, True)
-            text = buffer.raw[: max(n, 0)]
+        for token, text in enumerate(self._tokens):
             attributes = lib.llama_vocab_get_attr(vocab, token)
             # user-defined tokens of this form open and close calls, thoughts and the like
             is_mark = attributes & lib.LLAMA_TOKEN_ATTR_USER_DEFINED and (
@@ -259,7 +256,6 @@ class Guide:
                 ends.append(token)
             if is_end or is_mark or attributes & not_text:
                 special.append(token)
-            self._tokens.append(text)
         known = {"tokens": [text.decode("latin-1") for text in self._tokens]}
         return json.dumps({**known, "special": special, "ends": ends}).encode()
 

@@ -102,7 +102,7 @@ class GuidedLlama(WordedLlama):
 
     def _ready_guide(self) -> Guide:
         if self._guide is None:
-            self._guide = Guide(self.model, super().tokenize)
+            self._guide = Guide(self, super().tokenize)
             self._stack.callback(self._guide.close)
         return self._guide
 
