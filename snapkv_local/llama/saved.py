@@ -20,8 +20,9 @@ from snapkv_local.llama.worded import WordedLlama
 from snapkv_local.native import vault
 from snapkv_local.prompt import template
 from snapkv_local.prompt.build import SEPARATOR
-from snapkv_local.storage import fingerprint, sealed
+from snapkv_local.storage import fingerprint, seal, sealed
 from snapkv_local.storage.document import KIND, Document, blocks_of
+from snapkv_local.storage.new_file import check_space
 
 if TYPE_CHECKING:
     from snapkv_local.native.context import Progress
@@ -55,14 +56,14 @@ def save(llm: WordedLlama, path: str | Path) -> int:
         "n_swa_rows": parts[-1].n_swa_rows if parts else 0,
     }
     blocks = [
-        sealed.Block("tokens", np.int32, tokens.shape, [tokens]),
-        sealed.Block("state", np.uint8, state.shape, [state]),
-        sealed.Block("logits", np.float32, logits.shape, [logits]),
+        seal.Block("tokens", np.int32, tokens.shape, [tokens]),
+        seal.Block("state", np.uint8, state.shape, [state]),
+        seal.Block("logits", np.float32, logits.shape, [logits]),
     ]
     if parts:
         held = np.concatenate([part.tokens for part in parts])
-        blocks += [sealed.Block("vault", np.int32, held.shape, [held]), *blocks_of(parts)]
-    return sealed.write(path, SESSION, header, blocks)
+        blocks += [seal.Block("vault", np.int32, held.shape, [held]), *blocks_of(parts)]
+    return seal.write(path, SESSION, header, blocks)
 
 
 def load(llm: WordedLlama, path: str | Path) -> vault.Segment | None:
@@ -131,7 +132,7 @@ def ingest(
             "put it into the question",
         )
     # before hours go into the prefill; the file has little more than K and V
-    sealed.check_space(path, len(tokens) * api.llama_snapkv_row_bytes(context.ctx))
+    check_space(path, len(tokens) * api.llama_snapkv_row_bytes(context.ctx))
     # an empty vault, so that its one segment ends with the document
     context.clear_vault()
     config = llm.snapkv
@@ -151,11 +152,11 @@ def ingest(
     }
     data = np.frombuffer(text.encode(), np.uint8)
     blocks = [
-        sealed.Block("text", np.uint8, data.shape, [data]),
-        sealed.Block("tokens", np.int32, (len(tokens),), [np.asarray(tokens, np.int32)]),
+        seal.Block("text", np.uint8, data.shape, [data]),
+        seal.Block("tokens", np.int32, (len(tokens),), [np.asarray(tokens, np.int32)]),
         *blocks_of(parts),
     ]
-    sealed.write(path, KIND, header, blocks)
+    seal.write(path, KIND, header, blocks)
     return Document.open(path)
 
 

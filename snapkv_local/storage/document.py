@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from snapkv_local.native import vault
-from snapkv_local.storage import fingerprint, sealed
+from snapkv_local.storage import fingerprint, seal, sealed
 
 KIND = "document"
 
@@ -71,9 +71,9 @@ class Document:
             )
 
 
-def blocks_of(parts: list[vault.Segment]) -> list[sealed.Block]:
+def blocks_of(parts: list[vault.Segment]) -> list[seal.Block]:
     """K and V of segments that follow each other, to be written."""
     return [
-        sealed.Block(name, np.uint8, (sum(map(len, pieces)), *pieces[0].shape[1:]), pieces)
+        seal.Block(name, np.uint8, (sum(map(len, pieces)), *pieces[0].shape[1:]), pieces)
         for name, pieces in vault.joined(parts)
     ]

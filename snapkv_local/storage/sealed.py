@@ -1,4 +1,4 @@
-"""Sealed files: large arrays and a JSON header, checksummed, written once and then only read.
+"""Sealed files: large arrays and a JSON header, checksummed, written once (by seal) and then only read.
 
     page 0     magic, format version, size of the file, place and digest of the header; CRC-32
     from 4096  the blocks, each at a multiple of 4096 bytes; zeros between them
@@ -18,13 +18,12 @@ import stat
 import struct
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +31,9 @@ import numpy.typing as npt
 from snapkv_local.errors import DocumentError, OutOfMemoryError
 from snapkv_local.hardware import n_cores
 from snapkv_local.mapped import MappedFile
-from snapkv_local.storage.new_file import NewFile, check_space
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer, Self
-
-__all__ = ["Block", "Sealed", "check_space", "write"]
+    from typing_extensions import Self
 
 MAGIC = b"snapkv\r\n"  # a copy as text would change it
 VERSION = 1
@@ -45,81 +41,10 @@ PAGE = 4096  # bytes
 PIECE = 4 * 1024**2  # bytes of a checksum
 
 # magic, version, zero, bytes of the file, begin and bytes of the header, its BLAKE2b
-_FRONT = struct.Struct("<8sIIQQQ32s")
-_CRC = struct.Struct("<I")  # the last bytes of page 0, of all before them
+FRONT = struct.Struct("<8sIIQQQ32s")
+CRC = struct.Struct("<I")  # the last bytes of page 0, of all before them
 _MAX_THREADS = 8
 _READ = 2**26  # bytes of one call, between two of which Ctrl-C is heard
-
-
-@dataclass(frozen=True)
-class Block:
-    """An array to write.
-
-    Attributes:
-        name: unique in the file.
-        dtype: of the elements.
-        shape: of the array.
-        pieces: buffers, C-contiguous, whose bytes one after the other are the array's. Each is done
-            with when the next is asked for.
-    """
-
-    name: str
-    dtype: npt.DTypeLike
-    shape: tuple[int, ...]
-    pieces: Iterable[Buffer | npt.NDArray[Any]]
-
-    def n_bytes(self) -> int:
-        """Of the array."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
-
-def write(path: str | Path, kind: str, header: dict[str, Any], blocks: Iterable[Block]) -> int:
-    """Write a file; one that was there stays whole until the new one is.
-
-    Args:
-        kind: what it holds, such as "document"; Sealed.open() asks for it.
-        header: for JSON.
-        blocks: written in this order. No more than a piece of one is in memory.
-
-    Returns:
-        Bytes of the file.
-
-    Raises:
-        DocumentError: the disk has no space, or the path is no place for a file. Nothing is left
-            behind then, nor after any exception of the pieces.
-        ValueError: pieces do not add up to their array, or a name comes twice.
-    """
-    blocks = list(blocks)
-    if len({block.name for block in blocks}) < len(blocks):
-        raise ValueError("blocks have names of their own")
-    entries, end = [], PAGE
-    for block in blocks:
-        dtype = np.dtype(block.dtype).newbyteorder("<")
-        shape = [int(n) for n in block.shape]
-        entries.append({"name": block.name, "dtype": dtype.str, "shape": shape, "offset": end})
-        end = _aligned(end + block.n_bytes())
-    about = {"kind": kind, "header": header, "blocks": entries}
-    n_pieces = -(-(end - PAGE) // PIECE)
-    n_header = len(_to_json({**about, "crc32": "0" * 8 * n_pieces}))
-
-    with NewFile(path, end + n_header) as file:
-        file.write(memoryview(bytes(PAGE)))
-        sums = _Sums()
-        for block in blocks:
-            for data in _whole(block):
-                file.write(data)
-                sums.add(data)
-            padding = memoryview(bytes(-block.n_bytes() % PAGE))
-            file.write(padding)
-            sums.add(padding)
-        content = _to_json({**about, "crc32": sums.text()})
-        file.write(memoryview(content))
-        digest = blake2b(content, digest_size=32).digest()
-        front = _FRONT.pack(MAGIC, VERSION, 0, end + n_header, end, n_header, digest)
-        front = front.ljust(PAGE - _CRC.size, b"\0")
-        os.lseek(file.fd, 0, os.SEEK_SET)
-        file.write(memoryview(front + _CRC.pack(zlib.crc32(front))))
-    return end + n_header
 
 
 class Sealed:
@@ -231,51 +156,6 @@ class _Span:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class _Sums:
-    """CRC-32 of each PIECE of what is added."""
-
-    def __init__(self) -> None:
-        self.done: list[int] = []
-        self.crc, self.n = 0, 0
-
-    def add(self, data: memoryview) -> None:
-        while len(data) > 0:
-            part = data[: PIECE - self.n]
-            self.crc, self.n = zlib.crc32(part, self.crc), self.n + len(part)
-            data = data[len(part) :]
-            if self.n == PIECE:
-                self._next()
-
-    def _next(self) -> None:
-        self.done.append(self.crc)
-        self.crc, self.n = 0, 0
-
-    def text(self) -> str:
-        if self.n > 0:
-            self._next()
-        return "".join(f"{crc:08x}" for crc in self.done)
-
-
-def _whole(block: Block) -> Iterator[memoryview]:
-    """A block's pieces as bytes, cut to be written and summed while they are in the CPU's cache."""
-    left = block.n_bytes()
-    for piece in block.pieces:
-        view = memoryview(cast("Buffer", piece))  # NumPy says it only from Python 3.12 on
-        if view.nbytes == 0:
-            continue
-        data = view.cast("B")
-        left -= len(data)
-        if left < 0:
-            break
-        for start in range(0, len(data), PIECE):
-            yield data[start : start + PIECE]
-    if left != 0:
-        word = "more" if left < 0 else "less"
-        raise ValueError(
-            f"the pieces of {block.name} are {abs(left):,} bytes {word} than its shape"
-        )
-
-
 def _read_header(path: Path, fd: int) -> tuple[dict[str, Any], range]:
     """The header, and where the blocks are, in bytes."""
     front = os.pread(fd, PAGE, 0)
@@ -285,10 +165,10 @@ def _read_header(path: Path, fd: int) -> tuple[dict[str, Any], range]:
         )
     if len(front) < PAGE:
         raise _truncated(path, len(front), None)
-    (crc,) = _CRC.unpack(front[-_CRC.size :])
-    if zlib.crc32(front[: -_CRC.size]) != crc:
+    (crc,) = CRC.unpack(front[-CRC.size :])
+    if zlib.crc32(front[: -CRC.size]) != crc:
         raise _damaged(path, "in its first page")
-    _, version, _, n_bytes, begin, n_header, digest = _FRONT.unpack_from(front)
+    _, version, _, n_bytes, begin, n_header, digest = FRONT.unpack_from(front)
     if version > VERSION:
         raise DocumentError(
             str(path),
@@ -375,14 +255,6 @@ def _read_all(path: Path, fd: int) -> npt.NDArray[np.uint8]:
 
 def _overlap(span: _Span, start: int, stop: int) -> bool:
     return span.offset < stop and start < span.offset + max(1, span.n_bytes())
-
-
-def _aligned(n: int) -> int:
-    return -(-n // PAGE) * PAGE
-
-
-def _to_json(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, allow_nan=False).encode()
 
 
 def _truncated(path: Path, found: int, wanted: int | None) -> DocumentError:

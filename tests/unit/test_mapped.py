@@ -10,7 +10,7 @@ import pytest
 
 from snapkv_local.errors import DocumentError
 from snapkv_local.mapped import MappedFile
-from snapkv_local.storage import sealed
+from snapkv_local.storage import seal, sealed
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_it_is_closed_with_its_object(path):
 def test_reading_what_was_cut_off_would_end_the_process(tmp_path):
     """Why all this is: if a system gave an error instead, the checks could go."""
     path = tmp_path / "a"
-    sealed.write(path, "document", {}, [sealed.Block("x", np.uint8, (2**20,), [bytes(2**20)])])
+    seal.write(path, "document", {}, [seal.Block("x", np.uint8, (2**20,), [bytes(2**20)])])
     script = (
         "import os, sys; from snapkv_local.storage.sealed import Sealed; "
         "file = Sealed.open(sys.argv[1], 'document'); x = file.array('x'); "
@@ -79,19 +79,19 @@ def test_reading_what_was_cut_off_would_end_the_process(tmp_path):
 
 def test_a_file_that_is_cut_while_it_is_checked(tmp_path, monkeypatch):
     path = tmp_path / "a"
-    sealed.write(path, "document", {}, [sealed.Block("x", np.uint8, (9,), [bytes(9)])])
+    seal.write(path, "document", {}, [seal.Block("x", np.uint8, (9,), [bytes(9)])])
     monkeypatch.setattr(
         "snapkv_local.storage.sealed._check_pieces", lambda path, *_: os.truncate(path, 5000)
     )
     for mapped in (True, False):
         with pytest.raises(DocumentError, match=r"was cut in place .* while it was checked"):
             sealed.Sealed.open(path, "document", mapped)
-        sealed.write(path, "document", {}, [sealed.Block("x", np.uint8, (9,), [bytes(9)])])
+        seal.write(path, "document", {}, [seal.Block("x", np.uint8, (9,), [bytes(9)])])
 
 
 def test_what_is_read_into_memory_stays(tmp_path):
     path, data = tmp_path / "a", np.arange(2**20, dtype=np.uint32)
-    sealed.write(path, "document", {}, [sealed.Block("x", np.uint32, data.shape, [data])])
+    seal.write(path, "document", {}, [seal.Block("x", np.uint32, data.shape, [data])])
     n_bytes = path.stat().st_size
     file = sealed.Sealed.open(path, "document", mapped=False)
     os.truncate(path, 0)

@@ -21,7 +21,9 @@ import pytest
 
 from snapkv_local.errors import DocumentError
 from snapkv_local.storage import sealed
-from snapkv_local.storage.sealed import Block, Sealed, check_space, write
+from snapkv_local.storage.new_file import check_space
+from snapkv_local.storage.seal import Block, write
+from snapkv_local.storage.sealed import Sealed
 
 HEADER = {"title": "a book — with a dash", "n": 3}
 
@@ -186,7 +188,7 @@ def test_what_ends_the_writing_leaves_nothing(tmp_path: Path, error: type[BaseEx
 WRITER = """
 import sys, time
 import numpy as np
-from snapkv_local.storage.sealed import Block, write
+from snapkv_local.storage.seal import Block, write
 
 def pieces():
     print("writing", flush=True)
