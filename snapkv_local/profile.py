@@ -18,6 +18,7 @@ from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
 from snapkv_local.reading.text import decode
 from snapkv_local.storage.fingerprint import digest_of
+from snapkv_local.storage.new_file import write_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -103,15 +104,11 @@ def load(path: str | Path) -> Profile:
 
 def save(path: str | Path, profile: Profile) -> None:
     """Write a profile; one that was there before stays whole until the new one is."""
-    path = Path(path)
     lines = [f"version = {_value(profile.version)}", f"date = {_value(profile.date)}"]
     tables = {"model": profile.model, "snapkv": profile.settings, "measured": profile.measured}
     for name, table in tables.items():
         lines += ["", f"[{name}]", *(f"{key} = {_value(value)}" for key, value in table.items())]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(Path(path), "\n".join(lines) + "\n")
 
 
 def merge(settings: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

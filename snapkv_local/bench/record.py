@@ -10,6 +10,7 @@ from typing import Any
 
 from snapkv_local.errors import ConfigError
 from snapkv_local.hardware import read_hardware
+from snapkv_local.storage.new_file import write_text
 
 FORMAT = 2  # of records; those of format 1, which do not say so, have other names for their figures
 
@@ -64,7 +65,4 @@ def check_format(record: dict[str, Any], source: str) -> None:
 
 def write(path: Path, record: dict[str, Any]) -> None:
     """Write a record; one that was there before stays whole until the new one is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(record, indent=1) + "\n")

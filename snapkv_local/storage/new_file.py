@@ -50,6 +50,18 @@ def check_space(path: str | Path, n_bytes: int) -> None:
         raise _no_space(path, f"needs {size(n_bytes)}, and {path.parent} has {size(n_free)} free")
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a small text; a file that was there stays whole until the new one is.
+
+    Args:
+        path: of the file; its folder is made if there is none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
 class NewFile:
     """Opens a file to be written from its start; used with `with`, whose end gives it its name.
 
