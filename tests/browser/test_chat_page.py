@@ -19,8 +19,8 @@ import snapkv_local
 @contextmanager
 def serve(*more: str) -> Iterator[str]:
     """A server's address."""
-    command = [sys.executable, "-m", "snapkv_local", "serve", "demo", "--threads", "1"]
-    command += ["--port", "0", "--budget", "512", "--max-tokens", "40", *more]
+    command = [sys.executable, "-m", "snapkv_local", "serve", "needle", "--threads", "1"]
+    command += ["--port", "0", "--ctx", "16k", "--budget", "512", "--max-tokens", "40", *more]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             command,
@@ -48,7 +48,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 def document(tmp_path: Path) -> Path:
-    """About 6,000 tokens."""
+    """About 7,500 tokens."""
     folder = Path(snapkv_local.__file__).parent
     text = (folder / "demo" / "station.txt").read_text(encoding="utf-8")
     file = tmp_path / "station.txt"
@@ -93,7 +93,7 @@ def test_a_document_is_dropped_and_asked_about(
     figures = page.inner_text(".figures")
     assert "kept 512 of " in figures
     n_prompt = int(figures.split(" of ")[1].split(" ")[0].replace(",", ""))
-    assert 4800 < n_prompt < 7000
+    assert 6000 < n_prompt < 9000
     assert "instead of" in figures
     assert page.is_hidden("#progress")
 
@@ -143,7 +143,17 @@ def test_a_document_of_the_server(browser: Any, tmp_path: Path) -> None:
     file, document = tmp_path / "log.txt", tmp_path / "log.snapkv"
     text = (Path(snapkv_local.__file__).parent / "demo" / "station.txt").read_text(encoding="utf-8")
     file.write_text(text[:4000], encoding="utf-8")
-    command = [sys.executable, "-m", "snapkv_local", "ingest", "demo", "--file", str(file)]
+    command = [
+        sys.executable,
+        "-m",
+        "snapkv_local",
+        "ingest",
+        "needle",
+        "--threads",
+        "1",
+        "--file",
+        str(file),
+    ]
     subprocess.run([*command, "--out", str(document)], check=True, capture_output=True)
 
     with serve("--document", f"notes={document}") as url:

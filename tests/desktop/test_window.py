@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from snapkv_local.models.resolve import demo_model
+from snapkv_local.models.resolve import needle_model
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 try:
@@ -61,10 +61,10 @@ def window_class():
 
 @pytest.fixture(scope="module")
 def window(window_class, wait):
-    """With the demo model and the document."""
+    """With the package's model and the document."""
     window = window_class(**SETTINGS)
     window.show()
-    window.load("demo")
+    window.load("needle")
     wait(lambda: not window.busy)
     assert window.has_model, window.status.text()
     window.open_document(str(DOCUMENT))
@@ -122,8 +122,8 @@ def test_a_question_about_a_document(window, wait, reports, ticks):
     save_screenshot(window, "answered")
 
     assert "417" in window.answer.toPlainText()
-    assert len(set(lengths)) > 5  # the answer came in pieces
-    assert "Kept 512 of 3," in window.status.text()
+    assert len(set(lengths)) > 2  # the answer came in pieces
+    assert "Kept 512 of 4," in window.status.text()
     assert "KV cache" in window.status.text()
     assert reports[-1][0] == reports[-1][1]
     assert reports == sorted(reports)
@@ -150,12 +150,20 @@ def test_cancel_in_the_prefill_and_ask_again(window, wait, reports):
     assert "Kept 512" in window.status.text()
 
 
-def test_cancel_while_the_answer_comes(window, wait):
+def test_cancel_while_the_answer_comes(window, wait, tmp_path):
+    """Of SmolLM2, which has more to say."""
+    short = tmp_path / "short.txt"
+    short.write_text(DOCUMENT.read_text(encoding="utf-8")[:2000], encoding="utf-8")
+    window.load("demo")
+    window.open_document(str(short))
+    wait(lambda: not window.busy)
     ask(window, "Tell me everything about the station.")
     wait(lambda: window.answer.toPlainText())
     window.cancel_button.click()
     wait(lambda: not window.busy)
     assert window.status.text() == "Cancelled."
+    window.load("needle")
+    wait(lambda: not window.busy)
 
 
 def test_errors_are_shown_and_the_next_question_works(window, wait, tmp_path):
@@ -175,12 +183,12 @@ def test_errors_are_shown_and_the_next_question_works(window, wait, tmp_path):
     save_screenshot(window, "error")
 
     short = tmp_path / "short.txt"
-    short.write_text("The cat is called Tom.")
+    short.write_text("The access code of the boat house is 40762.")
     drop(window, short)
-    assert window.document_label.text() == "short.txt, 5 words"
-    ask(window, "What is the name of the cat?")
+    assert window.document_label.text() == "short.txt, 9 words"
+    ask(window, "What is the access code of the boat house?")
     wait(lambda: not window.busy)
-    assert "Tom" in window.answer.toPlainText()
+    assert "40762" in window.answer.toPlainText()
     assert window.status.text() == "The prompt is within the budget: all of it was kept."
     assert window.status.styleSheet() == ""
 
@@ -190,14 +198,14 @@ def test_a_model_that_does_not_load(window, wait, tmp_path):
     wait(lambda: not window.busy)
     assert "absent.gguf: does not exist" in window.status.text()
     assert not window.ask_button.isEnabled()
-    window.load(str(demo_model()))
+    window.load(str(needle_model()))
     wait(lambda: not window.busy)
     assert window.ask_button.isEnabled()
 
 
 def test_closing_the_window_ends_the_worker(window_class, wait):
     window = window_class(**SETTINGS)
-    window.load("demo")
+    window.load("needle")
     wait(lambda: not window.busy)
     window.open_document(str(DOCUMENT))
     reports = []

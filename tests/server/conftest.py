@@ -1,4 +1,4 @@
-"""A server process with SmolLM2-135M-Instruct, as a person would start it."""
+"""A server process with the package's small model, as a person would start it."""
 
 import os
 import signal
@@ -16,11 +16,12 @@ import pytest
 import snapkv_local
 from snapkv_local.bench.make_model import make_model
 from snapkv_local.bench.shapes import Blueprint
-from snapkv_local.models.resolve import demo_model
+from snapkv_local.models.gguf_shape import read_shape
+from snapkv_local.models.resolve import needle_model
 
 KEY = "a key of the tests"
 BUDGET = 512
-MAX_TOKENS = 48
+MAX_TOKENS = 96
 MAX_QUEUE = 24
 MAX_BODY = 1024 * 1024
 
@@ -35,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Process:
     """A server in a process of its own; url once it listens."""
 
-    def __init__(self, *options: str, model: str = "demo", **environment: str) -> None:
+    def __init__(self, *options: str, model: str = "needle", **environment: str) -> None:
         command = [
             sys.executable,
             "-m",
@@ -109,7 +110,7 @@ def serve() -> Iterator[Callable[..., Process]]:
 def server(serve: Callable[..., Process]) -> Process:
     """With a key, a cap on tokens, a queue and a limit on bodies."""
     process = serve(
-        *("--port", "0", "--api-key", KEY, "--budget", str(BUDGET)),
+        *("--port", "0", "--api-key", KEY, "--ctx", "8k", "--budget", str(BUDGET)),
         *("--max-tokens", str(MAX_TOKENS), "--max-queue", str(MAX_QUEUE)),
         *("--max-body", str(MAX_BODY)),
     )
@@ -135,8 +136,9 @@ def tiny(
     url = os.environ.get("SNAPKV_FUZZ_URL")
     if url is None:
         path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
-        shape = Blueprint("llama", 2, 64, 128, 4, 2, 16, 49_152, 1e5, tied=True)
-        make_model(shape, "q8_0", path, name="tiny", vocab=demo_model())
+        n_vocab = read_shape(needle_model()).n_vocab
+        shape = Blueprint("llama", 2, 64, 128, 4, 2, 16, n_vocab, 1e5, tied=True)
+        make_model(shape, "q8_0", path, name="tiny", vocab=needle_model())
         options = ("--port", "0", "--ctx", "2k", "--budget", "128", "--max-tokens", "64")
         url = serve(*options, model=str(path)).wait_until_ready().url
     with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
@@ -157,6 +159,30 @@ def client(server: Process) -> openai.OpenAI:
 
 @pytest.fixture(scope="session")
 def document() -> str:
-    """About 3,500 tokens."""
+    """About 4,700 tokens."""
     folder = Path(snapkv_local.__file__).parent
     return (folder / "demo" / "station.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def codes() -> dict[str, str]:
+    """Questions, and the answers that stand in the book."""
+    places = {"harbour office": "58213", "boat house": "40762"}
+    return {f"What is the access code of the {p}?": code for p, code in places.items()}
+
+
+@pytest.fixture(scope="session")
+def book(document: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About 500 tokens, in a file."""
+    folder = tmp_path_factory.mktemp("documents")
+    text, path = folder / "station.txt", folder / "station.snapkv"
+    facts = (
+        "The access code of the harbour office is 58213.",
+        "The access code of the boat house is 40762.",
+    )
+    parts = document[:500], facts[0], document[500:1000], facts[1], document[1000:1500]
+    text.write_text("\n\n".join(parts), encoding="utf-8")
+    command = [sys.executable, "-m", "snapkv_local", "ingest", "needle", "--file", str(text)]
+    command += ["--out", str(path), "--ctx", "1k", "--threads", "1", "--title", "The station"]
+    subprocess.run(command, check=True, capture_output=True)
+    return path

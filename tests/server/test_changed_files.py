@@ -2,16 +2,13 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
-from snapkv_local.models.resolve import demo_model
+from snapkv_local.models.resolve import needle_model
 
 SETTINGS = (
     "--ctx",
@@ -25,12 +22,12 @@ SETTINGS = (
     "--port",
     "0",
 )
-STATION = "What is the name of the station?"
+OFFICE = "What is the access code of the harbour office?"
 OTHER = "What is the capital of France?"
 
 
 def ask(server: Any, question: str, **fields: Any) -> httpx.Response:
-    body = {"messages": [{"role": "user", "content": question}], "max_tokens": 12, **fields}
+    body = {"messages": [{"role": "user", "content": question}], "max_tokens": 24, **fields}
     address = f"{server.url}/v1/chat/completions"
     return httpx.post(address, json={"temperature": 0, **body}, timeout=60, trust_env=False)
 
@@ -55,22 +52,14 @@ def health(server: Any) -> tuple[int, Any]:
     return response.status_code, response.json()
 
 
-@pytest.fixture
-def book(document: str, tmp_path: Path) -> Path:
-    """About 400 tokens, in a file."""
-    text, path = tmp_path / "station.txt", tmp_path / "station.snapkv"
-    text.write_text(document[:1600], encoding="utf-8")
-    command = [sys.executable, "-m", "snapkv_local", "ingest", "demo", "--file", str(text)]
-    command += ["--out", str(path), "--ctx", "1k", "--threads", "1"]
-    subprocess.run(command, check=True, capture_output=True)
-    return path
-
-
-def test_a_document_that_is_cut(serve: Callable[..., Any], book: Path) -> None:
+def test_a_document_that_is_cut(
+    serve: Callable[..., Any], book: Path, codes: dict[str, str], tmp_path: Path
+) -> None:
+    book = Path(shutil.copy(book, tmp_path))
     server = serve(*SETTINGS, "--document", f"book={book}").wait_until_ready()
     whole = book.read_bytes()
-    answer = text_of(ask(server, STATION, document="book"))
-    assert "varde" in answer.lower()
+    answer = text_of(ask(server, OFFICE, document="book"))
+    assert codes[OFFICE] in answer
     other = text_of(ask(server, OTHER))
 
     # a copy that takes its place leaves the one that is open as it is
@@ -78,22 +67,22 @@ def test_a_document_that_is_cut(serve: Callable[..., Any], book: Path) -> None:
     os.link(book, kept)
     copy.write_bytes(b"x")
     copy.replace(book)
-    assert text_of(ask(server, STATION, document="book")) == answer
+    assert text_of(ask(server, OFFICE, document="book")) == answer
 
     options = (*SETTINGS, "--no-mmap", "--document", f"book={kept}")
     read = serve(*options).wait_until_ready()
     os.truncate(kept, 8192)
     for _ in range(2):
-        refused = ask(server, STATION, document="book")
+        refused = ask(server, OFFICE, document="book")
         refuses(server, refused, f"was cut in place from {len(whole):,} to 8,192 bytes")
         assert text_of(ask(server, OTHER)) == other
-    assert ask(server, STATION, document="book", stream=True).status_code == 503
-    assert text_of(ask(read, STATION, document="book")) == answer
+    assert ask(server, OFFICE, document="book", stream=True).status_code == 503
+    assert text_of(ask(read, OFFICE, document="book")) == answer
 
 
 def test_a_model_that_is_cut(serve: Callable[..., Any], tmp_path: Path) -> None:
     model = tmp_path / "model.gguf"
-    shutil.copy(demo_model(), model)
+    shutil.copy(needle_model(), model)
     mapped = serve("--ctx", "1k", "--port", "0", model=str(model)).wait_until_ready()
     full = serve("--ctx", "1k", "--port", "0", "--full", model=str(model)).wait_until_ready()
     read = serve("--ctx", "1k", "--port", "0", "--no-mmap", model=str(model)).wait_until_ready()

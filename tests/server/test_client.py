@@ -11,8 +11,10 @@ import httpx
 import openai
 import pytest
 
-BUDGET, MAX_TOKENS = 512, 48
-MODEL = "SmolLM2-135M-Instruct.Q4_1"
+from snapkv_local.models.resolve import needle_model
+
+BUDGET, MAX_TOKENS = 512, 96
+MODEL = needle_model().stem
 WEATHER: Any = {
     "type": "function",
     "function": {
@@ -92,8 +94,11 @@ def test_a_conversation_goes_on_from_its_prefix(client: openai.OpenAI, document:
 
 def test_text_is_completed_up_to_a_stop(client: openai.OpenAI) -> None:
     options: Any = {"model": MODEL, "temperature": 0.0, "max_tokens": 16}
-    answer = client.completions.create(prompt="1, 2, 3, 4, 5,", stop=[" 9"], **options)
-    assert answer.choices[0].text == " 6, 7, 8,"
+    prompt = "The pump stands in room 417. Room 417"
+    whole = client.completions.create(prompt=prompt, **options).choices[0].text
+    stop = whole[4:7]
+    answer = client.completions.create(prompt=prompt, stop=[stop], **options)
+    assert answer.choices[0].text == whole[: whole.index(stop)]
     assert answer.choices[0].finish_reason == "stop"
 
 
@@ -375,7 +380,11 @@ def test_a_client_that_leaves_ends_its_prefill(
     cancelled = metric(http, "snapkv_cancelled_total")
     with pytest.raises(openai.APITimeoutError):
         # the prefill takes seconds
-        ask(client.with_options(timeout=0.7), "Cancelled. " + document * 2, max_tokens=2)
+        ask(
+            client.with_options(timeout=0.7),
+            "Cancelled. " + document + document[:9000],
+            max_tokens=2,
+        )
     started = time.monotonic()
     assert ask(client, "Hello").choices[0].message.content
     assert time.monotonic() - started < 10
@@ -385,7 +394,7 @@ def test_a_client_that_leaves_ends_its_prefill(
 def test_a_stream_that_is_closed_ends_its_prefill(
     client: openai.OpenAI, http: httpx.Client, document: str
 ) -> None:
-    messages = [{"role": "user", "content": "Closed. " + document * 2}]
+    messages = [{"role": "user", "content": "Closed. " + document + document[:9000]}]
     body = {"messages": messages, "stream": True, "max_tokens": 2}
     with http.stream("POST", "/v1/chat/completions", json=body) as response:
         first = next(response.iter_lines())

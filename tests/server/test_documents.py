@@ -1,7 +1,5 @@
 """Documents that requests name."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,20 +19,8 @@ SETTINGS = (
     "--port",
     "0",
 )
-QUESTION = "What is the name of the station?"
-
-
-@pytest.fixture(scope="module")
-def book(document: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """About 400 tokens, in a file."""
-    folder = tmp_path_factory.mktemp("documents")
-    text = folder / "station.txt"
-    text.write_text(document[:1600], encoding="utf-8")
-    path = folder / "station.snapkv"
-    command = [sys.executable, "-m", "snapkv_local", "ingest", "demo", "--file", str(text)]
-    command += ["--out", str(path), "--ctx", "1k", "--threads", "1", "--title", "The station"]
-    subprocess.run(command, check=True, capture_output=True)
-    return path
+QUESTION = "What is the access code of the harbour office?"
+SECOND = "What is the access code of the boat house?"
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +33,7 @@ def http(serve: Callable[..., Any], book: Path) -> Iterator[httpx.Client]:
 def ask(http: httpx.Client, *messages: str | dict[str, str], **fields: Any) -> httpx.Response:
     """Texts are a user's."""
     each = [m if isinstance(m, dict) else {"role": "user", "content": m} for m in messages]
-    body = {"messages": each, "max_tokens": 12, "temperature": 0, **fields}
+    body = {"messages": each, "max_tokens": 24, "temperature": 0, **fields}
     return http.post("/v1/chat/completions", json=body)
 
 
@@ -66,25 +52,23 @@ def test_documents_are_listed(http: httpx.Client, book: Path) -> None:
     (entry,) = http.get("/v1/documents").json()["data"]
     assert (entry["id"], entry["title"]) == ("handbook", "The station")
     assert entry["n_bytes"] == book.stat().st_size
-    assert 300 < entry["n_tokens"] < 500
+    assert 300 < entry["n_tokens"] < 600
 
 
-def test_a_question_is_answered_from_a_document(http: httpx.Client) -> None:
+def test_a_question_is_answered_from_a_document(http: httpx.Client, codes: dict[str, str]) -> None:
     answer = ask(http, QUESTION, document="handbook")
-    assert "varde" in text_of(answer).lower()
+    assert codes[QUESTION] in text_of(answer)
     (entry,) = http.get("/v1/documents").json()["data"]
     figures = snapkv(answer)
     assert entry["n_tokens"] - 64 <= figures["n_cached"] <= entry["n_tokens"]
     assert figures["n_kept"] == 192 < figures["n_prompt"]
 
 
-def test_a_conversation_about_a_document_goes_on(http: httpx.Client) -> None:
+def test_a_conversation_about_a_document_goes_on(http: httpx.Client, codes: dict[str, str]) -> None:
     first = ask(http, QUESTION, document="handbook", cache_prompt=False)
     answer = {"role": "assistant", "content": text_of(first)}
-    second = ask(
-        http, QUESTION, answer, "In which year was the station opened?", document="handbook"
-    )
-    assert "1931" in text_of(second)
+    second = ask(http, QUESTION, answer, SECOND, document="handbook")
+    assert codes[SECOND] in text_of(second)
     # all that came before, the first turn too, but for what the new window begins with
     assert snapkv(second)["n_cached"] > snapkv(first)["n_cached"]
 
