@@ -91,7 +91,7 @@ def test_pointing_at_a_token_tells_what_it_is(view):
     found, _ = view(1280, "light")
     info = found.locator("#info")
     found.locator("#text i").nth(41).hover()
-    assert "decode_cells" in info.text_content()
+    assert "room" in info.text_content()
     assert "kept by 42% of all heads" in info.text_content()
     assert "position 41" in info.text_content()
     found.select_option("#layer", "5")
