@@ -11,22 +11,30 @@ from table_parts import table
 
 Record = dict[str, Any]
 
+EQUAL_CHUNKS = "vault, equal chunks"
 WAYS = {
     "full": "full cache, question in the first one's place",
     "full turn": "full cache, after the first question and its answer",
     "one-shot": "rows kept for the first question, asked after it",
     "anew": "prefill anew",
     "vault": "vault",
-    "vault, equal chunks": "vault, from a place where a chunk ends",
+    EQUAL_CHUNKS: "vault, from a place where a chunk ends",
+    "document": "document's file, all questions",
 }
 
 
 def questions(results: Path) -> str:
     """Right answers and seconds by way of asking, and how far the vault is from prefills anew."""
-    record = _load(results / "questions-smollm2-6k.json")
-    if record is None:
-        return "Many questions to one document: not measured yet."
+    files = sorted(results.glob("questions-*.json"))
+    tables = [_questions(json.loads(file.read_text())) for file in files]
+    return "\n\n".join(tables) or "Many questions to one document: not measured yet."
+
+
+def _questions(record: Record) -> str:
     settings, rows = record["settings"], record["rows"]
+    # where a GPU computes, the process waits
+    on_gpu = record.get("device", {}).get("backend", "CPU") != "CPU"
+    clock, head_seconds = ("seconds", "seconds") if on_gpu else ("seconds_cpu", "CPU seconds")
     cells = [
         [
             WAYS[row["way"]],
@@ -34,25 +42,25 @@ def questions(results: Path) -> str:
             f"{row['right']} of {row['n']}",
             f"{row['kl_mean']:.2f}",
             f"{row['n_evaluated_median']:,.0f}",
-            f"{row['seconds_cpu_median']:.2f}",
+            f"{row[f'{clock}_median']:.2f}",
         ]
         for row in rows
     ]
-    head = ["", "budget", "right", "KL", "tokens computed", "CPU seconds"]
+    head = ["", "budget", "right", "KL", "tokens computed", head_seconds]
     lines = [
         f"One document of {settings['n_prompt']:,} tokens with {settings['n_questions']} facts, "
-        f"task `{settings['task']}`, one question for each. Tokens and CPU seconds until the first "
+        f"task `{settings['task']}`, one question for each. Tokens and {head_seconds} until the first "
         f"token of a later question can be chosen, medians. {_where(record)}\n",
         *table(head, cells),
     ]
     by_way = {(row["way"], row["budget"]): row for row in rows}
-    for budget in dict.fromkeys(row["budget"] for row in rows if row["way"] == "vault"):
+    for budget in dict.fromkeys(row["budget"] for row in rows if row["way"] == EQUAL_CHUNKS):
         lines.append("\n" + _against_anew(by_way, budget))
     return "\n".join(lines)
 
 
 def _against_anew(by_way: dict[tuple[str, int], Record], budget: int) -> str:
-    row, equal = by_way["vault", budget], by_way["vault, equal chunks", budget]["against_anew"]
+    row, equal = by_way["vault", budget], by_way[EQUAL_CHUNKS, budget]["against_anew"]
     off, ratios = row["against_anew"], row["seconds_cpu_ratios"]
     return (
         f"Budget {budget}, the vault against prefills anew: {statistics.median(ratios):.3f} times "
