@@ -33,6 +33,10 @@ from snapkv_local.config import SnapKVConfig
 from snapkv_local.plan.layers import N_PAD, Part, Place, cached_layers, pad
 from snapkv_local.plan.model import PlannedModel, window
 
+# of the softmax's statistics: ranges of keys that are computed side by side (snapkv_op_n_splits())
+KEYS_PER_SPLIT = 1024
+MAX_SPLITS = 128
+
 
 def votes(model: PlannedModel, n_prompt: int, config: SnapKVConfig, fused: bool) -> int:
     """Scratch of scoring a layer, by which the engine plans: fused, or of one head with ops of ggml."""
@@ -52,7 +56,7 @@ def _scoring(model: PlannedModel, n_prompt: int, config: SnapKVConfig, fused: bo
     if not fused:
         return votes(model, n_prompt, config, fused)
     shape = model.shape
-    planes = 1 + min(-(-n_prompt // 1024), 128)  # snapkv_op_n_splits()
+    planes = 1 + min(-(-n_prompt // KEYS_PER_SPLIT), MAX_SPLITS)
     return max(
         n_prompt * 2 * shape.n_head_kv[il] * 4
         + 2 * config.window_size * shape.n_head[il] * planes * 4

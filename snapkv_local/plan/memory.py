@@ -3,7 +3,7 @@
 The formulas are those of the code that allocates:
 
 - KV rows: llama-kv-cache.cpp; cells are padded to 256, our compact cache without a GPU to 32
-  (cells_needed() in snapkv.cpp). A cache of sliding-window layers has cells for the window and one
+  (cells_needed() in csrc/api/context.cpp). A cache of sliding-window layers has cells for the window and one
   ubatch (llama-kv-cache-iswa.cpp, swa_full off).
 - Staging, hidden state, queries and mask: csrc/staging/staging.cpp and csrc/staging/hidden.cpp.
 - Weights: the token embedding stays in host memory; the last N layers go to the GPU, and the output
@@ -41,8 +41,11 @@ from snapkv_local.plan.model import PlannedModel, window
 PROCESS = 82_000_000
 PROCESS_PER_TOKEN = 280
 
-# tokens that are computed after the vault's, at least (csrc/prefill/prefill.cpp)
+# tokens that are computed after the vault's, at least (csrc/prefill/rows.cpp)
 MIN_NEW = 64
+
+# bytes that the engine leaves free on the device (csrc/staging/plan.cpp)
+MARGIN = 320 << 20
 
 
 @dataclass(frozen=True)
@@ -209,8 +212,7 @@ def engine_estimate(
         for il in layers
     )
     votes = compute.votes(model, n_prompt, config, fused=config.ops == "fused")
-    margin = 320 << 20
-    return group * layer + hidden + n_ubatch * (mask_row + compute_row) + votes + margin
+    return group * layer + hidden + n_ubatch * (mask_row + compute_row) + votes + MARGIN
 
 
 def _vault(model: PlannedModel, n_prompt: int, config: SnapKVConfig, kv_type: KvType) -> int:

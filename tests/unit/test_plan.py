@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -440,3 +441,20 @@ def test_it_needs_no_native_library(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert "False" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "ours"),
+    [
+        ("staging/plan.cpp", r"MARGIN = (\d+)u << 20;", memory.MARGIN >> 20),
+        ("staging/plan.cpp", r"MIN_CHUNK = (\d+);", fit._MIN_CHUNK),
+        ("prefill/rows.cpp", r"MIN_NEW = (\d+);", memory.MIN_NEW),
+        ("state/context.h", r"LLAMA_SNAPKV_N_KV_PAD = (\d+);", layers.N_PAD),
+        ("api/context.cpp", r"cpu_only \? (\d+) : LLAMA_SNAPKV_N_KV_PAD", layers.N_PAD_CPU),
+        ("ops/snapkv-op.h", r"splits = \(n \+ \d+\) / (\d+);", compute.KEYS_PER_SPLIT),
+        ("ops/snapkv-op.h", r"splits > (\d+) \? \1", compute.MAX_SPLITS),
+    ],
+)
+def test_constants_are_those_of_the_engine(file, source, ours):
+    text = (RESULTS.parent / "csrc" / file).read_text(encoding="utf-8")
+    assert [int(number) for number in re.findall(source, text)] == [ours]
