@@ -119,6 +119,7 @@ patch.export:
 tables: $(VENV)/.tools
 	$(PY) scripts/tables.py
 	$(PY) scripts/readme_figure.py
+	$(PY) scripts/needle_figure.py
 	$(PY) scripts/cli_reference.py
 
 docs: $(VENV)/.tools

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import conversation_tables
+import needle_tables
 import quality_tables
 import settings_table
 from snapkv_local.report.units import GIB, MIB
@@ -221,6 +222,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "endless": conversation_tables.endless,
     "quality": quality_tables.short,
     "quality-bytes": quality_tables.by_bytes,
+    "needle": needle_tables.exact,
     "quality-all": quality_tables.everything,
 }
 

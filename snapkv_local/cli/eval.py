@@ -262,6 +262,7 @@ def _measure(
             note=note,
         )
     record = evaluation.record
+    record.data["against"] = baseline
     try:
         with CasesBar(evaluation) as bar:
             left = math.inf if minutes is None else began + 60 * minutes - time.monotonic()
@@ -271,7 +272,6 @@ def _measure(
             click.echo(f"The same command goes on from what {record.path} has", err=True)
         raise
     finally:
-        record.data["against"] = baseline
         record.data["summary"] = summarize(record.data, baseline)
         record.save()
     if n_left := len(evaluation.steps()):

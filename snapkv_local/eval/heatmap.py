@@ -151,12 +151,17 @@ def write_pngs(data: dict[str, Any], path: Path) -> list[Path]:
     for heat in maps:
         task = f"-{heat.task}" if len(maps) > 1 else ""
         for suffix, (ink, grid, ground) in THEMES.items():
-            file = path.with_name(f"{path.stem}{task}{suffix}{path.suffix or '.png'}")
+            file = themed(path.with_name(f"{path.stem}{task}{path.suffix or '.png'}"), suffix)
             with settings(ink, grid, heat.task):
                 told = {"Description": json.dumps(numbers(heat))}
                 figure(heat, grid).savefig(file, dpi=160, facecolor=ground, metadata=told)
             written.append(file)
     return written
+
+
+def themed(path: Path, suffix: str) -> Path:
+    """The place of a theme's picture, one of THEMES."""
+    return path.with_name(f"{path.stem}{suffix}{path.suffix}")
 
 
 def svg(heat: HeatMap) -> str:

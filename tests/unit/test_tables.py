@@ -6,13 +6,17 @@ import json
 import pytest
 
 import cases
+import needle_figure
+import needle_tables
 import quality_tables
 import readme_figure
 import settings_table
 import tables
 from snapkv_local import policies
+from snapkv_local.bench import record as records
 from snapkv_local.bench.summary import summarize
 from snapkv_local.config import SnapKVConfig
+from snapkv_local.eval.cell import Cell
 from snapkv_local.eval.summary import summarize as summarize_eval
 
 STATS = {"layer_group": 4, "n_ubatch": 512}
@@ -353,3 +357,66 @@ def test_all_policies_of_all_records(tmp_path):
         ["`other:x=1`", *2 * ["75 % (75 to 75), 0.14"]],
     ]
     assert "**continue, 2,048 tokens**" in text
+
+
+def needle_record(lengths=(1024, 4096)):
+    cells = [Cell("full", 0, "f16"), Cell("snapkv", 128, "f16")]
+    settings = {
+        name: [] for name in ("lengths", "policies", "budgets", "kv_types", "full_kv_types")
+    }
+    case = {"task": "needle", "bytes": {cell.name: 2**20 for cell in cells}}
+    scores = dict.fromkeys(("accuracy", "nll", "kl", "top1"), 0.5)
+    cases = {
+        f"{length}/{i}": {
+            **case,
+            "length": length,
+            "document": f"{length}/{i}",
+            "depth": i / 4,
+            "digest": "x",
+            "scores": {
+                cell.name: {**scores, "exact": float(cell.is_full or i > 0)} for cell in cells
+            },
+        }
+        for length in lengths
+        for i in range(4)
+    }
+    return {
+        "kind": "eval",
+        "format": records.FORMAT,
+        "model": {"name": "needle", "type": "q8_0"},
+        "settings": {**settings, "tasks": {"needle": {}}, "depths": 4},
+        "cells": {cell.name: cell.to_dict() for cell in cells},
+        "cases": cases,
+        "against": "snapkv",
+    }
+
+
+def test_the_needle_models_answers_have_a_table_of_their_own(tmp_path):
+    assert "not measured yet" in needle_tables.exact(tmp_path)
+    for length in (4096, 1024):
+        record = needle_record((length,))
+        (tmp_path / f"needle-{length}.json").write_text(json.dumps(record))
+    lines = needle_tables.exact(tmp_path).splitlines()
+    assert lines[0] == "`needle`, 4 cases a length; 95 % intervals over documents."
+    assert lines[2] == "| | rows | type | KV at most | 1,024 | 4,096 |"
+    assert "| full cache | all | f16 | 1.0 MiB | 100% (100..100) | 100% (100..100) |" in lines
+    assert any(line.startswith("| snapkv | 128 | f16 | 1.0 MiB | 75% (") for line in lines)
+
+
+def test_the_needle_models_figure_is_of_its_records(tmp_path, monkeypatch):
+    figure = tmp_path / "needle.png"
+    monkeypatch.setattr("sys.argv", ["needle_figure.py"])
+    assert needle_figure.main(tmp_path, figure) == 0
+    assert not figure.exists()
+    (tmp_path / "needle-1.json").write_text(json.dumps(needle_record((1024,))))
+    assert needle_figure.main(tmp_path, figure) == 0
+    assert figure.exists() and (tmp_path / "needle-dark.png").exists()
+    monkeypatch.setattr("sys.argv", ["needle_figure.py", "--check"])
+    assert needle_figure.main(tmp_path, figure) == 0
+    (tmp_path / "needle-2.json").write_text(json.dumps(needle_record((2048,))))
+    assert needle_figure.main(tmp_path, figure) == 1
+
+
+def test_the_needle_models_figure_is_up_to_date(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["needle_figure.py", "--check"])
+    assert needle_figure.main() == 0
