@@ -1,4 +1,4 @@
-"""The needle model's answers by length and depth, from results/needle-*.json.
+"""The needle model's answers by length and depth, from results/needle-depth-*.json.
 
     scripts/needle_figure.py           # draw docs/assets/needle.png and needle-dark.png
     scripts/needle_figure.py --check   # fail if they are not of these records
@@ -19,7 +19,6 @@ from snapkv_local.eval import heatmap
 ROOT = Path(__file__).resolve().parent.parent
 FIGURE = ROOT / "docs" / "assets" / "needle.png"
 RESULTS = ROOT / "results"
-TASK = "needle"
 
 
 def is_of(figure: Path, heat: heatmap.HeatMap) -> bool:
@@ -37,10 +36,9 @@ def main(results: Path = RESULTS, figure: Path = FIGURE) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing, fail if it differs")
     check = parser.parse_args().check
-    record = needle_tables.joined(results)
+    record = needle_tables.joined(results, "needle-depth-*.json")
     if record is None:
         return 0
-    record["cases"] = {name: c for name, c in record["cases"].items() if c["task"] == TASK}
     (heat,) = heatmap.of(record)
     if all(is_of(heatmap.themed(figure, suffix), heat) for suffix in heatmap.THEMES):
         return 0

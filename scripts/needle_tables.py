@@ -1,4 +1,5 @@
-"""The needle model's tables, from records of `snapkv-local eval needle` in results/needle-*.json.
+"""The needle model's tables, from records of `snapkv-local eval needle`: needle-depth-*.json in results/ of
+its figure, needle-tasks-*.json of other tasks. All records of a table are of one set of cases.
 
 They are apart from those of other models: its figures do not stand for a model that people chat with.
 """
@@ -17,9 +18,17 @@ from table_parts import size, table
 Row = dict[str, Any]
 
 
-def exact(results: Path) -> str:
-    """A table for each task: exact answers with intervals by policy and budget, and length."""
-    record = joined(results)
+def by_length(results: Path) -> str:
+    """Exact answers with intervals by policy and budget, and length, of the figure's cases."""
+    return _exact(joined(results, "needle-depth-*.json"))
+
+
+def by_task(results: Path) -> str:
+    """A table as by_length() for each other task."""
+    return _exact(joined(results, "needle-tasks-*.json"))
+
+
+def _exact(record: Row | None) -> str:
     if record is None:
         return "The needle model: not measured yet."
     summary = [row for row in summarize(record, record["against"]) if row["length"] is not None]
@@ -29,9 +38,9 @@ def exact(results: Path) -> str:
     )
 
 
-def joined(results: Path) -> Row | None:
-    """All records as one; None if there is none."""
-    files = sorted(results.glob("needle-*.json"))
+def joined(results: Path, names: str) -> Row | None:
+    """All records of such names as one; None if there is none."""
+    files = sorted(results.glob(names))
     return join(files) if files else None
 
 

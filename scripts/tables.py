@@ -222,7 +222,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "endless": conversation_tables.endless,
     "quality": quality_tables.short,
     "quality-bytes": quality_tables.by_bytes,
-    "needle": needle_tables.exact,
+    "needle": needle_tables.by_length,
+    "needle-tasks": needle_tables.by_task,
     "quality-all": quality_tables.everything,
 }
 

@@ -392,11 +392,11 @@ def needle_record(lengths=(1024, 4096)):
 
 
 def test_the_needle_models_answers_have_a_table_of_their_own(tmp_path):
-    assert "not measured yet" in needle_tables.exact(tmp_path)
+    assert "not measured yet" in needle_tables.by_length(tmp_path)
     for length in (4096, 1024):
         record = needle_record((length,))
-        (tmp_path / f"needle-{length}.json").write_text(json.dumps(record))
-    lines = needle_tables.exact(tmp_path).splitlines()
+        (tmp_path / f"needle-depth-{length}.json").write_text(json.dumps(record))
+    lines = needle_tables.by_length(tmp_path).splitlines()
     assert lines[0] == "`needle`, 4 cases a length; 95 % intervals over documents."
     assert lines[2] == "| | rows | type | KV at most | 1,024 | 4,096 |"
     assert "| full cache | all | f16 | 1.0 MiB | 100% (100..100) | 100% (100..100) |" in lines
@@ -408,12 +408,12 @@ def test_the_needle_models_figure_is_of_its_records(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["needle_figure.py"])
     assert needle_figure.main(tmp_path, figure) == 0
     assert not figure.exists()
-    (tmp_path / "needle-1.json").write_text(json.dumps(needle_record((1024,))))
+    (tmp_path / "needle-depth-1.json").write_text(json.dumps(needle_record((1024,))))
     assert needle_figure.main(tmp_path, figure) == 0
     assert figure.exists() and (tmp_path / "needle-dark.png").exists()
     monkeypatch.setattr("sys.argv", ["needle_figure.py", "--check"])
     assert needle_figure.main(tmp_path, figure) == 0
-    (tmp_path / "needle-2.json").write_text(json.dumps(needle_record((2048,))))
+    (tmp_path / "needle-depth-2.json").write_text(json.dumps(needle_record((2048,))))
     assert needle_figure.main(tmp_path, figure) == 1
 
 
