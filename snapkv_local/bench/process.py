@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from typing import Any
+
+from snapkv_local.process import of_module
 
 _TAIL = 2000  # characters of a failed run's messages that are kept
 
@@ -30,7 +31,7 @@ def work(
         # CUDA then numbers its devices as NVML does
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
-    command = [sys.executable, "-m", "snapkv_local.bench.worker", verb, *map(json.dumps, given)]
+    command = [*of_module("snapkv_local.bench.worker"), verb, *map(json.dumps, given)]
     try:
         result = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=timeout

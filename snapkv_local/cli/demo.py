@@ -6,7 +6,6 @@ import importlib.resources
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import click
 from rich.table import Table
 
+from snapkv_local import process
 from snapkv_local.cli.console import result_console
 from snapkv_local.cli.options import json_option, threads_option
 from snapkv_local.cli.progress import Lines
@@ -167,7 +167,7 @@ def station() -> Demo:
 
 def answer(shown: Demo, document: Path, *options: str) -> dict[str, Any]:
     """Run `snapkv-local run` in a process of its own, so that its peak memory is its own."""
-    command = [sys.executable, "-m", "snapkv_local", "run", shown.model, "--json"]
+    command = [*process.of_module("snapkv_local"), "run", shown.model, "--json"]
     command += ["--file", str(document), "--prompt", shown.question, "--ctx", str(shown.ctx)]
     command += ["--max-tokens", str(MAX_TOKENS), *options]
     # stderr is passed through: the progress bar and errors are shown as they come

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import llama_cpp
 from snapkv_local.errors import GrammarError
 from snapkv_local.grammar.json_schema import SchemaReader
 from snapkv_local.grammar.process import receive, send
+from snapkv_local.process import of_module
 from snapkv_local.prompt import vocabulary
 from snapkv_local.prompt.llm import TokenModel
 
@@ -223,12 +223,9 @@ class Guide:
         self.close()
         if self._vocabulary is None:
             self._vocabulary = self._read_vocabulary()
-        # with the same modules, whatever is in the current folder
-        path = [entry for entry in sys.path if entry]
-        code = f"import sys; sys.path[:] = {path!r}; import snapkv_local.grammar.process as g; g.main()"
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
+                of_module("snapkv_local.grammar.process"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -172,3 +172,7 @@ def main() -> None:
     thread = threading.Thread(target=_serve, args=(sys.stdin.buffer, sys.stdout.buffer))
     thread.start()
     thread.join()
+
+
+if __name__ == "__main__":
+    main()

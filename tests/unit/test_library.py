@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from snapkv_local import process
 from snapkv_local.native import library
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,3 +137,11 @@ def test_points_llama_cpp_at_the_library(tmp_path):
     )
     result = run(code, SNAPKV_LOCAL_LIB=fake(tmp_path))
     assert result.stdout.split() == [str(tmp_path.resolve())] * 2
+
+
+def test_a_process_of_ours_does_not_take_files_of_the_current_folder(tmp_path):
+    for name in ("queue.py", "click.py", "snapkv_local.py"):
+        (tmp_path / name).write_text("raise SystemExit('the wrong file')\n", encoding="utf-8")
+    command = [*process.of_module("snapkv_local"), "--version"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
