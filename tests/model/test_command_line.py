@@ -138,7 +138,7 @@ def test_an_error_of_the_model_exits_with_1(text_file):
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ctrl_c_exits_with_130(text_file, tmp_path):
     process = subprocess.Popen(
-        [*COMMAND, "run", "needle", "--prompt", "Tell me a long story.", "--max-tokens", "2000",
+        [*COMMAND, "run", "demo", "--prompt", "Tell me a long story.", "--max-tokens", "2000",
          "--decode-cells", "4k", "--threads", "1"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

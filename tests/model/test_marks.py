@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -238,20 +239,25 @@ def test_whose_question_votes(
     assert (llm.last_prefill.n_voters, llm.last_prefill.n_after_voters) == (16, 0)
 
 
+def jaccard(some: list[set[int]], others: list[set[int]]) -> float:
+    """Mean over layers and KV heads."""
+    return mean(len(a & b) / len(a | b) for a, b in zip(some, others, strict=True))
+
+
 def test_a_later_question_votes(make: Callable[..., Llama], text: str) -> None:
-    """Of the vault, and of a prefill anew, the same rows."""
+    """Of the vault, and of a prefill anew, the same rows, but for what rounding swaps."""
     turns = [user(f"{text}\n\nWho keeps the light?")]
-    kept = []
+    kept, first = [], []
     for vault in ("ram", "off"):
         llm = make(replace(CONFIG, protect_system=False, vault=vault))
         ask(llm, *turns)
+        first.append(heads(llm))
         more = [{"role": "assistant", "content": "A man"}, user("And where does the man live?")]
         llm.reset() if vault == "off" else None
         ask(llm, *turns, *more)
         assert llm.last_prefill.n_after_voters == 6
         kept.append(heads(llm))
-    n_same = [len(a & b) / len(a | b) for a, b in zip(*kept, strict=True)]
-    assert min(n_same) > 0.9
+    assert jaccard(*kept) > 0.97 > jaccard(first[0], kept[0])
 
 
 def test_policies_in_python_that_prefer_the_question(make: Callable[..., Llama], text: str) -> None:
