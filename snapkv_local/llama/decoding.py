@@ -43,7 +43,7 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
         if not self._trim():
             raise NoRoomError(
                 f"position {self.n_tokens}",
-                "lies in the compacted prompt, or so far back that sliding windows are gone",
+                "lies in the compacted prompt, or before what sliding windows and recurrent states hold",
                 "prefill the prompt again",
             )
         n_free = self._n_free()

@@ -130,6 +130,7 @@ class EvaluatingLlama(DecodingLlama):
             n_ctx=self._n_ctx,
             n_free=self._n_free() if goes_on else None,
             is_answer=self._generating,
+            goes_back=not self._is_hybrid,
         )
 
     def _same_window(self, tokens: list[int]) -> bool:

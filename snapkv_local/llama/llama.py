@@ -60,8 +60,8 @@ class Llama(DocumentedLlama):
             unless it is given: sliding-window layers then have cells for their window.
 
     Raises:
-        ConfigError: flash_attn=False or embedding=True together with snapkv, or keep_scores without
-            it.
+        ConfigError: flash_attn=False or embedding=True together with snapkv, draft_model and snapkv
+            with a model that has recurrent layers, or keep_scores without snapkv.
         ModelFileError: the file is missing, truncated or not GGUF.
         UnsupportedModelError: the engine refuses the model, with its reason.
         OutOfMemoryError: the cache could not be allocated.
@@ -123,6 +123,13 @@ class Llama(DocumentedLlama):
             except Exception as e:
                 self._stack.close()  # what is loaded by then
                 raise foreign.from_load(e, str(model_path), said.reason) from e
+        if snapkv is not None and self._is_hybrid and self.draft_model is not None:
+            self.close()
+            raise ConfigError(
+                "draft_model",
+                "drafts that are wrong are taken back, and recurrent layers have no earlier state",
+                "leave it out for this model",
+            )
 
     @classmethod
     def from_pretrained(

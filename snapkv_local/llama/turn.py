@@ -18,8 +18,8 @@ class Turn(Enum):
             and the new ones. Where the engine cannot go on from there, it is a PREFILL.
         EVICT: within an answer, whose last tokens vote anew: rows are evicted down to the budget, and
             the tokens are decoded.
-        CHOOSE: within an answer, too, where rows are chosen from a whole prompt: all that came before is
-            prefilled, and the tokens are decoded.
+        CHOOSE: within an answer, too, where rows are chosen from a whole prompt, or nothing can be
+            evaluated again: all that came before is prefilled, and the tokens are decoded.
         FULL: within an answer, and no row can be evicted. Cells that are left may still take some of
             the tokens, if the others are guesses of a draft model.
     """
@@ -43,6 +43,7 @@ class Standing:
         n_free: tokens that can be decoded behind those before; None if none can, as where the
             conversation parts from the text that was compressed.
         is_answer: the tokens are the answer's own: a model has produced them.
+        goes_back: tokens can be evaluated again. Recurrent layers have no state from before them.
     """
 
     n_new: int
@@ -50,6 +51,7 @@ class Standing:
     n_ctx: int
     n_free: int | None
     is_answer: bool
+    goes_back: bool = True
 
 
 def decide(config: SnapKVConfig, at: Standing) -> Turn:
@@ -67,7 +69,8 @@ def decide(config: SnapKVConfig, at: Standing) -> Turn:
     # without a place to go on from, and beyond the context, where a prefill says so
     if at.n_free is None or at.n_tokens + at.n_new > at.n_ctx or config.chooser() is not None:
         return Turn.PREFILL
-    return Turn.EXTEND if n_again(config, at.n_new) < at.n_tokens else Turn.PREFILL
+    again = n_again(config, at.n_new)
+    return Turn.EXTEND if again < at.n_tokens and (at.goes_back or again == 0) else Turn.PREFILL
 
 
 def n_again(config: SnapKVConfig, n_new: int) -> int:
@@ -79,6 +82,6 @@ def _eviction(config: SnapKVConfig, at: Standing) -> Turn:
     """What frees cells within an answer."""
     if at.n_tokens >= at.n_ctx:
         return Turn.FULL
-    if config.vault != "off" or config.chooser() is not None:
+    if config.vault != "off" or config.chooser() is not None or not at.goes_back:
         return Turn.CHOOSE
     return Turn.EVICT if config.window_size < at.n_tokens else Turn.FULL

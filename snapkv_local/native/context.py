@@ -262,11 +262,16 @@ class SnapKVContext(KeptRows, CheckedContext):
             )
         self.options = options
 
+    def kv_cache_seq_rm(self, seq_id: int, p0: int, p1: int) -> bool:
+        """As llama_cpp's. -1, for all sequences, is our only one: recurrent layers know no other."""
+        return bool(super().kv_cache_seq_rm(api.SEQ_ID if seq_id < 0 else seq_id, p0, p1))
+
     def trim(self, n_past: int) -> bool:
         """Remove what follows the first n_past positions; False if generation cannot go on there.
 
-        That is in the compacted part, where cells belong to no single position, and further back
-        than the cache of sliding-window layers reaches.
+        That is in the compacted part, where cells belong to no single position, further back than
+        the cache of sliding-window layers reaches, and anywhere before the last token in a model
+        with recurrent layers, which have no earlier state.
         """
         if not self.kv_cache_seq_rm(-1, n_past, -1):
             return False

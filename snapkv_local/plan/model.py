@@ -67,7 +67,7 @@ def read_model(path: Path) -> PlannedModel:
 
     Raises:
         ModelFileError: a file is missing, or no model's GGUF.
-        UnsupportedModelError: a recurrent or MLA model, which has no KV cache of the usual kind.
+        UnsupportedModelError: a model with recurrent layers or MLA: what these keep is not counted.
     """
     headers = []
     for file in files.files(path):
@@ -109,14 +109,21 @@ def read_model(path: Path) -> PlannedModel:
 
 
 def _check_supported(metadata: dict[str, Any], arch: str, path: Path) -> None:
-    for key, kind in (
-        (Keys.SSM.STATE_SIZE, "is recurrent, and has a state instead of a KV cache"),
-        (Keys.Attention.KV_LORA_RANK, "has latent attention (MLA)"),
-    ):
-        if key.format(arch=arch) in metadata:
-            raise UnsupportedModelError(
-                str(path), f"{arch} {kind}", "docs/architectures.md lists what can be compressed"
-            )
+    def has(*keys: str) -> bool:
+        return any(key.format(arch=arch) in metadata for key in keys)
+
+    if has(Keys.SSM.STATE_SIZE, Keys.ShortConv.L_CACHE) or arch == "minimax-01":
+        raise UnsupportedModelError(
+            str(path),
+            f"{arch} has recurrent layers, whose states and buffers are not counted",
+            "`snapkv-local doctor` says whether it can be compressed, and a run what it took",
+        )
+    if has(Keys.Attention.KV_LORA_RANK):
+        raise UnsupportedModelError(
+            str(path),
+            f"{arch} has latent attention (MLA)",
+            "docs/architectures.md lists what can be compressed",
+        )
 
 
 def _with_vocab(shape: ModelShape, metadata: dict[str, Any]) -> ModelShape:

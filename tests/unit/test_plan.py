@@ -266,11 +266,13 @@ def test_split_models_are_summed(write_metadata, tmp_path):
         read_model(tmp_path / "m-00002-of-00002.gguf")
 
 
-def test_latent_attention_is_refused(write_metadata):
+@pytest.mark.parametrize("key", [b"llama.ssm.state_size", b"llama.shortconv.l_cache"])
+def test_what_recurrent_layers_keep_is_not_counted(write_metadata, key):
     path = write_metadata(SHAPES["tiny"])
-    data = path.read_bytes().replace(b"llama.rope.freq_base", b"llama.ssm.state_size")
-    path.write_bytes(data)
-    with pytest.raises(UnsupportedModelError, match="is recurrent"):
+    given = b"llama.rope.freq_base"
+    length, longer = (len(k).to_bytes(8, "little") for k in (given, key))
+    path.write_bytes(path.read_bytes().replace(length + given, longer + key))
+    with pytest.raises(UnsupportedModelError, match="has recurrent layers"):
         read_model(path)
 
 

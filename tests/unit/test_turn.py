@@ -16,6 +16,8 @@ BEGIN = Standing(n_new=300, n_tokens=0, n_ctx=512, n_free=160, is_answer=False)
 TURN = Standing(n_new=40, n_tokens=320, n_ctx=512, n_free=44, is_answer=False)
 ANSWER = Standing(n_new=1, n_tokens=364, n_ctx=512, n_free=0, is_answer=True)
 
+RECURRENT = {"goes_back": False}
+
 
 @pytest.mark.parametrize(
     ("config", "at", "turn"),
@@ -42,6 +44,18 @@ ANSWER = Standing(n_new=1, n_tokens=364, n_ctx=512, n_free=0, is_answer=True)
         # with a window that is not there yet
         (COMPACT, replace(TURN, n_new=4, n_tokens=12, n_free=3), Turn.PREFILL),
         (COMPACT, replace(TURN, n_new=4, n_tokens=13, n_free=3), Turn.EXTEND),
+        # where no token can be evaluated again
+        (COMPACT, replace(TURN, **RECURRENT), Turn.DECODE),
+        (COMPACT, replace(TURN, n_new=45, **RECURRENT), Turn.EXTEND),
+        (COMPACT, replace(TURN, n_new=16, n_free=4, **RECURRENT), Turn.EXTEND),
+        (
+            COMPACT,
+            replace(TURN, n_new=15, n_free=4, **RECURRENT),
+            Turn.PREFILL,
+        ),  # a window must vote
+        (COMPACT, replace(ANSWER, n_free=1, **RECURRENT), Turn.DECODE),
+        (COMPACT, replace(ANSWER, **RECURRENT), Turn.CHOOSE),
+        (COMPACT, replace(ANSWER, n_tokens=512, **RECURRENT), Turn.FULL),
         # an answer
         (COMPACT, replace(ANSWER, n_free=1), Turn.DECODE),
         (VAULT, replace(ANSWER, n_new=4, n_free=4), Turn.DECODE),  # a token and its drafts
