@@ -196,7 +196,8 @@ LLAMA_API int32_t llama_snapkv_prefill(struct llama_context * ctx, const struct 
 // evaluate tokens from position pos0 of a sequence on, in the place of what it has there, and evict down to the budget: all rows
 // before, whether kept from the prompt or of later tokens, compete for it with the new ones. so a conversation goes on beyond the
 // cells of the context. at least as many tokens as the window has: to make room without new ones, give the last ones again. pos0
-// is at or after pos_exact (llama_snapkv_seq_info). nothing goes into the vault. a negative code other than -1, or 2: the sequence
+// is at or after pos_exact (llama_snapkv_seq_info), and with recurrent layers the sequence's end: nothing is given again, as they
+// have no earlier state to go on from. nothing goes into the vault. a negative code other than -1, or 2: the sequence
 // is empty
 LLAMA_API int32_t llama_snapkv_extend(struct llama_context * ctx, llama_pos pos0, const struct llama_snapkv_prompt * prompt);
 

@@ -5,7 +5,7 @@
 
 The models are tiny and have random weights; upstream's test builds them, our test runs them. A
 supported one must be exact (layer-group prefill against llama_decode() with equal chunks, difference
-0), and every other one must be refused with its reason.
+0, and so the states of recurrent layers), and every other one must be refused with its reason.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ Written by `scripts/architectures.py`, from the synthetic models that llama.cpp'
 build (random weights, a few layers). Exact: the last token's logits after layer-group prefill equal
 those of `llama_decode()` with equal chunks, difference 0, for every G tried. Cached layers: layers
 with full attention, whose KV cache is scored and evicted; sliding-window layers are left alone.
+State exact: for models with recurrent layers, their states after the prefill, in all layers, equal
+those after `llama_decode()`, byte for byte. [Limits](limits.md#hybrid-models) says what they cannot
+do.
 
 """
 
@@ -75,13 +78,20 @@ def table(records: list[dict[str, Any]]) -> str:
     refused = [r for r in records if not r["supported"]]
     lines = [
         f"## Supported and exact: {len(exact)}\n",
-        "| model | layers | cached |",
-        "|---|---|---|",
+        "| model | layers | cached | state exact |",
+        "|---|---|---|---|",
     ]
-    lines += [f"| {name(r)} | {r['layers']} | {r['cached']} |" for r in exact]
+    lines += [f"| {name(r)} | {r['layers']} | {r['cached']} | {state(r)} |" for r in exact]
     lines += [f"\n## Refused: {len(refused)}\n", "| model | reason |", "|---|---|"]
     lines += [f"| {name(r)} | {r['reason']} |" for r in refused]
     return HEADER + "\n".join(lines) + "\n"
+
+
+def state(record: dict[str, Any]) -> str:
+    """Of recurrent layers; nothing for a model that has none."""
+    if record["state_bytes"] == 0:
+        return ""
+    return "no" if any(run["state_diff"] for run in record["runs"]) else "yes"
 
 
 def name(record: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@
 #include "upstream/access.h"
 
 #include "llama-impl.h"
+#include "llama-memory-recurrent.h"
 
 #include <algorithm>
 #include <tuple>
@@ -130,6 +131,11 @@ static void begin_stats(llama_context & ctx, llama_snapkv & sk, uint32_t n_promp
             sk.stats.bytes_kv_full += size;
         }
     }
+    if (mem.recr) {
+        for (const auto & [_, size] : mem.recr->memory_breakdown()) {
+            sk.stats.bytes_kv_full += size;
+        }
+    }
 }
 
 static int32_t run_groups(llama_context & ctx, llama_snapkv & sk, const llama_snapkv_task & task) {
@@ -176,6 +182,9 @@ static std::string check_extension(const llama_context & ctx, const llama_snapkv
     }
     if (task.n_cells == 0 || task.pos0 > mem.base->seq_pos_max(seq_id) + 1) {
         return format("sequence %d has no tokens side by side up to position %d: prefill it", seq_id, task.pos0);
+    }
+    if (mem.recr && task.pos0 <= mem.base->seq_pos_max(seq_id)) {
+        return format("recurrent layers have no state from before position %d: prefill the sequence", task.pos0);
     }
     if (record && task.pos0 < record->pos_exact()) {
         return format("position %d lies in the compacted prompt: begin at %d or later", task.pos0, record->pos_exact());

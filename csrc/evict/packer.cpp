@@ -34,7 +34,7 @@ void llama_snapkv_packer::pack(const std::vector<chosen> & layers, llama_kv_cach
         inputs.clear();
         ggml_cgraph * gf = ggml_new_graph_custom(gctx, runner.get_max_nodes(), false);
         for (const auto & kept : layers) {
-            const auto & from = access::layer(*staging.full, kept.layer.il);
+            const auto & from = access::layer(*staging.kv, kept.layer.il);
             const auto & to = access::layer(base, kept.layer.il);
             ggml_tensor * ids = nullptr;
             if (kept.fused || n_kept > 0) { // the fused op has a row for the coverage, too

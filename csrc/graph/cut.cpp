@@ -6,19 +6,28 @@
 
 #include "ggml-impl.h"
 
+#include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <unordered_map>
 #include <unordered_set>
+
+// of a model that gives a layer two of these names, the last one is the layer's
+static bool is_layer_output(const char * name) {
+    return strcmp(name, "l_out") == 0 || strcmp(name, "nemotron_h_block_out") == 0 || strcmp(name, "ffn_residual") == 0;
+}
 
 llama_snapkv_graph llama_snapkv_graph_build(const llama_model & model, llm_graph_params params, uint32_t n_layer) {
     llama_snapkv_graph graph;
     graph.l_out.resize(n_layer, nullptr);
 
     // pointers, since later callbacks may rename a tensor
-    params.cb = [&graph, cb = params.cb](const llama_ubatch & ubatch, ggml_tensor * cur, const char * name, int il) {
+    params.cb = [&graph, cb = params.cb, gf = params.res->get_gf()](const llama_ubatch & ubatch, ggml_tensor * cur, const char * name, int il) {
         cb(ubatch, cur, name, il);
-        if (il >= 0 && il < (int) graph.l_out.size() && strcmp(name, "l_out") == 0) {
+        if (il >= 0 && il < (int) graph.l_out.size() && is_layer_output(name)) {
             graph.l_out[il] = cur;
+            // now, or nodes of the next layer's state would come before it in the graph, and on the wrong side of a cut
+            ggml_build_forward_expand(gf, cur);
         }
     };
     graph.gf = model.build_graph(params);
@@ -60,6 +69,24 @@ static void redirect(ggml_tensor * t, ggml_tensor * view) {
     t->buffer = view->buffer;
 }
 
+static const ggml_tensor * root(const ggml_tensor * t) {
+    return t->view_src ? t->view_src : t;
+}
+
+static bool is_view(const ggml_tensor * t) {
+    return t->op == GGML_OP_NONE || t->op == GGML_OP_VIEW || t->op == GGML_OP_RESHAPE || t->op == GGML_OP_PERMUTE || t->op == GGML_OP_TRANSPOSE;
+}
+
+// writes to memory that outlives the graph: K and V of the cache, or a recurrent state. nothing depends on such a node
+static bool is_store(const ggml_tensor * t) {
+    return !is_view(t) && t->view_src && t->view_src->buffer;
+}
+
+// reads or writes a memory that the graph writes to
+static bool is_stateful(const ggml_tensor * t, const std::unordered_set<const ggml_tensor *> & stores) {
+    return !is_view(t) && (stores.count(root(t)) || std::any_of(std::begin(t->src), std::end(t->src), [&](const ggml_tensor * s) { return s && stores.count(root(s)); }));
+}
+
 uint32_t llama_snapkv_graph_cut(ggml_context * ctx, ggml_cgraph * dst, llama_snapkv_graph & graph, const llama_snapkv_cut_params & params) {
     ggml_cgraph * gf = graph.gf;
 
@@ -86,12 +113,17 @@ uint32_t llama_snapkv_graph_cut(ggml_context * ctx, ggml_cgraph * dst, llama_sna
     }
 
     std::unordered_set<const ggml_tensor *> inside(gf->nodes + i0, gf->nodes + i1);
+    std::unordered_set<const ggml_tensor *> stores; // what the whole graph writes to
+    for (int i = 0; i < gf->n_nodes; ++i) {
+        if (is_store(gf->nodes[i])) {
+            stores.insert(root(gf->nodes[i]));
+        }
+    }
 
     const int n0 = dst->n_nodes;
     for (int i = i0; i < i1; ++i) {
         ggml_tensor * t = gf->nodes[i];
-        // nothing depends on a KV store, so each has to be named
-        if (params.store_only && t->op != GGML_OP_SET_ROWS) {
+        if (params.store_only && !is_store(t)) {
             continue;
         }
         if (t->flags & GGML_TENSOR_FLAG_COMPUTE) {
@@ -104,7 +136,7 @@ uint32_t llama_snapkv_graph_cut(ggml_context * ctx, ggml_cgraph * dst, llama_sna
     uint32_t n_foreign = 0;
     for (int i = n0; i < dst->n_nodes; ++i) {
         const ggml_tensor * t = dst->nodes[i];
-        if ((t->op == GGML_OP_FLASH_ATTN_EXT || t->op == GGML_OP_SET_ROWS) && !inside.count(t)) {
+        if (!inside.count(t) && (t->op == GGML_OP_FLASH_ATTN_EXT || is_stateful(t, stores))) {
             n_foreign++;
         }
     }

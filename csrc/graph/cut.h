@@ -27,12 +27,12 @@ struct llama_snapkv_cut_params {
     ggml_tensor * hidden_in = nullptr; // [n_embd, n_tokens] view, null for the first group
     ggml_tensor * hidden_out = nullptr; // [n_embd, n_tokens] view, null for the last group
     ggml_tensor * mask_input = nullptr; // input of the graph that is not wanted, since its users get another mask
-    bool store_only = false;      // only K and V of these layers are wanted
+    bool store_only = false;      // only K and V of these layers are wanted, and their recurrent state
 };
 
 // nodes of layers [il0, il1) in their order, after all inputs of the whole graph, so that llm_graph_result::set_inputs()
-// finds each of them allocated. returns the attention and KV-store nodes from outside of the cut that had to come along:
-// none, or the model's layers cannot be run one group after the other
+// finds each of them allocated. returns the nodes from outside of the cut that had to come along although they attend, or read or
+// write K, V or a recurrent state: none, or the model's layers cannot be run one group after the other
 uint32_t llama_snapkv_graph_cut(ggml_context * ctx, ggml_cgraph * dst, llama_snapkv_graph & graph, const llama_snapkv_cut_params & params);
 
 // the allocator's plan for one graph is valid for another one of equal topology, if that is not larger in any tensor

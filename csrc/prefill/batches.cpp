@@ -10,7 +10,7 @@ llama_snapkv_batches::llama_snapkv_batches(llama_context & ctx, const llama_snap
     ctx(ctx), mem(mem), task(task), balloc(ctx.get_model().hparams.n_pos_per_embd()) {
 }
 
-void llama_snapkv_batches::split(uint32_t n_past, uint32_t chunk) {
+void llama_snapkv_batches::split(uint32_t n_past, uint32_t n_chunk) {
     ubatches.clear();
     starts.clear();
     const auto & model = ctx.get_model();
@@ -33,8 +33,9 @@ void llama_snapkv_batches::split(uint32_t n_past, uint32_t chunk) {
 
     balloc.split_reset();
     for (uint32_t row = n_past; row < task.n_rows(); row += ubatches.back().n_tokens) {
-        // as llama_kv_cache::init_batch() chooses
-        ubatches.push_back(mem.base->get_n_stream() == 1 ? balloc.split_simple(chunk) : balloc.split_equal(chunk, true, 0));
+        // as llama_kv_cache::init_batch() and llama_memory_hybrid::init_batch() choose
+        const bool unified = mem.base->get_n_stream() == 1;
+        ubatches.push_back(unified && !mem.recr ? balloc.split_simple(n_chunk) : balloc.split_equal(n_chunk, !unified, 0));
         GGML_ASSERT(ubatches.back().n_tokens > 0);
         starts.push_back(row);
     }
@@ -64,39 +65,29 @@ void llama_snapkv_batches::find_cells() {
         }
         cells_swa = std::make_unique<llama_kv_cells>(swa.get_cells(task.prompt.seq_id));
     }
+    if (mem.recr) {
+        cells_recr = llama_snapkv_recurrent_cells(*mem.recr);
+    }
 }
 
-void llama_snapkv_batches::begin_group(llama_kv_cache * full) {
-    mctx.reset();
+void llama_snapkv_batches::begin_group(llama_kv_cache & full) {
     if (mem.iswa) {
         auto & swa = *mem.iswa->get_swa();
         access::v_cells(swa)[swa.get_stream(task.prompt.seq_id)] = *cells_swa;
-        mctx = std::make_unique<llama_kv_cache_iswa_context>(mem.iswa, sinfos_base, sinfos_swa, ubatches);
-    } else {
-        mctx = std::make_unique<llama_kv_cache_context>(full, sinfos_base, ubatches);
     }
-}
-
-llama_kv_cache_context & llama_snapkv_batches::base_mctx() {
-    if (mem.iswa) {
-        return const_cast<llama_kv_cache_context &>(*static_cast<llama_kv_cache_iswa_context *>(mctx.get())->get_base());
+    if (mem.recr) {
+        cells_recr.restore(*mem.recr);
     }
-    return *static_cast<llama_kv_cache_context *>(mctx.get());
+    chunk = llama_snapkv_chunk_memory(mem, full, sinfos_base, sinfos_swa, ubatches);
 }
 
 void llama_snapkv_batches::begin_chunk(uint32_t i) {
     if (i > 0) {
-        mctx->next();
+        chunk.next();
     }
-    // the staging cache's cells are not filled in: its mask is ours and its indices are given. so only the number of
-    // cells in use is needed, as get_n_kv() would return it
-    access::n_kv(base_mctx()) = (uint32_t) GGML_PAD(starts[i] + ubatches[i].n_tokens, LLAMA_SNAPKV_N_KV_PAD);
-    if (mem.iswa) {
-        auto * swa = const_cast<llama_kv_cache_context *>(static_cast<llama_kv_cache_iswa_context *>(mctx.get())->get_swa());
-        swa->apply();
-    }
+    chunk.apply((uint32_t) GGML_PAD(starts[i] + ubatches[i].n_tokens, LLAMA_SNAPKV_N_KV_PAD));
 }
 
 void llama_snapkv_batches::show_all_cells() {
-    access::n_kv(base_mctx()) = (uint32_t) GGML_PAD(task.n_rows(), LLAMA_SNAPKV_N_KV_PAD);
+    chunk.set_n_kv((uint32_t) GGML_PAD(task.n_rows(), LLAMA_SNAPKV_N_KV_PAD));
 }

@@ -1,6 +1,7 @@
 // The chunks of a prompt, and the cells that each of them takes while it goes through a layer group.
 #pragma once
 
+#include "prefill/chunk-memory.h"
 #include "state/context.h"
 #include "state/task.h"
 
@@ -20,7 +21,7 @@ public:
 
     // chunks of the rows from n_past on, and their cells; sliding-window layers hold those before already. throws
     // std::invalid_argument for bad tokens, llama_snapkv_no_room
-    void split(uint32_t n_past, uint32_t chunk);
+    void split(uint32_t n_past, uint32_t n_chunk);
 
     uint32_t count() const { return (uint32_t) ubatches.size(); }
     bool is_last(uint32_t i) const { return i + 1 == ubatches.size(); }
@@ -29,15 +30,14 @@ public:
     uint32_t row0(uint32_t i) const { return starts[i]; } // of the chunk's first token
 
     // a group's layers see the chunks from the first on; full: the staging cache
-    void begin_group(llama_kv_cache * full);
+    void begin_group(llama_kv_cache & full);
     void begin_chunk(uint32_t i); // one after the other
     void show_all_cells();        // instead of a chunk's: for the largest graph
-    void end() { mctx.reset(); }
-    const llama_memory_context_i * memory() const { return mctx.get(); }
+    void end() { chunk = {}; }
+    const llama_memory_context_i * memory() const { return chunk.get(); }
 
 private:
     void find_cells();
-    llama_kv_cache_context & base_mctx();
 
     llama_context & ctx;
     const llama_snapkv_memory & mem;
@@ -50,5 +50,6 @@ private:
     llama_kv_cache::slot_info_vec_t sinfos_base;
     llama_kv_cache::slot_info_vec_t sinfos_swa;
     std::unique_ptr<llama_kv_cells> cells_swa; // before the tokens, for each group
-    llama_memory_context_ptr mctx;
+    llama_snapkv_recurrent_cells cells_recr;   // the same
+    llama_snapkv_chunk_memory chunk;
 };

@@ -15,7 +15,7 @@ using access = llama_snapkv_access;
 
 void llama_snapkv_prefill_run::begin_group(uint32_t ig) {
     layers.clear();
-    batches.begin_group(staging.full);
+    batches.begin_group(*staging.kv);
     if (staging.hidden) {
         staging.hidden.begin(ig > 0, batches.count());
     }

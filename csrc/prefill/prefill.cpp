@@ -33,10 +33,6 @@ void llama_snapkv_prefill_run::drop() {
     runner.finish();
     staging.hidden.finish();
     batches.end();
-    if (base_swapped) {
-        std::swap(access::kv_base(*mem.iswa), staging.kv);
-        base_swapped = false;
-    }
     compressor.reset();
     staging = {};
 }
@@ -100,10 +96,6 @@ void llama_snapkv_prefill_run::prepare() {
 void llama_snapkv_prefill_run::allocate() {
     staging = llama_snapkv_make_staging(ctx, mem, sk.params, groups, place, plan, task, task.n_rows() - known->n());
     compressor = std::make_unique<llama_snapkv_compressor>(ctx, sk, runner, place, staging, task, positions);
-    if (mem.iswa) {
-        std::swap(access::kv_base(*mem.iswa), staging.kv);
-        base_swapped = true;
-    }
 
     // the largest graph of a group, before hours go into the ones before it
     begin_group(0);

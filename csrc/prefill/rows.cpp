@@ -71,7 +71,7 @@ bool llama_snapkv_known_rows::load_swa() const {
 
 void llama_snapkv_known_rows::load(const llama_snapkv_staging & staging, const llama_snapkv_groups & groups, uint32_t ig, uint32_t stream) const {
     for (uint32_t ic = groups.ic0(ig); n_past > 0 && ic < groups.ic1(ig); ++ic) {
-        const auto & to = access::layer(*staging.full, groups.ils[ic]);
+        const auto & to = access::layer(*staging.kv, groups.ils[ic]);
         const auto & own = access::layer(*mem.base, groups.ils[ic]);
         for (const bool is_v : { false, true }) {
             ggml_tensor * t = is_v ? to.v : to.k;
@@ -95,7 +95,7 @@ void llama_snapkv_known_rows::save(const llama_snapkv_staging & staging, const s
     }
     const uint32_t n = task.n_rows();
     for (const auto & layer : layers) {
-        const auto & from = access::layer(*staging.full, layer.il);
+        const auto & from = access::layer(*staging.kv, layer.il);
         vault->take_memory(added, layer.ic);
         ggml_backend_tensor_get(from.k, added.k[layer.ic], n_past * from.k->nb[1], (n - n_past) * from.k->nb[1]);
         ggml_backend_tensor_get(from.v, added.v[layer.ic], n_past * from.v->nb[1], (n - n_past) * from.v->nb[1]);

@@ -69,6 +69,5 @@ private:
     std::vector<llama_snapkv_layer> layers; // of the current group
     std::shared_ptr<llama_snapkv_record> record;
 
-    bool base_swapped = false;
     bool finished = false;
 };

@@ -11,6 +11,7 @@
 
 #include "llama-cpp.h"
 #include "llama-impl.h"
+#include "llama-memory-recurrent.h"
 
 #include "ggml-cpp.h"
 
@@ -23,6 +24,16 @@ using access = llama_snapkv_access;
 static constexpr uint32_t N_PROBE_CELLS = 64;
 static constexpr uint32_t N_PROBE_TOKENS = 8;
 
+std::string llama_snapkv_check_memory(const llama_snapkv_memory & mem, const llama_snapkv_params & params) {
+    if (mem.recr && params.vault) {
+        return "the model has recurrent layers, whose state cannot go back to an earlier token, as a question to the vault's tokens needs: turn the vault off";
+    }
+    if (mem.recr && mem.recr->n_rs_seq > 0) {
+        return format("n_rs_seq %u asks for earlier states of recurrent layers, and a prefill keeps none: set it to 0", mem.recr->n_rs_seq);
+    }
+    return "";
+}
+
 static std::string check_model(const llama_model & model, const llama_context_params & cparams) {
     const auto & hparams = model.hparams;
     if (hparams.vocab_only) {
@@ -33,9 +44,6 @@ static std::string check_model(const llama_model & model, const llama_context_pa
     }
     if (llama_model_is_recurrent(&model)) {
         return "recurrent models have no KV cache";
-    }
-    if (llama_model_is_hybrid(&model)) {
-        return "hybrid models (attention and recurrent layers) are not supported";
     }
     if (cparams.flash_attn_type == LLAMA_FLASH_ATTN_TYPE_DISABLED) {
         return "flash attention is off: SnapKV reads queries and keys from flash-attention nodes; turn it on";
@@ -65,6 +73,9 @@ static std::string check_sequences(const llama_model & model, const llama_contex
     }
     if (cparams.n_outputs_max != 0 && cparams.n_outputs_max < n_seq_max) {
         return format("n_outputs_max %u is less than n_seq_max %u: make it larger", cparams.n_outputs_max, n_seq_max);
+    }
+    if (model.arch == LLM_ARCH_MINIMAX_01 && cparams.n_ubatch % n_seq_max != 0) {
+        return format("n_ubatch %u is no multiple of n_seq_max %u, as MiniMax-01 needs it in llama.cpp: make it one", cparams.n_ubatch, n_seq_max);
     }
     return "";
 }
@@ -225,7 +236,8 @@ std::string llama_snapkv_check_support(llama_model & model, llama_context_params
     if (!mem.base) {
         return "the model's KV cache is of a kind of its own (sparse attention index, compressed or mixed memory)";
     }
-    return check_graph(*ctx, mem);
+    reason = llama_snapkv_check_memory(mem, params);
+    return reason.empty() ? check_graph(*ctx, mem) : reason;
 }
 
 bool llama_snapkv_has_fused_ops(const char * device) {

@@ -57,8 +57,8 @@ llama_snapkv_place llama_snapkv_make_place(llama_context & ctx, const llama_snap
     }
 
     // layers in host memory: staging is a cache of layers on the device, so one of equal rows must be there. caches of
-    // sliding-window layers stay where they are, and so do their layers
-    const bool fits = cp.op_offload && !mem.iswa && std::all_of(others.begin(), others.end(), [&](int32_t il) {
+    // sliding-window layers and recurrent states stay where they are, and so do their layers
+    const bool fits = cp.op_offload && !mem.iswa && !mem.recr && std::all_of(others.begin(), others.end(), [&](int32_t il) {
         return llama_snapkv_same_rows(ctx, il, resident[0]);
     });
     if (fits && std::all_of(resident.begin(), resident.end(), [&](int32_t il) { return llama_snapkv_same_rows(ctx, il, resident[0]); })) {

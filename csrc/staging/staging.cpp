@@ -82,7 +82,6 @@ llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_
     st.n_max = GGML_PAD(n_prompt, LLAMA_SNAPKV_N_KV_PAD);
 
     st.kv = make_kv(ctx, *mem.base, groups, place, n_prompt);
-    st.full = st.kv.get();
     for (const auto & [_, size] : st.kv->memory_breakdown()) {
         st.bytes_kv += size;
     }
@@ -150,11 +149,11 @@ static ggml_tensor * rows_by_head(ggml_context * ctx, ggml_tensor * t, int64_t n
 }
 
 ggml_tensor * llama_snapkv_staging::keys_of(ggml_context * ctx, const llama_snapkv_layer & layer, int64_t n_rows) const {
-    return rows_by_head(ctx, access::layer(*full, layer.il).k, layer.n_head_kv, n_rows);
+    return rows_by_head(ctx, access::layer(*kv, layer.il).k, layer.n_head_kv, n_rows);
 }
 
 ggml_tensor * llama_snapkv_staging::values_of(ggml_context * ctx, const llama_snapkv_layer & layer, int64_t n_rows) const {
-    return rows_by_head(ctx, access::layer(*full, layer.il).v, layer.n_head_kv, n_rows);
+    return rows_by_head(ctx, access::layer(*kv, layer.il).v, layer.n_head_kv, n_rows);
 }
 
 size_t llama_snapkv_full_bytes(const llama_kv_cache & base, uint32_t n_cells) {

@@ -17,7 +17,6 @@
 
 struct llama_snapkv_staging {
     std::unique_ptr<llama_kv_cache> kv; // full KV of one group, all cached layers mapped to its slots
-    llama_kv_cache * full = nullptr;    // the same, wherever the owner has put it
     llama_snapkv_gctx ctx;
     std::vector<ggml_backend_buffer_ptr> bufs;
 

@@ -3,6 +3,9 @@
 #include "upstream/access.h"
 
 #include "llama-impl.h"
+#include "llama-memory-hybrid.h"
+
+#include <typeinfo>
 
 using access = llama_snapkv_access;
 
@@ -35,10 +38,14 @@ llama_snapkv * llama_snapkv_of(const llama_context * ctx) {
 llama_snapkv_memory llama_snapkv_memory_of(llama_context & ctx) {
     llama_memory_t memory = ctx.get_memory();
     if (auto * kv = dynamic_cast<llama_kv_cache *>(memory)) {
-        return { kv, nullptr };
+        return { kv };
     }
     if (auto * iswa = dynamic_cast<llama_kv_cache_iswa *>(memory)) {
         return { iswa->get_base(), iswa };
+    }
+    auto * hybrid = dynamic_cast<llama_memory_hybrid *>(memory);
+    if (hybrid && typeid(*hybrid) == typeid(llama_memory_hybrid)) { // others have an index beside it
+        return { hybrid->get_mem_attn(), nullptr, hybrid, hybrid->get_mem_recr() };
     }
     return {};
 }

@@ -16,6 +16,8 @@
 static constexpr uint32_t LLAMA_SNAPKV_N_KV_PAD = 256;
 
 class llama_kv_cache_iswa;
+class llama_memory_hybrid;
+class llama_memory_recurrent;
 
 struct llama_snapkv {
     llama_snapkv_params params = {};
@@ -31,16 +33,18 @@ struct llama_snapkv {
     std::map<llama_seq_id, llama_snapkv_vault> vaults;
 };
 
-// the cache of the full-attention layers, and the pair that it is part of in sliding-window models (else iswa is null)
+// the cache of the full-attention layers, and what it is a part of; null where the model has no such layers
 struct llama_snapkv_memory {
     llama_kv_cache * base = nullptr;
-    llama_kv_cache_iswa * iswa = nullptr;
+    llama_kv_cache_iswa * iswa = nullptr;   // with sliding-window layers
+    llama_memory_hybrid * hybrid = nullptr; // with recurrent layers
+    llama_memory_recurrent * recr = nullptr; // of the hybrid: one state of fixed size for each sequence and layer
 };
 
 // null and llama_snapkv_last_error() set if the context is not ours
 llama_snapkv * llama_snapkv_of(const llama_context * ctx);
 
-// {nullptr, nullptr} for a kind of memory that is not supported
+// all null for a kind of memory that is not supported
 llama_snapkv_memory llama_snapkv_memory_of(llama_context & ctx);
 
 // null and llama_snapkv_last_error() set if the sequence has none

@@ -1,15 +1,17 @@
 // Is layer-group prefill exact? For each model: the last token's logits after a prefill by groups of G cached layers,
-// against llama_decode() with equal chunks. Prints one JSON line a model; exits with 1 if one differs.
+// against llama_decode() with equal chunks, and the states of recurrent layers, byte by byte. Prints one JSON line a model;
+// exits with 1 if one differs.
 //
-//   test-snapkv-exact [-n tokens] [-u ubatch] [-g G,G,...] [-t f16|q8_0|q4_0] [-b budget] [-w window] MODEL.gguf ...
+//   test-snapkv-exact [-n tokens] [-u ubatch] [-g G,G,...] [-t f16|q8_0|q4_0] [-b budget] [-w window] [-s sequences] MODEL.gguf ...
 //
-// G = 0 stands for all cached layers. Tokens are drawn with a fixed seed.
+// G = 0 stands for all cached layers. Each sequence gets the same prompt, one after the other. Tokens are drawn with a fixed seed.
 
 #include "llama-cpp.h"
 #include "snapkv.h"
 
 #include "ggml-backend.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -23,6 +25,7 @@ struct options {
     uint32_t ubatch = 64;
     uint32_t budget = 0; // 0: half of the prompt
     uint32_t window = 8;
+    uint32_t n_seqs = 1;
     ggml_type type = GGML_TYPE_F16;
     std::vector<uint32_t> groups = { 1, 2, 0 };
     std::vector<std::string> models;
@@ -48,6 +51,26 @@ static double max_diff(const std::vector<float> & a, const std::vector<float> & 
     for (size_t i = 0; i < a.size(); ++i) {
         const double d = std::fabs((double) a[i] - b[i]);
         res = std::isnan(d) ? INFINITY : std::max(res, d);
+    }
+    return res;
+}
+
+// states of all recurrent layers, and their position; empty for a model without
+static std::vector<uint8_t> recurrent_state(llama_context * ctx, llama_seq_id seq_id) {
+    if (!llama_model_is_hybrid(llama_get_model(ctx))) {
+        return {};
+    }
+    static constexpr size_t HEADER = sizeof(uint32_t) + sizeof(llama_seq_id);
+    std::vector<uint8_t> res(llama_state_seq_get_size_ext(ctx, seq_id, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY));
+    res.resize(llama_state_seq_get_data_ext(ctx, res.data(), res.size(), seq_id, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY));
+    res.erase(res.begin(), res.begin() + std::min(res.size(), HEADER));
+    return res;
+}
+
+static size_t n_different(const std::vector<uint8_t> & a, const std::vector<uint8_t> & b) {
+    size_t res = std::max(a.size(), b.size()) - std::min(a.size(), b.size());
+    for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+        res += a[i] != b[i];
     }
     return res;
 }
@@ -98,6 +121,7 @@ static bool check_model(const std::string & path, const options & opt) {
 
     std::vector<llama_token> tokens = random_tokens(model.get(), opt.n);
     std::vector<float> expected;
+    std::vector<uint8_t> expected_state;
     {
         llama_context_ptr ctx(llama_init_from_model(model.get(), cp));
         if (!ctx || llama_decode(ctx.get(), llama_batch_get_one(tokens.data(), (int32_t) tokens.size())) != 0) {
@@ -105,22 +129,32 @@ static bool check_model(const std::string & path, const options & opt) {
             return false;
         }
         expected = last_logits(ctx.get());
+        expected_state = recurrent_state(ctx.get(), 0);
     }
 
     bool ok = true;
     std::string diffs;
+    cp.n_seq_max = opt.n_seqs;
+    cp.n_ctx *= opt.n_seqs;
     uint32_t n_cached = 0;
     for (const uint32_t group : opt.groups) {
         sp.layer_group = group ? group : UINT32_MAX;
         llama_context_ptr ctx(llama_snapkv_init_from_model(model.get(), cp, sp));
-        const llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, tokens.data(), opt.n);
-        const int32_t rc = ctx ? llama_snapkv_prefill(ctx.get(), &prompt) : -1;
-        if (rc != 0) {
-            printf("\"error\": \"G = %u: %d: %s\"}\n", group, rc, json_escape(llama_snapkv_last_error()).c_str());
-            return false;
+        double diff = 0.0;
+        size_t state_diff = 0;
+        for (uint32_t seq_id = 0; seq_id < opt.n_seqs; ++seq_id) {
+            const llama_snapkv_prompt prompt = llama_snapkv_default_prompt((llama_seq_id) seq_id, tokens.data(), opt.n);
+            const int32_t rc = ctx ? llama_snapkv_prefill(ctx.get(), &prompt) : -1;
+            if (rc != 0) {
+                printf("\"error\": \"G = %u: %d: %s\"}\n", group, rc, json_escape(llama_snapkv_last_error()).c_str());
+                return false;
+            }
+            diff = std::max(diff, max_diff(expected, last_logits(ctx.get())));
+            for (uint32_t s = 0; s <= seq_id; ++s) {
+                state_diff += n_different(expected_state, recurrent_state(ctx.get(), (llama_seq_id) s));
+            }
         }
         n_cached = llama_snapkv_n_layer(ctx.get());
-        const double diff = max_diff(expected, last_logits(ctx.get()));
 
         // and the sequence goes on
         llama_token next = tokens[0];
@@ -129,13 +163,13 @@ static bool check_model(const std::string & path, const options & opt) {
         llama_snapkv_stats stats = {};
         stats.size = sizeof(stats);
         llama_snapkv_get_stats(ctx.get(), &stats);
-        char buf[160];
-        snprintf(buf, sizeof(buf), "%s{\"G\": %u, \"max_diff\": %.9g, \"kept\": %u, \"coverage\": %.4f}",
-                diffs.empty() ? "" : ", ", stats.layer_group, diff, stats.n_kept, stats.coverage);
+        char buf[192];
+        snprintf(buf, sizeof(buf), "%s{\"G\": %u, \"max_diff\": %.9g, \"state_diff\": %zu, \"kept\": %u, \"coverage\": %.4f}",
+                diffs.empty() ? "" : ", ", stats.layer_group, diff, state_diff, stats.n_kept, stats.coverage);
         diffs += buf;
-        ok = ok && diff == 0.0 && decodes && stats.n_kept == sp.budget;
+        ok = ok && diff == 0.0 && state_diff == 0 && decodes && stats.n_kept == sp.budget;
     }
-    printf("\"layers\": %d, \"cached\": %u, \"exact\": %s, \"runs\": [%s]}\n", llama_model_n_layer(model.get()), n_cached, ok ? "true" : "false", diffs.c_str());
+    printf("\"layers\": %d, \"cached\": %u, \"state_bytes\": %zu, \"exact\": %s, \"runs\": [%s]}\n", llama_model_n_layer(model.get()), n_cached, expected_state.size(), ok ? "true" : "false", diffs.c_str());
     fflush(stdout);
     return ok;
 }
@@ -163,6 +197,7 @@ static bool parse(int argc, char ** argv, options & opt) {
             case 'u': opt.ubatch = strtoul(value, nullptr, 10); break;
             case 'b': opt.budget = strtoul(value, nullptr, 10); break;
             case 'w': opt.window = strtoul(value, nullptr, 10); break;
+            case 's': opt.n_seqs = strtoul(value, nullptr, 10); break;
             case 't':
                 opt.type = parse_type(value);
                 break;
@@ -181,7 +216,7 @@ static bool parse(int argc, char ** argv, options & opt) {
 int main(int argc, char ** argv) {
     options opt;
     if (!parse(argc, argv, opt)) {
-        fprintf(stderr, "usage: %s [-n tokens] [-u ubatch] [-g G,G,...] [-t f16|q8_0|q4_0] [-b budget] [-w window] MODEL.gguf ...\n", argv[0]);
+        fprintf(stderr, "usage: %s [-n tokens] [-u ubatch] [-g G,G,...] [-t f16|q8_0|q4_0] [-b budget] [-w window] [-s sequences] MODEL.gguf ...\n", argv[0]);
         return 2;
     }
     ggml_backend_load_all();

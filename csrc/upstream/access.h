@@ -44,8 +44,7 @@ struct llama_snapkv_access {
     static bool v_trans(const llama_kv_cache & kv) { return kv.v_trans; }
     static uint32_t n_pad(const llama_kv_cache & kv) { return kv.n_pad; }
 
+    // llama_kv_cache_context
+    static auto & kv(llama_kv_cache_context & mctx) { return mctx.kv; }
     static auto & n_kv(llama_kv_cache_context & mctx) { return mctx.n_kv; }
-
-    // llama_kv_cache_iswa
-    static auto & kv_base(llama_kv_cache_iswa & kv) { return kv.kv_base; }
 };

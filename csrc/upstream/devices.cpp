@@ -9,19 +9,20 @@
 #include <cstdlib>
 #include <cstring>
 
-// test-snapkv-exact has to give a difference of 0 on the hardware before a backend is called proven.
+// test-snapkv-exact has to give a difference of 0 on the hardware before a backend is called proven, and for recurrent layers one
+// of 0 in their states.
 // the stride: from the sources of the pinned llama.cpp. ROCm and MUSA are the CUDA backend, compiled otherwise.
 // BLAS, ZenDNN and zDNN compute products of matrices only, in the place of the CPU backend: the same ones in a prefill by groups
 // as in llama_decode(), and never attention
 static constexpr llama_snapkv_backend BACKENDS[] = {
-    { "CPU", true, true },
-    { "CUDA", true, true },
-    { "ROCm", false, true },
-    { "MUSA", false, true },
-    { "MTL", false, true }, // Metal
-    { "BLAS", true, true },
-    { "ZenDNN", true, true },
-    { "zDNN", true, true },
+    { "CPU", true, true, true },
+    { "CUDA", true, false, true },
+    { "ROCm", false, false, true },
+    { "MUSA", false, false, true },
+    { "MTL", false, false, true }, // Metal
+    { "BLAS", true, true, true },
+    { "ZenDNN", true, true, true },
+    { "zDNN", true, true, true },
 };
 
 llama_snapkv_backend llama_snapkv_backend_of(const std::string & name) {
@@ -30,7 +31,7 @@ llama_snapkv_backend llama_snapkv_backend_of(const std::string & name) {
             return backend;
         }
     }
-    return { "", false, false };
+    return { "", false, false, false };
 }
 
 llama_snapkv_backend llama_snapkv_backend_of(ggml_backend_dev_t dev) {
@@ -80,17 +81,19 @@ static std::vector<ggml_backend_dev_t> used_devices(const llama_model & model, c
 }
 
 std::string llama_snapkv_check_devices(const llama_model & model, const llama_context_params & cparams) {
+    const bool recurrent = llama_model_is_hybrid(&model);
     for (ggml_backend_dev_t dev : used_devices(model, cparams)) {
-        if (llama_snapkv_backend_of(dev).proven) {
+        const auto found = llama_snapkv_backend_of(dev);
+        if (recurrent ? found.proven_recurrent : found.proven) {
             continue;
         }
         const char * backend = ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev));
-        const std::string unproven = format("nobody has proven that results are right on %s (%s, ggml's backend %s)",
-                ggml_backend_dev_name(dev), ggml_backend_dev_description(dev), backend);
+        const std::string unproven = format("nobody has proven that results are right on %s (%s, ggml's backend %s)%s",
+                ggml_backend_dev_name(dev), ggml_backend_dev_description(dev), backend, recurrent ? " for models with recurrent layers" : "");
         const char * tries = getenv(LLAMA_SNAPKV_UNPROVEN);
         if (!tries || strcmp(tries, "1") != 0) {
-            return format("%s: compute on the CPU (n_gpu_layers 0, op_offload false), take a build for CUDA, or set the environment variable %s=1 to try it",
-                    unproven.c_str(), LLAMA_SNAPKV_UNPROVEN);
+            return format("%s: compute on the CPU (n_gpu_layers 0, op_offload false), %sor set the environment variable %s=1 to try it",
+                    unproven.c_str(), recurrent ? "" : "take a build for CUDA, ", LLAMA_SNAPKV_UNPROVEN);
         }
         LLAMA_LOG_WARN("snapkv: %s; %s=1 tries it all the same: compare its answers with those of the CPU\n", unproven.c_str(), LLAMA_SNAPKV_UNPROVEN);
     }

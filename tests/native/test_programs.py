@@ -69,6 +69,43 @@ def test_compacted_sequences(run: Run, arch_models: Path, arch: str) -> None:
     assert run("test-snapkv-cache", arch_models / f"{arch}.gguf").strip().endswith("OK")
 
 
+HYBRIDS = (
+    "falcon-h1-dense",
+    "granitehybrid-dense",
+    "jamba-dense",
+    "lfm2-dense",
+    "lfm2moe-moe",
+    "nemotron_h-dense",
+    "plamo2-dense",
+    "qwen35-dense",
+    "qwen35moe-moe",
+    "qwen3next-moe",
+)
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+@pytest.mark.parametrize("n_ubatch", [37, 100, 201])
+def test_states_of_recurrent_layers(
+    run: Run, arch_models: Path, n_ubatch: int, kv_type: str
+) -> None:
+    """In all layers, byte by byte; the first sequence's stays while the second has its prefill."""
+    options = ["-n", "201", "-u", n_ubatch, "-g", "1,2,0", "-s", "2", "-t", kv_type]
+    models = [arch_models / f"{arch}.gguf" for arch in HYBRIDS]
+    records = [
+        json.loads(line) for line in run("test-snapkv-exact", *options, *models).splitlines()
+    ]
+    assert len(records) == len(HYBRIDS)
+    for record in records:
+        assert record["state_bytes"] > 4096, record
+        assert {(r["max_diff"], r["state_diff"]) for r in record["runs"]} == {(0, 0)}, record
+
+
+@pytest.mark.parametrize("arch", HYBRIDS)
+def test_sequences_with_recurrent_layers(run: Run, arch_models: Path, arch: str) -> None:
+    """No way back, copies, aborts, out of memory, evictions from a state on; what is refused."""
+    assert run("test-snapkv-hybrid", arch_models / f"{arch}.gguf").strip() == "OK"
+
+
 def test_every_architecture_is_exact_or_refused(binaries: Path) -> None:
     records = architectures.sweep(binaries)
     assert architectures.problems(records) == []

@@ -1,0 +1,285 @@
+// Models with recurrent layers: their state goes with a sequence, cannot go back, and is not left half-made by a failure.
+//
+//   test-snapkv-hybrid MODEL.gguf ...
+
+#include "llama-cpp.h"
+#include "snapkv.h"
+
+#include "ggml-backend.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+static int n_failed = 0;
+static std::string current; // model and test
+
+#define CHECK(x)                                                                \
+    do {                                                                        \
+        if (!(x)) {                                                             \
+            printf("%s:%d: %s: %s\n", __FILE__, __LINE__, current.c_str(), #x); \
+            n_failed++;                                                         \
+        }                                                                       \
+    } while (0)
+
+using tokens_t = std::vector<llama_token>;
+using bytes_t = std::vector<uint8_t>;
+
+static constexpr uint32_t N = 150;
+static constexpr uint32_t BUDGET = 48;
+static constexpr uint32_t WINDOW = 8;
+static constexpr uint32_t UBATCH = 64;
+
+static llama_context_params context_params() {
+    llama_context_params cp = llama_context_default_params();
+    cp.n_ctx = 512;
+    cp.n_seq_max = 2;
+    cp.n_batch = cp.n_ubatch = UBATCH;
+    cp.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    cp.no_perf = true;
+    cp.n_threads = cp.n_threads_batch = 1; // so small a model is no work for two
+    return cp;
+}
+
+static llama_snapkv_params snapkv_params() {
+    llama_snapkv_params sp = llama_snapkv_default_params();
+    sp.budget = BUDGET;
+    sp.window_size = WINDOW;
+    sp.decode_cells = 96;
+    sp.layer_group = 1;
+    return sp;
+}
+
+static llama_context_ptr make(llama_model * model, const llama_snapkv_params & sp = snapkv_params()) {
+    llama_context_ptr ctx(llama_snapkv_init_from_model(model, context_params(), sp));
+    CHECK(ctx);
+    return ctx;
+}
+
+static tokens_t make_tokens(const llama_model * model, uint32_t n, uint32_t seed) {
+    const uint32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
+    tokens_t res(n);
+    for (uint32_t i = 0; i < n; ++i) {
+        res[i] = (llama_token) ((seed + i * 2654435761u) % 997 % n_vocab);
+    }
+    return res;
+}
+
+static int32_t prefill(llama_context * ctx, const tokens_t & tokens, llama_seq_id seq_id = 0) {
+    const llama_snapkv_prompt prompt = llama_snapkv_default_prompt(seq_id, tokens.data(), (uint32_t) tokens.size());
+    return llama_snapkv_prefill(ctx, &prompt);
+}
+
+static int32_t decode(llama_context * ctx, const tokens_t & tokens, llama_pos pos, llama_seq_id seq_id = 0) {
+    llama_batch batch = llama_batch_init((int32_t) tokens.size(), 0, 1);
+    for (; batch.n_tokens < (int32_t) tokens.size(); ++batch.n_tokens) {
+        const int32_t i = batch.n_tokens;
+        batch.token[i] = tokens[i];
+        batch.pos[i] = pos + i;
+        batch.n_seq_id[i] = 1;
+        batch.seq_id[i][0] = seq_id;
+        batch.logits[i] = i + 1 == (int32_t) tokens.size();
+    }
+    const int32_t rc = llama_decode(ctx, batch);
+    llama_batch_free(batch);
+    return rc;
+}
+
+static std::vector<float> logits(llama_context * ctx) {
+    const float * row = llama_get_logits_ith(ctx, -1);
+    return { row, row + llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx))) };
+}
+
+// logits after some tokens more
+static std::vector<float> goes_on(llama_context * ctx, llama_seq_id seq_id = 0) {
+    const llama_pos pos = llama_memory_seq_pos_max(llama_get_memory(ctx), seq_id) + 1;
+    for (int i = 0; i < 5; ++i) {
+        CHECK(decode(ctx, { 3 + i }, pos + i, seq_id) == 0);
+    }
+    return logits(ctx);
+}
+
+// K, V and states, or states only; without the head of the format, which names the sequence
+static bytes_t state_of(llama_context * ctx, llama_seq_id seq_id, llama_state_seq_flags flags = 0) {
+    bytes_t res(llama_state_seq_get_size_ext(ctx, seq_id, flags));
+    CHECK(llama_state_seq_get_data_ext(ctx, res.data(), res.size(), seq_id, flags) == res.size());
+    return { res.begin() + 8, res.end() };
+}
+
+static bool is_empty(llama_context * ctx, llama_seq_id seq_id) {
+    return llama_memory_seq_pos_max(llama_get_memory(ctx), seq_id) == -1;
+}
+
+static void test_no_way_back(llama_model * model) {
+    auto ctx = make(model);
+    llama_memory_t mem = llama_get_memory(ctx.get());
+    CHECK(prefill(ctx.get(), make_tokens(model, N, 1)) == 0);
+    CHECK(goes_on(ctx.get()).size() > 0);
+    const auto before = state_of(ctx.get(), 0);
+    for (const llama_pos p0 : { 1, 100, (int) N - 2, (int) N, (int) N + 4 }) {
+        CHECK(!llama_memory_seq_rm(mem, 0, p0, -1));
+    }
+    CHECK(!llama_memory_seq_rm(mem, 0, 0, 10));
+    llama_memory_seq_cp(mem, 0, 1, 0, 100);
+    CHECK(is_empty(ctx.get(), 1));
+    llama_memory_seq_add(mem, 0, 0, -1, 7);
+    llama_memory_seq_div(mem, 0, 0, -1, 2);
+    CHECK(state_of(ctx.get(), 0) == before);
+    CHECK(llama_memory_seq_rm(mem, 0, N + 5, -1)); // nothing is there
+    CHECK(state_of(ctx.get(), 0) == before);
+    CHECK(llama_memory_seq_rm(mem, 0, -1, -1));
+    CHECK(is_empty(ctx.get(), 0));
+}
+
+static void test_copies(llama_model * model) {
+    auto ctx = make(model);
+    CHECK(prefill(ctx.get(), make_tokens(model, N, 1)) == 0);
+    const auto before = state_of(ctx.get(), 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+    llama_memory_seq_cp(llama_get_memory(ctx.get()), 0, 1, -1, -1);
+    const auto expected = goes_on(ctx.get(), 0);
+    CHECK(goes_on(ctx.get(), 1) == expected);
+
+    // saved, and read into another context
+    auto other = make(model);
+    CHECK(prefill(ctx.get(), make_tokens(model, N, 1)) == 0);
+    bytes_t saved(llama_state_seq_get_size(ctx.get(), 0));
+    CHECK(llama_state_seq_get_data(ctx.get(), saved.data(), saved.size(), 0) == saved.size());
+    CHECK(llama_state_seq_set_data(other.get(), saved.data(), saved.size(), 1) == saved.size());
+    CHECK(state_of(other.get(), 1, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) == before);
+    CHECK(goes_on(other.get(), 1) == expected);
+    CHECK(llama_state_seq_set_data(other.get(), saved.data(), saved.size() / 2, 0) == 0);
+    CHECK(is_empty(other.get(), 0));
+}
+
+// what another sequence holds is not touched; what the failed one held is gone
+static void test_failures(llama_model * model) {
+    auto ctx = make(model);
+    const auto tokens = make_tokens(model, N, 1);
+    CHECK(prefill(ctx.get(), make_tokens(model, N - 20, 5), 1) == 0);
+    const auto other = state_of(ctx.get(), 1);
+    CHECK(prefill(ctx.get(), tokens) == 0);
+    const auto whole = state_of(ctx.get(), 0);
+
+    struct counter {
+        int at;
+        int calls;
+    };
+    int n_aborted = 0;
+    for (int at = 1; at < 200; ++at) {
+        counter c = { at, 0 };
+        llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, tokens.data(), N);
+        prompt.progress = [](uint64_t, uint64_t, void * data) -> bool {
+            auto * count = static_cast<counter *>(data);
+            return ++count->calls < count->at;
+        };
+        prompt.progress_data = &c;
+        const int32_t rc = llama_snapkv_prefill(ctx.get(), &prompt);
+        if (rc == 0) {
+            break;
+        }
+        n_aborted++;
+        CHECK(rc == 2 && is_empty(ctx.get(), 0));
+        CHECK(state_of(ctx.get(), 1) == other);
+        if (at % 3 == 0) {
+            CHECK(prefill(ctx.get(), tokens) == 0 && state_of(ctx.get(), 0) == whole);
+        }
+    }
+    CHECK(n_aborted >= 3);
+    for (const char * part : { "staging", "queries", "mask", "compute" }) {
+        setenv("SNAPKV_TEST_FAIL_ALLOC", part, 1);
+        CHECK(prefill(ctx.get(), tokens) == -2 && is_empty(ctx.get(), 0));
+        unsetenv("SNAPKV_TEST_FAIL_ALLOC");
+        CHECK(state_of(ctx.get(), 1) == other);
+        CHECK(prefill(ctx.get(), tokens) == 0 && state_of(ctx.get(), 0) == whole);
+    }
+}
+
+// from the end of what a sequence holds; not from before, since there is no state to go on from
+static void test_extend(llama_model * model) {
+    const auto tokens = make_tokens(model, 2 * UBATCH + 30, 1);
+    const tokens_t begin(tokens.begin(), tokens.begin() + UBATCH);
+    const tokens_t rest(tokens.begin() + UBATCH, tokens.end());
+    std::vector<float> expected;
+    bytes_t expected_state;
+    {
+        llama_context_ptr plain(llama_init_from_model(model, context_params()));
+        for (uint32_t p = 0; p < tokens.size(); p += UBATCH) {
+            CHECK(decode(plain.get(), { tokens.begin() + p, tokens.begin() + std::min<size_t>(p + UBATCH, tokens.size()) }, (llama_pos) p) == 0);
+        }
+        expected = logits(plain.get());
+        expected_state = state_of(plain.get(), 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+    }
+    for (const uint32_t group : { 1u, 2u, UINT32_MAX }) {
+        auto sp = snapkv_params();
+        sp.layer_group = group;
+        sp.budget = UBATCH + 8; // the first part is kept whole, and then evicted from
+        auto ctx = make(model, sp);
+        CHECK(prefill(ctx.get(), begin) == 0);
+        llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, rest.data(), (uint32_t) rest.size());
+        CHECK(llama_snapkv_extend(ctx.get(), UBATCH, &prompt) == 0);
+        CHECK(logits(ctx.get()) == expected);
+        CHECK(state_of(ctx.get(), 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) == expected_state);
+
+        const auto before = state_of(ctx.get(), 0);
+        prompt = llama_snapkv_default_prompt(0, tokens.data() + tokens.size() - WINDOW, WINDOW);
+        CHECK(llama_snapkv_extend(ctx.get(), (llama_pos) (tokens.size() - WINDOW), &prompt) == -1);
+        CHECK(strstr(llama_snapkv_last_error(), "recurrent layers have no state"));
+        CHECK(state_of(ctx.get(), 0) == before);
+    }
+}
+
+static void test_refusals(llama_model * model) {
+    auto sp = snapkv_params();
+    sp.vault = true;
+    CHECK(!llama_snapkv_supported(model, context_params(), sp) && strstr(llama_snapkv_last_error(), "turn the vault off"));
+    auto ctx = make(model);
+    CHECK(!llama_snapkv_set_params(ctx.get(), sp) && strstr(llama_snapkv_last_error(), "turn the vault off"));
+    sp.vault = false;
+    CHECK(llama_snapkv_set_params(ctx.get(), sp));
+}
+
+// up to the budget a prompt takes the ordinary way
+static void test_short_prompt(llama_model * model) {
+    const auto tokens = make_tokens(model, BUDGET, 1);
+    llama_context_ptr plain(llama_init_from_model(model, context_params()));
+    CHECK(decode(plain.get(), tokens, 0) == 0);
+    auto ctx = make(model);
+    CHECK(prefill(ctx.get(), tokens) == 0);
+    CHECK(logits(ctx.get()) == logits(plain.get()));
+    CHECK(goes_on(ctx.get()) == goes_on(plain.get()));
+}
+
+int main(int argc, char ** argv) {
+    if (argc < 2) {
+        fprintf(stderr, "usage: %s MODEL.gguf ...\n", argv[0]);
+        return 2;
+    }
+    ggml_backend_load_all();
+    llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
+    for (int i = 1; i < argc; ++i) {
+        llama_model_ptr model(llama_model_load_from_file(argv[i], llama_model_default_params()));
+        const std::string name = argv[i];
+        current = name;
+        CHECK(model && llama_model_is_hybrid(model.get()));
+        if (!model) {
+            continue;
+        }
+        const std::vector<std::pair<const char *, void (*)(llama_model *)>> tests = {
+            { "no way back", test_no_way_back },
+            { "copies", test_copies },
+            { "failures", test_failures },
+            { "extend", test_extend },
+            { "refusals", test_refusals },
+            { "short prompt", test_short_prompt },
+        };
+        for (const auto & [test, run] : tests) {
+            current = name + ": " + test;
+            run(model.get());
+        }
+    }
+    printf("%s\n", n_failed ? "FAILED" : "OK");
+    return n_failed ? 1 : 0;
+}
