@@ -240,6 +240,7 @@ def test_page(summary):
                 "tasks": {"a": {}, "b": {}}, "split": "test", "seed": 0, "window_size": 32,
                 "protect_system": True,
             },
+            "cases": {},
             "summary": summary,
         }
     )  # fmt: skip
