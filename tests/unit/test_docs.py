@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+from docs_code import CODE, code_lines
 
 import tables
 from snapkv_local.cli import main
@@ -19,8 +20,6 @@ from snapkv_local.cli import main
 ROOT = tables.ROOT
 PAGES = [*sorted(tables.DOCS.glob("*.md")), tables.README, *sorted(ROOT.glob("examples/**/*.md"))]
 
-# fenced, or indented by four spaces after an empty line
-CODE = re.compile(r"^( *)```\S*\n(.*?)^\1```|(?<=\n\n)((?: {4}.*\n|\n)+)", re.M | re.S)
 INLINE = re.compile(r"`(snapkv-local [^`]+)`")
 NEXT_COMMAND = re.compile(r"\s\|\s|&&|;")
 
@@ -28,8 +27,7 @@ NEXT_COMMAND = re.compile(r"\s\|\s|&&|;")
 def command_lines(text):
     """What follows `snapkv-local` in each line of code and in each code span, as arguments."""
     found = INLINE.findall(CODE.sub("", text))
-    for match in CODE.finditer(text):
-        found += re.sub(r"\\\n\s*", " ", match[2] or match[3]).splitlines()
+    found += code_lines(text)
     for line in found:
         for part in NEXT_COMMAND.split(line):
             words = shlex.split(part, comments=True) if "snapkv-local" in part else []
