@@ -33,9 +33,9 @@ def _exact(record: Row | None) -> str:
         return "The needle model: not measured yet."
     summary = [row for row in summarize(record, record["against"]) if row["length"] is not None]
     tasks = dict.fromkeys(row["task"] for row in summary)
-    return "\n\n".join(
-        _table(task, [row for row in summary if row["task"] == task]) for task in tasks
-    )
+    shown = [_table(task, [row for row in summary if row["task"] == task]) for task in tasks]
+    made = f"Measured with {record['device']['name']}, commit {record['commit'][:9]}."
+    return "\n\n".join([*shown, made])
 
 
 def joined(results: Path, names: str) -> Row | None:
