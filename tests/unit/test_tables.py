@@ -388,6 +388,8 @@ def needle_record(lengths=(1024, 4096)):
         "cells": {cell.name: cell.to_dict() for cell in cells},
         "cases": cases,
         "against": "snapkv",
+        "device": {"name": "a CPU"},
+        "commit": "0123456789abcdef",
     }
 
 
@@ -401,6 +403,7 @@ def test_the_needle_models_answers_have_a_table_of_their_own(tmp_path):
     assert lines[2] == "| | rows | type | KV at most | 1,024 | 4,096 |"
     assert "| full cache | all | f16 | 1.0 MiB | 100% (100..100) | 100% (100..100) |" in lines
     assert any(line.startswith("| snapkv | 128 | f16 | 1.0 MiB | 75% (") for line in lines)
+    assert lines[-1] == "Measured with a CPU, commit 012345678."
 
 
 def test_the_needle_models_figure_is_of_its_records(tmp_path, monkeypatch):
