@@ -5,6 +5,7 @@
 
 #include "llama-cpp.h"
 #include "snapkv.h"
+#include "test-snapkv-sequences.h"
 
 #include "ggml-backend.h"
 
@@ -14,20 +15,6 @@
 #include <cstring>
 #include <string>
 #include <vector>
-
-static int n_failed = 0;
-
-#define CHECK(x)                                                                \
-    do {                                                                        \
-        if (!(x)) {                                                             \
-            printf("%s:%d: %s: %s\n", __FILE__, __LINE__, current.c_str(), #x); \
-            n_failed++;                                                         \
-        }                                                                       \
-    } while (0)
-
-static std::string current; // model and test
-
-using tokens_t = std::vector<llama_token>;
 
 static constexpr uint32_t N_CTX = 256;
 static constexpr uint32_t N = 150;
@@ -52,20 +39,6 @@ static llama_snapkv_params snapkv_params() {
     sp.window_size = WINDOW;
     sp.decode_cells = ROOM;
     return sp;
-}
-
-static tokens_t make_tokens(const llama_model * model, uint32_t n, uint32_t seed) {
-    const uint32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
-    tokens_t res(n);
-    for (uint32_t i = 0; i < n; ++i) {
-        res[i] = (llama_token) ((seed + i * 2654435761u) % 997 % n_vocab);
-    }
-    return res;
-}
-
-static int32_t prefill(llama_context * ctx, const tokens_t & tokens, llama_seq_id seq_id = 0) {
-    const llama_snapkv_prompt prompt = llama_snapkv_default_prompt(seq_id, tokens.data(), (uint32_t) tokens.size());
-    return llama_snapkv_prefill(ctx, &prompt);
 }
 
 static llama_token best(llama_context * ctx) {

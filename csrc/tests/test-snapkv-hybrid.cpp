@@ -4,6 +4,7 @@
 
 #include "llama-cpp.h"
 #include "snapkv.h"
+#include "test-snapkv-sequences.h"
 
 #include "ggml-backend.h"
 
@@ -14,18 +15,6 @@
 #include <string>
 #include <vector>
 
-static int n_failed = 0;
-static std::string current; // model and test
-
-#define CHECK(x)                                                                \
-    do {                                                                        \
-        if (!(x)) {                                                             \
-            printf("%s:%d: %s: %s\n", __FILE__, __LINE__, current.c_str(), #x); \
-            n_failed++;                                                         \
-        }                                                                       \
-    } while (0)
-
-using tokens_t = std::vector<llama_token>;
 using bytes_t = std::vector<uint8_t>;
 
 static constexpr uint32_t N = 150;
@@ -57,20 +46,6 @@ static llama_context_ptr make(llama_model * model, const llama_snapkv_params & s
     llama_context_ptr ctx(llama_snapkv_init_from_model(model, context_params(), sp));
     CHECK(ctx);
     return ctx;
-}
-
-static tokens_t make_tokens(const llama_model * model, uint32_t n, uint32_t seed) {
-    const uint32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
-    tokens_t res(n);
-    for (uint32_t i = 0; i < n; ++i) {
-        res[i] = (llama_token) ((seed + i * 2654435761u) % 997 % n_vocab);
-    }
-    return res;
-}
-
-static int32_t prefill(llama_context * ctx, const tokens_t & tokens, llama_seq_id seq_id = 0) {
-    const llama_snapkv_prompt prompt = llama_snapkv_default_prompt(seq_id, tokens.data(), (uint32_t) tokens.size());
-    return llama_snapkv_prefill(ctx, &prompt);
 }
 
 static int32_t decode(llama_context * ctx, const tokens_t & tokens, llama_pos pos, llama_seq_id seq_id = 0) {
