@@ -107,6 +107,19 @@ def serve() -> Iterator[Callable[..., Process]]:
 
 
 @pytest.fixture(scope="session")
+def serve_document(serve: Callable[..., Process]) -> Callable[..., Process]:
+    """Starts servers of small sizes with a document, [NAME=]FILE."""
+
+    def serve_document(document: str, *options: str) -> Process:
+        return serve(
+            *("--port", "0", "--ctx", "1k", "--budget", "192", "--window-size", "16"),
+            *("--decode-cells", "64", *options, "--document", document),
+        )
+
+    return serve_document
+
+
+@pytest.fixture(scope="session")
 def server(serve: Callable[..., Process]) -> Process:
     """With a key, a cap on tokens, a queue and a limit on bodies."""
     process = serve(

@@ -10,18 +10,6 @@ import httpx
 
 from snapkv_local.models.resolve import needle_model
 
-SETTINGS = (
-    "--ctx",
-    "1k",
-    "--budget",
-    "192",
-    "--window-size",
-    "16",
-    "--decode-cells",
-    "64",
-    "--port",
-    "0",
-)
 OFFICE = "What is the access code of the harbour office?"
 OTHER = "What is the capital of France?"
 
@@ -53,10 +41,10 @@ def health(server: Any) -> tuple[int, Any]:
 
 
 def test_a_document_that_is_cut(
-    serve: Callable[..., Any], book: Path, codes: dict[str, str], tmp_path: Path
+    serve_document: Callable[..., Any], book: Path, codes: dict[str, str], tmp_path: Path
 ) -> None:
     book = Path(shutil.copy(book, tmp_path))
-    server = serve(*SETTINGS, "--document", f"book={book}").wait_until_ready()
+    server = serve_document(f"book={book}").wait_until_ready()
     whole = book.read_bytes()
     answer = text_of(ask(server, OFFICE, document="book"))
     assert codes[OFFICE] in answer
@@ -69,8 +57,7 @@ def test_a_document_that_is_cut(
     copy.replace(book)
     assert text_of(ask(server, OFFICE, document="book")) == answer
 
-    options = (*SETTINGS, "--no-mmap", "--document", f"book={kept}")
-    read = serve(*options).wait_until_ready()
+    read = serve_document(f"book={kept}", "--no-mmap").wait_until_ready()
     os.truncate(kept, 8192)
     for _ in range(2):
         refused = ask(server, OFFICE, document="book")

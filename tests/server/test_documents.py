@@ -7,25 +7,13 @@ from typing import Any
 import httpx
 import pytest
 
-SETTINGS = (
-    "--ctx",
-    "1k",
-    "--budget",
-    "192",
-    "--window-size",
-    "16",
-    "--decode-cells",
-    "64",
-    "--port",
-    "0",
-)
 QUESTION = "What is the access code of the harbour office?"
 SECOND = "What is the access code of the boat house?"
 
 
 @pytest.fixture(scope="module")
-def http(serve: Callable[..., Any], book: Path) -> Iterator[httpx.Client]:
-    server = serve(*SETTINGS, "--document", f"handbook={book}").wait_until_ready()
+def http(serve_document: Callable[..., Any], book: Path) -> Iterator[httpx.Client]:
+    server = serve_document(f"handbook={book}").wait_until_ready()
     with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
         yield client
 
@@ -112,10 +100,10 @@ def test_what_cannot_be_done_is_refused(
 
 
 def test_a_server_does_not_start_with_what_is_no_document(
-    serve: Callable[..., Any], book: Path, tmp_path: Path
+    serve_document: Callable[..., Any], book: Path, tmp_path: Path
 ) -> None:
     damaged = tmp_path / "damaged.snapkv"
     damaged.write_bytes(book.read_bytes()[:-1])
-    server = serve(*SETTINGS, "--document", str(damaged))
+    server = serve_document(str(damaged))
     assert server.process.wait(60) == 1
     assert "is truncated" in server.errors()
