@@ -77,15 +77,12 @@ sys.exit(server.wait(60) != 130)
 def commands(page: Path) -> list[str]:
     """The page's lines that run snapkv-local, for a shell."""
     lines = [line.strip() for line in code_lines(page.read_text(encoding="utf-8"))]
-    shown = []
-    for line in lines:
-        words = [word for word in line.split() if not word.isupper()]
-        if "snapkv-local " not in line or line.startswith(("pip", "python", "#")):
-            continue
-        if any(word.endswith("snapkv-local") for word in words):
-            # "..." stands for what the reader adds
-            shown.append(line.replace(" ...", " ").replace("/books/", "books/"))
-    return shown
+    return [
+        # "..." stands for what the reader adds
+        line.replace(" ...", " ").replace("/books/", "books/")
+        for line in lines
+        if any(Path(word).name == "snapkv-local" for word in line.split())
+    ]
 
 
 SENTENCES = (
