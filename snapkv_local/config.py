@@ -37,55 +37,60 @@ class SnapKVConfig:
     """How a long prompt is compressed.
 
     Attributes:
-        budget: rows kept for each KV head, in tokens, the window included. Prompts up to the budget
-            are evaluated as usual. 2048 if neither budget nor keep_ratio is given.
-        keep_ratio: instead of a budget, the paper's p in (0, 1]: floor(p * (n_prompt - window_size))
-            rows of the prefix stay. It is the share that is kept; kvpress's compression_ratio is the
-            share that goes, 1 - keep_ratio.
-        window_size: last tokens of the prompt, whose rows all stay. With those that vote it must
-            cover the question.
-        observation: the observation window: how many of the last tokens vote; the paper's vote is the
-            whole window's. "question": in a chat the words of the question vote that are in the
-            window, without the template's. It is the last paragraph of the last user turn. Where
-            none is to be told, as in a text, the last 16 tokens vote, or all of a smaller window.
-        kernel_size: pooling kernel over positions, in tokens, odd; 1 turns pooling off. The paper has
-            5 and 7; docs/budget.md says what 21 gains.
-        pooling: what a position gets of the kernel's votes around it: "avg" (the paper's ablation and
-            kvpress), "max" (the paper's long-context runs), or "trim", their mean without the
-            greatest of them: a single peak, such as a first token or a frequent word, lifts none of
-            its neighbours, and a cluster does. The last is ours; docs/budget.md says what it gains.
-        aggregation: how the query rows vote together: "sum" (the paper, section 4.1), or "max" to
-            keep what any one query needs (arXiv 2510.13334).
-        self_weight: a position's score is its pooled vote + self_weight * its own vote, which the
-            pooled one hardly shows where the kernel is wide, and "trim" not at all where it is the
-            greatest. From 0, as in the paper, to 1000. Ours; docs/budget.md says what it gains.
-        n_sink: first positions of the prompt that always stay. The paper has none, hence 0; later
-            work (arXiv 2309.17453) finds that about 4 help at small budgets.
-        min_coverage: where the budget's rows hold less of the window's attention mass (mean over
-            layers and KV heads), more rows stay, up to max_budget; None keeps the budget. The
-            cache has cells for max_budget.
-        max_budget: most rows with min_coverage; None for four times the budget.
-        decode_cells: cells for tokens after the prompt. When they are used up, the last tokens vote
-            anew and rows are evicted down to the budget.
-        layer_group: G, cached layers whose full KV is live at once during the prefill. "auto" is 1,
-            as more layers take more memory and save little time; or all layers, where their KV
-            takes less than the hidden state between groups.
+        budget: how many rows each KV head keeps, in tokens, the window included. Prompts up to the
+            budget are evaluated as usual. 2048 if neither budget nor keep_ratio is given.
+        keep_ratio: the share of the prompt to keep, in (0, 1], instead of a budget:
+            floor(keep_ratio * (n_prompt - window_size)) rows before the window stay, as with the
+            paper's p. The share that goes, 1 - keep_ratio, is kvpress's compression_ratio.
+        window_size: how many tokens at the end of the prompt always stay. The window must cover the
+            question, and what the chat template puts after it.
+        observation: which tokens of the window vote: "question" for the words of a chat's last
+            question, or a number for so many of the last tokens. The question is the last paragraph
+            of the last user turn; the template's words after it do not vote. Where there is no
+            question, as in a plain text, the last 16 tokens vote, or all of a smaller window. In
+            the paper the whole window votes.
+        kernel_size: how many neighbouring positions are pooled, an odd number of tokens; 1 turns
+            pooling off. The paper has 5 and 7; docs/budget.md says what 21 gains.
+        pooling: what a position gets of the votes within its kernel: "avg" for their mean (the
+            paper's ablation and kvpress), "max" for the largest (the paper's long-context runs),
+            "trim" for their mean without the largest. With "trim" a single peak, such as a first
+            token or a frequent word, does not lift its neighbours, and a cluster does. It is our
+            own; docs/budget.md says what it gains.
+        aggregation: how the votes of several tokens for one position are joined: "sum" adds them up
+            (the paper, section 4.1), and "max" takes the largest, which keeps what any one of these
+            tokens needs (arXiv 2510.13334).
+        self_weight: how much a position's own vote counts beside the pooled one: the score is pooled
+            vote + self_weight * own vote. It may be 0, as in the paper, to 1000. A wide kernel hardly
+            shows the position's own vote, and "trim" does not show it at all where it is the largest.
+            This setting is our own; docs/budget.md says what it gains.
+        n_sink: how many tokens at the beginning of the prompt always stay. The paper has none, hence
+            0; later work (arXiv 2309.17453) finds that about 4 help at small budgets.
+        min_coverage: the share of the window's attention mass that must stay (mean over layers and KV
+            heads): where the budget's rows hold less, more rows stay, up to max_budget. None keeps
+            the budget. The cache has cells for max_budget.
+        max_budget: the most rows that min_coverage may keep; None for four times the budget.
+        decode_cells: how many cells there are for tokens after the prompt. When they are used up, the
+            last tokens vote anew, and rows are evicted down to the budget.
+        layer_group: how many layers are evaluated at a time, called G: only their full KV is live
+            then. "auto" is 1, as more layers take more memory and save little time; or all layers,
+            where their KV takes less than the hidden state between groups. Layers without a cache
+            to compress do not count.
         hidden_state: where the hidden state between layer groups lives: "device", "host", or "auto".
-        n_ubatch: tokens of the prompt that are computed at once; "auto" takes the n_ubatch that Llama
-            is made with, and less where a GPU's memory is short.
-        ops: what scores and evicts: "fused" ops of our own (CPU, CUDA, Metal), "ggml" for ops that
-            every device of ggml has, or "auto": fused where the layer's device has them.
-        vault: "ram" keeps K and V of all prompt tokens in host memory, off the device. A later
-            question about the same document then chooses its own rows, after one pass over the
-            vault instead of a prefill. A folder keeps them in a file there instead, which nobody
-            else sees and which goes when the vault does. "off" keeps nothing.
-        vault_limit: bytes that the vault may take; None for no limit. A prompt that needs more is
-            refused.
+        n_ubatch: how many tokens of the prompt are computed at once; "auto" takes the n_ubatch that
+            Llama is made with, and less where a GPU's memory is short.
+        ops: which ops score and evict: "fused" for our own (CPU, CUDA, Metal), "ggml" for ops that
+            every device of ggml has, or "auto" for fused ones where the layer's device has them.
+        vault: where a copy of K and V of all prompt tokens is kept for later questions: "ram" for
+            host memory, a folder for a file in it, or "off" for no copy. A later question about the
+            same document then chooses its own rows, after one pass over the vault instead of a
+            prefill. Nobody else sees the file, and it goes when the vault does.
+        vault_limit: the most bytes that the vault may take; None for no limit. A prompt that needs
+            more is refused.
         policy: what chooses the rows: "snapkv", which the engine runs with the settings above, or one
             of snapkv_local.policies with its options, such as "value:kernel_size=21+aggregation=max".
-            These run in Python, layer by layer; docs/api.md says what that costs.
-        protect_system: in a chat, all rows of what stands before the first user's text stay: the
-            system prompt, and the template's own words. They count into the budget.
+            The others run in Python, layer by layer; docs/api.md says what that costs.
+        protect_system: whether all rows before the first user's text stay in a chat: those of the
+            system prompt, and of the template's own words. They count into the budget.
 
     Raises:
         ConfigError: a value is out of its range, or two contradict each other.
