@@ -59,6 +59,8 @@ class Case(RunOptions):
 
 
 _8B, _7B = "llama31-8b", "llama2-7b"
+# a hybrid, heads of two widths, and mixtures of experts
+_27B, _26B, _30B, _20B = "qwen35-27b", "gemma4-26b-a4b", "qwen3-30b-a3b", "gpt-oss-20b"
 _K = 1024
 _BUDGET = {"budget": 2048}
 _G1 = {**_BUDGET, "layer_group": 1}
@@ -182,6 +184,48 @@ CASES = (
         )
         for k, seconds in ((8, 20), (32, 60))
         for config, suffix, label in ((_BUDGET, "", ""), (None, "-plain", ", full cache"))
+    ),
+    *(
+        Case(
+            f"{name}-128k{suffix}",
+            f"{label}, 128K{words}",
+            model,
+            _tokens(128),
+            config,
+            seconds,
+            f"{name}-128k-plain" if config else None,
+            **_PREFILL,
+        )
+        for name, label, model, seconds in (
+            ("hybrid-27b", "Qwen3.5-27B", _27B, 120),
+            ("gemma4-26b", "Gemma4-26B-A4B", _26B, 60),
+            ("moe-30b", "Qwen3-30B-A3B", _30B, 90),
+            ("moe-20b", "gpt-oss-20b", _20B, 60),
+        )
+        for config, suffix, words in ((_BUDGET, "", ""), (None, "-plain", ", full cache"))
+    ),
+    *(
+        Case(
+            f"hybrid-27b-{k}k-g1-host",
+            f"Qwen3.5-27B, {k}K, hidden state on the host",
+            _27B,
+            _tokens(k),
+            {**_G1, "hidden_state": "host"},
+            seconds,
+            "hybrid-27b-128k-plain" if k == 128 else None,
+            decode_repeats=3,
+        )
+        for k, seconds in ((128, 120), (256, 300))
+    ),
+    Case(
+        "hybrid-27b-128k-cap16",
+        "Qwen3.5-27B, 128K, 16 GiB of device memory",
+        _27B,
+        _tokens(128),
+        _BUDGET,
+        130,
+        decode_repeats=3,
+        leave_free=16 * GIB,
     ),
 )
 

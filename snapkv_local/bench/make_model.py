@@ -15,15 +15,13 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGUFWriter, LlamaFileType, RopeScalingType
+from gguf import GGUFWriter, LlamaFileType
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from snapkv_local.bench import vocabulary
-from snapkv_local.bench.shapes import Blueprint, TensorSpec, llama3_rope_factors, tensors
+from snapkv_local.bench import metadata, vocabulary
+from snapkv_local.bench.blueprint import Blueprint
+from snapkv_local.bench.tensors import TensorSpec, rope_factors, tensors
 from snapkv_local.errors import ModelFileError
-
-# no measurement is to be longer than what the file claims to be trained for
-N_CTX = 1 << 20
 
 TYPES = {
     "q4_0": (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0),
@@ -127,26 +125,7 @@ def _describe(
     """All that stands before the weights; the tensors and the size of the vocabulary."""
     writer.add_name(name)
     writer.add_file_type(TYPES[kind][1])
-    writer.add_context_length(N_CTX)
-    writer.add_block_count(b.n_layer)
-    writer.add_embedding_length(b.n_embd)
-    writer.add_head_count(b.n_head)
-    writer.add_head_count_kv(b.n_head_kv)
-    writer.add_key_length(b.head_dim)
-    writer.add_value_length(b.head_dim)
-    writer.add_layer_norm_rms_eps(b.eps)
-    writer.add_rope_dimension_count(b.head_dim)
-    writer.add_rope_freq_base(b.rope_base)
-    if b.rope_linear:
-        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(b.rope_linear)
-    if b.n_swa:
-        writer.add_sliding_window(b.n_swa)
-    writer.add_feed_forward_length(b.n_ff)
-    if b.n_expert:
-        writer.add_expert_count(b.n_expert)
-        writer.add_expert_used_count(b.n_expert_used)
-        writer.add_expert_feed_forward_length(b.n_ff)
+    metadata.add_shape(writer, b)
     if vocab is None:
         n_vocab = b.n_vocab
         vocabulary.add_made_up(writer, n_vocab)
@@ -194,14 +173,18 @@ def _write_weights(
         writer.write_padding(file, file.tell())
 
 
+# of float32 tensors that have one value
+_VALUES = {"ones": 1.0, "zeros": 0.0, "decay": -1.0, "step": -4.0}
+
+
 def _float_values(
     spec: TensorSpec, b: Blueprint, rng: np.random.Generator, std: float
 ) -> npt.NDArray[np.float32]:
     if spec.kind == "rope":
-        return np.array(llama3_rope_factors(b), np.float32)
-    if spec.kind == "router":
+        return np.array(rope_factors(b), np.float32)
+    if spec.kind == "random":
         return rng.standard_normal(spec.shape, np.float32) * np.float32(std)
-    return np.ones(spec.shape, np.float32)
+    return np.full(spec.shape, _VALUES[spec.kind], np.float32)
 
 
 class _Tile:

@@ -1,56 +1,14 @@
-"""Shapes of real models: what a GGUF file of random weights is made after."""
+"""Shapes of real models: what a GGUF file of random weights is made after.
+
+Layers that only predict further tokens (MTP), and towers for images or sound, are left out. The source is
+where the numbers can be read: most are logs of llama.cpp, which print a file's metadata.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-
-@dataclass(frozen=True)
-class Blueprint:
-    """The numbers of a model that its tensors and its graph follow from.
-
-    Attributes:
-        arch: llama.cpp's name of the architecture.
-        n_layer: layers.
-        n_embd: elements of the hidden state.
-        n_ff: elements between the matrices of a feed-forward layer, or of one expert.
-        n_head: query heads.
-        n_head_kv: KV heads.
-        head_dim: elements of a head.
-        n_vocab: tokens of the vocabulary.
-        rope_base: base of RoPE's frequencies.
-        eps: of the RMS norms.
-        tied: the output matrix is the token embedding.
-        qk_norm: queries and keys are normalized.
-        post_norm: attention and feed-forward results are normalized, too.
-        n_expert: experts of a mixture, 0 for a dense model.
-        n_expert_used: experts that a token goes through.
-        n_swa: sliding window of the layers that have one, in tokens; 0 for none.
-        rope_llama3: factor of Llama 3's frequency scaling, 0 for none.
-        rope_linear: factor of linear scaling, 0 for none.
-    """
-
-    arch: str
-    n_layer: int
-    n_embd: int
-    n_ff: int
-    n_head: int
-    n_head_kv: int
-    head_dim: int
-    n_vocab: int
-    rope_base: float
-    eps: float = 1e-5
-    tied: bool = False
-    qk_norm: bool = False
-    post_norm: bool = False
-    n_expert: int = 0
-    n_expert_used: int = 0
-    n_swa: int = 0
-    rope_llama3: float = 0.0
-    rope_linear: float = 0.0
-
+from snapkv_local.bench.blueprint import Blueprint, Experts, Latent, Recurrent, Window
 
 _LLAMA3: dict[str, Any] = {"n_vocab": 128_256, "rope_base": 500_000.0}
 _QWEN3: dict[str, Any] = {
@@ -66,9 +24,48 @@ _GEMMA3: dict[str, Any] = {
     "tied": True,
     "qk_norm": True,
     "post_norm": True,
+    "mixers": "wwwwwa",
     "n_swa": 1024,
     "rope_linear": 8.0,
 }
+_GEMMA4: dict[str, Any] = {
+    "head_dim": 512,
+    "n_vocab": 262_144,
+    "rope_base": 1_000_000.0,
+    "eps": 1e-6,
+    "tied": True,
+    "qk_norm": True,
+    "post_norm": True,
+    "mixers": "wwwwwa",
+    "rope_share": 0.25,
+    "extra": {"final_logit_softcapping": 30.0},
+}
+# three gated DeltaNets, then full attention; of each head the first 64 elements are rotated
+_DELTA: dict[str, Any] = {
+    "head_dim": 256,
+    "rope_base": 10_000_000.0,
+    "rope_dim": 64,
+    "eps": 1e-6,
+    "qk_norm": True,
+    "gated": True,
+    "mixers": "rrra",
+}
+_QWEN35: dict[str, Any] = {
+    **_DELTA,
+    "n_vocab": 248_320,
+    "extra": {"full_attention_interval": 4, "rope.dimension_sections": [11, 11, 10, 0]},
+}
+# hybrid_override_pattern of its config.json: Mamba, experts, attention
+_NEMOTRON3 = "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME".translate(
+    str.maketrans("ME*", "rfa")
+)
+_SIGMOID = 2  # LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID
+
+
+def _delta(n_head: int) -> Recurrent:
+    """A gated DeltaNet of 16 key heads of 128 elements."""
+    return Recurrent("delta", 4, 128 * n_head, 128, 16, n_head)
+
 
 # arch, layers, hidden, feed-forward, heads, KV heads, head
 SHAPES: dict[str, Blueprint] = {
@@ -83,78 +80,81 @@ SHAPES: dict[str, Blueprint] = {
     "mistral-7b": Blueprint("llama", 32, 4096, 14336, 32, 8, 128, 32_768, 1_000_000.0),
     "qwen3-8b": Blueprint("qwen3", 36, 4096, 12288, 32, 8, 128, **_QWEN3),
     "qwen3-30b-a3b": Blueprint(
-        "qwen3moe", 48, 2048, 768, 32, 4, 128, **_QWEN3, n_expert=128, n_expert_used=8
+        "qwen3moe", 48, 2048, 768, 32, 4, 128, **_QWEN3, experts=Experts(128, 8, 768)
     ),
     "gemma3-4b": Blueprint("gemma3", 34, 2560, 10240, 8, 4, 256, **_GEMMA3),
     "gemma3-12b": Blueprint("gemma3", 48, 3840, 15360, 16, 8, 256, **_GEMMA3),
+    # ggml-org/llama.cpp#23792
+    "qwen35-27b": Blueprint("qwen35", 64, 5120, 17408, 24, 4, **_QWEN35, recurrent=_delta(48)),
+    # ggml-org/llama.cpp#22785
+    "qwen35-9b": Blueprint("qwen35", 32, 4096, 12288, 16, 4, **_QWEN35, recurrent=_delta(32)),
+    # ikawrakow/ik_llama.cpp#1432, and the quoted config.json in sgl-project/sglang-jax#1251
+    "qwen35-35b-a3b": Blueprint(
+        "qwen35moe", 40, 2048, 512, 16, 2, **_QWEN35,
+        recurrent=_delta(32), experts=Experts(256, 8, 512, 512, shared_gate=True),
+    ),
+    # ggml-org/llama.cpp#17578, lmstudio-ai/lmstudio-bug-tracker#1266
+    "qwen3next-80b-a3b": Blueprint(
+        "qwen3next", 48, 2048, 5120, 16, 2, **_DELTA, n_vocab=151_936,
+        recurrent=_delta(32), experts=Experts(512, 10, 512, 512, shared_gate=True),
+        extra={"full_attention_interval": 4},
+    ),
+    # lemonade-sdk/llamacpp-rocm#81, google/gemma.cpp#889
+    "gemma4-26b-a4b": Blueprint(
+        "gemma4", 30, 2816, 2112, 16, 2, **_GEMMA4, k_is_v=True, n_swa=1024,
+        window=Window(256, 8, 10_000.0), experts=Experts(128, 8, 704, beside_dense=True),
+    ),
+    # ollama/ollama#18123, AmesianX/TurboQuant#10
+    "gemma4-e4b": Blueprint(
+        "gemma4", 42, 2560, 10240, 8, 2, **_GEMMA4, n_swa=512,
+        window=Window(256, 2, 10_000.0), n_shared_kv=18, n_embd_layer=256,
+    ),
+    # ollama/ollama#12982, ggml-org/llama.cpp#13550
+    "granite4-h-small": Blueprint(
+        "granitehybrid", 40, 4096, 768, 32, 8, 128, 100_352, 10_000.0, tied=True,
+        mixers="rrrrrarrrr", recurrent=Recurrent("mamba2", 4, 8192, 128, 1, 128),
+        experts=Experts(72, 10, 768, 1536),
+        extra={
+            "embedding_scale": 12.0, "residual_scale": 0.22, "logit_scale": 16.0,
+            "attention.scale": 0.0078125, "rope.scaling.finetuned": False,
+        },
+    ),
+    # lmstudio-ai/lmstudio-bug-tracker#1365, ggml-org/llama.cpp#20570
+    "nemotron3-nano": Blueprint(
+        "nemotron_h_moe", 52, 2688, 1856, 32, 2, 128, 131_072, 10_000.0, rope_dim=84,
+        mixers=_NEMOTRON3, own_ff=True,
+        recurrent=Recurrent("mamba2", 4, 4096, 128, 8, 64),
+        experts=Experts(128, 6, 1856, 3712, scored=True),
+        extra={
+            "attention.layer_norm_epsilon": 1e-5, "expert_shared_count": 1,
+            "expert_weights_norm": True, "expert_weights_scale": 2.5, "rope.scaling.finetuned": False,
+        },
+    ),
+    # ggml-org/llama.cpp#19848, NVIDIA/TensorRT-Model-Connect#1068, huggingface/candle#3910
+    "lfm2-8b": Blueprint(
+        "lfm2moe", 24, 2048, 7168, 32, 8, 64, 65_536, 1_000_000.0, tied=True, qk_norm=True,
+        mixers="rrarrrarrrarrrarrrarrarr", recurrent=Recurrent("conv", 3),
+        experts=Experts(32, 4, 1792, n_dense=2, scored=True),
+        extra={"expert_gating_func": _SIGMOID},
+    ),
+    # ikawrakow/ik_llama.cpp#1173, lmstudio-ai/lmstudio-bug-tracker#1495
+    "glm47-flash": Blueprint(
+        "deepseek2", 47, 2048, 10240, 20, 1, 256, 154_880, 1_000_000.0, rope_dim=64,
+        latent=Latent(768, 512, 192), experts=Experts(64, 4, 1536, 1536, n_dense=1, scored=True),
+        extra={
+            "expert_shared_count": 1, "expert_weights_norm": True, "expert_weights_scale": 1.8,
+            "expert_gating_func": _SIGMOID,
+        },
+    ),
+    # ggml-org/llama.cpp#15789; its weights have 4.25 bits
+    "gpt-oss-20b": Blueprint(
+        "gpt-oss", 24, 2880, 2880, 64, 8, 64, 201_088, 150_000.0, mixers="wa", n_swa=128,
+        biases=True, sinks=True, experts=Experts(32, 4, 2880),
+        extra={
+            "rope.scaling.type": "yarn", "rope.scaling.factor": 32.0,
+            "rope.scaling.original_context_length": 4096,
+        },
+    ),
     # of no real model: for tests. GPUs have no flash attention for heads under 64 elements
     "tiny": Blueprint("llama", 4, 256, 512, 4, 2, 64, 1024, 10_000.0),
-}
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One tensor of a file.
-
-    Attributes:
-        name: in the file.
-        shape: in NumPy's order, the contiguous dimension last.
-        kind: "matrix" has the file's type; "router" is random, "norm" ones and "rope" Llama 3's
-            frequency factors, all in float32.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    kind: Literal["matrix", "router", "norm", "rope"]
-
-
-def tensors(b: Blueprint, n_vocab: int) -> list[TensorSpec]:
-    """All tensors of a model with a vocabulary of n_vocab tokens."""
-    found: list[TensorSpec] = []
-
-    def add(name: str, *shape: int, kind: Literal["matrix", "router", "norm", "rope"]) -> None:
-        found.append(TensorSpec(f"{name}.weight", shape, kind))
-
-    add("token_embd", n_vocab, b.n_embd, kind="matrix")
-    add("output_norm", b.n_embd, kind="norm")
-    if not b.tied:
-        add("output", n_vocab, b.n_embd, kind="matrix")
-    if b.rope_llama3:
-        add("rope_freqs", b.head_dim // 2, kind="rope")
-    for layer in range(b.n_layer):
-        p = f"blk.{layer}."
-        norms = ["attn_norm", "ffn_norm"]
-        if b.post_norm:
-            norms += ["post_attention_norm", "post_ffw_norm"]
-        for name in norms:
-            add(p + name, b.n_embd, kind="norm")
-        if b.qk_norm:
-            add(p + "attn_q_norm", b.head_dim, kind="norm")
-            add(p + "attn_k_norm", b.head_dim, kind="norm")
-        n_q, n_kv = b.n_head * b.head_dim, b.n_head_kv * b.head_dim
-        add(p + "attn_q", n_q, b.n_embd, kind="matrix")
-        add(p + "attn_k", n_kv, b.n_embd, kind="matrix")
-        add(p + "attn_v", n_kv, b.n_embd, kind="matrix")
-        add(p + "attn_output", b.n_embd, n_q, kind="matrix")
-        suffix, experts = ("_exps", (b.n_expert,)) if b.n_expert else ("", ())
-        if b.n_expert:
-            add(p + "ffn_gate_inp", b.n_expert, b.n_embd, kind="router")
-        add(p + f"ffn_gate{suffix}", *experts, b.n_ff, b.n_embd, kind="matrix")
-        add(p + f"ffn_up{suffix}", *experts, b.n_ff, b.n_embd, kind="matrix")
-        add(p + f"ffn_down{suffix}", *experts, b.n_embd, b.n_ff, kind="matrix")
-    return found
-
-
-def llama3_rope_factors(b: Blueprint) -> list[float]:
-    """[head_dim / 2] divisors of RoPE's frequencies, as Llama 3.1 scales them from 8192 tokens.
-
-    Wavelengths under a quarter of that length stay, those over it are stretched by the factor, and
-    between the two it changes gradually.
-    """
-    n_ctx_old, low, high = 8192, 1.0, 4.0
-    factors = []
-    for i in range(0, b.head_dim, 2):
-        turns = n_ctx_old / (2 * math.pi * b.rope_base ** (i / b.head_dim))
-        share = min(max((turns - low) / (high - low), 0.0), 1.0)
-        factors.append(1 / ((1 - share) / b.rope_llama3 + share))
-    return factors
+}  # fmt: skip

@@ -14,8 +14,8 @@ import openai
 import pytest
 
 import snapkv_local
+from snapkv_local.bench.blueprint import Blueprint
 from snapkv_local.bench.make_model import make_model
-from snapkv_local.bench.shapes import Blueprint
 from snapkv_local.models.gguf_shape import read_shape
 from snapkv_local.models.resolve import needle_model
 

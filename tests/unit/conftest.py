@@ -9,7 +9,7 @@ import pytest
 from gguf import GGUFWriter
 
 from snapkv_local.bench import make_model, vocabulary
-from snapkv_local.bench.shapes import Blueprint
+from snapkv_local.bench.blueprint import Blueprint
 from snapkv_local.models.gguf_header import read_header
 
 

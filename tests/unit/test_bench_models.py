@@ -10,7 +10,8 @@ from gguf import GGUFReader, dequantize
 
 from snapkv_local.bench import make_model as maker
 from snapkv_local.bench import vocabulary
-from snapkv_local.bench.shapes import SHAPES, llama3_rope_factors, tensors
+from snapkv_local.bench.shapes import SHAPES
+from snapkv_local.bench.tensors import rope_factors, tensors
 from snapkv_local.cli import main
 from snapkv_local.errors import ConfigError, ModelFileError
 from snapkv_local.models import files
@@ -57,6 +58,18 @@ def test_the_file_has_the_shape(tmp_path, kind):
         ("qwen3-30b-a3b", 30.53),
         ("gemma3-4b", 3.88),
         ("gemma3-12b", 11.77),
+        # model cards, and what llama.cpp's tools print
+        ("qwen35-27b", 26.90),
+        ("qwen35-9b", 8.95),
+        ("qwen35-35b-a3b", 34.66),
+        ("qwen3next-80b-a3b", 79.67),
+        ("gemma4-26b-a4b", 25.23),
+        ("gemma4-e4b", 7.52),
+        ("granite4-h-small", 32.21),
+        ("nemotron3-nano", 31.58),
+        ("lfm2-8b", 8.34),
+        ("glm47-flash", 29.94),
+        ("gpt-oss-20b", 20.91),
     ],
 )
 def test_shapes_have_the_real_models_weights(name, billions):
@@ -135,8 +148,35 @@ def test_no_half_file_is_left(tmp_path, error):
     assert path.read_text() == "the old one"
 
 
+@pytest.mark.parametrize(
+    ("name", "attention", "recurrent"),
+    [
+        ("qwen35-27b", range(3, 64, 4), 48),
+        ("qwen35-9b", range(3, 32, 4), 24),
+        ("qwen35-35b-a3b", range(3, 40, 4), 30),
+        ("qwen3next-80b-a3b", range(3, 48, 4), 36),
+        ("gemma4-26b-a4b", range(5, 30, 6), 0),
+        ("gemma4-e4b", range(5, 42, 6), 0),
+        ("granite4-h-small", (5, 15, 25, 35), 36),
+        ("nemotron3-nano", (5, 12, 19, 26, 33, 42), 23),
+        ("lfm2-8b", (2, 6, 10, 14, 18, 21), 18),
+        ("gpt-oss-20b", range(1, 24, 2), 0),
+    ],
+)
+def test_layers_stand_where_the_real_models_have_them(name, attention, recurrent):
+    b = SHAPES[name]
+    mixers = [b.mixer(il) for il in range(b.n_layer)]
+    assert [il for il, mixer in enumerate(mixers) if mixer == "a"] == list(attention)
+    assert mixers.count("r") == recurrent
+
+
+def test_gemma4_turns_a_quarter_of_a_head():
+    factors = rope_factors(SHAPES["gemma4-26b-a4b"])
+    assert factors == [1.0] * 64 + [1e30] * 192
+
+
 def test_llama3_frequencies():
-    factors = llama3_rope_factors(SHAPES["llama31-8b"])
+    factors = rope_factors(SHAPES["llama31-8b"])
     assert (factors[0], factors[-1], len(factors)) == (1.0, 8.0, 64)
     assert factors == sorted(factors)
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from snapkv_local.bench import make_model
-from snapkv_local.bench.shapes import SHAPES, Blueprint
+from snapkv_local.bench import metadata
+from snapkv_local.bench.blueprint import Blueprint
+from snapkv_local.bench.shapes import SHAPES
 from snapkv_local.cli import main
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError, ModelFileError, UnsupportedModelError
@@ -365,7 +366,7 @@ def test_json_of_a_file_without_weights(write_metadata):
 
 def test_the_largest_prompt_is_one_that_the_model_was_trained_for(write_metadata, monkeypatch):
     """Less where memory is short, more where --ctx asks for more."""
-    monkeypatch.setattr(make_model, "N_CTX", 131_072)
+    monkeypatch.setattr(metadata, "N_CTX", 131_072)
     path = write_metadata(SHAPES["llama31-8b"])
 
     def largest(*options):
@@ -384,7 +385,7 @@ def test_the_largest_prompt_is_one_that_the_model_was_trained_for(write_metadata
 
 
 def test_both_largest_prompts_are_shown_where_they_differ(write_metadata, monkeypatch):
-    monkeypatch.setattr(make_model, "N_CTX", 131_072)
+    monkeypatch.setattr(metadata, "N_CTX", 131_072)
     path = write_metadata(SHAPES["llama31-8b"])
     shown = invoke(path, "--ctx", "64k", "--memory", "8GiB").stdout
     assert "prompt of 64,512 tokens, and room for 1,024 new ones" in shown
