@@ -16,7 +16,7 @@
 // as in llama_decode(), and never attention
 static constexpr llama_snapkv_backend BACKENDS[] = {
     { "CPU", true, true, true },
-    { "CUDA", true, false, true },
+    { "CUDA", true, true, true },
     { "ROCm", false, false, true },
     { "MUSA", false, false, true },
     { "MTL", false, false, true }, // Metal
@@ -92,8 +92,8 @@ std::string llama_snapkv_check_devices(const llama_model & model, const llama_co
                 ggml_backend_dev_name(dev), ggml_backend_dev_description(dev), backend, recurrent ? " for models with recurrent layers" : "");
         const char * tries = getenv(LLAMA_SNAPKV_UNPROVEN);
         if (!tries || strcmp(tries, "1") != 0) {
-            return format("%s: compute on the CPU (n_gpu_layers 0, op_offload false), %sor set the environment variable %s=1 to try it",
-                    unproven.c_str(), recurrent ? "" : "take a build for CUDA, ", LLAMA_SNAPKV_UNPROVEN);
+            return format("%s: compute on the CPU (n_gpu_layers 0, op_offload false), take a build for CUDA, or set the environment variable %s=1 to try it",
+                    unproven.c_str(), LLAMA_SNAPKV_UNPROVEN);
         }
         LLAMA_LOG_WARN("snapkv: %s; %s=1 tries it all the same: compare its answers with those of the CPU\n", unproven.c_str(), LLAMA_SNAPKV_UNPROVEN);
     }
