@@ -1,11 +1,12 @@
-"""Check every architecture that llama.cpp's own test can build, and write docs/architectures.md.
+"""Check every architecture that a synthetic model can be built of, and write docs/architectures.md.
 
     scripts/architectures.py BIN            # BIN: folder of make-arch-models and test-snapkv-exact
     scripts/architectures.py BIN --check    # do not write, fail if the table would change
 
-The models are tiny and have random weights; upstream's test builds them, our test runs them. A
-supported one must be exact (layer-group prefill against llama_decode() with equal chunks, difference
-0, and so the states of recurrent layers), and every other one must be refused with its reason.
+The models are tiny and have random weights; make-arch-models builds them, with upstream's test and,
+where that builds none, without; our test runs them. A supported one must be exact (layer-group
+prefill against llama_decode() with equal chunks, difference 0, and so the states of recurrent
+layers), and every other one must be refused with its reason.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ HEADER = """\
 # Model architectures
 
 Written by `scripts/architectures.py`, from the synthetic models that llama.cpp's own tests can
-build (random weights, a few layers). Exact: the last token's logits after layer-group prefill equal
-those of `llama_decode()` with equal chunks, difference 0, for every G tried. Cached layers: layers
-with full attention, whose KV cache is scored and evicted; sliding-window layers are left alone.
+build, and from our own of Gemma 4 and 3n (random weights, a few layers). Exact: the last token's
+logits after layer-group prefill equal those of `llama_decode()` with equal chunks, difference 0, for
+every G tried. Cached layers: layers with full attention that have a KV cache, which is scored and
+evicted; sliding-window layers are left alone.
 State exact: for models with recurrent layers, their states after the prefill, in all layers, equal
 those after `llama_decode()`, byte for byte. [Limits](limits.md#hybrid-models) says what they cannot
 do.

@@ -32,9 +32,7 @@ static bool has_avx2() {
 static constexpr int LANES = 8;
 static constexpr int NK = 3 * LANES;      // keys in a tile
 static constexpr int NR = 4;              // query rows at once: NR*NK sums are 12 registers of AVX2
-static constexpr int MAX_HEAD_DIM = 256;
-static constexpr int MAX_GROUP = 16;
-static constexpr int MAX_ROWS = 256;      // rows of one pass over K
+static constexpr int MAX_ROWS = SNAPKV_OP_MAX_ROWS; // of one pass over K
 static constexpr int SPAN = 24 * NK;      // keys of one task of VOTES, borders for the pooling included
 
 // what both passes read
@@ -110,7 +108,7 @@ BODY float tanh_f32(float x) {
 
 // keys j0 .. j0 + nk as F32 [head_dim][NK], the missing ones zero
 BODY void load_keys(const inputs & in, int64_t head_kv, int64_t j0, int nk, float * kt) {
-    float row[MAX_HEAD_DIM];
+    float row[SNAPKV_OP_MAX_HEAD_DIM];
     for (int c = 0; c < NK; ++c) {
         const char * src = (const char *) in.k->data + head_kv * in.k->nb[2] + (j0 + c) * in.k->nb[1];
         if (j0 + c + NK < in.n) {
@@ -209,7 +207,7 @@ BODY void stats_groups(ggml_tensor * dst, const inputs & in, int64_t head_kv, in
         }
     }
 
-    float kt[MAX_HEAD_DIM * NK];
+    float kt[SNAPKV_OP_MAX_HEAD_DIM * NK];
     for (int64_t j0 = 0; j0 < in.n; j0 += NK) {
         load_keys(in, head_kv, j0, (int) std::min<int64_t>(NK, in.n - j0), kt);
 
@@ -282,10 +280,11 @@ BODY void votes_range(ggml_tensor * dst, const inputs & in, int64_t head_kv, int
     const int64_t base = begin - kernel / 2; // key of column 0, may be negative
     const ggml_tensor * stats = dst->src[2];
 
-    float votes[MAX_GROUP][SPAN] = {};
+    float votes[SNAPKV_OP_MAX_GROUP][SPAN];
+    memset(votes, 0, in.g * sizeof(votes[0]));
     float mass[SPAN] = {};
 
-    float kt[MAX_HEAD_DIM * NK];
+    float kt[SNAPKV_OP_MAX_HEAD_DIM * NK];
     const int64_t last = std::min(base + SPAN, in.n);
     for (int64_t j0 = std::max<int64_t>(base, 0); j0 < last; j0 += NK) {
         const int nk = (int) std::min<int64_t>(NK, last - j0);

@@ -21,6 +21,11 @@ extern "C" {
 
 #define SNAPKV_OP_MAGIC 0x564b5053u
 
+// what the scoring ops are defined for; a backend may support fewer
+#define SNAPKV_OP_MAX_HEAD_DIM 512
+#define SNAPKV_OP_MAX_ROWS 256 // rows of the window that vote
+#define SNAPKV_OP_MAX_GROUP 64 // query heads of a KV head, of all layers that read it
+
 enum snapkv_op_kind {
     SNAPKV_OP_STATS = 0,
     SNAPKV_OP_VOTES = 1,
@@ -56,7 +61,8 @@ static inline bool snapkv_op_get_params(const struct ggml_tensor * node, struct 
 // true if the scoring ops are defined for these shapes; a backend may support fewer
 static inline bool snapkv_op_fits(int64_t head_dim, int64_t window, int64_t n_head, int64_t n_head_kv, enum ggml_type type_k, int64_t kernel_size) {
     const bool type_ok = type_k == GGML_TYPE_F16 || type_k == GGML_TYPE_BF16 || type_k == GGML_TYPE_F32 || type_k == GGML_TYPE_Q8_0 || type_k == GGML_TYPE_Q4_0;
-    return type_ok && head_dim > 0 && head_dim % 16 == 0 && head_dim % ggml_blck_size(type_k) == 0 && head_dim <= 256 && window >= 1 && window <= 256 && n_head % n_head_kv == 0 && n_head / n_head_kv <= 16 &&
+    return type_ok && head_dim > 0 && head_dim % 16 == 0 && head_dim % ggml_blck_size(type_k) == 0 && head_dim <= SNAPKV_OP_MAX_HEAD_DIM && window >= 1 && window <= SNAPKV_OP_MAX_ROWS && n_head % n_head_kv == 0 &&
+            n_head / n_head_kv <= SNAPKV_OP_MAX_GROUP &&
             kernel_size % 2 == 1 && kernel_size <= 127;
 }
 
@@ -69,7 +75,7 @@ static inline bool snapkv_op_fits(int64_t head_dim, int64_t window, int64_t n_he
 //   sinks  F32 [n_head], logits that take part in the softmax's sum and get no vote; may be NULL
 //   result F32 [2, w, n_head, 1 + n_splits]: [0] row maximum (sinks included), [1] sum of exp(logit - maximum). The first
 //          plane is the result; the others are partial results over n_splits ranges of keys, scratch of the backend
-// head_dim is a multiple of 16 up to 256, w 1..256, n_head/n_head_kv 1..16, n >= w
+// head_dim is a multiple of 16 up to 512, w 1..256, n_head/n_head_kv 1..64, n >= w
 struct ggml_tensor * snapkv_op_stats(struct ggml_context * ctx, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * sinks,
         float scale, float softcap);
 

@@ -1,11 +1,15 @@
 // Writes one tiny GGUF with random weights for each architecture that upstream's own test can build:
 //   make-arch-models -s SEED -o FOLDER/
-// The program is upstream's; this adds the loading of the CPU backend, which our builds keep in libraries of their own, and
-// layers to hybrid models, of which upstream's have one with attention: too few for two layer groups.
+// The program is upstream's; this adds the loading of the CPU backend, which our builds keep in libraries of their own, layers to
+// hybrid models, of which upstream's have one with attention: too few for two layer groups, and Gemma 4 and 3n, which it leaves out.
 
 #define main llama_archs_main
 #include "tests/test-llama-archs.cpp" // of the staged tree
 #undef main
+
+#include "llama-model.h"
+
+#include <algorithm>
 
 // odd, so that a recurrent layer follows the last one with attention, or the other way round
 static constexpr uint32_t N_LAYER = 7;
@@ -48,18 +52,101 @@ static gguf_context_ptr with_layers(llm_arch arch, bool moe) {
     return res;
 }
 
+// Gemma 4 as its kinds are: windows and full attention in turn, with heads of different sizes and numbers
+struct gemma4 {
+    const char * name;
+    bool moe;
+    uint32_t n_layer;
+    uint32_t n_shared;         // last layers, which read the KV of the last two before them
+    uint32_t n_embd_per_layer; // 0: no embeddings of their own for layers
+    uint32_t n_head_kv;        // of layers with full attention; those with a window have four times as many
+};
+
+static constexpr gemma4 GEMMA4[] = {
+    { "gemma4-dense", false, 6, 0, 0, 1 },       // as 31B
+    { "gemma4-moe", true, 6, 0, 0, 2 },          // as 26B-A4B
+    { "gemma4-shared-dense", false, 10, 4, 32, 2 }, // as E2B and E4B
+};
+
+static gguf_context_ptr make_gemma4(const gemma4 & kind) {
+    gguf_context_ptr res = get_gguf_ctx(LLM_ARCH_GEMMA4, kind.moe);
+    llama_model_saver saver(LLM_ARCH_GEMMA4, res.get());
+    std::vector<uint32_t> windows;
+    std::vector<uint32_t> n_head_kv;
+    for (uint32_t il = 0; il < kind.n_layer; ++il) {
+        windows.push_back(il % 2 == 0);
+        n_head_kv.push_back(kind.n_head_kv * (il % 2 == 0 ? 4 : 1));
+    }
+    saver.add_kv(LLM_KV_BLOCK_COUNT, kind.n_layer);
+    saver.add_kv(LLM_KV_ATTENTION_SHARED_KV_LAYERS, kind.n_shared);
+    saver.add_kv(LLM_KV_EMBEDDING_LENGTH_PER_LAYER, kind.n_embd_per_layer);
+    saver.add_kv(LLM_KV_ATTENTION_HEAD_COUNT, uint32_t(8));
+    saver.add_kv(LLM_KV_ATTENTION_HEAD_COUNT_KV, n_head_kv);
+    saver.add_kv(LLM_KV_ATTENTION_SLIDING_WINDOW_PATTERN, windows);
+    for (const llm_kv key : { LLM_KV_ATTENTION_KEY_LENGTH, LLM_KV_ATTENTION_VALUE_LENGTH, LLM_KV_ROPE_DIMENSION_COUNT }) {
+        saver.add_kv(key, uint32_t(512));
+    }
+    for (const llm_kv key : { LLM_KV_ATTENTION_KEY_LENGTH_SWA, LLM_KV_ATTENTION_VALUE_LENGTH_SWA, LLM_KV_ROPE_DIMENSION_COUNT_SWA }) {
+        saver.add_kv(key, uint32_t(64));
+    }
+    return res;
+}
+
+// the layers of E2B: of 30 the first 20 have KV, and every fifth has full attention
+static gguf_context_ptr make_gemma3n() {
+    gguf_context_ptr res = get_gguf_ctx(LLM_ARCH_GEMMA3N, false);
+    llama_model_saver saver(LLM_ARCH_GEMMA3N, res.get());
+    saver.add_kv(LLM_KV_BLOCK_COUNT, uint32_t(30));
+    saver.add_kv(LLM_KV_ATTENTION_SLIDING_WINDOW_PATTERN, uint32_t(5));
+    saver.add_kv(LLM_KV_ATTENTION_HEAD_COUNT, uint32_t(4));
+    saver.add_kv(LLM_KV_ATTENTION_HEAD_COUNT_KV, uint32_t(2));
+    for (const llm_kv key : { LLM_KV_ATTENTION_KEY_LENGTH, LLM_KV_ATTENTION_VALUE_LENGTH, LLM_KV_ROPE_DIMENSION_COUNT }) {
+        saver.add_kv(key, uint32_t(64));
+    }
+    return res;
+}
+
+// upstream's saver does not know all keys and tensors of these. k_is_v: layers with full attention have no weights for V
+static void save(gguf_context * gguf, bool k_is_v, size_t seed, const std::string & path) {
+    const auto [model, ctx] = get_model_and_ctx(gguf, nullptr, seed, 0.1f, {});
+    gguf_context_ptr out(gguf_init_empty());
+    gguf_set_kv(out.get(), gguf);
+    for (const auto & [name, tensor] : model->tensors_by_name) {
+        int il = -1;
+        char part[8] = "";
+        sscanf(name.c_str(), "blk.%d.%6s", &il, part);
+        if (gguf_find_tensor(out.get(), name.c_str()) >= 0 || (k_is_v && strcmp(part, "attn_v") == 0 && !model->hparams.is_swa(il))) {
+            continue;
+        }
+        if (name.find("attn_q_norm") != std::string::npos) { // or all keys would get about the same attention
+            std::vector<float> values(ggml_nelements(tensor));
+            ggml_backend_tensor_get(tensor, values.data(), 0, ggml_nbytes(tensor));
+            std::transform(values.begin(), values.end(), values.begin(), [](float x) { return 20.0f * x; });
+            ggml_backend_tensor_set(tensor, values.data(), 0, ggml_nbytes(tensor));
+        }
+        gguf_add_tensor(out.get(), tensor);
+    }
+    GGML_ASSERT(gguf_write_to_file(out.get(), path.c_str(), false));
+}
+
 int main(int argc, char ** argv) {
     ggml_backend_load_all();
     const int rc = llama_archs_main(argc, argv);
     if (rc != 0 || argc != 5 || strcmp(argv[1], "-s") != 0 || strcmp(argv[3], "-o") != 0) {
         return rc;
     }
+    const size_t seed = std::stoull(argv[2]);
+    const std::string folder = std::string(argv[4]) + "/";
+    for (const gemma4 & kind : GEMMA4) {
+        save(make_gemma4(kind).get(), kind.n_shared == 0, seed, folder + kind.name + ".gguf");
+    }
+    save(make_gemma3n().get(), false, seed, folder + "gemma3n-dense.gguf");
     for (const llm_arch arch : HYBRIDS) {
         for (const bool moe : { false, true }) {
             if (moe ? moe_implemented(arch) : !moe_mandatory(arch)) {
                 const auto gguf = with_layers(arch, moe);
-                const auto [model, ctx] = get_model_and_ctx(gguf.get(), nullptr, std::stoull(argv[2]), 0.1f, {});
-                llama_model_save_to_file(model.get(), (std::string(argv[4]) + "/" + llm_arch_name(arch) + (moe ? "-moe.gguf" : "-dense.gguf")).c_str());
+                const auto [model, ctx] = get_model_and_ctx(gguf.get(), nullptr, seed, 0.1f, {});
+                llama_model_save_to_file(model.get(), (folder + llm_arch_name(arch) + (moe ? "-moe.gguf" : "-dense.gguf")).c_str());
             }
         }
     }

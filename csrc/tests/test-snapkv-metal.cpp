@@ -459,12 +459,12 @@ static void test_supports() {
     }
     {
         scoring in(s);
-        in.q->ne[2] = 17 * in.k->ne[2];
+        in.q->ne[2] = 65 * in.k->ne[2];
         CHECK(!supports(in.stats));
     }
     {
         scoring in(s);
-        in.q->ne[0] = in.k->ne[0] = 272;
+        in.q->ne[0] = in.k->ne[0] = 528;
         CHECK(!supports(in.stats));
         in.q->ne[0] = in.k->ne[0] = 72;
         CHECK(!supports(in.stats));
@@ -532,13 +532,15 @@ int main(int argc, char ** argv) {
     test_scoring({ GGML_TYPE_F16, 256, 280, 256, 1, 16, 0.0f, true, 127, AVG, TOP });
     test_scoring({ GGML_TYPE_Q4_0, 128, 256, 256, 2, 1, 30.0f, false, 127, MAX, SUM });
     test_scoring({ GGML_TYPE_F32, 16, 257, 256, 1, 3, 0.0f, false, 3, MAX, TOP });
+    test_scoring({ GGML_TYPE_F16, 512, 280, 256, 1, 8, 0.0f, false, 31, AVG, SUM });
+    test_scoring({ GGML_TYPE_F16, 64, 100, 8, 1, 64, 0.0f, false, 7, MAX, TOP });
 
     for (int c = 0; c < 60; ++c) {
-        const int dims[] = { 64, 96, 128, 256, 80, 112 };
+        const int dims[] = { 64, 96, 128, 256, 512, 80, 112 };
         const int maxima[] = { 32, 64, 96, 256, 300 };
         shape s;
         s.type = types[c % 5];
-        s.head_dim = dims[pick(0, ggml_is_quantized(s.type) ? 3 : 5)];
+        s.head_dim = dims[pick(0, ggml_is_quantized(s.type) ? 4 : 6)];
         s.g = c % 4 == 0 ? pick(1, 16) : pick(1, 4);
         s.w = c % 6 == 0 ? pick(1, 100) : pick(1, 20);
         s.n_head_kv = pick(1, 2);
@@ -563,6 +565,7 @@ int main(int argc, char ** argv) {
         test_evict(type, 64, 3, 50, 17, 8, 42);
         test_evict(type, 128, 2, 300, 100, 32, 268);
         test_evict(type, 256, 1, 40, 0, 40, 0);
+        test_evict(type, 512, 2, 60, 20, 8, 52);
         test_evict(type, 96, 4, 9, 9, 0, 9);
     }
     test_evict(GGML_TYPE_F16, 80, 5, 30, 12, 3, 20);  // units of 16 bytes

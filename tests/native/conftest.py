@@ -26,7 +26,7 @@ def binaries() -> Path:
 
 @pytest.fixture(scope="session")
 def arch_models(binaries: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with one tiny GGUF for each architecture that upstream's test can build."""
+    """Folder with one tiny GGUF for each architecture that make-arch-models can build."""
     folder = tmp_path_factory.mktemp("architectures")
     command = [binaries / "make-arch-models", "-s", "1", "-o", folder]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

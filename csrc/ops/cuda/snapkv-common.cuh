@@ -12,5 +12,5 @@ void snapkv_cuda_votes(cudaStream_t stream, const snapkv_op_params & params, ggm
 void snapkv_cuda_select(cudaStream_t stream, const snapkv_op_params & params, ggml_tensor * op);
 void snapkv_cuda_evict(cudaStream_t stream, const snapkv_op_params & params, ggml_tensor * op);
 
-// whether STATS and VOTES have kernels for the head size
-bool snapkv_cuda_has_head_dim(int64_t head_dim);
+// rows of the window that STATS and VOTES take with this head size; 0: they have no kernels for it
+int64_t snapkv_cuda_max_window(int64_t head_dim);

@@ -25,11 +25,12 @@ static bool supports_score(const snapkv_op_params & params, const ggml_tensor * 
     const int64_t n_head_kv = k->ne[2];
     const int64_t w = q->ne[1];
     const int64_t n_head = q->ne[2];
-    if (q->ne[0] != head_dim || !snapkv_cuda_has_head_dim(head_dim) || q->nb[0] != sizeof(float) || k->nb[0] != ggml_type_size(k->type) ||
+    if (q->ne[0] != head_dim || q->nb[0] != sizeof(float) || k->nb[0] != ggml_type_size(k->type) ||
             q->ne[3] != 1 || k->ne[3] != 1) {
         return false;
     }
-    if (w < 1 || w > 256 || n < w || n > INT32_MAX / 2 || n_head_kv < 1 || n_head_kv > 65535 || n_head % n_head_kv != 0 || n_head / n_head_kv > 16) {
+    if (w < 1 || w > snapkv_cuda_max_window(head_dim) || n < w || n > INT32_MAX / 2 || n_head_kv < 1 || n_head_kv > 65535 || n_head % n_head_kv != 0 ||
+            n_head / n_head_kv > SNAPKV_OP_MAX_GROUP) {
         return false;
     }
     if (params.kind == SNAPKV_OP_STATS) {

@@ -4,7 +4,8 @@
 // A block has a KV head and a range of keys. K goes through shared memory in tiles of KT keys; a warp has 16*M query rows of one
 // query head, their Q in registers for the whole range, and multiplies them with each tile. Query heads begin at a warp: rows
 // past the window are zeros. A block has up to 256 rows, so that a whole head fits; more heads than fit take further launches.
-// M = 2 reads shared memory half as often; it needs registers for 32 rows and an even number of 16 rows a head.
+// M = 2 reads shared memory half as often; it needs registers for 32 rows and an even number of 16 rows a head. Heads of 512 take
+// half of the rows, of the keys and of the results at once: their Q alone is 128 registers, their tile would be 65 KB.
 //
 // mma.m16n8k16, lane l of a warp: the accumulators 0, 1 are row l/4, columns 2*(l%4), +1 of the 16x8 result; 2, 3 are row l/4 + 8.
 #pragma once
@@ -17,24 +18,29 @@
 #include <math.h>
 #include <type_traits>
 
-static constexpr int KT = 64; // keys of a tile
-static constexpr int MAX_ROWS = 256;
 static constexpr float LOG2E = 1.4426950408889634f;
 
-template <int M> struct warp_shape {
+// query rows of a block
+static constexpr int max_rows(int64_t head_dim) {
+    return head_dim <= 256 ? 256 : 128;
+}
+
+template <int D, int M> struct warp_shape {
     static constexpr int rows = 16 * M;
-    static constexpr int nt = 8 / M; // results of 8 keys that a warp has at once, for as many accumulators with either M
+    static constexpr int nt = (D <= 256 ? 8 : 4) / M; // results of 8 keys that a warp has at once, for as many accumulators with either M
     static constexpr int keys = 8 * nt;
-    static constexpr int max_threads = MAX_ROWS / rows * 32;
+    static constexpr int max_threads = max_rows(D) / rows * 32;
+    static constexpr int min_blocks = D <= 256 ? 512 / max_threads : 1; // of a multiprocessor
 };
 
-template <int M> using acc_t = float[M][warp_shape<M>::nt][4];
+template <int D, int M> using acc_t = float[M][warp_shape<D, M>::nt][4];
 
 template <int D> struct tile_shape {
+    static constexpr int keys = D <= 256 ? 64 : 32;
     static constexpr int chunks = D / 8;           // of 8 elements, 16 bytes
     static constexpr int stride = D * 2 + 16;      // bytes; an odd number of chunks: ldmatrix's 8 rows meet all banks
     static constexpr int stages = D <= 160 ? 3 : 2; // with the rest below 99 KB, the limit of compute capability 8.6
-    static constexpr int bytes = KT * stride;
+    static constexpr int bytes = keys * stride;
 };
 
 enum k_kind { K_F16_ALIGNED, K_F16, K_BF16, K_F32, K_Q8_0, K_Q4_0 };
@@ -173,9 +179,9 @@ static __device__ __forceinline__ uint4 load8(const char * row, int c, k_kind ki
     }
 }
 
-// keys j0 .. j0 + KT - 1, zeros where there is no such key
+// keys j0 .. j0 + tile_shape<D>::keys - 1, zeros where there is no such key
 template <int D> static __device__ __forceinline__ void load_tile(char * tile, const score_args & a, const char * k, int j0) {
-    constexpr int n_chunks = KT * tile_shape<D>::chunks;
+    constexpr int n_chunks = tile_shape<D>::keys * tile_shape<D>::chunks;
     if (a.kind == K_F16_ALIGNED) {
 #pragma unroll 4
         for (int i = threadIdx.x; i < n_chunks; i += blockDim.x) {
@@ -213,7 +219,7 @@ template <int D> struct tile_queue {
 
     __device__ __forceinline__ void load(int t) const {
         if (t < n_tiles) {
-            load_tile<D>(tiles + t % stages * tile_shape<D>::bytes, a, k, start + t * KT);
+            load_tile<D>(tiles + t % stages * tile_shape<D>::bytes, a, k, start + t * tile_shape<D>::keys);
         }
         snapkv_cp_async_commit(); // an empty group as well: waiting counts them
     }
@@ -257,8 +263,8 @@ template <int D, int M> static __device__ __forceinline__ void load_q(uint32_t (
 //
 
 // the warp's rows times the keys from this row of the tile on, capped but not scaled
-template <int D, int M> static __device__ __forceinline__ void products(acc_t<M> & acc, const uint32_t (&qf)[M][D / 16][4], const char * tile, const score_args & a) {
-    constexpr int nt = warp_shape<M>::nt;
+template <int D, int M> static __device__ __forceinline__ void products(acc_t<D, M> & acc, const uint32_t (&qf)[M][D / 16][4], const char * tile, const score_args & a) {
+    constexpr int nt = warp_shape<D, M>::nt;
     const int lane = threadIdx.x % 32;
     // matrices of an ldmatrix: keys 0-7 with dims 0-7 and 8-15, keys 8-15 with the same
     const char * rows = tile + (lane / 16 * 8 + lane % 8) * tile_shape<D>::stride + lane / 8 % 2 * 16;
@@ -291,16 +297,16 @@ template <int D, int M> static __device__ __forceinline__ void products(acc_t<M>
 }
 
 // puts a value where the row does not see the key: row r sees keys 0 .. n - w + r
-template <int M> static __device__ __forceinline__ void mask(acc_t<M> & acc, float value, const score_args & a, int row0, int j0) {
+template <int D, int M> static __device__ __forceinline__ void mask(acc_t<D, M> & acc, float value, const score_args & a, int row0, int j0) {
     const int first = a.n - a.w;
-    if (j0 + warp_shape<M>::keys <= first + 1) {
+    if (j0 + warp_shape<D, M>::keys <= first + 1) {
         return;
     }
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int m = 0; m < M; ++m) {
 #pragma unroll
-        for (int t = 0; t < warp_shape<M>::nt; ++t) {
+        for (int t = 0; t < warp_shape<D, M>::nt; ++t) {
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
                 const int r = row0 + m * 16 + e / 2 * 8 + lane / 4;
@@ -315,7 +321,7 @@ template <int M> static __device__ __forceinline__ void mask(acc_t<M> & acc, flo
 // launches
 //
 
-#define SNAPKV_HEAD_DIMS(X) X(32) X(64) X(80) X(96) X(112) X(128) X(160) X(192) X(256)
+#define SNAPKV_HEAD_DIMS(X) X(32) X(64) X(80) X(96) X(112) X(128) X(160) X(192) X(256) X(512)
 
 // the M of a kernel: 32 rows of more than 128 dims do not fit the registers
 template <int D, typename F> static void with_rows_per_warp(int64_t w, F && launch) {
@@ -356,8 +362,8 @@ static score_args make_args(const snapkv_op_params & params, const ggml_tensor *
 }
 
 // query heads of a launch: as even as the launches can be
-template <int M> static int heads_per_launch(const score_args & a) {
-    const int most = MAX_ROWS / (a.warps_per_head * warp_shape<M>::rows);
+template <int D, int M> static int heads_per_launch(const score_args & a) {
+    const int most = max_rows(D) / (a.warps_per_head * warp_shape<D, M>::rows);
     const int n_launches = (a.g + most - 1) / most;
     return (a.g + n_launches - 1) / n_launches;
 }
@@ -383,10 +389,11 @@ template <typename... P> static int n_resident(void (*kernel)(P...), int threads
 }
 
 // keys of a block such that all blocks run at once, each of whole tiles with `overlap` keys that others have, too
-static int range_keys(int n, int64_t max_splits, int overlap) {
+template <int D> static int range_keys(int n, int64_t max_splits, int overlap) {
+    constexpr int tile = tile_shape<D>::keys;
     const int least = 4 + overlap / 16;
     const int n_splits = (int) (max_splits > 1 ? max_splits : 1);
     const int keys = (n + n_splits - 1) / n_splits;
-    const int tiles = (keys + overlap + KT - 1) / KT;
-    return (tiles > least ? tiles : least) * KT - overlap;
+    const int tiles = (keys + overlap + tile - 1) / tile;
+    return (tiles > least ? tiles : least) * tile - overlap;
 }

@@ -25,15 +25,16 @@ static __device__ __forceinline__ row_stats merge_lane(row_stats a, int mask) {
 }
 
 // part [n_splits][n_head][w]: statistics over a range of keys
-template <int D, int M> static __global__ void __launch_bounds__(warp_shape<M>::max_threads, 512 / warp_shape<M>::max_threads)
+template <int D, int M> static __global__ void __launch_bounds__(warp_shape<D, M>::max_threads, warp_shape<D, M>::min_blocks)
         snapkv_stats_kernel(score_args a, float2 * part) {
     extern __shared__ uint4 smem[];
     char * tiles = reinterpret_cast<char *>(smem);
-    constexpr int nt = warp_shape<M>::nt;
+    constexpr int nt = warp_shape<D, M>::nt;
+    constexpr int KT = tile_shape<D>::keys;
 
     const int lane = threadIdx.x % 32;
     const int warp = threadIdx.x / 32;
-    const int row0 = warp % a.warps_per_head * warp_shape<M>::rows;
+    const int row0 = warp % a.warps_per_head * warp_shape<D, M>::rows;
     const int head = blockIdx.y * a.g + a.head0 + warp / a.warps_per_head;
     const int start = blockIdx.x * a.range;
     const int n_tiles = (min(a.n, start + a.range) - start + KT - 1) / KT;
@@ -48,14 +49,14 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<M>::
         const char * tile = queue.next(t);
 
 #pragma unroll 1
-        for (int j = 0; j < KT; j += warp_shape<M>::keys) {
-            acc_t<M> acc;
+        for (int j = 0; j < KT; j += warp_shape<D, M>::keys) {
+            acc_t<D, M> acc;
             products<D, M>(acc, qf, tile + j * tile_shape<D>::stride, a);
 #pragma unroll
             for (int i = 0; i < M * nt * 4; ++i) {
                 acc[i / 4 / nt][i / 4 % nt][i % 4] *= a.scale;
             }
-            mask<M>(acc, -INFINITY, a, row0, start + t * KT + j);
+            mask<D, M>(acc, -INFINITY, a, row0, start + t * KT + j);
 
 #pragma unroll
             for (int i = 0; i < M * 2; ++i) {
@@ -120,13 +121,13 @@ static __global__ void snapkv_stats_merge_kernel(float2 * out, const float2 * pa
 template <int D, int M>
 static void launch_stats(cudaStream_t stream, score_args a, float2 * out, const float * sinks, int64_t n_head_kv, int64_t max_splits) {
     static std::atomic<uint64_t> prepared{ 0 };
-    a.warps_per_head = (a.w + warp_shape<M>::rows - 1) / warp_shape<M>::rows;
+    a.warps_per_head = (a.w + warp_shape<D, M>::rows - 1) / warp_shape<D, M>::rows;
     const int64_t n_rows = n_head_kv * a.g * a.w;
-    const int n_heads = heads_per_launch<M>(a);
+    const int n_heads = heads_per_launch<D, M>(a);
     const size_t smem = tile_shape<D>::stages * tile_shape<D>::bytes;
 
     const int64_t resident = n_resident(snapkv_stats_kernel<D, M>, n_heads * a.warps_per_head * 32, smem, prepared) / n_head_kv;
-    a.range = range_keys(a.n, resident < max_splits ? resident : max_splits, 0);
+    a.range = range_keys<D>(a.n, resident < max_splits ? resident : max_splits, 0);
     const int n_splits = (a.n + a.range - 1) / a.range;
 
     float2 * part = out + n_rows;
@@ -138,13 +139,13 @@ static void launch_stats(cudaStream_t stream, score_args a, float2 * out, const 
     snapkv_stats_merge_kernel<<<(unsigned) ((n_rows + 3) / 4), 128, 0, stream>>>(out, part, sinks, (int) n_rows, a.w, n_splits);
 }
 
-bool snapkv_cuda_has_head_dim(int64_t head_dim) {
+int64_t snapkv_cuda_max_window(int64_t head_dim) {
     switch (head_dim) {
 #define X(D) case D:
         SNAPKV_HEAD_DIMS(X)
 #undef X
-            return true;
-        default: return false;
+        return max_rows(head_dim);
+        default: return 0;
     }
 }
 

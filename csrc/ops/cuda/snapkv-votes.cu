@@ -69,16 +69,17 @@ static __device__ __forceinline__ float pooled(const votes_args & v, const float
 // A block's keys are followed and preceded by half a kernel, so that it can pool alone. A tile goes through three steps, each
 // an iteration behind the former, so that one barrier an iteration does:
 //     the warps' column sums -> part;  sums over warps -> ring, mass;  pooling of the ring -> votes
-template <int D, int M> static __global__ void __launch_bounds__(warp_shape<M>::max_threads, 512 / warp_shape<M>::max_threads)
+template <int D, int M> static __global__ void __launch_bounds__(warp_shape<D, M>::max_threads, warp_shape<D, M>::min_blocks)
         snapkv_votes_kernel(score_args a, votes_args v) {
     extern __shared__ uint4 smem[];
     char * tiles = reinterpret_cast<char *>(smem);
-    constexpr int nt = warp_shape<M>::nt;
+    constexpr int nt = warp_shape<D, M>::nt;
+    constexpr int KT = tile_shape<D>::keys;
 
     const int lane = threadIdx.x % 32;
     const int warp = threadIdx.x / 32;
     const int n_warps = blockDim.x / 32;
-    const int row0 = warp % a.warps_per_head * warp_shape<M>::rows;
+    const int row0 = warp % a.warps_per_head * warp_shape<D, M>::rows;
     const int head = blockIdx.y * a.g + a.head0 + warp / a.warps_per_head;
     const int half = v.kernel_size / 2;
     const int out0 = blockIdx.x * a.range; // of the range that this block writes
@@ -174,15 +175,15 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<M>::
         }
         float * dst = part + t % 2 * part_size + warp * KT;
 #pragma unroll 1
-        for (int j = 0; j < KT; j += warp_shape<M>::keys) {
-            acc_t<M> acc;
+        for (int j = 0; j < KT; j += warp_shape<D, M>::keys) {
+            acc_t<D, M> acc;
             products<D, M>(acc, qf, tile + j * tile_shape<D>::stride, a);
 #pragma unroll
             for (int i = 0; i < M * nt * 4; ++i) {
                 float & x = acc[i / 4 / nt][i / 4 % nt][i % 4];
                 x = snapkv_exp2(fmaf(x, a.scale, -off[i / 4 / nt * 2 + i % 4 / 2]));
             }
-            mask<M>(acc, 0.0f, a, row0, start + t * KT + j);
+            mask<D, M>(acc, 0.0f, a, row0, start + t * KT + j);
 
             float x[nt][2];
 #pragma unroll
@@ -213,13 +214,13 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<M>::
 
 template <int D, int M> static void launch_votes(cudaStream_t stream, score_args a, votes_args v, int64_t n_head_kv) {
     static std::atomic<uint64_t> prepared{ 0 };
-    a.warps_per_head = (a.w + warp_shape<M>::rows - 1) / warp_shape<M>::rows;
-    const int n_heads = heads_per_launch<M>(a);
+    a.warps_per_head = (a.w + warp_shape<D, M>::rows - 1) / warp_shape<D, M>::rows;
+    const int n_heads = heads_per_launch<D, M>(a);
     const int n_warps = n_heads * a.warps_per_head;
     const int n_rings = v.pools_heads() ? n_heads : 1;
-    const size_t smem = tile_shape<D>::stages * tile_shape<D>::bytes + sizeof(float) * (2 * (v.reduce_max ? 2 : 1) * n_warps * KT + n_rings * RING_STRIDE);
+    const size_t smem = tile_shape<D>::stages * tile_shape<D>::bytes + sizeof(float) * (2 * (v.reduce_max ? 2 : 1) * n_warps * tile_shape<D>::keys + n_rings * RING_STRIDE);
 
-    a.range = range_keys(a.n, n_resident(snapkv_votes_kernel<D, M>, n_warps * 32, smem, prepared) / n_head_kv, v.kernel_size - 1);
+    a.range = range_keys<D>(a.n, n_resident(snapkv_votes_kernel<D, M>, n_warps * 32, smem, prepared) / n_head_kv, v.kernel_size - 1);
     for (a.head0 = 0; a.head0 < a.g; a.head0 += a.n_heads) {
         a.n_heads = a.g - a.head0 < n_heads ? a.g - a.head0 : n_heads;
         v.add = a.head0 > 0;

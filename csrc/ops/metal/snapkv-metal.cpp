@@ -108,7 +108,9 @@ static snapkv_metal_scoring_args scoring_args(ggml_metal_device_t dev, const ggm
     args.w = (int32_t) q->ne[1];
     args.n_head_kv = (int32_t) k->ne[2];
     args.g = (int32_t) (q->ne[2] / k->ne[2]);
-    args.tile = args.head_dim <= 128 ? 32 : 16; // about 17 KB
+    for (args.tile = 32; args.tile * args.head_dim > 32 * 128;) { // about 17 KB
+        args.tile /= 2;
+    }
     args.scale = params.scale;
     args.softcap = params.softcap;
     if (params.kind == SNAPKV_OP_STATS) {
@@ -142,9 +144,9 @@ static bool supports_scoring(ggml_metal_device_t dev, const ggml_tensor * op, co
     const int64_t g = q->ne[2] / k->ne[2];
     const size_t align = k->type == GGML_TYPE_F32 ? 4 : 2;
     if (!rows_contiguous(q) || !rows_contiguous(k) || q->nb[1] % 4 != 0 || q->nb[2] % 4 != 0 || k->nb[1] % align != 0 || k->nb[2] % align != 0 ||
-            head_dim != q->ne[0] || head_dim % 16 != 0 || head_dim % ggml_blck_size(k->type) != 0 || head_dim > 256 ||
-            q->ne[1] < 1 || q->ne[1] > 256 || q->ne[1] > k->ne[1] || k->ne[1] > INT32_MAX / 2 ||
-            g < 1 || g > 16 || g * k->ne[2] != q->ne[2] || q->ne[3] != 1 || k->ne[3] != 1 || !ggml_is_contiguous(op)) {
+            head_dim != q->ne[0] || head_dim % 16 != 0 || head_dim % ggml_blck_size(k->type) != 0 || head_dim > SNAPKV_OP_MAX_HEAD_DIM ||
+            q->ne[1] < 1 || q->ne[1] > SNAPKV_OP_MAX_ROWS || q->ne[1] > k->ne[1] || k->ne[1] > INT32_MAX / 2 ||
+            g < 1 || g > SNAPKV_OP_MAX_GROUP || g * k->ne[2] != q->ne[2] || q->ne[3] != 1 || k->ne[3] != 1 || !ggml_is_contiguous(op)) {
         return false;
     }
     if (params.kind == SNAPKV_OP_STATS) {
