@@ -15,19 +15,19 @@ EQUAL_CHUNKS = "vault, equal chunks"
 WAYS = {
     "full": "full cache, question in the first one's place",
     "full turn": "full cache, after the first question and its answer",
-    "one-shot": "rows kept for the first question, asked after it",
-    "anew": "prefill anew",
+    "one-shot": "rows kept for the first question, after it",
+    "anew": "new prefill",
     "vault": "vault",
     EQUAL_CHUNKS: "vault, from a place where a chunk ends",
-    "document": "document's file, all questions",
+    "document": "the document's file, all questions",
 }
 
 
 def questions(results: Path) -> str:
-    """Right answers and seconds by way of asking, and how far the vault is from prefills anew."""
+    """Right answers and seconds by way of asking, and how far the vault is from new prefills."""
     files = sorted(results.glob("questions-*.json"))
     tables = [_questions(json.loads(file.read_text())) for file in files]
-    return "\n\n".join(tables) or "Many questions to one document: not measured yet."
+    return "\n\n".join(tables) or "Many questions to one document are not measured yet."
 
 
 def _questions(record: Record) -> str:
@@ -48,9 +48,10 @@ def _questions(record: Record) -> str:
     ]
     head = ["", "budget", "right", "KL", "tokens computed", head_seconds]
     lines = [
-        f"One document of {settings['n_prompt']:,} tokens with {settings['n_questions']} facts, "
-        f"task `{settings['task']}`, one question for each. Tokens and {head_seconds} until the first "
-        f"token of a later question can be chosen, medians. {_where(record)}\n",
+        f"One document of {settings['n_prompt']:,} tokens holds {settings['n_questions']} facts of the "
+        f"task `{settings['task']}`, and there is one question for each. Tokens and {head_seconds} are "
+        f"what a later question takes until the first token of its answer can be chosen; these are "
+        f"medians. {_where(record)}\n",
         *table(head, cells),
     ]
     by_way = {(row["way"], row["budget"]): row for row in rows}
@@ -63,14 +64,15 @@ def _against_anew(by_way: dict[tuple[str, int], Record], budget: int) -> str:
     row, equal = by_way["vault", budget], by_way[EQUAL_CHUNKS, budget]["against_anew"]
     off, ratios = row["against_anew"], row["seconds_cpu_ratios"]
     return (
-        f"Budget {budget}, the vault against prefills anew: {statistics.median(ratios):.3f} times "
-        f"the CPU seconds (at most {max(ratios):.3f}); {off['same_answer_tokens']:.0%} of the "
-        f"answers' tokens are the same; kept sets have a Jaccard index of "
-        f"{off['jaccard_mean']:.3f} (mean over layers and heads; least {off['jaccard_min']:.2f}), "
-        f"logits differ by {off['logits_largest_difference_question']:.1f} at most after the "
-        f"question and {off['logits_largest_difference_answer']:.1f} in the answer. Computed in "
-        f"equal chunks: Jaccard {equal['jaccard_mean']:.3f} (least {equal['jaccard_min']:.2f}), "
-        f"{equal['logits_largest_difference_question']:.1f} and "
+        f"With a budget of {budget}, the vault takes {statistics.median(ratios):.3f} times the CPU "
+        f"seconds of a new prefill (at most {max(ratios):.3f}). {off['same_answer_tokens']:.0%} of "
+        f"the answers' tokens are the same. The kept sets have a Jaccard index of "
+        f"{off['jaccard_mean']:.3f} (mean over layers and heads; the least is "
+        f"{off['jaccard_min']:.2f}), and logits differ by "
+        f"{off['logits_largest_difference_question']:.1f} at most after the question and by "
+        f"{off['logits_largest_difference_answer']:.1f} in the answer. If both compute equal chunks, "
+        f"the Jaccard index is {equal['jaccard_mean']:.3f} (the least is {equal['jaccard_min']:.2f}), "
+        f"and logits differ by {equal['logits_largest_difference_question']:.1f} and "
         f"{equal['logits_largest_difference_answer']:.1f}."
     )
 
@@ -79,41 +81,46 @@ def endless(results: Path) -> str:
     """Speed at both ends of a long answer, evictions, and KL to the full cache between them."""
     record = _load(results / "endless-smollm2.json")
     if record is None:
-        return "Answers beyond the cells: not measured yet."
+        return "Answers beyond the cells are not measured yet."
     settings = record["settings"]
     config = settings["snapkv"]
     events = record["speed"][0]["cpu"]
     answer = next(run["completion"] for run in record["speed"] if "completion" in run)
     lines = [
-        f"{settings['n_new']:,} tokens after {settings['n_prompt']:,}, budget {config['budget']}, "
-        f"room {config['decode_cells']}; temperature {settings['temperature']}, no "
-        f"{settings['n_repeated']} tokens in a row a second time. `create_completion()`: "
-        f"{answer['completion_tokens']:,} tokens, finish_reason `{answer['finish_reason']}`, "
-        f"{answer['n_evictions']} evictions. {_where(record)}\n",
+        f"The model writes {settings['n_new']:,} tokens after {settings['n_prompt']:,}, with a budget of "
+        f"{config['budget']} and room for {config['decode_cells']} tokens. The temperature is "
+        f"{settings['temperature']}, and no {settings['n_repeated']} tokens in a row come a second time. "
+        f"`create_completion()` gave {answer['completion_tokens']:,} tokens, with the finish_reason "
+        f"`{answer['finish_reason']}` and {answer['n_evictions']} evictions. {_where(record)}\n",
         *table(
             ["seed", "evictions", "CPU seconds of each", *_SPEEDS],
             [_speed(run) for run in record["speed"]],
         ),
-        "\nThe last three: tokens per second, of the first 500 tokens and of the last. By the clock, "
-        f"other programs count too; evictions in these tokens: {events['first']['n_events']} and "
-        f"{events['last']['n_events']}.",
+        "\nThe last three columns are tokens per second, of the first 500 tokens and of the last, and "
+        "their ratio. By the clock, other programs count as well. In these tokens there were "
+        f"{events['first']['n_events']} and {events['last']['n_events']} evictions.",
     ]
     for text in record["quality"]:
-        by_way = text["kl_by_stretch"]
+        author, by_way = text["continued by"], text["kl_by_stretch"]
         n = len(by_way["ours"])
         cells = [
             [way, *(f"{kl:.3f}" for kl in (statistics.fmean(kls), *kls))]
             for way, kls in by_way.items()
         ]
         told = [
-            f"{pair.split(' / ')[0]} is nearer than the window in {found['n_nearer']} of {found['n']}"
+            f"`{pair.split(' / ')[0]}` in {found['n_nearer']} of {found['n']}"
             for pair, found in text["against"].items()
         ]
         head = ["KL to the full cache", "mean", *(str(i) for i in range(1, n + 1))]
-        lines += [f"\nContinued by {text['continued by']}: {'; '.join(told)} stretches.\n"]
+        lines += [
+            f"\nThe text is continued by {_AUTHORS.get(author, author)}. Nearer to the full cache than the "
+            f"sliding window are {' and '.join(told)} stretches.\n"
+        ]
         lines += table(head, cells)
     return "\n".join(lines)
 
+
+_AUTHORS = {"ours": "the model, with our cache"}
 
 _SPEEDS = {
     "median": ("cpu", "tokens_per_second_median"),

@@ -76,7 +76,7 @@ def short(results: Path) -> str:
         for budget in BUDGETS
         if any(cell.model == model and _is_measured(cell, budget) for cell in cells)
     ]
-    return "\n\n".join(parts) or "What compression costs in quality: not measured yet."
+    return "\n\n".join(parts) or "What compression costs in quality is not measured yet."
 
 
 def by_bytes(results: Path) -> str:
@@ -84,13 +84,13 @@ def by_bytes(results: Path) -> str:
     cells = [cell for cell in _cells(results) if len(cell.record["settings"]["kv_types"]) > 1]
     models = dict.fromkeys(cell.model for cell in cells)
     parts = [_by_bytes([cell for cell in cells if cell.model == model]) for model in models]
-    return "\n\n".join(parts) or "Quantized caches and kept rows: not measured yet."
+    return "\n\n".join(parts) or "Quantized caches and kept rows are not measured yet."
 
 
 def everything(results: Path) -> str:
     """A table for each record, task and length: all policies with their intervals."""
     parts = [_task(n, record, *key) for n, record in _records(results) for key in _keys(record)]
-    return "\n\n".join(parts) or "What compression costs in quality: not measured yet."
+    return "\n\n".join(parts) or "What compression costs in quality is not measured yet."
 
 
 @dataclass(frozen=True)

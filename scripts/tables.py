@@ -3,8 +3,8 @@
     scripts/tables.py           # rewrite them
     scripts/tables.py --check   # fail if they differ
 
-They stand between `<!-- table: NAME -->` and `<!-- end -->`. What has no record is not measured, and
-its table says so.
+They stand between `<!-- table: NAME -->` and `<!-- end -->`. Without a record, a table says that nothing
+is measured yet.
 """
 
 from __future__ import annotations
@@ -57,14 +57,15 @@ def pages() -> list[Path]:
 def jaccard(results: Path) -> str:
     record = _load(results / "kvpress-jaccard.json")
     if record is None:
-        return "Kept positions against kvpress: not measured yet."
+        return "Kept positions against kvpress are not measured yet."
     settings = record["settings"]
     machine = record["machine"]
     model = re.sub(r"-Instruct.*", "", settings["model"])
     return (
-        f"Kept positions against kvpress {record['versions']['kvpress']} in float32, {model}, "
-        f"{settings['n_prompt']:,} tokens, budget {settings['budget']}: mean Jaccard "
-        f"{record['jaccard_mean']:.3f}\n(`tests/kvpress/compare.py`; {machine['cores']}-core CPU)."
+        f"With {model}, {settings['n_prompt']:,} tokens and a budget of {settings['budget']}, the "
+        f"positions that are kept and those of kvpress {record['versions']['kvpress']} in float32 "
+        f"have a mean Jaccard index of {record['jaccard_mean']:.3f}\n"
+        f"(`tests/kvpress/compare.py`, on a {machine['cores']}-core CPU)."
     )
 
 
@@ -72,7 +73,7 @@ def cpu(results: Path) -> str:
     memory = _load(results / "memory-smollm2-8k.json")
     speed = _load(results / "speed-smollm2-8k.json")
     if memory is None or speed is None:
-        return "Memory and speed on a CPU: not measured yet."
+        return "Memory and speed on a CPU are not measured yet."
     settings, machine = memory["settings"], memory["machine"]
     by_mode = {run["mode"]: run for run in memory["runs"]}
     full = by_mode.pop("full")
@@ -94,13 +95,13 @@ def cpu(results: Path) -> str:
     prefill = speed["summary"]["seconds_prefill"]
     return "\n".join(
         [
-            f"{memory['model']}, {settings['n_prompt']:,} prompt tokens, budget "
-            f"{settings['budget']} ({machine['cpu']}, {machine['cores']} cores, CPU only).\n",
+            f"The model is {memory['model']}, with {settings['n_prompt']:,} prompt tokens and a budget "
+            f"of {settings['budget']} ({machine['cpu']}, {machine['cores']} cores, without a GPU).\n",
             *table(["", "full cache", *heads.values()], cells),
-            f"\nDecode at this length: {decode['g1']:.1f} tokens/s against {decode['full']:.1f} "
-            f"with the full cache, {decode['ratio_of_medians']:.1f} times as fast. Prefill with "
-            f"G = 1 takes {prefill['ratio_of_medians']:.2f} times as long as plain prefill. "
-            f"Medians of {len(decode['ratios_of_pairs'])} alternating runs.",
+            f"\nAt this length it decodes {decode['g1']:.1f} tokens/s, and {decode['full']:.1f} with the "
+            f"full cache: {decode['ratio_of_medians']:.1f} times as many. Prefill with G = 1 takes "
+            f"{prefill['ratio_of_medians']:.2f} times as long as plain prefill. These are medians of "
+            f"{len(decode['ratios_of_pairs'])} alternating runs.",
         ]
     )
 
@@ -108,7 +109,7 @@ def cpu(results: Path) -> str:
 def gpu(results: Path) -> str:
     """A table for each device; a row has a case and, if it was measured, the full cache beside it."""
     tables = [_device(record) for record in _of_gpus(results)]
-    return "\n\n".join(tables) or "GPUs: not measured yet."
+    return "\n\n".join(tables) or "GPUs are not measured yet."
 
 
 def gpu_short(results: Path) -> str:
@@ -122,7 +123,7 @@ def gpu_short(results: Path) -> str:
                 full = record["summary"].get(case["against"])
                 cells.append([case["label"], record["device"]["name"], *_pairs(case, full)])
     if not cells:
-        return "GPUs: not measured yet."
+        return "GPUs are not measured yet."
     return "\n".join(table(["", "GPU", *_PAIRS], cells))
 
 
@@ -162,20 +163,20 @@ def _device(record: Record) -> str:
     commits = sorted({run["commit"][:9] for run in runs})
     types = sorted({(run["settings"]["weights"], run["settings"]["kv_type"]) for run in runs})
     lines = [
-        f"{record['device']['name']}, {' and '.join(f'{w} weights, {kv} KV' for w, kv in types)}. "
-        f"8B and 7B are the shapes of Llama-3.1-8B and Llama-2-7B with random weights, 128K is 131,072 "
-        f"tokens with {runs[0]['settings']['decode_cells']} of room, the budget is 2048 where none is named. "
-        f"Medians; decode is of one sequence, memory the peak, G the layers at once. "
-        f"Commit {', '.join(commits)}.\n",
+        f"{record['device']['name']}, with {' and '.join(f'{w} weights and {kv} KV' for w, kv in types)}. "
+        f"8B and 7B are models of the shapes of Llama-3.1-8B and Llama-2-7B, with random weights. 128K is "
+        f"131,072 tokens, with room for {runs[0]['settings']['decode_cells']} more. The budget is 2048 "
+        f"where none is named. The figures are medians: decode is that of one sequence, device memory is "
+        f"the peak, and G is the number of layers at once. Commit {', '.join(commits)}.\n",
         *table(["", "G", *_PAIRS], cells),
     ]
     kept = record["checks"].get("kept_sets", {})
     if "same_input" in kept:
         means = {name: kept[name]["jaccard_mean"] for name in (*_KEPT, "quantized_weights")}
-        told = ", ".join(f"{text} {means[name]:.3f}" for name, text in _KEPT.items())
+        told = ", and ".join(f"{means[name]:.3f} {text}" for name, text in _KEPT.items())
         lines.append(
-            f"\nKept positions on this device, mean Jaccard ({kept['model']}, {kept['prompt']}): "
-            f"{told}; with the weights as they are {means['quantized_weights']:.3f}."
+            f"\nThe kept positions on this device ({kept['model']}, {kept['prompt']}) have a mean Jaccard "
+            f"index of {told}; with the weights as they are, it is {means['quantized_weights']:.3f}."
         )
     return "\n".join(lines)
 
@@ -183,7 +184,7 @@ def _device(record: Record) -> str:
 def extract(results: Path) -> str:
     record = _load(results / "extract-smollm2.json")
     if record is None:
-        return "`extract` against BM25: not measured yet."
+        return "`extract` against BM25 is not measured yet."
     settings, machine = record["settings"], record["machine"]
     passages = {case["passage"] for case in record["cases"]}
     units = {"sentence": "sentences", "function": "functions", "all": "all"}
@@ -198,9 +199,9 @@ def extract(results: Path) -> str:
     head += ["`extract` first", "BM25 first", "difference"]
     head += ["`extract` in first 5", "BM25 in first 5", "difference"]
     lines = [
-        f"{record['model']}, {len(passages)} planted passages; differences are 95 % intervals in "
-        f"percentage points ({machine['cpu']}, {machine['cores']} cores; Python "
-        f"{settings['python']}, whose library is a part of the texts; commit {record['commit'][:9]}).\n",
+        f"The model is {record['model']}, with {len(passages)} planted passages. Differences are 95 % "
+        f"intervals in percentage points. Some of the texts are from the library of Python {settings['python']} "
+        f"({machine['cpu']}, {machine['cores']} cores; commit {record['commit'][:9]}).\n",
         *table(head, rows),
     ]
     return "\n".join(lines)

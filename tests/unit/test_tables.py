@@ -76,7 +76,7 @@ def test_what_was_not_measured_has_no_numbers(tmp_path):
 
 def test_only_the_tables_change(tmp_path):
     text = "before\n<!-- table: gpu -->\nold\n<!-- end -->\nafter\n"
-    expected = "before\n<!-- table: gpu -->\nGPUs: not measured yet.\n<!-- end -->\nafter\n"
+    expected = "before\n<!-- table: gpu -->\nGPUs are not measured yet.\n<!-- end -->\nafter\n"
     assert tables.render(text, tmp_path) == expected
     assert tables.render(expected, tmp_path) == expected
 
@@ -89,7 +89,7 @@ def test_unknown_table(tmp_path):
 def test_gpu_table_has_the_full_cache_beside_each_case(tmp_path):
     (tmp_path / "gpu-test.json").write_text(json.dumps(gpu_record()))
     lines = tables.gpu(tmp_path).splitlines()
-    assert lines[0].startswith("NVIDIA Test, q4_0 weights, f16 KV.")
+    assert lines[0].startswith("NVIDIA Test, with q4_0 weights and f16 KV.")
     assert lines[0].endswith("Commit 012345678.")
     assert lines[4:8] == [
         "| 8B, 16K | 4 | 1,234 | - | 200.0 | - | 7.0 GiB | - |",
@@ -99,8 +99,8 @@ def test_gpu_table_has_the_full_cache_beside_each_case(tmp_path):
     ]
     assert "(m.gguf, station.txt)" in lines[8]
     assert [word for word in lines[8].split() if word.startswith("0.")] == [
-        "0.999,",
-        "0.988;",
+        "0.999",
+        "0.988",
         "0.954.",
     ]
     assert len({line.count("|") for line in lines[2:7]}) == 1
@@ -114,7 +114,7 @@ def test_the_short_gpu_table_begins_with_what_ran_in_8_gib(tmp_path):
     ]
     # a device that has none of these cases has no line
     (tmp_path / "gpu-test.json").write_text(json.dumps(gpu_record()))
-    assert tables.gpu_short(tmp_path) == "GPUs: not measured yet."
+    assert tables.gpu_short(tmp_path) == "GPUs are not measured yet."
 
 
 def test_the_figure_shows_the_records():
