@@ -200,7 +200,8 @@ def extract(results: Path) -> str:
     head += ["`extract` in first 5", "BM25 in first 5", "difference"]
     lines = [
         f"The model is {record['model']}, with {len(passages)} planted passages. Differences are 95 % "
-        f"intervals in percentage points. Some of the texts are from the library of Python {settings['python']} "
+        f"intervals in percentage points. Some of the texts are from the library of Python "
+        f"{settings['python']} "
         f"({machine['cpu']}, {machine['cores']} cores; commit {record['commit'][:9]}).\n",
         *table(head, rows),
     ]
