@@ -26,10 +26,11 @@ _WIDTH = 78
 _HEADER = """\
 # Command line
 
-Written by `scripts/cli_reference.py`: what `--help` says.
+This page has what `--help` says about each command; `scripts/cli_reference.py` writes it.
 
-Results go to stdout, progress and messages to stderr. Exit codes: 0 success, 1 error, 2 wrong usage,
-130 Ctrl-C, 141 nobody reads stdout any more. An error is one line: what, why, and what to do.
+Results go to stdout; progress and messages go to stderr. An error is one line: what it is about, what is
+wrong, and what to do. The exit code is 0 for success, 1 for an error, 2 for wrong usage, 130 for Ctrl-C, and
+141 if nobody reads stdout any more.
 """
 
 

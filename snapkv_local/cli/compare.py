@@ -29,10 +29,11 @@ from snapkv_local.cli.options import json_option
 )
 @json_option
 def compare(files: tuple[Path, ...], html: Path | None, png: Path | None, as_json: bool) -> None:
-    """Put RECORDs of measurements side by side: machines, lengths, full cache and compressed.
+    """Put RECORDs of measurements side by side.
 
-    A RECORD is what `snapkv-local bench --json FILE` or measure/gpu.py wrote. Records of other kinds
-    are skipped.
+    They are of several machines and lengths, with the full cache and with compression. A RECORD is a
+    file that `snapkv-local bench --json FILE` or measure/gpu.py wrote. Records of other kinds are
+    skipped.
     """
     # only now: the records' module needs packages that other commands do without
     from snapkv_local.compare.fits import fits

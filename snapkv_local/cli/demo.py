@@ -66,18 +66,19 @@ class Demo:
     "--tokens",
     type=Size(),
     default=TOKENS,
-    help="Length of the document.  [default: 16k]",
+    help="The length of the document.  [default: 16k]",
 )
 @click.option(
-    "--chat", is_flag=True, help="A model that chats (extra `demo`), about a shorter document."
+    "--chat", is_flag=True, help="Ask a model that chats (extra `demo`), about a shorter document."
 )
 @threads_option
 @json_option
 def demo(tokens: int, chat: bool, threads: int | None, as_json: bool) -> None:
-    """Answer a question about a long document, compressed and with the full cache beside it.
+    """Ask about a long document, with compression and without.
 
-    The document is Python's manual with one sentence put into it, and the model is `needle`, which
-    finds facts in long texts and can do nothing else.
+    It shows both answers, and memory and speed side by side. The document is Python's manual with one
+    sentence put into it, and the model is `needle`, which finds facts in long texts and can do nothing
+    else.
     """
     shown = station() if chat else manual(tokens)
     if not as_json:

@@ -27,7 +27,10 @@ from snapkv_local.report.units import size
 @model_choice(required=False)
 @json_option
 def doctor(model: str | None, as_json: bool) -> None:
-    """Show versions, build, backends and devices; with MODEL, whether it can be compressed."""
+    """Show versions and devices, and whether MODEL can be compressed.
+
+    Without MODEL it shows the versions, the build, and the devices with their backends and ops.
+    """
     report = examine(find_model(model) if model is not None else None)
     if as_json:
         click.echo(json.dumps(report))

@@ -35,7 +35,7 @@ _TASKS = "needle,needles,question-after,continue,code"
     type=List(click.STRING),
     default=_TASKS,
     show_default=True,
-    help="What is asked. There are also question-first, values, queries, keys, hex-keys, trace, "
+    help="The tasks. There are also question-first, values, queries, keys, hex-keys, trace, "
     "count, jsonl:FILE and longbench:FILE.",
 )
 @click.option(
@@ -43,8 +43,8 @@ _TASKS = "needle,needles,question-after,continue,code"
     type=List(click.STRING),
     default="snapkv-paper,default,streaming,random",
     show_default=True,
-    help="Each NAME or NAME:OPTION=VALUE+...; default is snapkv, which is what the engine does without "
-    "settings, and snapkv-paper is the paper's form.",
+    help="The policies, each as NAME or NAME:OPTION=VALUE+...; default is snapkv, which is what the engine "
+    "does without settings, and snapkv-paper is the paper's form.",
 )
 @click.option(
     "--budgets",
@@ -78,17 +78,17 @@ _TASKS = "needle,needles,question-after,continue,code"
     "--depths",
     "n_depths",
     type=click.IntRange(1),
-    help="At how many depths of a document answers stand, such as 10.  [default: at any]",
+    help="At how many depths of a document the answers stand, such as 10.  [default: at any]",
 )
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="The seed that cases are drawn with."
+    "--seed", type=int, default=0, show_default=True, help="The seed for drawing the cases."
 )
 @click.option(
     "--split",
     type=click.Choice(["tune", "test"]),
     default="test",
     show_default=True,
-    help="Choose settings by tune, and report test: the two share no text.",
+    help="Choose settings with tune, and report test; the two share no text.",
 )
 @click.option(
     "--kv-types",
@@ -101,7 +101,7 @@ _TASKS = "needle,needles,question-after,continue,code"
     "--full-kv-types",
     type=List(KvType()),
     default=(),
-    help="Types of full caches to measure beside these, without policies, such as q4_0.",
+    help="Types in which only the full cache is measured, without policies, such as q4_0.",
 )
 @click.option(
     "--window-size",
@@ -122,7 +122,7 @@ _TASKS = "needle,needles,question-after,continue,code"
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0, min_open=True),
-    help="Stop after so many minutes; with --json FILE the same command goes on.",
+    help="Stop after so many minutes; with --json FILE, the same command goes on later.",
 )
 @click.option("--note", help="What a reader of the record should know.")
 @click.option(
@@ -148,7 +148,7 @@ _TASKS = "needle,needles,question-after,continue,code"
     "drawn",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Show this record, or several as one, and measure nothing: without MODEL.",
+    help="Show this record, or several as one, and measure nothing; leave out MODEL.",
 )
 @gather_loading
 def evaluate(
@@ -165,11 +165,12 @@ def evaluate(
 ) -> None:
     """Measure what compression costs in quality, on MODEL.
 
-    Each prompt is evaluated once; then every policy and budget, and the full cache, answer from the
-    same rows. Only tokens whose logits come from the compressed cache are scored. With several types
-    of cache, the full f16 cache is the reference for all.
+    Each prompt is evaluated once. Then every policy with every budget, and the full cache, answer from
+    the same prefill. Only tokens whose logits come from the compressed cache are scored. With several
+    types of cache, the full f16 cache is the reference for all.
 
-    A record that is there is gone on with. After Ctrl-C, or after --minutes, what is done is in it.
+    If the record is there already, the command goes on from it. After Ctrl-C, or after --minutes, it
+    has what was done until then.
     """
     if (model is None) == (not drawn):
         raise click.UsageError(

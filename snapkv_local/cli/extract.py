@@ -25,7 +25,7 @@ from snapkv_local.llama.load_options import LoadOptions
 
 @click.command()
 @model_choice()
-@files_option("Text, source code, PDF or DOCX; may be repeated, - for stdin.", required=True)
+@files_option("A text, source code, PDF or DOCX; may be repeated, and - is stdin.", required=True)
 @click.option("--query", required=True, help="What to look for.")
 @click.option(
     "--top",
@@ -39,7 +39,7 @@ from snapkv_local.llama.load_options import LoadOptions
     type=click.Choice(UNITS),
     default="auto",
     show_default=True,
-    help="What a passage is; auto takes functions of source code, and else sentences.",
+    help="What a passage is; auto takes functions in source code, and sentences in other texts.",
 )
 @ctx_option
 @model_options
@@ -55,10 +55,11 @@ def extract(
     loading: LoadOptions,
     as_json: bool,
 ) -> None:
-    """Find the passages of documents that a query points at: sentences, or functions of code.
+    """Find the passages of documents that a query points at.
 
-    Nothing is generated: the model reads each document with the query, and its attention votes.
-    Offsets are in characters of the file's text. What is longer than the context is read in parts.
+    Passages are sentences, or functions of source code. Nothing is generated: the model reads each
+    document with the query, and its attention votes. Offsets count the characters of the file's text.
+    A document that is longer than the context is read in parts.
     """
     if not query.strip():
         raise click.UsageError("the query is empty: say with --query what to look for")

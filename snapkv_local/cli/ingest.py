@@ -36,12 +36,12 @@ from snapkv_local.storage.new_file import check_space
 
 @click.command()
 @model_choice()
-@files_option("Its text, PDF or DOCX; may be repeated, - for stdin.", required=True)
+@files_option("The text, PDF or DOCX to read; may be repeated, and - is stdin.", required=True)
 @click.option(
     "--out",
     required=True,
     type=click.Path(path_type=Path),
-    help="The document's file to write, such as book.snapkv.",
+    help="The file to write, such as book.snapkv.",
 )
 @click.option(
     "--title", help="The document's title, for people.  [default: the name of the first --file]"
@@ -53,7 +53,7 @@ from snapkv_local.storage.new_file import check_space
 @click.option(
     "--vault",
     metavar="ram|FOLDER",
-    help="Where K and V are until all is read: host memory, or a file.  [default: ram]",
+    help="Where K and V wait until all is read: in host memory, or in a file.  [default: ram]",
 )
 @gpu_layers_option
 @threads_option
@@ -72,11 +72,11 @@ def ingest(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Let MODEL read a document, and keep what it takes to ask about it.
+    """Let MODEL read a document once, to ask about it later.
 
-    The file has the text, its tokens, and K and V of all layers. `ask`, `run --document` and
-    `serve --document` then answer without reading the text again, and choose rows for each
-    question. It fits this model and this --kv-type only.
+    The file that it writes has the text, its tokens, and K and V of all layers. `ask`, `run --document`
+    and `serve --document` then answer without reading the text again, and choose rows for each
+    question. The file fits this model and this --kv-type only.
     """
     if out.exists() and not force:
         raise click.UsageError(f"{out} is there already: --force replaces it")

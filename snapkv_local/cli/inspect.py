@@ -65,10 +65,10 @@ def inspect(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Show which tokens of a prompt are kept, and in how many layers and heads.
+    """Show which tokens of a prompt are kept.
 
-    On a terminal the text is coloured by the share of heads that keep each token. In a pipe there
-    are figures and a list of what is kept most. Nothing is generated.
+    On a terminal, the text is coloured by the share of KV heads that keep each token. In a pipe, it
+    prints figures and a list of what is kept most. Nothing is generated.
     """
     question = question.strip()
     if not question:

@@ -33,7 +33,7 @@ json_option = click.option(
 
 
 def files_option(
-    says: str = "Text, PDF or DOCX to put before the question; may be repeated, - for stdin.",
+    says: str = "A text, PDF or DOCX to put before the question; may be repeated, and - is stdin.",
     required: bool = False,
 ) -> Callable[..., Any]:
     """--file, paths of texts; "-" is stdin's. `says` is for --help."""
@@ -71,7 +71,7 @@ gpu_layers_option = click.option(
     type=GpuLayers(),
     default="auto",
     show_default=True,
-    help="How many layers go to GPUs; auto puts all there if there is one.",
+    help="How many layers go to the GPU; auto puts all there if there is one.",
 )
 threads_option = click.option(
     "-t", "--threads", type=Threads(), help="The number of threads.  [default: all cores]"
@@ -82,7 +82,7 @@ chat_format_option = click.option(
 no_mmap_option = click.option(
     "--no-mmap",
     is_flag=True,
-    help="Read model and documents into memory, instead of mapping their files.",
+    help="Read the model and documents into memory, instead of mapping their files.",
 )
 
 
@@ -123,7 +123,7 @@ profile_option = click.option(
     "--profile",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     callback=lambda _ctx, _param, path: None if path is None else profiles.load(path),
-    help="Take settings from a file that `tune --save` has written; options given here win.",
+    help="Take settings from a file that `tune --save` has written; options on the command line win.",
 )
 
 
@@ -176,7 +176,7 @@ engine_options = together(
     setting(
         "--ops",
         type=_choices("ops"),
-        says="What scores and evicts: our fused ops, or ops of ggml.",
+        says="Which ops score and evict rows: our fused ones, or those of ggml.",
     ),
 )
 
@@ -188,32 +188,34 @@ config_options = together(
     setting(
         "--observation",
         type=SizeOr("question", "tokens"),
-        says="How many of these vote; with question, its words do in a chat, and elsewhere "
-        f"{DEFAULT_VOTERS} tokens.",
+        says="Which of these vote: with question, the words of a chat's question, and elsewhere the last "
+        f"{DEFAULT_VOTERS} tokens; with a number, so many of the last.",
     ),
     setting(
-        "--kernel-size", type=int, says="Over how many positions votes are pooled, an odd number."
+        "--kernel-size", type=int, says="How many neighbouring positions are pooled, an odd number."
     ),
     setting(
         "--pooling",
         type=_choices("pooling"),
-        says="What a row gets of these votes: their mean, the largest, or the mean of all but the largest.",
+        says="What a row gets of its neighbours' votes: their mean, the largest, or their mean without the "
+        "largest.",
     ),
     setting(
         "--aggregation",
         type=_choices("aggregation"),
-        says="What counts of the votes that several tokens give a row: their sum, or the largest.",
+        says="How the votes of several tokens for a row are joined: as their sum, or as the largest.",
     ),
     setting(
         "--self-weight",
         type=float,
-        says="What a row's own vote counts beside the pooled ones.",
+        says="How much a row's own vote counts beside the pooled one.",
     ),
     setting("--n-sink", type=int, says="How many tokens at the prompt's beginning always stay."),
     setting(
         "--min-coverage",
         type=float,
-        says="Keep more rows where the budget's hold less than this share of the attention, such as 0.95.",
+        says="Keep more rows where those of the budget hold less than this share of the attention, such as "
+        "0.95.",
     ),
     setting(
         "--max-budget",
@@ -242,7 +244,7 @@ config_options = together(
 choice_options = together(
     setting(
         "--policy",
-        says="What chooses the rows: NAME or NAME:OPTION=VALUE+...; all but snapkv run in Python.",
+        says="What chooses the rows, as NAME or NAME:OPTION=VALUE+...; all but snapkv run in Python.",
     ),
     setting("--protect-system", is_flag=True, says="Keep all rows of the system prompt."),
 )

@@ -63,23 +63,23 @@ _LABELS = {
     type=click.Choice(KV_TYPES),
     default="f16",
     show_default=True,
-    help="The type of K and V in our cache; plain llama.cpp is shown with all types.",
+    help="The type of K and V in the compact cache; plain llama.cpp is shown with all types.",
 )
 @click.option(
-    "--memory", help="The memory of a GPU, such as 8GiB; with --gpu-layers 0, that of the host."
+    "--memory", help="The memory of the GPU, such as 8GiB; with --gpu-layers 0, that of the host."
 )
 @click.option(
     "--device", help='A device that is known by name, such as "RTX 4060".  [default: this machine]'
 )
 @gpu_layers_option
 @click.option(
-    "--measure", is_flag=True, help="Run it here, and compare what it takes with the plan."
+    "--measure", is_flag=True, help="Run the prompt here, and compare what it takes with the plan."
 )
 @click.option(
     "-t",
     "--threads",
     type=Threads(),
-    help="The number of threads of --measure.  [default: all cores]",
+    help="The number of threads for --measure.  [default: all cores]",
 )
 @verbose_option
 @json_option
@@ -95,10 +95,11 @@ def plan(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Show what memory MODEL and a long prompt take, by part, and what fits.
+    """Show how much memory MODEL takes with a long prompt.
 
-    From the file's metadata alone: neither its weights nor the native library are loaded, but with
-    --measure, which ends with exit code 1 if a part of more than 64 MiB is off by more than 5 %.
+    It shows each part, and whether all of it fits. It reads only the file's metadata. With --measure it
+    also loads the model and runs the prompt, and ends with exit code 1 if a part of more than 64 MiB is
+    off by more than 5 %.
     """
     from snapkv_local.plan import devices, fit
     from snapkv_local.plan.model import read_model

@@ -66,8 +66,8 @@ def run(
 ) -> None:
     """Ask MODEL a question about documents, or chat with it.
 
-    --document is what `ingest` has made of one; files come after it, and are read once. The answer
-    is streamed to stdout, figures go to stderr.
+    --document names a file that `ingest` has made. The texts of --file come after it, and are read
+    once. The answer is streamed to stdout; figures go to stderr.
     """
     if model is None and document is None:
         raise click.UsageError("name one MODEL: as the argument, with --model, or with -hf")

@@ -83,7 +83,9 @@ def answer_options(command: Callable[..., Any]) -> Callable[..., Any]:
             says="At 0 the most likely token is always taken; llama.cpp's default is 0.8.",
         ),
         _option(
-            "--top-k", kind=click.IntRange(0), says="Draw from so many tokens; 0 draws from all."
+            "--top-k",
+            kind=click.IntRange(0),
+            says="Draw from so many of the likeliest tokens; 0 draws from all.",
         ),
         _option(
             "--top-p",
@@ -104,7 +106,7 @@ def answer_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "-s",
             "--seed",
             kind=click.IntRange(-1, _SEEDS),
-            says="The seed of draws; -1 takes another one each time.",
+            says="The seed for drawing tokens; -1 takes another one each time.",
         ),
     )
     done: Callable[..., Any] = add(with_sampling)

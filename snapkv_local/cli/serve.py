@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @model_choice()
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=8080,
     show_default=True,
-    help="The port; 0 takes any that is free.",
+    help="The port; 0 takes any free one.",
 )
 @click.option(
     "--api-key",
@@ -58,9 +58,9 @@ if TYPE_CHECKING:
 @click.option(
     "--api-key-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file of keys that requests need, one a line.",
+    help="A file of keys that requests need, one in a line.",
 )
-@click.option("--alias", help="The model's name in answers.  [default: its file's]")
+@click.option("--alias", help="The model's name in answers.  [default: the file's name]")
 @click.option(
     "--document",
     "documents",
@@ -106,7 +106,7 @@ if TYPE_CHECKING:
     "--cors-origin",
     "cors_origins",
     multiple=True,
-    help="A web origin whose pages may call; may be repeated.",
+    help="A web origin whose pages may call the server; may be repeated.",
 )
 @click.option(
     "--allowed-host",
@@ -142,7 +142,7 @@ def serve(
 ) -> None:
     """Serve MODEL with OpenAI's HTTP API, and a chat page at /.
 
-    Requests are answered one after the other. The address is printed on stdout, the log goes to
+    Requests are answered one after the other. The address is printed on stdout; the log goes to
     stderr. Ctrl-C ends what runs, and the server.
     """
     paths = dict(documents)

@@ -34,20 +34,20 @@ if TYPE_CHECKING:
 
 @click.command()
 @model_choice()
-@files_option()
+@files_option("A text, PDF or DOCX like those that you ask about; may be repeated, and - is stdin.")
 @click.option(
     "--target-kl",
     type=Number(min=0, min_open=True),
     default=0.05,
     show_default=True,
-    help="The mean KL to the full cache that the budget must reach, in nats.",
+    help="The mean KL to the full cache, in nats, that the budget must not exceed.",
 )
 @click.option(
     "--minutes",
     type=Number(min=0, min_open=True),
     default=10.0,
     show_default=True,
-    help="How long to measure. Two cases of each half are measured whatever they take.",
+    help="How long to measure; two cases of each half are measured in any case.",
 )
 @click.option(
     "--length", type=SIZE, help="The length of the prompts, in tokens.  [default: 4k, or less]"
@@ -71,13 +71,14 @@ def tune(
     loading: LoadOptions,
     as_json: bool,
 ) -> None:
-    """Find settings of MODEL, and the smallest budget, for your own documents.
+    """Find settings, and the smallest budget, for your own documents.
 
-    The files are cut into documents. MODEL goes on with each of them, and with a chat template it is
-    asked how sentences go on; what the compressed cache predicts is compared with the full one. Half
-    of the documents choose the settings, the others tell what these are worth.
+    The files are cut into documents. MODEL continues each of them, and if it has a chat template, it is
+    asked how sentences go on. What it predicts with the compressed cache is compared with what it
+    predicts with the full one. Half of the documents choose the settings, and the others tell what
+    these are worth.
 
-    Ctrl-C ends with what is known until then.
+    Ctrl-C ends the command with what is known until then.
     """
     if not files:
         raise click.UsageError("give a document like yours with --file")
