@@ -15,7 +15,7 @@ from langchain_openai import ChatOpenAI
 
 def main() -> None:
     file, question = sys.argv[1:3]
-    document = Path(file).read_text(encoding="utf-8-sig")  # refuses what is no text
+    document = Path(file).read_text(encoding="utf-8-sig")  # refuses what is not text
     model = ChatOpenAI(
         base_url=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8080/v1"),
         api_key=os.environ.get("SNAPKV_API_KEY", "none"),

@@ -142,7 +142,7 @@ class SnapKVConfig:
         self._check_coverage()
         object.__setattr__(self, "vault", os.fspath(self.vault))
         if self.vault_folder() is not None and not Path(self.vault).is_dir():
-            raise ConfigError(f"vault={self.vault!r}", "is no folder", _VAULT_CURE)
+            raise ConfigError(f"vault={self.vault!r}", "is not a folder", _VAULT_CURE)
         object.__setattr__(self, "policy", self.policy.strip())
         policy = policies.parse(self.policy)
         self._check_policy(policy)

@@ -91,7 +91,7 @@ def _taken(subject: str, hint: Any, field: dataclasses.Field[Any], value: Any) -
         if number is None or not _is_within(field, number):
             others = (*words, *(["None"] if type(None) in kinds else []))
             cure = cure or ", or ".join(("give one", *others))
-            raise ConfigError(subject, f"is no {number_wanted(hint, field)}", cure)
+            raise ConfigError(subject, f"is not a {number_wanted(hint, field)}", cure)
         if field.metadata["odd"] and number % 2 == 0:
             raise ConfigError(
                 subject,

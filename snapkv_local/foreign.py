@@ -109,7 +109,7 @@ def from_chat_format(llm: llama_cpp.Llama) -> ConfigError:
     """Of a chat format that is neither the model's nor one of llama_cpp's."""
     return ConfigError(
         f"chat_format={llm.chat_format}",
-        "is no chat format",
+        "is not a chat format",
         f"give one of {', '.join(sorted(chat_formats(llm)))}",
     )
 

@@ -63,8 +63,8 @@ def load(path: str | Path) -> Profile:
     """Read a profile.
 
     Raises:
-        ConfigError: it cannot be read, is no TOML, or has keys or values that are not known.
-        TextFileError: it is no text.
+        ConfigError: it cannot be read, is not TOML, or has keys or values that are not known.
+        TextFileError: it is not text.
     """
     path = Path(path)
     data = _parse(path)
@@ -88,7 +88,7 @@ def load(path: str | Path) -> Profile:
     texts.update({key: data[key] for key in ("version", "date") if key in data})
     for key, value in texts.items():
         if not isinstance(value, str):
-            raise ConfigError(f"{path}, {key}={value!r}", "is no text", "put it in quotes")
+            raise ConfigError(f"{path}, {key}={value!r}", "is not a text", "put it in quotes")
     try:
         SnapKVConfig(**tables["snapkv"])
     except ConfigError as e:
@@ -127,14 +127,14 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ConfigError(str(path), f"cannot be read ({e.strerror})", "check the path") from e
     except tomllib.TOMLDecodeError as e:
         raise ConfigError(
-            str(path), f"is no TOML ({e})", "correct it, or write one with `snapkv-local tune`"
+            str(path), f"is not TOML ({e})", "correct it, or write one with `snapkv-local tune`"
         ) from e
 
 
 def _table(path: Path, data: dict[str, Any], name: str) -> dict[str, Any]:
     table = data.get(name, {})
     if not isinstance(table, dict):
-        raise ConfigError(f"{path}, {name}={table!r}", "is no table", f"write [{name}] above it")
+        raise ConfigError(f"{path}, {name}={table!r}", "is not a table", f"write [{name}] above it")
     return table
 
 

@@ -93,12 +93,12 @@ static std::string check_prompt(const llama_context & ctx, const llama_snapkv_pr
     for (uint32_t i = 0; i < prompt->n_protected; ++i) {
         const auto & span = prompt->protected_spans[i];
         if (!is_range(span)) {
-            return format("protected span [%d, %d) is no range of positions", span.begin, span.end);
+            return format("protected span [%d, %d) is not a range of positions", span.begin, span.end);
         }
     }
     const auto & question = prompt->question;
     if (!is_range(question) || (uint64_t) question.end > end) {
-        return format("question [%d, %d) is no range of positions of the prompt, which ends at %llu", question.begin, question.end, (unsigned long long) end);
+        return format("question [%d, %d) is not a range of positions of the prompt, which ends at %llu", question.begin, question.end, (unsigned long long) end);
     }
     return "";
 }

@@ -75,7 +75,7 @@ static std::string check_sequences(const llama_model & model, const llama_contex
         return format("n_outputs_max %u is less than n_seq_max %u: make it larger", cparams.n_outputs_max, n_seq_max);
     }
     if (model.arch == LLM_ARCH_MINIMAX_01 && cparams.n_ubatch % n_seq_max != 0) {
-        return format("n_ubatch %u is no multiple of n_seq_max %u, as MiniMax-01 needs it in llama.cpp: make it one", cparams.n_ubatch, n_seq_max);
+        return format("n_ubatch %u is not a multiple of n_seq_max %u, as MiniMax-01 needs it in llama.cpp: make it one", cparams.n_ubatch, n_seq_max);
     }
     return "";
 }
@@ -115,7 +115,7 @@ static std::string check_layer(llama_context & ctx, const llama_snapkv_memory & 
     }
     for (const ggml_tensor * t : { cache.k, cache.v }) {
         if (!llama_snapkv_can_evict(t, n_head_kv)) {
-            return format("a head of %u elements in %s is no multiple of 4 bytes, and cannot be copied as it is: use another KV cache type, such as f16",
+            return format("a head of %u elements in %s is not a multiple of 4 bytes, and cannot be copied as it is: use another KV cache type, such as f16",
                     t == cache.k ? hparams.n_embd_head_k(il) : hparams.n_embd_head_v(il), ggml_type_name(t->type));
         }
     }

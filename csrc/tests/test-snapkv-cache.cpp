@@ -390,8 +390,8 @@ static void test_bad_prompts(llama_model * model) {
     CHECK(refused([](auto & p) { p.seq_id = 1; }, "sequence id 1"));
     CHECK(refused([](auto & p) { p.seq_id = -1; }, "sequence id -1"));
     CHECK(refused([](auto & p) { p.n_protected = 1; }, "protected_spans is NULL"));
-    CHECK(refused([&](auto & p) { p.protected_spans = spans; p.n_protected = 2; }, "protected span [30, 25) is no range"));
-    CHECK(refused([](auto & p) { p.question = { -1, 4 }; }, "question [-1, 4) is no range"));
+    CHECK(refused([&](auto & p) { p.protected_spans = spans; p.n_protected = 2; }, "protected span [30, 25) is not a range"));
+    CHECK(refused([](auto & p) { p.question = { -1, 4 }; }, "question [-1, 4) is not a range"));
     CHECK(refused([](auto & p) { p.question = { N - 4, N + 1 }; }, "which ends at 150"));
     CHECK(refused(as_it_is, "negative", -1));
     CHECK(refused(as_it_is, "n_ctx", N_CTX - N + 1));

@@ -59,7 +59,7 @@ def copy(writer: GGUFWriter, path: Path) -> int:
     """Add the tokenizer of a GGUF file; its number of tokens.
 
     Raises:
-        ModelFileError: it is no GGUF file, or has no vocabulary.
+        ModelFileError: it is not a GGUF file, or has no vocabulary.
     """
     files.check(path)
     tokens: list[Any] = []

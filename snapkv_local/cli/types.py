@@ -28,7 +28,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]
     """A number of tokens: 131072, or 128k for the same."""
 
     name = "size"
-    refusal = "is no number of tokens; write 131072 or 128k"
+    refusal = "is not a number of tokens; write 131072 or 128k"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         match = re.fullmatch(r"([0-9]{1,20})([km]?)", str(value).strip().lower())
@@ -50,7 +50,7 @@ class Context(Size):
 class Limit(Size):
     """A number of tokens at most: 0 for none, which is -1 on the command line, as in llama.cpp."""
 
-    refusal = "is no number of tokens; write one, or -1 for no limit"
+    refusal = "is not a number of tokens; write one, or -1 for no limit"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return 0 if str(value).strip() == "-1" else super().convert(value, param, ctx)
@@ -75,7 +75,7 @@ class SizeOr(Size):
     def __init__(self, word: str, what: str) -> None:
         self.word = word
         self.name = f"{word}|{what}"
-        self.refusal = f"is no number of {what}; write one, or {word}"
+        self.refusal = f"is not a number of {what}; write one, or {word}"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if value == self.word else super().convert(value, param, ctx)
@@ -90,7 +90,7 @@ class GpuLayers(click.ParamType):  # type: ignore[type-arg]
         if value in ("auto", "all") or isinstance(value, int):
             return value
         if not re.fullmatch(r"[0-9]{1,5}", str(value)):
-            self.fail(f"{value!r} is no number of layers; write one, auto or all", param, ctx)
+            self.fail(f"{value!r} is not a number of layers; write one, auto or all", param, ctx)
         return int(value)
 
 
@@ -103,7 +103,7 @@ class Threads(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not re.fullmatch(r"[0-9]{1,5}", str(value)) or not 1 <= int(value) <= N_THREADS_MAX:
             cure = f"write one from 1 to {N_THREADS_MAX}, or leave it out for all cores"
-            self.fail(f"{value!r} is no number of threads; {cure}", param, ctx)
+            self.fail(f"{value!r} is not a number of threads; {cure}", param, ctx)
         if int(value) > (n_cores := hardware.n_cores()):
             click.echo(
                 f"Warning: --threads {value} on {n_cores} cores: threads will wait for each other",
@@ -118,7 +118,7 @@ class Number(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{value!r} is no number; write one, as in 0.7", param, ctx)
+            self.fail(f"{value!r} is not a number; write one, as in 0.7", param, ctx)
         return number
 
 
@@ -137,7 +137,7 @@ class NamedFile(click.ParamType):  # type: ignore[type-arg]
             id_ = path.stem
         if not re.fullmatch(NAME, id_):
             cure = "give one before it, as in book=PATH"
-            self.fail(f"{id_!r} is no id of letters, digits, _, - and dots: {cure}", param, ctx)
+            self.fail(f"{id_!r} is not an id of letters, digits, _, - and dots: {cure}", param, ctx)
         return id_, path
 
 

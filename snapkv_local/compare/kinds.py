@@ -1,4 +1,4 @@
-"""What a file is that is no record of speed and memory."""
+"""What a file is that is not a record of speed and memory."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def load(path: Path) -> Record:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:  # no JSON, or no text
-        raise ConfigError(str(path), f"is no JSON ({e})", _CURE) from e
+        raise ConfigError(str(path), f"is not JSON ({e})", _CURE) from e
     return read(found, path.name)
 
 
@@ -180,7 +180,7 @@ def read(found: Any, source: str) -> Record:
             raise ConfigError(source, "has no runs", "measure again")
         return _record(found, source)
     except (KeyError, TypeError, IndexError, AttributeError) as e:
-        raise ConfigError(source, "is no record of speed and memory", _CURE) from e
+        raise ConfigError(source, "is not a record of speed and memory", _CURE) from e
 
 
 def models(records: list[Record]) -> list[tuple[str, list[tuple[Record, list[Case]]]]]:

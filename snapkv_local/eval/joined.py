@@ -46,7 +46,7 @@ def _check(path: Path, first: Path, what: str, there: Any, here: Any) -> None:
     if there != here:
         raise ConfigError(
             str(path),
-            f"is no part of one evaluation with {first} ({what}: {json.dumps(there)} there, "
+            f"is not a part of one evaluation with {first} ({what}: {json.dumps(there)} there, "
             f"{json.dumps(here)} here)",
             "show them one by one",
         )

@@ -59,13 +59,13 @@ def is_without_effect(keyword: str, value: Any) -> bool:
 
 def _type(value: Any, at: str) -> Any:
     if not value or any(name not in _TYPES for name in as_list(value)):
-        raise GrammarError(at, f"{quote(value)} is no type", f"give one of {', '.join(_TYPES)}")
+        raise GrammarError(at, f"{quote(value)} is not a type", f"give one of {', '.join(_TYPES)}")
     return list(dict.fromkeys(value)) if isinstance(value, list) else value
 
 
 def _names_required(value: Any, at: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise GrammarError(at, "is no list of names", 'give one such as ["city"]')
+        raise GrammarError(at, "is not a list of names", 'give one such as ["city"]')
     if len(value) > MOST_PROPERTIES:
         raise GrammarError(at, f"has {len(value)} names", f"give up to {MOST_PROPERTIES}")
     return list(dict.fromkeys(value))
@@ -78,7 +78,7 @@ def _value(value: Any, at: str) -> Any:
 
 def _values(value: Any, at: str) -> Any:
     if not isinstance(value, list) or not value:
-        raise GrammarError(at, "is no list of values", "give at least one")
+        raise GrammarError(at, "is not a list of values", "give at least one")
     _check_value(value, at, _MOST_NESTED_VALUE)
     return value
 
@@ -95,7 +95,7 @@ def _least(value: Any, at: str) -> int:
 
 def _number(value: Any, at: str) -> float | int:
     if not _is_number(value):
-        raise GrammarError(at, f"{quote(value)} is no number", "give a number")
+        raise GrammarError(at, f"{quote(value)} is not a number", "give a number")
     if not abs(value) <= _MOST_NUMBER:
         raise GrammarError(at, "is too large to be obeyed", "leave it out")
     return value  # type: ignore[no-any-return]
@@ -103,7 +103,7 @@ def _number(value: Any, at: str) -> float | int:
 
 def _multiple(value: Any, at: str) -> float | int:
     if not _is_number(value) or not 0 < value < math.inf:
-        raise GrammarError(at, f"{quote(value)} is no number above 0", "correct it")
+        raise GrammarError(at, f"{quote(value)} is not a number above 0", "correct it")
     if value > _MOST_MULTIPLE:
         raise GrammarError(at, f"{value} is too large to be obeyed", f"up to {_MOST_MULTIPLE:,}")
     return value  # type: ignore[no-any-return]
@@ -111,7 +111,7 @@ def _multiple(value: Any, at: str) -> float | int:
 
 def _pattern(value: Any, at: str) -> str:
     if not isinstance(value, str):
-        raise GrammarError(at, f"{quote(value)} is no text", "give a regular expression")
+        raise GrammarError(at, f"{quote(value)} is not a text", "give a regular expression")
     if len(value) > _MOST_PATTERN:
         raise GrammarError(at, f"has {len(value):,} characters", f"give up to {_MOST_PATTERN:,}")
     return value
@@ -161,7 +161,7 @@ def _check_value(value: Any, at: str, levels: int) -> None:
 
 def _count(value: Any, at: str) -> int:
     if not _is_number(value) or value < 0 or value % 1:
-        raise GrammarError(at, f"{quote(value)} is no count", "give a whole number from 0")
+        raise GrammarError(at, f"{quote(value)} is not a count", "give a whole number from 0")
     return int(value)
 
 

@@ -87,7 +87,7 @@ class SchemaReader:
         if isinstance(schema, bool):
             return schema
         if not isinstance(schema, dict):
-            raise GrammarError(at, "is no JSON schema", "give an object, true or false")
+            raise GrammarError(at, "is not a JSON schema", "give an object, true or false")
         found = {
             name: value for name, value in schema.items() if not is_without_effect(name, value)
         }
@@ -115,7 +115,7 @@ class SchemaReader:
                     place,
                     "this keyword of JSON Schema cannot be obeyed here"
                     if keyword in REFUSED or keyword == "$id"
-                    else "is no keyword of JSON Schema",
+                    else "is not a keyword of JSON Schema",
                     "leave it out, or say it with other keywords",
                 )
             if keyword in _HEAVY:
@@ -163,14 +163,14 @@ class SchemaReader:
 
     def _list(self, value: Any, at: str, depth: int, is_merged: bool) -> list[Schema]:
         if not isinstance(value, list) or not value:
-            raise GrammarError(at, "is no list of schemas", "give at least one")
+            raise GrammarError(at, "is not a list of schemas", "give at least one")
         return [
             self._schema(item, f"{at}[{i}]", depth + 1, is_merged) for i, item in enumerate(value)
         ]
 
     def _map(self, value: Any, at: str, depth: int, is_merged: bool) -> dict[str, Schema]:
         if not isinstance(value, dict):
-            raise GrammarError(at, "is no object of schemas", "give one for each name")
+            raise GrammarError(at, "is not an object of schemas", "give one for each name")
         if len(value) > MOST_PROPERTIES:
             raise GrammarError(at, f"has {len(value)} names", f"give up to {MOST_PROPERTIES}")
         return {

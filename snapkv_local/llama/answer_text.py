@@ -13,7 +13,7 @@ import numpy.typing as npt
 class AnswerText:
     """Becomes text as soon as no later token can change it.
 
-    Bytes that are no UTF-8 are left out, as is a character that the answer's end cuts.
+    Bytes that are not UTF-8 are left out, as is a character that the answer's end cuts.
 
     Args:
         stops: texts before which the answer ends.

@@ -97,7 +97,7 @@ class GuidedLlama(WordedLlama):
         vocab = lib.llama_model_get_vocab(self.model)
         sampler = lib.llama_sampler_init_grammar(vocab, text.encode(), grammar._root.encode())
         if not sampler:
-            raise GrammarError("grammar", "is no GBNF that llama.cpp can use", "correct it")
+            raise GrammarError("grammar", "is not GBNF that llama.cpp can use", "correct it")
         lib.llama_sampler_free(sampler)
 
     def _ready_guide(self) -> Guide:

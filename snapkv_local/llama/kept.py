@@ -92,7 +92,7 @@ class KeepingLlama(CompletingLlama):
                 answer are protected from the time when they are no longer in the window.
 
         Raises:
-            ConfigError: a span is no range. A prefill whose budget does not hold them raises it, too.
+            ConfigError: a span is not a range. A prefill whose budget does not hold them raises it, too.
         """
         self._context("set_protected")
         self._marks.protected = ranges("protected positions", spans)

@@ -90,7 +90,7 @@ class WordedLlama(EvaluatingLlama):
             attributes = lib.llama_vocab_get_attr(vocab, token)
             if not attributes & (_CONTROL | lib.LLAMA_TOKEN_ATTR_USER_DEFINED):
                 continue
-            # what is no UTF-8 is in no text; one character has no inside for a mark
+            # what is not UTF-8 is in no text; one character has no inside for a mark
             word = cast(bytes, lib.llama_vocab_get_text(vocab, token)).decode(errors="ignore")
             if len(word) < 2:
                 continue

@@ -39,7 +39,7 @@ def check(path: Path) -> GGUFHeader:
     except UnicodeEncodeError:
         raise ModelFileError(
             repr(str(path)),
-            "is a path with bytes that are no UTF-8, which llama.cpp does not open",
+            "is a path with bytes that are not UTF-8, which llama.cpp does not open",
             "rename it",
         ) from None
     header = _check_file(path)

@@ -90,7 +90,9 @@ def read_header(path: Path) -> GGUFHeader:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ModelFileError(
-                str(path), "is no GGUF file (its first bytes are not 'GGUF')", "give a .gguf file"
+                str(path),
+                "is not a GGUF file (its first bytes are not 'GGUF')",
+                "give a .gguf file",
             )
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
@@ -99,7 +101,9 @@ def read_header(path: Path) -> GGUFHeader:
                 raise truncated(path, "within its header") from e
             except ValueError as e:
                 raise ModelFileError(
-                    str(path), f"is no GGUF file that llama.cpp can read ({e})", "download it again"
+                    str(path),
+                    f"is not a GGUF file that llama.cpp can read ({e})",
+                    "download it again",
                 ) from e
 
 

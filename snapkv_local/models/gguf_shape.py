@@ -54,7 +54,7 @@ def read_shape(path: Path) -> ModelShape:
     """The shape of a GGUF file's model.
 
     Raises:
-        ModelFileError: the file is no GGUF file, or has no language model's metadata.
+        ModelFileError: the file is not a GGUF file, or has no language model's metadata.
     """
     return shape_of(read_header(path), path)
 

@@ -62,7 +62,7 @@ def parse(text: str, policies: Mapping[str, type[Any]]) -> Any:
             names = ", ".join(sorted(fields)) or "none"
             raise ConfigError(
                 subject,
-                f"is no option of {name}",
+                f"is not an option of {name}",
                 f"its options are {names}, as in {name}:key=value+key=value; `of` comes last, and "
                 "what follows it is the inner policy's",
             )
@@ -87,5 +87,5 @@ def _read(kind: type[Any], field: dataclasses.Field[Any], text: str, subject: st
         return float(text) if float in kinds else int(text)
     except ValueError:
         raise ConfigError(
-            subject, f"is no {declared.number_wanted(hint, field)}", "give one"
+            subject, f"is not a {declared.number_wanted(hint, field)}", "give one"
         ) from None

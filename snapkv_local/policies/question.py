@@ -48,7 +48,7 @@ def question_of(prompt: PromptView, policy: str) -> tuple[int, int]:
     if not 0 <= begin < end <= prompt.n_prompt:
         raise ConfigError(
             f"question [{begin}, {end})",
-            f"is no span of the prompt of {prompt.n_prompt} tokens",
+            f"is not a span of the prompt of {prompt.n_prompt} tokens",
             "give [begin, end) positions of its words",
         )
     return begin, end

@@ -40,7 +40,7 @@ def protected(prompt: PromptView, n_sink: int = 0) -> Positions:
 
 
 def check_n_rows(prompt: PromptView, n_rows: int, n_always: int) -> None:
-    """Refuse a number of rows that is no part of the prefix or does not hold what is protected.
+    """Refuse a number of rows that is not a part of the prefix or does not hold what is protected.
 
     Raises:
         ConfigError: it is out of that range.

@@ -32,13 +32,13 @@ def ranges(subject: str, spans: Sequence[Span]) -> tuple[Span, ...]:
     """The spans, if they are some.
 
     Raises:
-        ConfigError: one is no range of positions.
+        ConfigError: one is not a range of positions.
     """
     for begin, end in spans:
         if not 0 <= begin <= end:
             raise ConfigError(
                 subject,
-                f"has [{begin}, {end}), which is no range",
+                f"has [{begin}, {end}), which is not a range",
                 "give pairs of begin and end, with begin first",
             )
     return tuple((int(begin), int(end)) for begin, end in spans)

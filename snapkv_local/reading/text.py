@@ -1,6 +1,6 @@
 """From a file's bytes to text: plain text in UTF-8, UTF-16 or UTF-32, PDF, and DOCX.
 
-What is no text is refused, since a model would read it as one, and nobody would notice.
+What is not text is refused, since a model would read it as one, and nobody would notice.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def read_text(file: str | Path, warn: Warn | None = None) -> str:
     """Text of a file, each character as it is there, ends of lines included.
 
     A byte order mark is left out. PDF and DOCX are recognized by their contents and need the extra
-    `docs`; other documents, pictures and whatever else is no text are refused.
+    `docs`; other documents, pictures and whatever else is not text are refused.
 
     Args:
         file: "-" for stdin.
@@ -62,7 +62,7 @@ def read_text(file: str | Path, warn: Warn | None = None) -> str:
             in UTF-8, which is replaced, or pages of a PDF without text. None refuses these.
 
     Raises:
-        TextFileError: it cannot be read, is no text, or is empty.
+        TextFileError: it cannot be read, is not text, or is empty.
     """
     path = Path(file)
     name = "stdin" if path == STDIN else str(path)
@@ -91,14 +91,14 @@ def decode(data: bytes, name: str, warn: Warn | None = None) -> str:
         warn: as for read_text().
 
     Raises:
-        TextFileError: it is no text.
+        TextFileError: it is not text.
     """
     for mark, codec, encoding in _MARKS:
         if data.startswith(mark):
             return _of_mark(data[len(mark) :], codec, encoding, name)
     data = data.removeprefix(codecs.BOM_UTF8)
     if data.startswith(b"{\\rtf"):
-        raise TextFileError(name, "is RTF, which is no plain text", _GIVE_TEXT)
+        raise TextFileError(name, "is RTF, which is not plain text", _GIVE_TEXT)
     if b"\0" in data:
         raise _no_text(data, name)
     try:
@@ -128,7 +128,7 @@ def _of_mark(data: bytes, codec: str, encoding: str, name: str) -> str:
             "save it as UTF-8",
         ) from e
     if "\0" in text:
-        raise TextFileError(name, f"is no text: it has zeros in its {encoding}", _GIVE_TEXT)
+        raise TextFileError(name, f"is not text: it has zeros in its {encoding}", _GIVE_TEXT)
     return text
 
 
@@ -140,9 +140,9 @@ def _with_wrong_bytes(data: bytes, name: str, first: int, warn: Warn | None) -> 
         raise _no_text(data, name)
     if warn is None or n_wrong * BYTES_PER_WRONG_ONE > len(data):
         places = "1 place" if n_wrong == 1 else f"{n_wrong:,} places"
-        problem = f"is no UTF-8 at {places} of {len(data):,} bytes, the first at byte {first:,}"
+        problem = f"is not UTF-8 at {places} of {len(data):,} bytes, the first at byte {first:,}"
         raise TextFileError(name, problem, _ICONV)
-    warn(f"{name}: what is no UTF-8 became {mark}, {n_wrong:,} times, first at byte {first:,}")
+    warn(f"{name}: what is not UTF-8 became {mark}, {n_wrong:,} times, first at byte {first:,}")
     return text
 
 
@@ -154,10 +154,10 @@ def _no_text(data: bytes, name: str) -> TextFileError:
     if 0.3 < n_zeros / len(data) < 0.8:
         return TextFileError(
             name,
-            "is no text, or UTF-16 without a byte order mark: it has zero bytes",
+            "is not text, or UTF-16 without a byte order mark: it has zero bytes",
             "save it as UTF-8",
         )
-    return TextFileError(name, "is no text: it has zero bytes", _GIVE_TEXT)
+    return TextFileError(name, "is not text: it has zero bytes", _GIVE_TEXT)
 
 
 def _kind(data: bytes) -> str | None:

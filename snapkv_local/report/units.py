@@ -40,7 +40,7 @@ def parse_size(text: str) -> int:
     if unit in ("b", "ib"):
         unit = "" if unit == "b" else None
     if match is None or unit not in _UNITS or float(match[1]) == 0:
-        raise ConfigError(repr(text), "is no size in bytes", "write 8GiB, 8GB or 8192MiB")
+        raise ConfigError(repr(text), "is not a size in bytes", "write 8GiB, 8GB or 8192MiB")
     if match[2] == "" and float(match[1]) < _LEAST_WITHOUT_UNIT:
         raise ConfigError(
             repr(text), "says no unit", f"write {match[1]}GiB, or {match[1]}B if bytes are meant"

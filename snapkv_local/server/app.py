@@ -287,7 +287,7 @@ def _static(content: bytes, kind: str) -> Any:
 
 def _add_errors(app: FastAPI) -> None:
     def respond(error: ApiError) -> Response:
-        text = json.dumps(error.body())  # ASCII, as a message may quote what is no Unicode
+        text = json.dumps(error.body())  # ASCII, as a message may quote what is not Unicode
         return Response(text, error.status, error.headers, "application/json")
 
     async def on_api_error(_request: Request, error: Exception) -> Response:

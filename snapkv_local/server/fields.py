@@ -231,7 +231,7 @@ def _check_json(data: Any) -> None:
         if isinstance(value, str):
             if not value.isascii() and _SURROGATE.search(value):
                 where = at[1:] if len(at) < MOST_LEVELS else f"{at[1:80]}..."
-                says = "has half of a surrogate pair, which is no Unicode: send both halves"
+                says = "has half of a surrogate pair, which is not Unicode: send both halves"
                 raise PydanticCustomError(
                     "refused", "{says}", {"says": f"{where} {says}", "param": where}
                 )

@@ -147,7 +147,7 @@ class Guard:
 
 async def refuse(error: ApiError, receive: Receive, send: Send) -> None:
     """Answer with an error before the body was read."""
-    # ASCII, as a message may quote what is no Unicode
+    # ASCII, as a message may quote what is not Unicode
     body = json.dumps(error.body()).encode()
     headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     headers += [

@@ -39,7 +39,7 @@ def _shallow(value: dict[str, Any]) -> dict[str, Any]:
 
 def _digits(name: str) -> str:
     if not re.fullmatch("[0-9]{1,9}", name):
-        raise ValueError("is no token id: digits only")
+        raise ValueError("is not a token id: digits only")
     return name
 
 

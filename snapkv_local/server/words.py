@@ -33,7 +33,7 @@ def from_validation(errors: Sequence[Any], body: Any) -> tuple[str, str | None]:
     first = errors[0]
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "it cannot be parsed")
-        return f"body: is no JSON ({reason}): send a JSON object", None
+        return f"body: is not JSON ({reason}): send a JSON object", None
     if first["type"] == "refused":
         return first["ctx"]["says"], first["ctx"]["param"]
     places = [_place(error["loc"], error["type"], body) for error in errors]

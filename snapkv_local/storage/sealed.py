@@ -90,7 +90,9 @@ class Sealed:
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise DocumentError(str(path), "is no file", "give one that snapkv-local has made")
+                raise DocumentError(
+                    str(path), "is not a file", "give one that snapkv-local has made"
+                )
             file = MappedFile(path, fd)
             about, data = _read_header(path, fd)
             if about["kind"] != kind:
@@ -161,7 +163,7 @@ def _read_header(path: Path, fd: int) -> tuple[dict[str, Any], range]:
     front = os.pread(fd, PAGE, 0)
     if not front.startswith(MAGIC):
         raise DocumentError(
-            str(path), "is no file of snapkv-local", "give one that snapkv-local has made"
+            str(path), "is not a file of snapkv-local", "give one that snapkv-local has made"
         )
     if len(front) < PAGE:
         raise _truncated(path, len(front), None)

@@ -169,7 +169,7 @@ def test_a_damaged_document_is_refused(book: Path, tmp_path: Path) -> None:
     for wrong, says in [
         (content[:middle], "is truncated"),
         (content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :], "is damaged"),
-        (b"Once upon a time", "is no file of snapkv-local"),
+        (b"Once upon a time", "is not a file of snapkv-local"),
     ]:
         damaged.write_bytes(wrong)
         result = run("ask", damaged, "--info")

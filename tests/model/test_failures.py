@@ -115,7 +115,9 @@ def test_ctrl_c_while_decoding(llm, prompt, greedy, ctrl_c):
 
 def test_a_chat_format_that_nobody_knows(make, model_path):
     llm = make(n_ctx=256, chat_format="nosuch")
-    with pytest.raises(ConfigError, match=r"chat_format=nosuch: is no chat format; give .* chatml"):
+    with pytest.raises(
+        ConfigError, match=r"chat_format=nosuch: is not a chat format; give .* chatml"
+    ):
         llm.create_chat_completion([{"role": "user", "content": "Hello"}])
 
 

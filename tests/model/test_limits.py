@@ -32,7 +32,7 @@ def small_heads(write_model):
 def test_heads_that_are_no_multiple_of_4_bytes_are_refused(small_heads):
     q8_0 = llama_cpp.GGML_TYPE_Q8_0
     with pytest.raises(
-        UnsupportedModelError, match="32 elements in q8_0 is no multiple of 4 bytes"
+        UnsupportedModelError, match="32 elements in q8_0 is not a multiple of 4 bytes"
     ):
         Llama(
             small_heads,

@@ -314,7 +314,7 @@ def test_what_does_not_fit(make: Callable[..., Llama], prompt: list[int]) -> Non
     with pytest.raises(ConfigError, match="the question of 200 tokens: is most of the prompt"):
         llm.prefill(prompt)
     llm.set_question((290, 310))
-    with pytest.raises(ConfigError, match="is no span of the prompt of 300 tokens"):
+    with pytest.raises(ConfigError, match="is not a span of the prompt of 300 tokens"):
         llm.prefill(prompt)
     llm.set_question(QUESTION)
     llm.set_protected([(0, 81)])

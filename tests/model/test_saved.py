@@ -139,7 +139,7 @@ def test_a_vault_in_a_folder(
         one.prefill(tokens)
     np.testing.assert_array_equal(llm.logits_for(tokens[:8]), vaulted.logits_for(tokens[:8]))
     assert list(tmp_path.iterdir()) == []  # it has no name
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         SnapKVConfig(vault=tmp_path / "missing")
 
 

@@ -87,7 +87,7 @@ def test_sigterm_is_success(serve: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--max-body", "0"), "no size in bytes"),
+        (("--max-body", "0"), "not a size in bytes"),
         (("--api-key", " "), "is empty"),
         (("--full", "--budget", "8"), "leave out --budget"),
         (("--host", "192.0.2.1"), "cannot be listened at"),

@@ -223,10 +223,10 @@ def test_commits(tmp_path):
     [
         ((), "Usage: snapkv-local bench"),
         (("--full", "--json", "demo"), "name one MODEL"),
-        (("demo", "--prompt-tokens", "4k,x"), "'x' is no number of tokens"),
-        (("demo", "--budget", ""), "'' is no number of tokens"),
+        (("demo", "--prompt-tokens", "4k,x"), "'x' is not a number of tokens"),
+        (("demo", "--budget", ""), "'' is not a number of tokens"),
         (("demo", "--kv-type", "f16,f8"), "'f8' is not one of 'f16', 'q8_0', 'q4_0'"),
-        (("demo", "--layer-group", "1,all"), "'all' is no number of layers"),
+        (("demo", "--layer-group", "1,all"), "'all' is not a number of layers"),
         (("demo", "--repeat", "0"), "0 is not in the range"),
         (("make-model",), "Missing option '--shape'"),
     ],

@@ -45,9 +45,9 @@ def test_a_cure_may_name_a_value():
 
 
 def test_a_setting_that_is_refused_is_named_as_it_was_given():
-    error = ConfigError("min_coverage=7", "is no share", "give {0.5}")
-    assert str(error) == "min_coverage=7: is no share; give {0.5}"
-    assert error.says("cli") == "--min-coverage 7: is no share; give {0.5}"
+    error = ConfigError("min_coverage=7", "is not a share", "give {0.5}")
+    assert str(error) == "min_coverage=7: is not a share; give {0.5}"
+    assert error.says("cli") == "--min-coverage 7: is not a share; give {0.5}"
     assert ConfigError("n_threads=9", "x", "y").says("cli") == "--threads 9: x; y"
 
 
@@ -128,18 +128,18 @@ def test_a_later_part_of_a_split_model_names_the_first(tmp_path, number):
 
 
 def test_a_path_that_is_no_text(tmp_path):
-    with pytest.raises(ModelFileError, match=r"no UTF-8.*; rename it"):
+    with pytest.raises(ModelFileError, match=r"not UTF-8.*; rename it"):
         files.check(tmp_path / os.fsdecode(b"\xff.gguf"))
 
 
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [
-        *(("--threads", value, "no number of threads") for value in ("0", "-3", "999", "x")),
+        *(("--threads", value, "not a number of threads") for value in ("0", "-3", "999", "x")),
         *(("--temperature", value, "--temperature") for value in ("-1", "nan", "inf", "x")),
         *(("--ctx", value, "than 2,147,483,647") for value in ("2147483648", "9999999m")),
-        *(("--max-tokens", value, "no number of tokens") for value in ("0", "-2", "1e3", "٣")),
-        *(("--gpu-layers", value, "no number of layers") for value in ("-1", "9999999", "٣")),
+        *(("--max-tokens", value, "not a number of tokens") for value in ("0", "-2", "1e3", "٣")),
+        *(("--gpu-layers", value, "not a number of layers") for value in ("-1", "9999999", "٣")),
         *(("--keep-ratio", value, "--keep-ratio") for value in ("0", "2", "nan", "x")),
         *(("--self-weight", value, "--self-weight") for value in ("-1", "nan", "inf")),
         *(("--n-sink", value, "--n-sink") for value in ("-1", "99999999999")),

@@ -267,7 +267,7 @@ def test_own_in_its_range(write_gguf):
     command = ["run", str(write_gguf()), "--prompt", "Who?", "--self-weight", "nan"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: --self-weight nan: is no number from 0 to 1000")
+    assert result.stderr.startswith("Error: --self-weight nan: is not a number from 0 to 1000")
 
 
 def test_full_names_the_option_as_it_was_written(write_gguf):

@@ -24,7 +24,7 @@ def test_sizes(text, tokens):
 
 @pytest.mark.parametrize("text", ["", "k", "12kb", "-1", "0", "1.5k"])
 def test_no_sizes(text):
-    with pytest.raises(click.BadParameter, match="no number of tokens"):
+    with pytest.raises(click.BadParameter, match="not a number of tokens"):
         SIZE.convert(text, None, None)
 
 
@@ -53,22 +53,25 @@ def test_every_setting_has_an_option():
         (("run", "--document", __file__, "-sys", "y"), "--system-prompt: the rows of a document"),
         (("tune", "demo", "--file", __file__, "-ctk", "q8_0"), "one type for K and V"),
         # with several letters after one dash, an option that is not there is never another one's value
-        (("run", "demo", "-ngl99"), "'gl99' is no number of tokens"),
-        (("run", "demo", "-ctx", "4k"), "'tx' is no number of tokens"),
-        (("run", "demo", "-temp", "1"), "'emp' is no number of threads"),
+        (("run", "demo", "-ngl99"), "'gl99' is not a number of tokens"),
+        (("run", "demo", "-ctx", "4k"), "'tx' is not a number of tokens"),
+        (("run", "demo", "-temp", "1"), "'emp' is not a number of threads"),
         (("run", "demo", "-prompt", "x"), "unexpected extra argument"),
         (("run", "-m", "demo", "-prompt", "x"), "name one MODEL"),
         (("run", "demo", "--full", "--budget", "64", "--prompt", "x"), "leave out --budget"),
         (("run", "demo", "--file", "-"), "give the question with --prompt"),
-        (("run", "demo", "--ctx", "12kb"), "no number of tokens"),
+        (("run", "demo", "--ctx", "12kb"), "not a number of tokens"),
         (("run", "demo", "--kv-type", "q5"), "q5"),
         (("run", "demo", "--file", "/no/such/file"), "/no/such/file"),
         (("run", "demo", "--gpu-layers", "some"), "write one, auto or all"),
         (
             ("run", "demo", "--layer-group", "all"),
-            "'all' is no number of layers; write one, or auto",
+            "'all' is not a number of layers; write one, or auto",
         ),
-        (("run", "demo", "--ubatch-size", "0"), "'0' is no number of tokens; write one, or auto"),
+        (
+            ("run", "demo", "--ubatch-size", "0"),
+            "'0' is not a number of tokens; write one, or auto",
+        ),
         (
             ("run", "demo", "--hidden-state", "disk"),
             "'disk' is not one of 'auto', 'device', 'host'",

@@ -247,7 +247,7 @@ def test_wrong_usage(arguments, code):
 def test_a_file_that_is_no_record_is_an_error(tmp_path):
     found = invoke(write(tmp_path, {"model": 1}))
     assert found.exit_code == 1
-    assert "a.json: is no record of speed and memory; give" in found.stderr
+    assert "a.json: is not a record of speed and memory; give" in found.stderr
 
 
 @pytest.mark.parametrize(

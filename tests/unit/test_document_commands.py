@@ -62,7 +62,7 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("run demo --model demo --document BOOK", "name one MODEL"),
         ("run --document no.snapkv", "'no.snapkv' does not exist"),
         ("serve demo --document no.snapkv", "--document no.snapkv: there is no such file"),
-        ("serve demo --document a/b=BOOK", "'a/b' is no id"),
+        ("serve demo --document a/b=BOOK", "'a/b' is not an id"),
         ("serve demo --document BOOK --document book=BOOK", "two documents have one id"),
         ("serve demo --document BOOK --full", "leave out --full"),
     ],
@@ -133,5 +133,5 @@ def test_ids_of_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert convert("x=a=b.snapkv") == ("x", Path("a=b.snapkv"))
     assert convert(("x", Path("y"))) == ("x", Path("y"))
     for value in ("my book.snapkv", "a=b.snapkv", "=book.snapkv"):
-        with pytest.raises(click.BadParameter, match="is no id of letters"):
+        with pytest.raises(click.BadParameter, match="is not an id of letters"):
             convert(value)

@@ -195,7 +195,7 @@ def test_another_evaluations_record(fake, tmp_path):
         (("--policies", "snapvk"), 1, "snapvk"),
         (("--policies", "snapkv:kernal=3"), 1, "kernal"),
         (("--budgets", "32"), 1, "budget 32: leaves no row to choose"),
-        (("--budgets", "many"), 2, "'many' is no number of tokens"),
+        (("--budgets", "many"), 2, "'many' is not a number of tokens"),
         (("--kv-types", "f8"), 2, "'f8'"),
         (("--split", "train"), 2, "'train'"),
         (("--cases", "0"), 2, "0"),
@@ -221,7 +221,7 @@ def test_a_file_that_is_malformed_is_refused_before_the_model_is_loaded(tmp_path
     monkeypatch.setattr(prepare, "open_tokens", lambda *args: None)
     result = invoke("demo", "--tasks", f"jsonl:{path}")
     assert result.exit_code == 1
-    assert "mine.jsonl, line 2: is no JSON" in result.stderr
+    assert "mine.jsonl, line 2: is not JSON" in result.stderr
 
 
 def test_help_names_every_task():

@@ -349,13 +349,13 @@ def test_longbench(write):
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ([{"prompt": "x", "answer": "y"}, "{not json"], r"mine.jsonl, line 2: is no JSON"),
+        ([{"prompt": "x", "answer": "y"}, "{not json"], r"mine.jsonl, line 2: is not JSON"),
         ([{"prompt": "x"}], r'entry 1: .*"answer" is missing; give each entry "document"'),
         ([{"document": "x", "answer": "y"}], r'"question" is missing'),
         ([{"prompt": "x", "answer": "  "}], "the answer is empty"),
         ([{"document": "x", "question": " ", "answer": "y"}], "the question is empty"),
-        ([{"prompt": 3, "answer": "y"}], '"prompt" is no text'),
-        (['"text"'], "it is no JSON object"),
+        ([{"prompt": 3, "answer": "y"}], '"prompt" is not a text'),
+        (['"text"'], "it is not a JSON object"),
         ([""], "has no entries"),
     ],
 )

@@ -61,7 +61,7 @@ def test_every_cut_of_the_header_is_reported_as_truncated(write_gguf, tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "is no GGUF file"),
+        (b"", "is not a GGUF file"),
         (b"PK\x03\x04 a zip file", "its first bytes are not 'GGUF'"),
         (header(version=1), "GGUF version 1"),
         (header(version=3 << 24), "of the other byte order"),

@@ -56,13 +56,13 @@ def test_what_cannot_be_obeyed_is_refused_by_name(keyword: str) -> None:
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        ({"maxLenght": 4}, r"schema.maxLenght: is no keyword"),
-        ({"properties": {"a": {"type": "none"}}}, r"properties.a.type: \"none\" is no type"),
+        ({"maxLenght": 4}, r"schema.maxLenght: is not a keyword"),
+        ({"properties": {"a": {"type": "none"}}}, r"properties.a.type: \"none\" is not a type"),
         ({"type": []}, r"type"),
-        ({"maxLength": -1}, r"maxLength: -1 is no count"),
+        ({"maxLength": -1}, r"maxLength: -1 is not a count"),
         ({"maxLength": True}, r"maxLength"),
         ({"minLength": 2_000_000}, r"minLength"),
-        ({"minimum": "5"}, r"minimum: \"5\" is no number"),
+        ({"minimum": "5"}, r"minimum: \"5\" is not a number"),
         ({"minimum": math.nan}, r"minimum"),
         ({"maximum": math.inf}, r"maximum"),
         ({"maximum": 10**400}, r"maximum"),
@@ -85,7 +85,7 @@ def test_what_cannot_be_obeyed_is_refused_by_name(keyword: str) -> None:
         ({"$ref": "#/$defs/a"}, r"\$ref: .* is not there"),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"not": {}}}}, r"\$ref\(#/\$defs/a\).not"),
         ({"$ref": "#/examples/0", "examples": [{"if": {}}]}, r"examples/0\).if"),
-        ("string", r"is no JSON schema"),
+        ("string", r"is not a JSON schema"),
         (nested(MOST_NESTED + 1), r"levels deep"),
     ],
 )

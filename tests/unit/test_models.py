@@ -34,7 +34,7 @@ def test_a_folder(tmp_path):
 def test_a_file_that_is_not_gguf(tmp_path):
     path = tmp_path / "model.bin"
     path.write_bytes(b"not a model at all")
-    with pytest.raises(ModelFileError, match="is no GGUF file"):
+    with pytest.raises(ModelFileError, match="is not a GGUF file"):
         resolve(str(path))
 
 

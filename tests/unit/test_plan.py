@@ -295,7 +295,7 @@ def test_sizes(text, n):
 
 @pytest.mark.parametrize("text", ["", "0", "0GiB", "GiB", "8QB", "8 ib", "-1GB"])
 def test_no_sizes(text):
-    with pytest.raises(ConfigError, match="is no size in bytes; write 8GiB"):
+    with pytest.raises(ConfigError, match="is not a size in bytes; write 8GiB"):
         units.parse_size(text)
 
 

@@ -557,7 +557,7 @@ def test_a_prompt_without_a_question_is_refused(name):
     with pytest.raises(ConfigError, match=f"policy {name}: the prompt has no question; ask in"):
         policy.n_observed(PromptView(131, WINDOW))
     for span in ((5, 5), (100, 132), (-1, 3)):
-        with pytest.raises(ConfigError, match="is no span of the prompt of 131 tokens"):
+        with pytest.raises(ConfigError, match="is not a span of the prompt of 131 tokens"):
             policy.n_observed(PromptView(131, WINDOW, question=span))
 
 

@@ -96,22 +96,22 @@ def test_every_option_survives_the_round_trip(policy):
         ("", "policy='': no such policy; choose one of snapkv"),
         (
             "snapkv-paper:size=3",
-            "policy='snapkv-paper:size=3', 'size=3': is no option of snapkv-paper; its options are "
+            "policy='snapkv-paper:size=3', 'size=3': is not an option of snapkv-paper; its options are "
             "aggregation, kernel_size, n_sink, observation, pooling, self_weight",
         ),
-        ("snapkv:", "'': is no option of snapkv"),
-        ("snapkv-paper:kernel_size", "'kernel_size': is no option of snapkv-paper"),
-        ("snapkv-paper:of=value", "'of=value': is no option of snapkv"),
+        ("snapkv:", "'': is not an option of snapkv"),
+        ("snapkv-paper:kernel_size", "'kernel_size': is not an option of snapkv-paper"),
+        ("snapkv-paper:of=value", "'of=value': is not an option of snapkv"),
         (
             "streaming:kernel_size=3",
-            "'kernel_size=3': is no option of streaming; its options are n_sink",
+            "'kernel_size=3': is not an option of streaming; its options are n_sink",
         ),
         (
             "pyramid:of=snapkv+beta=3",
             "policy='snapkv+beta=3': has an option without a colon before; write "
             "name:key=value+key=value, an outer policy's options before of=",
         ),
-        ("pyramid:of=snapkv-paper:kernel_size=3+beta=3", "'beta=3': is no option of snapkv"),
+        ("pyramid:of=snapkv-paper:kernel_size=3+beta=3", "'beta=3': is not an option of snapkv"),
         ("pyramid:of=best", "policy='best': no such policy"),
         (
             "pyramid:of=adaptive",
@@ -120,38 +120,38 @@ def test_every_option_survives_the_round_trip(policy):
         ("snapkv-paper:kernel_size=3+kernel_size=3", "'kernel_size=3': is given twice"),
         (
             "snapkv-paper:kernel_size=wide",
-            "'kernel_size=wide': is no whole number from 1; give one",
+            "'kernel_size=wide': is not a whole number from 1; give one",
         ),
-        ("snapkv-paper:kernel_size=3.0", "'kernel_size=3.0': is no whole number"),
+        ("snapkv-paper:kernel_size=3.0", "'kernel_size=3.0': is not a whole number"),
         (
             "snapkv-paper:kernel_size=4",
             "policy snapkv-paper, kernel_size=4: an even number has no middle",
         ),
         (
             "snapkv-paper:kernel_size=0",
-            "policy snapkv-paper, kernel_size=0: is no whole number from 1",
+            "policy snapkv-paper, kernel_size=0: is not a whole number from 1",
         ),
-        ("snapkv-paper:kernel_size=-1", "kernel_size=-1: is no whole number"),
-        ("snapkv-paper:n_sink=-1", "n_sink=-1: is no whole number from 0"),
+        ("snapkv-paper:kernel_size=-1", "kernel_size=-1: is not a whole number"),
+        ("snapkv-paper:n_sink=-1", "n_sink=-1: is not a whole number from 0"),
         (
             "snapkv-paper:observation=0",
-            "observation=0: is no whole number from 1; give one, or question, or window",
+            "observation=0: is not a whole number from 1; give one, or question, or window",
         ),
-        ("snapkv-paper:kernel_size=None", "'kernel_size=None': is no whole number"),
+        ("snapkv-paper:kernel_size=None", "'kernel_size=None': is not a whole number"),
         ("snapkv-paper:pooling=mean", "pooling='mean': is not known; choose one of avg, max, trim"),
-        ("snapkv-paper:self_weight=-1", "self_weight=-1.0: is no number from 0 to 1000"),
-        ("snapkv-paper:self_weight=1001", "self_weight=1001.0: is no number from 0 to 1000"),
-        ("snapkv-paper:self_weight=nan", "self_weight=nan: is no number from 0 to 1000"),
-        ("snapkv-paper:self_weight=much", "'self_weight=much': is no number from 0 to 1000"),
-        ("snapkv-paper:self_weight=", "'self_weight=': is no number"),
+        ("snapkv-paper:self_weight=-1", "self_weight=-1.0: is not a number from 0 to 1000"),
+        ("snapkv-paper:self_weight=1001", "self_weight=1001.0: is not a number from 0 to 1000"),
+        ("snapkv-paper:self_weight=nan", "self_weight=nan: is not a number from 0 to 1000"),
+        ("snapkv-paper:self_weight=much", "'self_weight=much': is not a number from 0 to 1000"),
+        ("snapkv-paper:self_weight=", "'self_weight=': is not a number"),
         ("snapkv-paper:aggregation=", "aggregation='': is not known; choose one of sum, max"),
         ("value:kind=dropkv", "kind='dropkv': is not known; choose one of norm, caote"),
-        ("pyramid:beta=0.5", "beta=0.5: is no number from 1 to 1000"),
-        ("pyramid:beta=nan", "beta=nan: is no number from 1"),
-        ("pyramid:beta=inf", "beta=inf: is no number from 1"),
-        ("h2o:recent=1.5", "recent=1.5: is no number from 0 to 1"),
-        ("adaptive:share=2", "share=2.0: is no number from 0 to 1"),
-        ("sentence:block=0", "block=0: is no whole number from 1"),
+        ("pyramid:beta=0.5", "beta=0.5: is not a number from 1 to 1000"),
+        ("pyramid:beta=nan", "beta=nan: is not a number from 1"),
+        ("pyramid:beta=inf", "beta=inf: is not a number from 1"),
+        ("h2o:recent=1.5", "recent=1.5: is not a number from 0 to 1"),
+        ("adaptive:share=2", "share=2.0: is not a number from 0 to 1"),
+        ("sentence:block=0", "block=0: is not a whole number from 1"),
     ],
 )
 def test_refuses(text, message):
@@ -161,5 +161,5 @@ def test_refuses(text, message):
 
 @pytest.mark.parametrize("options", [{"kernel_size": 5.0}, {"kernel_size": True}, {"n_sink": "3"}])
 def test_refuses_values_of_another_type(options):
-    with pytest.raises(ConfigError, match="is no whole number from"):
+    with pytest.raises(ConfigError, match="is not a whole number from"):
         SnapKVPaper(**options)

@@ -75,20 +75,20 @@ def test_all_fields_are_settings(tmp_path):
         ),
         ("[model]\nsize = 5\n[snapkv]\nkernel_size = 5\n", r"\[model\] size: is not known"),
         ("[snapkv]\nkernel_size = 4\n", r"p.toml, \[snapkv\] kernel_size=4: .*use 3 or 5"),
-        ("[snapkv]\nkernel_size = '5'\n", "kernel_size='5': is no whole number"),
+        ("[snapkv]\nkernel_size = '5'\n", "kernel_size='5': is not a whole number"),
         (
             "[snapkv]\nself_weight = '0.5'\n",
-            r"\[snapkv\] self_weight='0.5': is no number from 0 to 1000",
+            r"\[snapkv\] self_weight='0.5': is not a number from 0 to 1000",
         ),
-        ("[snapkv]\nkeep_ratio = '0.1'\n", r"\[snapkv\] keep_ratio='0.1': is no number above 0"),
+        ("[snapkv]\nkeep_ratio = '0.1'\n", r"\[snapkv\] keep_ratio='0.1': is not a number above 0"),
         ("[snapkv]\npolicy = []\n", r"policy=\[\]: is of the wrong type"),
         ("[snapkv]\nbudget = 99\nkeep_ratio = 0.1\n", "both say how much to keep"),
-        ("snapkv = 5\n", "snapkv=5: is no table"),
-        ("date = 2026-01-01\n[snapkv]\nkernel_size = 5\n", "is no text; put it in quotes"),
-        ("[model]\nname = 1\n[snapkv]\nkernel_size = 5\n", r"\[model\] name=1: is no text"),
+        ("snapkv = 5\n", "snapkv=5: is not a table"),
+        ("date = 2026-01-01\n[snapkv]\nkernel_size = 5\n", "is not a text; put it in quotes"),
+        ("[model]\nname = 1\n[snapkv]\nkernel_size = 5\n", r"\[model\] name=1: is not a text"),
         ("[snapkv]\n", "has no settings"),
         ("", "has no settings"),
-        ("budget 5", r"is no TOML \(.*line 1"),
+        ("budget 5", r"is not TOML \(.*line 1"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, text, says):
@@ -100,7 +100,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(ConfigError, match=r"none.toml: cannot be read \(No such file"):
         profile.load(tmp_path / "none.toml")
     (tmp_path / "b.toml").write_bytes(b"[snapkv]\n# \xff\n")
-    with pytest.raises(TextFileError, match=r"b\.toml: is no UTF-8 at 1 place of 13 bytes"):
+    with pytest.raises(TextFileError, match=r"b\.toml: is not UTF-8 at 1 place of 13 bytes"):
         profile.load(tmp_path / "b.toml")
 
 

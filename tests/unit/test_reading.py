@@ -56,12 +56,12 @@ REFUSED = {
     "nothing": (b"", "is empty; give a file with text"),
     "a byte order mark": (b"\xef\xbb\xbf", "is empty"),
     "blanks": (b" \r\n\t", "has nothing but white space"),
-    "zeros": (b"text\0text", "is no text: it has zero bytes; give plain text, PDF or DOCX"),
+    "zeros": (b"text\0text", "is not text: it has zero bytes; give plain text, PDF or DOCX"),
     "UTF-16 without its mark": (WORDS.encode("utf-16-le"), "UTF-16 without a byte order mark"),
     "half a character": (b"\xff\xfea\0b", "byte order mark of UTF-16, and is none at byte 2"),
-    "zeros in UTF-16": (b"\xfe\xff\0a\0\0", "is no text: it has zeros in its UTF-16"),
-    "Latin-1": (LATIN, "is no UTF-8 at 18 places of 225 bytes, the first at byte 0; .*iconv"),
-    "random": (bytes(range(1, 256)), "is no UTF-8"),
+    "zeros in UTF-16": (b"\xfe\xff\0a\0\0", "is not text: it has zeros in its UTF-16"),
+    "Latin-1": (LATIN, "is not UTF-8 at 18 places of 225 bytes, the first at byte 0; .*iconv"),
+    "random": (bytes(range(1, 256)), "is not UTF-8"),
     "PNG": (b"\x89PNG\r\n\x1a\n\0\0", "is a PNG picture, and no text"),
     "JPEG": (b"\xff\xd8\xff\xe0\x01", "is a JPEG picture"),
     "old Word": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "old format, or one with a password"),
@@ -84,13 +84,13 @@ def test_a_few_wrong_bytes_are_replaced_and_said(read):
     text, warnings = read(line * 100 + b"\xe9" + line)
     assert text.count(own) == 102
     assert len(warnings) == 1
-    assert "a.txt: what is no UTF-8 became \ufffd, 1 times, first at byte 2,200" in warnings[0]
+    assert "a.txt: what is not UTF-8 became \ufffd, 1 times, first at byte 2,200" in warnings[0]
     assert read(line)[1] == []
-    with pytest.raises(TextFileError, match="is no UTF-8 at 1 place"):
+    with pytest.raises(TextFileError, match="is not UTF-8 at 1 place"):
         read(line * 100 + b"\xe9" + line, warns=False)
     n = text_module.BYTES_PER_WRONG_ONE
     assert len(read(b"x" * (n - 1) + b"\xff")[1]) == 1
-    with pytest.raises(TextFileError, match="is no UTF-8"):
+    with pytest.raises(TextFileError, match="is not UTF-8"):
         read(b"x" * (n - 2) + b"\xff")
 
 
@@ -209,7 +209,7 @@ def test_each_command_refuses_what_is_no_text(tmp_path, write_gguf, command, doo
 
 
 def test_a_question_on_stdin_is_text(write_gguf):
-    for data, says in [(b" ", "has nothing but white"), (b"\0", "is no text")]:
+    for data, says in [(b" ", "has nothing but white"), (b"\0", "is not text")]:
         result = CliRunner().invoke(main, ["run", str(write_gguf())], input=data)
         assert result.exit_code == 2
         assert f"no question: stdin: {says}" in " ".join(result.stderr.split())

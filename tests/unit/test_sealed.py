@@ -122,11 +122,11 @@ def test_other_files_are_refused(path: Path, tmp_path: Path) -> None:
     assert "does not exist" in refusal(other)
     for content in (b"", b"text", b"GGUF" * 2000, bytes(8192)):
         other.write_bytes(content)
-        assert "is no file of snapkv-local" in refusal(other)
-    assert "is no file" in refusal(tmp_path)
+        assert "is not a file of snapkv-local" in refusal(other)
+    assert "is not a file" in refusal(tmp_path)
     assert "holds a document, no session" in refusal(path, "session")
     os.mkfifo(tmp_path / "pipe")
-    assert "is no file" in refusal(tmp_path / "pipe")
+    assert "is not a file" in refusal(tmp_path / "pipe")
 
 
 def test_a_newer_format_is_not_taken_for_damage(path: Path) -> None:

@@ -367,4 +367,4 @@ def test_what_is_no_json_is_said_in_our_words(serve: Callable[..., Any]) -> None
     headers = {"Content-Type": "application/json"}
     answer = serve().post("/v1/chat/completions", content=b'{"a":', headers=headers)
     assert answer.status_code == 400
-    assert answer.json()["error"]["message"].startswith("body: is no JSON")
+    assert answer.json()["error"]["message"].startswith("body: is not JSON")

@@ -238,7 +238,7 @@ def test_ctrl_c_ends_with_what_is_known(fake, file, tmp_path, stop_after, knows)
         (("--file", "/no/such/file"), 2, "does not exist"),
         (("--target-kl", "0"), 2, "0"),
         (("--minutes", "-1"), 2, "-1"),
-        (("--length", "many"), 2, "'many' is no number of tokens"),
+        (("--length", "many"), 2, "'many' is not a number of tokens"),
     ],
 )
 def test_usage(fake, arguments, code, says):

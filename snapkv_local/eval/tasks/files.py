@@ -63,7 +63,7 @@ class FileTask:
 
         Raises:
             PromptError: the file is missing or malformed, with the line.
-            TextFileError: it is no text.
+            TextFileError: it is not text.
         """
         documents: dict[str, list[tuple[int, Entry]]] = {}
         for line, row in self._rows():
@@ -116,7 +116,7 @@ class FileTask:
         except json.JSONDecodeError as e:
             raise PromptError(
                 f"{self.path}, line {line or e.lineno}",
-                f"is no JSON ({e.msg})",
+                f"is not JSON ({e.msg})",
                 "write one JSON object in each line",
             ) from e
 
@@ -165,7 +165,7 @@ def _longbench_entry(row: Any) -> Entry:
     _check_object(row)
     answers = row["answers"] if "answers" in row else _missing("answers")
     if not isinstance(answers, list) or not answers or not isinstance(answers[0], str):
-        raise TypeError('"answers" is no list of texts')
+        raise TypeError('"answers" is not a list of texts')
     words = _text(row, "input").strip() or "Summarize the text."
     return Entry(_text(row, "context").strip(), _question(words, "", answers[0]))
 
@@ -181,13 +181,13 @@ def _question(words: str, opening: str, answer: str) -> Question:
 
 def _check_object(row: Any) -> None:
     if not isinstance(row, dict):
-        raise TypeError("it is no JSON object")
+        raise TypeError("it is not a JSON object")
 
 
 def _text(row: Row, key: str) -> str:
     value = row[key] if key in row else _missing(key)
     if not isinstance(value, str):
-        raise TypeError(f'"{key}" is no text')
+        raise TypeError(f'"{key}" is not a text')
     return value
 
 

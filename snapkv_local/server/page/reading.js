@@ -1,6 +1,6 @@
 "use strict";
 
-// A file's bytes as text, with the rules of snapkv_local/reading.py; what is no text is refused.
+// A file's bytes as text, with the rules of snapkv_local/reading.py; what is not text is refused.
 
 const MARKS = [
   { bytes: [0xff, 0xfe, 0, 0], name: "UTF-32" },
@@ -10,16 +10,16 @@ const MARKS = [
 ];
 const BYTES_PER_WRONG_ONE = 1000;
 
-// Gives {text, warning}, with "" for no warning; throws an Error that says why it is no text.
+// Gives {text, warning}, with "" for no warning; throws an Error that says why it is not text.
 function textOf(bytes, name) {
   const begins = (magic) => magic.every((byte, i) => bytes[i] === byte);
   const ascii = (word) => begins([...word].map((c) => c.charCodeAt(0)));
   const use = "give it to `snapkv-local run --file`, which reads it, or save its text";
   if (ascii("%PDF-")) throw new Error(`${name} is a PDF: ${use}`);
   if (ascii("PK\u0003\u0004")) throw new Error(`${name} is a DOCX or another zip file: ${use}`);
-  if (ascii("{\\rtf")) throw new Error(`${name} is RTF, which is no plain text: save its text`);
+  if (ascii("{\\rtf")) throw new Error(`${name} is RTF, which is not plain text: save its text`);
   const found = decode(bytes, name, begins);
-  if (found.text.includes("\0")) throw new Error(`${name} is no text: it has zero bytes`);
+  if (found.text.includes("\0")) throw new Error(`${name} is not text: it has zero bytes`);
   if (found.text.trim() === "") throw new Error(`${name} is empty`);
   return found;
 }
@@ -31,13 +31,13 @@ function decode(bytes, name, begins) {
     try {
       return { text: new TextDecoder(mark.label, { fatal: true }).decode(bytes), warning: "" };
     } catch {
-      throw new Error(`${name} begins as ${mark.name} does, and is none: save it as UTF-8`);
+      throw new Error(`${name} begins like ${mark.name}, and is not: save it as UTF-8`);
     }
   }
   const text = new TextDecoder().decode(bytes); // without its byte order mark
   const n = text.split("\ufffd").length - 1 - nReplacementCharacters(bytes);
   if (n * BYTES_PER_WRONG_ONE > bytes.length) {
-    throw new Error(`${name} is no UTF-8 at ${n.toLocaleString()} places: save it as UTF-8`);
+    throw new Error(`${name} is not UTF-8 at ${n.toLocaleString()} places: save it as UTF-8`);
   }
   return { text, warning: n ? `${name}: ${n} wrong bytes became \ufffd` : "" };
 }
