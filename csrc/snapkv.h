@@ -139,7 +139,8 @@ typedef bool (*llama_snapkv_progress_callback)(uint64_t done, uint64_t total, vo
 // what the scorer of one cached layer sees; for policies, tests and tools. called before eviction
 struct llama_snapkv_tap_data {
     uint32_t ic;
-    const float * q;      // [head_dim, n_queries, n_head], of the last n_queries positions, after RoPE
+    const float * q;      // [head_dim, n_queries, n_head], of the last n_queries positions, after RoPE. n_head: of all layers that read
+                          // this layer's KV, head h has KV head h / (n_head / n_head_kv)
     const float * k;      // [head_dim, n_prompt, n_head_kv], as the cache holds it
     const float * v;      // [head_dim_v, n_prompt, n_head_kv]
     uint32_t head_dim, head_dim_v, n_queries, n_head, n_prompt, n_head_kv;
@@ -271,7 +272,7 @@ struct llama_snapkv_vault_info {
 
     uint32_t n_tokens;
     uint32_t n_queries; // of the last positions
-    uint32_t n_head, n_head_kv;
+    uint32_t n_head, n_head_kv; // n_head: of all layers that read the layer's KV
     uint32_t head_dim, head_dim_v;
     uint32_t row_bytes_k; // of a token, as the cache holds it
     uint32_t row_bytes_v;

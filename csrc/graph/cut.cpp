@@ -34,6 +34,10 @@ llama_snapkv_graph llama_snapkv_graph_build(const llama_model & model, llm_graph
     return graph;
 }
 
+uint32_t llama_snapkv_hidden_size(const llama_model & model) {
+    return model.hparams.n_embd * (model.arch == LLM_ARCH_GEMMA3N ? model.hparams.n_altup : 1);
+}
+
 ggml_tensor * llama_snapkv_graph_attn(const llm_graph_result & res, int32_t il) {
     ggml_tensor * attn = nullptr;
     for (const auto & node : res.get_fused_nodes()) {

@@ -18,14 +18,17 @@ struct llama_snapkv_graph {
 
 llama_snapkv_graph llama_snapkv_graph_build(const llama_model & model, llm_graph_params params, uint32_t n_layer);
 
+// elements of a token's output of a layer; Gemma 3n's is several hidden states, [n_embd, n_tokens, n_altup]
+uint32_t llama_snapkv_hidden_size(const llama_model & model);
+
 // the flash-attention node of layer il, null if there is none or more than one
 ggml_tensor * llama_snapkv_graph_attn(const llm_graph_result & res, int32_t il);
 
 struct llama_snapkv_cut_params {
     int32_t il0 = 0;              // first layer
     int32_t il1 = 0;              // one past the last layer
-    ggml_tensor * hidden_in = nullptr; // [n_embd, n_tokens] view, null for the first group
-    ggml_tensor * hidden_out = nullptr; // [n_embd, n_tokens] view, null for the last group
+    ggml_tensor * hidden_in = nullptr; // [hidden size, n_tokens] view, null for the first group
+    ggml_tensor * hidden_out = nullptr; // [hidden size, n_tokens] view, null for the last group
     ggml_tensor * mask_input = nullptr; // input of the graph that is not wanted, since its users get another mask
     bool store_only = false;      // only K and V of these layers are wanted, and their recurrent state
 };

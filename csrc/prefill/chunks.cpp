@@ -35,17 +35,22 @@ void llama_snapkv_prefill_run::begin_chunk(uint32_t i) {
     access::n_outputs(ctx) = batches.is_last(i) ? 1 : 0;
 }
 
-// the window's queries of this chunk, for the scores
-void llama_snapkv_prefill_run::save_queries(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, ggml_tensor * attn, uint32_t i) const {
+// the window's queries of this chunk, for the scores; attns: of the layers that read the layer's KV
+void llama_snapkv_prefill_run::save_queries(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, const std::vector<ggml_tensor *> & attns, uint32_t i) const {
     const int64_t first = (int64_t) task.n_rows() - staging.n_queries;
     const int64_t p0 = std::max<int64_t>(batches.row0(i), first);
     const int64_t n_rows = (int64_t) batches.row0(i) + batches.n_tokens(i) - p0;
     if (n_rows <= 0) {
         return;
     }
-    ggml_tensor * q = attn->src[0];
-    ggml_tensor * from = ggml_view_3d(gctx, q, q->ne[0], n_rows, q->ne[2], q->nb[1], q->nb[2], (p0 - batches.row0(i)) * q->nb[1]);
-    ggml_build_forward_expand(gf, ggml_cpy(gctx, from, staging.queries_of(gctx, layer, p0 - first, n_rows)));
+    int64_t head0 = 0; // of a KV head's
+    for (ggml_tensor * attn : attns) {
+        ggml_tensor * q = attn->src[0];
+        const int64_t n_heads = q->ne[2] / layer.n_head_kv;
+        ggml_tensor * from = ggml_view_4d(gctx, q, q->ne[0], n_rows, n_heads, layer.n_head_kv, q->nb[1], q->nb[2], n_heads * q->nb[2], (p0 - batches.row0(i)) * q->nb[1]);
+        ggml_build_forward_expand(gf, ggml_cpy(gctx, from, staging.queries_of_reader(gctx, layer, head0, n_heads, p0 - first, n_rows)));
+        head0 += n_heads;
+    }
 }
 
 ggml_cgraph * llama_snapkv_prefill_run::build_chunk(ggml_context * gctx, llm_graph_result & res, uint32_t ig, uint32_t i) {
@@ -66,17 +71,19 @@ ggml_cgraph * llama_snapkv_prefill_run::build_chunk(ggml_context * gctx, llm_gra
     cut.store_only = is_last_group(ig) && !batches.is_last(i);
 
     // all cached layers of the model use one mask; ours is made once and not for each chunk and group
-    std::vector<ggml_tensor *> attns(groups.ils.size());
+    std::vector<std::vector<ggml_tensor *>> attns(groups.ils.size()); // of all layers that read a cached layer's KV
     std::map<ggml_tensor *, ggml_tensor *> copies; // of the masks' views, one for all layers of a device
     for (uint32_t ic = 0; ic < attns.size(); ++ic) {
-        attns[ic] = llama_snapkv_graph_attn(res, groups.ils[ic]);
-        ggml_tensor *& mask = attns[ic]->src[3];
-        cut.mask_input = mask;
-        mask = staging.mask_view(gctx, ic, mask->ne[0], mask->ne[1], batches.row0(i));
-        if (!place.reads_mask_stride) {
-            ggml_tensor *& copy = copies[staging.masks[ic]];
-            copy = copy ? copy : ggml_cont(gctx, mask);
-            mask = copy;
+        for (const int32_t il : groups.readers[ic]) {
+            attns[ic].push_back(llama_snapkv_graph_attn(res, il));
+            ggml_tensor *& mask = attns[ic].back()->src[3];
+            cut.mask_input = mask;
+            mask = staging.mask_view(gctx, ic, mask->ne[0], mask->ne[1], batches.row0(i));
+            if (!place.reads_mask_stride) {
+                ggml_tensor *& copy = copies[staging.masks[ic]];
+                copy = copy ? copy : ggml_cont(gctx, mask);
+                mask = copy;
+            }
         }
     }
 
@@ -84,12 +91,14 @@ ggml_cgraph * llama_snapkv_prefill_run::build_chunk(ggml_context * gctx, llm_gra
     llama_snapkv_graph_cut(gctx, gf, graph, cut);
 
     for (uint32_t ic = groups.ic0(ig); ic < groups.ic1(ig); ++ic) {
-        const ggml_tensor * attn = attns[ic];
+        const ggml_tensor * attn = attns[ic][0];
         llama_snapkv_layer layer;
         layer.ic = ic;
         layer.il = groups.ils[ic];
         layer.head_dim = attn->src[0]->ne[0];
-        layer.n_head = attn->src[0]->ne[2];
+        for (const ggml_tensor * reader : attns[ic]) {
+            layer.n_head += reader->src[0]->ne[2];
+        }
         layer.n_head_kv = attn->src[1]->ne[2];
         layer.sinks = attn->src[4];
         layer.slot = ic % groups.size;

@@ -43,13 +43,11 @@ void llama_snapkv_prefill_run::prepare() {
     }
 
     const auto & hparams = ctx.get_model().hparams;
+    groups = llama_snapkv_groups(ctx.get_model(), *mem.base);
     int64_t n_heads = 0;
-    for (const auto & layer : access::layers(*mem.base)) {
-        groups.ils.push_back((int32_t) layer.il);
-        n_heads += hparams.n_head_kv(layer.il);
+    for (const int32_t il : groups.ils) {
+        n_heads += hparams.n_head_kv(il);
     }
-    groups.n_layer = (int32_t) hparams.n_layer();
-    groups.size = 1;
     place = llama_snapkv_make_place(ctx, mem, groups);
     known = std::make_unique<llama_snapkv_known_rows>(ctx, sk, mem, task, place.device);
     if (place.lends) {

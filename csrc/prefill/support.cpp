@@ -122,21 +122,54 @@ static std::string check_layer(llama_context & ctx, const llama_snapkv_memory & 
     return "";
 }
 
+// layers that share one's KV have to run while all of it is there, in its group, whatever G is
+static std::string check_sharing(const llama_snapkv_groups & groups, const llama_kv_cache & kv) {
+    const auto group_of = [&](int32_t il) {
+        uint32_t ig = 0;
+        while (il >= groups.il1(ig)) {
+            ++ig;
+        }
+        return ig;
+    };
+    for (const auto & layer : access::layers(kv)) {
+        for (const int32_t il : llama_snapkv_readers(kv, (int32_t) layer.il)) {
+            if (group_of(il) != group_of((int32_t) layer.il)) {
+                return format("layer %d shares the KV of layer %d, and cached layers lie between them", il, (int32_t) layer.il);
+            }
+        }
+    }
+    return "";
+}
+
+// their queries are scored as those of one layer
+static std::string check_readers(const llm_graph_result & res, const std::vector<int32_t> & readers) {
+    const ggml_tensor * owner = llama_snapkv_graph_attn(res, readers[0]);
+    for (size_t i = 1; i < readers.size(); ++i) {
+        const ggml_tensor * attn = llama_snapkv_graph_attn(res, readers[i]);
+        // scale, ALiBi, softcap
+        if (memcmp(attn->op_params, owner->op_params, 3 * sizeof(float)) != 0 || attn->src[4] || owner->src[4]) {
+            return format("layer %d shares the KV of layer %d, and attends with another scale or softcap, or with sinks", readers[i], readers[0]);
+        }
+    }
+    return "";
+}
+
 static std::string check_graph(llama_context & ctx, const llama_snapkv_memory & mem) {
     const auto & model = ctx.get_model();
     const auto & hparams = model.hparams;
     const int32_t n_layer = (int32_t) hparams.n_layer();
+    const int64_t hidden_size = llama_snapkv_hidden_size(model);
 
-    llama_snapkv_groups groups;
-    groups.n_layer = n_layer;
-    for (const auto & layer : access::layers(*mem.base)) {
-        groups.ils.push_back((int32_t) layer.il);
-    }
+    const llama_snapkv_groups groups(model, *mem.base);
     if (groups.ils.empty()) {
         return "the model has no layer with full attention: its KV cache is bounded already";
     }
-    if (access::map_layer_ids(*mem.base).size() != access::layers(*mem.base).size()) {
-        return "layers share KV caches";
+    std::string sharing = check_sharing(groups, *mem.base);
+    if (sharing.empty() && mem.iswa) {
+        sharing = check_sharing(groups, *mem.iswa->get_swa());
+    }
+    if (!sharing.empty()) {
+        return sharing;
     }
 
     llama_memory_context_ptr mctx = ctx.get_memory()->init_full();
@@ -163,8 +196,11 @@ static std::string check_graph(llama_context & ctx, const llama_snapkv_memory & 
                     reason = format("layer %d attends outside of the KV cache", node.il);
                 }
             }
-            for (const int32_t il : groups.ils) {
-                reason = reason.empty() ? check_layer(ctx, mem, res, il) : reason;
+            for (const auto & readers : groups.readers) {
+                for (const int32_t il : readers) {
+                    reason = reason.empty() ? check_layer(ctx, mem, res, il) : reason;
+                }
+                reason = reason.empty() ? check_readers(res, readers) : reason;
             }
         }
 
@@ -174,11 +210,11 @@ static std::string check_graph(llama_context & ctx, const llama_snapkv_memory & 
         cut.il1 = groups.il1(ig);
         auto hidden = [&](int32_t il) -> ggml_tensor * {
             const ggml_tensor * t = graph.l_out[il];
-            if (!t || t->type != GGML_TYPE_F32 || !ggml_is_contiguous(t) || t->ne[0] != hparams.n_embd || t->ne[1] != N_PROBE_TOKENS || ggml_nrows(t) != N_PROBE_TOKENS) {
+            if (!t || t->type != GGML_TYPE_F32 || !ggml_is_contiguous(t) || t->ne[0] != hparams.n_embd || t->ne[1] != N_PROBE_TOKENS || ggml_nelements(t) != hidden_size * N_PROBE_TOKENS) {
                 reason = reason.empty() ? format("the output of layer %d is not one hidden state for each token", il) : reason;
                 return nullptr;
             }
-            return ggml_new_tensor_2d(gctx.get(), GGML_TYPE_F32, t->ne[0], t->ne[1]);
+            return ggml_new_tensor_2d(gctx.get(), GGML_TYPE_F32, hidden_size, N_PROBE_TOKENS);
         };
         if (ig > 0) {
             cut.hidden_in = hidden(cut.il0 - 1);

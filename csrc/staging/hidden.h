@@ -1,4 +1,4 @@
-// The hidden state between layer groups: F32 [n_embd, n_prompt], on the device, or in host memory with two slots of a
+// The hidden state between layer groups: F32 [n_embd, n_prompt] (or as many elements for a token as its model's layers pass on), on the device, or in host memory with two slots of a
 // chunk on the device. Copies then run on a stream of their own, beside the computation.
 #pragma once
 

@@ -1,5 +1,6 @@
 #include "staging/plan.h"
 
+#include "graph/cut.h"
 #include "staging/staging.h"
 
 #include "upstream/access.h"
@@ -12,6 +13,14 @@ using access = llama_snapkv_access;
 static constexpr size_t MARGIN = 320u << 20;
 
 static constexpr uint32_t MIN_CHUNK = 64;
+
+llama_snapkv_groups::llama_snapkv_groups(const llama_model & model, const llama_kv_cache & base) :
+    n_layer((int32_t) model.hparams.n_layer()) {
+    for (const auto & layer : access::layers(base)) {
+        ils.push_back((int32_t) layer.il);
+        readers.push_back(llama_snapkv_readers(base, ils.back()));
+    }
+}
 
 namespace {
 
@@ -38,7 +47,7 @@ static sizes measure(llama_context & ctx, const llama_snapkv_memory & mem, const
 
     sizes res;
     res.layer = llama_snapkv_full_bytes(*mem.base, (uint32_t) n_max) / groups.ils.size();
-    res.hidden_row = hparams.n_embd * sizeof(float);
+    res.hidden_row = llama_snapkv_hidden_size(ctx.get_model()) * sizeof(float);
     res.mask_row = (n_max + ctx.n_ubatch() + 2 * LLAMA_SNAPKV_N_KV_PAD) * sizeof(ggml_fp16_t);
     res.mask_row += place.reads_mask_stride ? 0 : n_max * sizeof(ggml_fp16_t);
     for (const int32_t il : groups.ils) {
@@ -46,7 +55,7 @@ static sizes measure(llama_context & ctx, const llama_snapkv_memory & mem, const
         const size_t n_qkv = (size_t) hparams.n_head(il) * hparams.n_embd_head_k(il);
         res.compute_row = std::max(res.compute_row, (3 * n_ff + 4 * n_qkv + 4 * hparams.n_embd) * sizeof(float));
         // of stock ops, for one head: K in f32, and three times the attention of the window's rows
-        const size_t rows = (size_t) params.window_size * hparams.n_head(il) / hparams.n_head_kv(il);
+        const size_t rows = (size_t) params.window_size * llama_snapkv_n_head(ctx.get_model(), *mem.base, il) / hparams.n_head_kv(il);
         const size_t stock = n_max * (hparams.n_embd_head_k(il) + 3 * rows) * sizeof(float);
         const size_t fused = n_max * 2 * hparams.n_head_kv(il) * sizeof(float);
         res.votes = std::max(res.votes, params.ops == LLAMA_SNAPKV_OPS_FUSED ? fused : stock);

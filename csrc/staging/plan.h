@@ -9,7 +9,11 @@
 
 // base-cache layers of the model, in order, and how they fall into groups
 struct llama_snapkv_groups {
+    llama_snapkv_groups() = default;
+    llama_snapkv_groups(const llama_model & model, const llama_kv_cache & base);
+
     std::vector<int32_t> ils;  // cached layers
+    std::vector<std::vector<int32_t>> readers; // llama_snapkv_readers() of each. they are in its group
     int32_t n_layer = 0;      // layers that the model's graph has
     uint32_t size = 1;      // G
 

@@ -1,5 +1,6 @@
 #include "staging/staging.h"
 
+#include "graph/cut.h"
 #include "staging/plan.h"
 #include "upstream/access.h"
 
@@ -60,6 +61,11 @@ static std::unique_ptr<llama_kv_cache> make_kv(llama_context & ctx, const llama_
             ids[ils[i]] = map.at(slots.at(cls)[i % groups.size]);
         }
     }
+    for (size_t ic = 0; ic < groups.ils.size(); ++ic) {
+        for (const int32_t reader : groups.readers[ic]) {
+            ids[reader] = ids.at(groups.ils[ic]);
+        }
+    }
     map = std::move(ids);
     return kv;
 }
@@ -101,14 +107,14 @@ llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_
             ggml_backend_buffer_type_t pinned = ggml_backend_dev_host_buffer_type(place.devs[0]);
             buft = pinned ? pinned : ggml_backend_cpu_buffer_type();
         }
-        st.hidden.allocate(ctx.get_model().hparams.n_embd, n_new, plan.chunk, buft, place.device);
+        st.hidden.allocate(llama_snapkv_hidden_size(ctx.get_model()), n_new, plan.chunk, buft, place.device);
     }
 
     const auto & hparams = ctx.get_model().hparams;
     st.n_queries = task.n_queries();
     int64_t q_size = 0;
     for (const int32_t il : groups.ils) {
-        q_size = std::max(q_size, (int64_t) hparams.n_embd_head_k(il) * hparams.n_head(il) * st.n_queries);
+        q_size = std::max(q_size, (int64_t) hparams.n_embd_head_k(il) * llama_snapkv_n_head(ctx.get_model(), *mem.base, il) * st.n_queries);
     }
     st.queries = ggml_new_tensor_2d(st.ctx.get(), GGML_TYPE_F32, q_size, groups.size);
     ggml_set_name(st.queries, "snapkv_queries");
@@ -140,6 +146,13 @@ ggml_tensor * llama_snapkv_staging::mask_view(ggml_context * ctx, uint32_t ic, i
 ggml_tensor * llama_snapkv_staging::queries_of(ggml_context * ctx, const llama_snapkv_layer & layer, int64_t row0, int64_t n_rows) const {
     const size_t row = layer.head_dim * sizeof(float);
     return ggml_view_3d(ctx, queries, layer.head_dim, n_rows, layer.n_head, row, n_queries * row, layer.slot * queries->nb[1] + row0 * row);
+}
+
+ggml_tensor * llama_snapkv_staging::queries_of_reader(ggml_context * ctx, const llama_snapkv_layer & layer, int64_t head0, int64_t n_heads, int64_t row0, int64_t n_rows) const {
+    const size_t row = layer.head_dim * sizeof(float);
+    const size_t head = n_queries * row;
+    return ggml_view_4d(ctx, queries, layer.head_dim, n_rows, n_heads, layer.n_head_kv, row, head, layer.n_head / layer.n_head_kv * head,
+            layer.slot * queries->nb[1] + head0 * head + row0 * row);
 }
 
 // the first rows of a cache tensor [n_embd_gqa, n_cells], head by head

@@ -36,6 +36,8 @@ struct llama_snapkv_staging {
 
     // what a layer has here, as views:
     ggml_tensor * queries_of(ggml_context * ctx, const llama_snapkv_layer & layer, int64_t row0, int64_t n_rows) const; // [head_dim, n_rows, n_head]; row 0 is position n_prompt - n_queries
+    // of one of the layers that read its KV, n_heads of each KV head's queries, from head0 on: [head_dim, n_rows, n_heads, n_head_kv]
+    ggml_tensor * queries_of_reader(ggml_context * ctx, const llama_snapkv_layer & layer, int64_t head0, int64_t n_heads, int64_t row0, int64_t n_rows) const;
     ggml_tensor * keys_of(ggml_context * ctx, const llama_snapkv_layer & layer, int64_t n_rows) const;                  // [head_dim, n_rows, n_head_kv], the first
     ggml_tensor * values_of(ggml_context * ctx, const llama_snapkv_layer & layer, int64_t n_rows) const;                // [head_dim_v, n_rows, n_head_kv]
 

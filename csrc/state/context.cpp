@@ -5,6 +5,7 @@
 #include "llama-impl.h"
 #include "llama-memory-hybrid.h"
 
+#include <algorithm>
 #include <typeinfo>
 
 using access = llama_snapkv_access;
@@ -64,10 +65,31 @@ const llama_snapkv_vault * llama_snapkv_vault_of(const llama_context * ctx, llam
     return &it->second;
 }
 
+std::vector<int32_t> llama_snapkv_readers(const llama_kv_cache & base, int32_t il) {
+    const auto & ids = access::map_layer_ids(base);
+    std::vector<int32_t> res;
+    for (const auto & [reader, id] : ids) {
+        if (id == ids.at(il)) {
+            res.push_back(reader);
+        }
+    }
+    std::sort(res.begin(), res.end());
+    return res;
+}
+
+uint32_t llama_snapkv_n_head(const llama_model & model, const llama_kv_cache & base, int32_t il) {
+    uint32_t res = 0;
+    for (const int32_t reader : llama_snapkv_readers(base, il)) {
+        res += model.hparams.n_head(reader);
+    }
+    return res;
+}
+
 std::vector<llama_snapkv_vault_layer> llama_snapkv_vault_layers(llama_context & ctx) {
     const auto & hparams = ctx.get_model().hparams;
+    const llama_kv_cache & base = *llama_snapkv_memory_of(ctx).base;
     std::vector<llama_snapkv_vault_layer> layers;
-    for (const auto & cached : access::layers(*llama_snapkv_memory_of(ctx).base)) {
+    for (const auto & cached : access::layers(base)) {
         llama_snapkv_vault_layer layer;
         layer.type_k = cached.k->type;
         layer.type_v = cached.v->type;
@@ -75,7 +97,7 @@ std::vector<llama_snapkv_vault_layer> llama_snapkv_vault_layers(llama_context & 
         layer.row_v = cached.v->nb[1];
         layer.head_dim_k = hparams.n_embd_head_k(cached.il);
         layer.head_dim_v = hparams.n_embd_head_v(cached.il);
-        layer.n_head = hparams.n_head(cached.il);
+        layer.n_head = llama_snapkv_n_head(ctx.get_model(), base, (int32_t) cached.il);
         layer.n_head_kv = hparams.n_head_kv(cached.il);
         layers.push_back(layer);
     }

@@ -18,6 +18,7 @@ static constexpr uint32_t LLAMA_SNAPKV_N_KV_PAD = 256;
 class llama_kv_cache_iswa;
 class llama_memory_hybrid;
 class llama_memory_recurrent;
+struct llama_model;
 
 struct llama_snapkv {
     llama_snapkv_params params = {};
@@ -49,6 +50,15 @@ llama_snapkv_memory llama_snapkv_memory_of(llama_context & ctx);
 
 // null and llama_snapkv_last_error() set if the sequence has none
 const llama_snapkv_vault * llama_snapkv_vault_of(const llama_context * ctx, llama_seq_id seq_id);
+
+// layers of the model that read the KV of a cached layer, in their order: the layer itself, and those that have none of their own.
+// All of their query heads vote for the layer's rows as one: each head's attention is a distribution, so that each has the same say, and
+// a KV head's rows are ranked by the mean over the query heads that read it, in whichever layer, as they are where several share it
+// within one. What the kept rows hold of that mean is the coverage. A maximum would leave the budget to the layer that attends most sharply
+std::vector<int32_t> llama_snapkv_readers(const llama_kv_cache & base, int32_t il);
+
+// query heads of these layers
+uint32_t llama_snapkv_n_head(const llama_model & model, const llama_kv_cache & base, int32_t il);
 
 // shapes of the rows that a vault keeps
 std::vector<llama_snapkv_vault_layer> llama_snapkv_vault_layers(llama_context & ctx);

@@ -59,12 +59,12 @@ struct gemma4 {
     uint32_t n_layer;
     uint32_t n_shared;         // last layers, which read the KV of the last two before them
     uint32_t n_embd_per_layer; // 0: no embeddings of their own for layers
-    uint32_t n_head_kv;        // of layers with full attention; those with a window have four times as many
+    uint32_t n_head_kv;        // of layers with full attention; those with a window have twice as many
 };
 
 static constexpr gemma4 GEMMA4[] = {
-    { "gemma4-dense", false, 6, 0, 0, 1 },       // as 31B
-    { "gemma4-moe", true, 6, 0, 0, 2 },          // as 26B-A4B
+    { "gemma4-dense", false, 6, 0, 0, 1 }, // as 31B
+    { "gemma4-moe", true, 6, 0, 0, 2 }, // as 26B-A4B
     { "gemma4-shared-dense", false, 10, 4, 32, 2 }, // as E2B and E4B
 };
 
@@ -75,12 +75,12 @@ static gguf_context_ptr make_gemma4(const gemma4 & kind) {
     std::vector<uint32_t> n_head_kv;
     for (uint32_t il = 0; il < kind.n_layer; ++il) {
         windows.push_back(il % 2 == 0);
-        n_head_kv.push_back(kind.n_head_kv * (il % 2 == 0 ? 4 : 1));
+        n_head_kv.push_back(kind.n_head_kv * (il % 2 == 0 ? 2 : 1));
     }
     saver.add_kv(LLM_KV_BLOCK_COUNT, kind.n_layer);
     saver.add_kv(LLM_KV_ATTENTION_SHARED_KV_LAYERS, kind.n_shared);
     saver.add_kv(LLM_KV_EMBEDDING_LENGTH_PER_LAYER, kind.n_embd_per_layer);
-    saver.add_kv(LLM_KV_ATTENTION_HEAD_COUNT, uint32_t(8));
+    saver.add_kv(LLM_KV_ATTENTION_HEAD_COUNT, uint32_t(4));
     saver.add_kv(LLM_KV_ATTENTION_HEAD_COUNT_KV, n_head_kv);
     saver.add_kv(LLM_KV_ATTENTION_SLIDING_WINDOW_PATTERN, windows);
     for (const llm_kv key : { LLM_KV_ATTENTION_KEY_LENGTH, LLM_KV_ATTENTION_VALUE_LENGTH, LLM_KV_ROPE_DIMENSION_COUNT }) {

@@ -3,7 +3,8 @@
 Li et al., "SnapKV: LLM Knows What You are Looking for Before Generation", arXiv 2404.14469,
 section 4 and listing 1, and what is ours: pooling without the greatest vote, and a position's own vote
 beside the pooled one. For grouped-query attention, scores are pooled for each query head and then
-averaged over the query heads that share a KV head, as in NVIDIA kvpress.
+averaged over the query heads that share a KV head, as in NVIDIA kvpress. Where later layers read the KV
+of an earlier one, their query heads are among these.
 
 Sizes: n prompt tokens, w window tokens, m = n - w prefix tokens, d head size.
 """

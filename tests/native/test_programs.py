@@ -57,16 +57,34 @@ def test_cuda_sources_compile(binaries: Path, tmp_path: Path) -> None:
         assert result.returncode == 0, result.stderr[-3000:]
 
 
-@pytest.mark.parametrize("arch", ["llama-dense", "gemma3-dense", "gpt-oss-moe", "qwen3-dense"])
+@pytest.mark.parametrize(
+    "arch",
+    ["llama-dense", "gemma3-dense", "gpt-oss-moe", "qwen3-dense", "gemma4-shared-dense"],
+)
 def test_devices_that_nobody_has_proven(run: Run, arch_models: Path, arch: str) -> None:
     """Refused; and tried, exact on a made device that ignores the stride of masks, as Vulkan does."""
     assert run("test-snapkv-devices", arch_models / f"{arch}.gguf").strip() == "OK"
 
 
-@pytest.mark.parametrize("arch", ["llama-dense", "gemma3-dense", "gpt-oss-moe", "qwen3-dense"])
+@pytest.mark.parametrize(
+    "arch",
+    ["llama-dense", "gemma3-dense", "gpt-oss-moe", "qwen3-dense", "gemma4-shared-dense"],
+)
 def test_compacted_sequences(run: Run, arch_models: Path, arch: str) -> None:
     """Guards, states, sequences, no room, aborts, out of memory; with sliding windows and without."""
     assert run("test-snapkv-cache", arch_models / f"{arch}.gguf").strip().endswith("OK")
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+def test_gemma_is_exact(run: Run, arch_models: Path, kv_type: str) -> None:
+    """Heads of 512, and layers that read the KV of others; a last chunk shorter than the window."""
+    models = sorted([*arch_models.glob("gemma4*.gguf"), *arch_models.glob("gemma3n*.gguf")])
+    assert len(models) == 4
+    options = ["-n", "201", "-u", "49", "-g", "1,2,0", "-s", "2", "-t", kv_type]
+    for line in run("test-snapkv-exact", *options, *models).splitlines():
+        record = json.loads(line)
+        assert record["cached"] >= 3, record
+        assert [r["max_diff"] for r in record["runs"]] == [0, 0, 0], record
 
 
 HYBRIDS = (
