@@ -87,6 +87,12 @@ def test_gemma_is_exact(run: Run, arch_models: Path, kv_type: str) -> None:
         assert [r["max_diff"] for r in record["runs"]] == [0, 0, 0], record
 
 
+def test_votes_of_gemma(run: Run, arch_models: Path) -> None:
+    """Heads of 512, and all layers that read one KV cache, against float64 on queries of llama_decode()."""
+    models = sorted([*arch_models.glob("gemma4*.gguf"), *arch_models.glob("gemma3n*.gguf")])
+    assert run("test-snapkv-shared", *models).strip() == "OK"
+
+
 HYBRIDS = (
     "falcon-h1-dense",
     "granitehybrid-dense",
