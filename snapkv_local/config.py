@@ -70,7 +70,7 @@ class SnapKVConfig:
             the budget. The cache has cells for max_budget.
         max_budget: the most rows that min_coverage may keep; None for four times the budget.
         decode_cells: how many cells there are for tokens after the prompt. When they are used up, the
-            last tokens vote anew, and rows are evicted down to the budget.
+            last tokens vote again, and rows are evicted down to the budget.
         layer_group: how many layers are evaluated at a time, called G: only their full KV is live
             then. "auto" is 1, as more layers take more memory and save little time; or all layers,
             where their KV takes less than the hidden state between groups. Layers without a cache

@@ -73,7 +73,7 @@ def out_of_memory(subject: str, reason: str = "") -> OutOfMemoryError:
         reason: in anybody's words, which may say how much was asked for.
     """
     wanted = re.search(r"[\d.]+ ?[KMGT]i?B\b", reason)
-    problem = "out of memory" + (f": {wanted[0]} more are needed" if wanted else "")
+    problem = "out of memory" + (f": {wanted[0]} more is needed" if wanted else "")
     return OutOfMemoryError(subject, problem, less_memory())
 
 
@@ -100,7 +100,7 @@ def from_load(error: Exception, path: str, reason: str) -> Exception:
         )
     if "Failed to create llama_context" in str(error):
         return NativeError(
-            path, f"gets no context{': ' if reason else ''}{reason}", "{verbose} says more"
+            path, f"no context can be made{': ' if reason else ''}{reason}", "{verbose} says more"
         )
     return error
 

@@ -31,9 +31,9 @@ def take_document_settings(
         click.UsageError: --full, or --vault off.
     """
     if options["full"]:
-        raise click.UsageError("of a document, each question has its own rows: leave out --full")
+        raise click.UsageError("each question about a document has its own rows: leave out --full")
     if options["vault"] == "off":
-        raise click.UsageError("a document is a vault: leave out --vault off")
+        raise click.UsageError("a document takes the place of the vault: leave out --vault off")
     return {"vault": "ram", **(take_settings(options, profile) or {})}
 
 

@@ -215,7 +215,7 @@ def read_keys(keys: tuple[str, ...], file: Path | None) -> tuple[str, ...]:
     if file is not None:
         lines = [line.strip() for line in decode(file.read_bytes(), str(file)).splitlines()]
         if not any(lines):
-            raise ConfigError(str(file), "holds no key", "write one a line")
+            raise ConfigError(str(file), "holds no key", "write one in each line")
         found += filter(None, lines)
     if not all(key.strip() for key in found):
         raise ConfigError("--api-key", "is empty", "give a key, or leave it out")
@@ -237,7 +237,7 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
         reason = getattr(e, "strerror", None) or str(e)
         raise ConfigError(
             f"{host}:{port}",
-            f"cannot be listened at ({reason})",
+            f"cannot be listened on ({reason})",
             "end what uses it, or choose another --port",
         ) from e
     with listener:

@@ -136,6 +136,6 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as e:
         raise ConfigError(str(path), f"cannot be read as a record ({e})", cure) from e
     if not isinstance(data, dict) or data.get("kind") != KIND:
-        raise ConfigError(str(path), "is there, and no record of an evaluation", cure)
+        raise ConfigError(str(path), "is there, and is not a record of an evaluation", cure)
     records.check_format(data, str(path))
     return data

@@ -136,7 +136,9 @@ def _arguments(reader: SchemaReader, parameters: dict[str, Any] | None, name: st
     if not parameters:
         return {"type": "object", "additionalProperties": False}
     if parameters.get("type", "object") != "object":
-        raise GrammarError(f"{name}.type", "is not object", "arguments of a function are an object")
+        raise GrammarError(
+            f"{name}.type", 'is not "object"', "the arguments of a function are an object"
+        )
     return {"allOf": [reader.read(parameters, name), {"type": "object"}]}
 
 

@@ -89,7 +89,9 @@ def _most(value: Any, at: str) -> int:
 
 def _least(value: Any, at: str) -> int:
     if _count(value, at) > _MOST_COUNT:
-        raise GrammarError(at, f"{value} is more than any answer has", f"up to {_MOST_COUNT:,}")
+        raise GrammarError(
+            at, f"{value} is more than any answer has", f"give up to {_MOST_COUNT:,}"
+        )
     return _count(value, at)
 
 
@@ -105,7 +107,9 @@ def _multiple(value: Any, at: str) -> float | int:
     if not _is_number(value) or not 0 < value < math.inf:
         raise GrammarError(at, f"{quote(value)} is not a number above 0", "correct it")
     if value > _MOST_MULTIPLE:
-        raise GrammarError(at, f"{value} is too large to be obeyed", f"up to {_MOST_MULTIPLE:,}")
+        raise GrammarError(
+            at, f"{value} is too large to be obeyed", f"give up to {_MOST_MULTIPLE:,}"
+        )
     return value  # type: ignore[no-any-return]
 
 

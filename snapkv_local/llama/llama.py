@@ -37,15 +37,15 @@ class Llama(DocumentedLlama):
     states.
 
     A conversation that goes on is evaluated from where it was. When its cells run out, in a turn or
-    while tokens are generated, the last tokens vote anew, all rows compete, and those beyond the
+    while tokens are generated, the last tokens vote again, all rows compete, and those beyond the
     budget go. last_prefill then has the figures of the turn, and evictions those of each time
     during the answer. A prompt that parts from the compressed one before its end, such as another
     question about the same document, is prefilled again: the rows were kept for the first one. With
     SnapKVConfig(vault="ram") such a prefill takes what it has in common with the last prompt from
-    the vault, and each turn chooses rows anew. A prompt that is given again goes on from its last
+    the vault, and each turn chooses rows again. A prompt that is given again goes on from its last
     token, which then attends to the compact cache as every later token does, and no longer to the
     whole prompt: the answer may differ from the first one. reset() makes sure that it is evaluated
-    anew.
+    again.
 
     Args:
         model_path: GGUF file.

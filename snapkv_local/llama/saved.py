@@ -83,7 +83,7 @@ def load(llm: WordedLlama, path: str | Path) -> vault.Segment | None:
     if len(tokens) > llm.n_ctx():
         raise DocumentError(
             str(path),
-            f"has {len(tokens):,} tokens, and the context {llm.n_ctx():,}",
+            f"has {len(tokens):,} tokens, and the context holds {llm.n_ctx():,}",
             "raise {n_ctx}",
         )
     state, logits = found.pop("state"), found.pop("logits")
@@ -172,12 +172,12 @@ def check(llm: WordedLlama, document: Document) -> None:
         raise DocumentError(
             str(document.path),
             f"was made by {document.model.name or document.model.file}: {problem}",
-            "ask the model that made it, with its settings, or ingest the text anew",
+            "ask the model that made it, with its settings, or ingest the text again",
         )
     if len(document.tokens) >= llm.n_ctx():
         raise DocumentError(
             str(document.path),
-            f"has {len(document.tokens):,} tokens, and the context {llm.n_ctx():,}",
+            f"has {len(document.tokens):,} tokens, and the context holds {llm.n_ctx():,}",
             "raise {n_ctx}",
         )
     if llm.control_words().suspects(document.text):
@@ -187,7 +187,7 @@ def check(llm: WordedLlama, document: Document) -> None:
             raise DocumentError(
                 str(document.path),
                 "was made by a version that took words of its text for control tokens",
-                "ingest the text anew",
+                "ingest the text again",
             )
 
 

@@ -16,7 +16,7 @@ class Turn(Enum):
         PREFILL: as a prompt with all that came before. From position 0, or from where the vault ends.
         EXTEND: behind what the cache holds; then all rows compete for the budget, those kept before
             and the new ones. Where the engine cannot go on from there, it is a PREFILL.
-        EVICT: within an answer, whose last tokens vote anew: rows are evicted down to the budget, and
+        EVICT: within an answer, whose last tokens vote again: rows are evicted down to the budget, and
             the tokens are decoded.
         CHOOSE: within an answer, too, where rows are chosen from a whole prompt, or nothing can be
             evaluated again: all that came before is prefilled, and the tokens are decoded.

@@ -95,7 +95,7 @@ def read_model(path: Path) -> PlannedModel:
             else:
                 rest += tensor.n_bytes
     if embedding == 0 or 0 in layers:
-        raise ModelFileError(str(first), "lists no weights of some layers", "give a model's GGUF")
+        raise ModelFileError(str(first), "lacks the weights of some layers", "give a model's GGUF")
     return PlannedModel(
         path=first,
         shape=shape if shape.n_vocab else _with_vocab(shape, metadata),
@@ -145,7 +145,7 @@ def _n_ff(metadata: dict[str, Any], shape: ModelShape, path: Path) -> tuple[int,
     found = tuple(max(d, e * max(1, n_used)) for d, e in zip(dense, expert, strict=True))
     if not any(found):
         raise ModelFileError(
-            str(path), "names no feed-forward length", "give a language model's GGUF"
+            str(path), "does not say the feed-forward length", "give a language model's GGUF"
         )
     return found
 

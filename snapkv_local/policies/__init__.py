@@ -52,7 +52,7 @@ def get(name: str) -> type[Policy]:
     """
     if name not in POLICIES:
         raise ConfigError(
-            f"policy={name!r}", "no such policy", f"choose one of {', '.join(POLICIES)}"
+            f"policy={name!r}", "is not a policy", f"choose one of {', '.join(POLICIES)}"
         )
     return POLICIES[name]
 

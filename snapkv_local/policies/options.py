@@ -43,12 +43,12 @@ def parse(text: str, policies: Mapping[str, type[Any]]) -> Any:
     if "+" in name:
         raise ConfigError(
             f"policy={text!r}",
-            "has an option without a colon before",
+            "has an option without a colon before it",
             "write name:key=value+key=value, an outer policy's options before of=",
         )
     if name not in policies:
         raise ConfigError(
-            f"policy={text!r}", "no such policy", f"choose one of {', '.join(policies)}"
+            f"policy={text!r}", "is not a policy", f"choose one of {', '.join(policies)}"
         )
     kind = policies[name]
     fields = {field.name: field for field in dataclasses.fields(kind)}

@@ -56,7 +56,7 @@ def read_pdf(data: bytes, name: str, warn: Callable[[str], object] | None) -> st
         raise TextFileError(
             name,
             f"is a PDF of which {of} of {len(pages)} {verb}: they may be pictures",
-            "recognize its text first, such as with OCRmyPDF",
+            "recognize its text first, for example with OCRmyPDF",
         )
     if n_blank and warn is not None:
         warn(f"{name}: {n_blank} of {len(pages)} pages have no text, and may be pictures")

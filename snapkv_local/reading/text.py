@@ -124,7 +124,7 @@ def _of_mark(data: bytes, codec: str, encoding: str, name: str) -> str:
     except UnicodeDecodeError as e:
         raise TextFileError(
             name,
-            f"begins with the byte order mark of {encoding}, and is none at byte {e.start:,}",
+            f"begins with the byte order mark of {encoding}, and is not {encoding} at byte {e.start:,}",
             "save it as UTF-8",
         ) from e
     if "\0" in text:

@@ -43,7 +43,7 @@ def parse_size(text: str) -> int:
         raise ConfigError(repr(text), "is not a size in bytes", "write 8GiB, 8GB or 8192MiB")
     if match[2] == "" and float(match[1]) < _LEAST_WITHOUT_UNIT:
         raise ConfigError(
-            repr(text), "says no unit", f"write {match[1]}GiB, or {match[1]}B if bytes are meant"
+            repr(text), "has no unit", f"write {match[1]}GiB, or {match[1]}B if bytes are meant"
         )
     return int(float(match[1]) * _UNITS[unit])
 

@@ -150,7 +150,7 @@ def _target(path: str | Path) -> Path:
     """The file itself, where path is a link to it."""
     path = Path(path).resolve()
     if path.is_dir():
-        raise DocumentError(str(path), "is a folder", "give the name of a file in it")
+        raise DocumentError(str(path), "is a folder", "name a file in it")
     if not path.parent.is_dir():
         raise DocumentError(str(path), "is in a folder that does not exist", "make the folder")
     if not os.access(path.parent, os.W_OK | os.X_OK):

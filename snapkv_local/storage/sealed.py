@@ -175,7 +175,7 @@ def _read_header(path: Path, fd: int) -> tuple[dict[str, Any], range]:
         raise DocumentError(
             str(path),
             f"has format {version} of a newer snapkv-local, and this one reads {VERSION}",
-            "bring snapkv-local up to date",
+            "update snapkv-local",
         )
     found = os.fstat(fd).st_size
     if found < n_bytes:

@@ -116,7 +116,7 @@ def cut(
         n_tokens = sum(len(file) for _, file in ids)
         raise PromptError(
             f"files of {n_tokens:,} tokens",
-            f"are too little for {needed} documents of {max(wanted, MIN_LENGTH):,} tokens, half of "
+            f"are too few for {needed} documents of {max(wanted, MIN_LENGTH):,} tokens, half of "
             "them held out",
             "give more text" if length is None else "give more text, or a shorter --length",
         )

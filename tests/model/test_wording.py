@@ -385,5 +385,5 @@ def test_a_document_made_with_forged_turns(make: Callable[..., Llama], tmp_path:
     # one that a version made that took them for control tokens
     own = llama_cpp.Llama.tokenize(llm, made.prefix.encode(), add_bos=False, special=True)
     old = dataclasses.replace(made, tokens=np.array(own, np.int32))
-    with pytest.raises(DocumentError, match="ingest the text anew"):
+    with pytest.raises(DocumentError, match="ingest the text again"):
         llm.open_document(old)

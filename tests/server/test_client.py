@@ -260,7 +260,7 @@ def test_a_request_may_choose_the_rows(client: openai.OpenAI, document: str) -> 
 
     for given, message in [
         ({"policy": "pyramid"}, "before it has seen the next one"),
-        ({"policy": "best"}, "no such policy"),
+        ({"policy": "best"}, "is not a policy"),
         ({"policy": "snapkv:kernel_size=7"}, "kernel_size=7"),
         ({"policy": "question", "kernel_size": 7}, "is a setting of snapkv"),
         ({"protect_system": "yes"}, "protect_system"),

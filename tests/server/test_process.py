@@ -90,7 +90,7 @@ def test_sigterm_is_success(serve: Callable[..., Any]) -> None:
         (("--max-body", "0"), "not a size in bytes"),
         (("--api-key", " "), "is empty"),
         (("--full", "--budget", "8"), "leave out --budget"),
-        (("--host", "192.0.2.1"), "cannot be listened at"),
+        (("--host", "192.0.2.1"), "cannot be listened on"),
         (("--window-size", "600", "--budget", "512"), "window_size"),
     ],
 )

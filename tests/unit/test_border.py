@@ -55,7 +55,7 @@ def test_a_setting_that_is_refused_is_named_as_it_was_given():
     ("error", "code", "line"),
     [
         (MemoryError(), 1, "Error: memory: out of memory; lower --ctx"),
-        (MemoryError("Unable to allocate 96.0 MiB for an array"), 1, "memory: 96.0 MiB more are"),
+        (MemoryError("Unable to allocate 96.0 MiB for an array"), 1, "memory: 96.0 MiB more is"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), 1, "Error: memory: out of memory; "),
         (RuntimeError("can't start new thread"), 1, "Error: memory: out of memory; "),
         (ImportError("x.so: failed to map segment from shared object"), 1, "out of memory"),

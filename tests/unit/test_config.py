@@ -87,7 +87,7 @@ def test_defaults():
         ({"n_ubatch": 0}, "n_ubatch=0: is not a whole number from 1"),
         ({"n_ubatch": "all"}, "n_ubatch='all': is not a whole number"),
         ({"ops": "cuda"}, "ops='cuda': is not known; choose one of auto, fused, ggml"),
-        ({"policy": "best"}, "policy='best': no such policy; choose one of snapkv"),
+        ({"policy": "best"}, "policy='best': is not a policy; choose one of snapkv"),
         ({"policy": "question:size=3"}, "'size=3': is not an option of question; its options are"),
         ({"policy": "question:kernel_size=4"}, "policy question, kernel_size=4: an even number"),
         # what the engine runs has its options as settings

@@ -57,7 +57,10 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("ask BOOK", "give a QUESTION, or --info"),
         ("ask BOOK x --info", "give a QUESTION, or --info"),
         ("ask BOOK x ''", "a question is empty"),
-        ("ask BOOK x --vault off", "a document is a vault: leave out --vault off"),
+        (
+            "ask BOOK x --vault off",
+            "a document takes the place of the vault: leave out --vault off",
+        ),
         ("run --document BOOK --full --prompt x", "leave out --full"),
         ("run demo --model demo --document BOOK", "name one MODEL"),
         ("run --document no.snapkv", "'no.snapkv' does not exist"),

@@ -191,7 +191,7 @@ def test_another_evaluations_record(fake, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("--tasks", "needel"), 1, "task 'needel': no such task; choose from needle, "),
+        (("--tasks", "needel"), 1, "task 'needel': is not a task; choose from needle, "),
         (("--policies", "snapvk"), 1, "snapvk"),
         (("--policies", "snapkv:kernal=3"), 1, "kernal"),
         (("--budgets", "32"), 1, "budget 32: leaves no row to choose"),

@@ -382,5 +382,5 @@ def test_settings_of_a_file_change_with_it(write):
 def test_unknown_tasks():
     with pytest.raises(ConfigError, match=r"needel.*choose from needle, .*jsonl:FILE"):
         tasks.get("needel")
-    with pytest.raises(ConfigError, match="no such task"):
+    with pytest.raises(ConfigError, match="is not a task"):
         tasks.get("jsonl:")

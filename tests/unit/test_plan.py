@@ -301,7 +301,7 @@ def test_no_sizes(text):
 
 @pytest.mark.parametrize("text", ["8", "8192", "1.5", "999999"])
 def test_a_small_number_needs_its_unit(text):
-    with pytest.raises(ConfigError, match=rf"says no unit; write {text}GiB, or {text}B if"):
+    with pytest.raises(ConfigError, match=rf"has no unit; write {text}GiB, or {text}B if"):
         units.parse_size(text)
 
 

@@ -91,9 +91,9 @@ def test_every_option_survives_the_round_trip(policy):
     [
         (
             "best",
-            "policy='best': no such policy; choose one of snapkv, snapkv-paper, streaming, random, h2o",
+            "policy='best': is not a policy; choose one of snapkv, snapkv-paper, streaming, random, h2o",
         ),
-        ("", "policy='': no such policy; choose one of snapkv"),
+        ("", "policy='': is not a policy; choose one of snapkv"),
         (
             "snapkv-paper:size=3",
             "policy='snapkv-paper:size=3', 'size=3': is not an option of snapkv-paper; its options are "
@@ -108,11 +108,11 @@ def test_every_option_survives_the_round_trip(policy):
         ),
         (
             "pyramid:of=snapkv+beta=3",
-            "policy='snapkv+beta=3': has an option without a colon before; write "
+            "policy='snapkv+beta=3': has an option without a colon before it; write "
             "name:key=value+key=value, an outer policy's options before of=",
         ),
         ("pyramid:of=snapkv-paper:kernel_size=3+beta=3", "'beta=3': is not an option of snapkv"),
-        ("pyramid:of=best", "policy='best': no such policy"),
+        ("pyramid:of=best", "policy='best': is not a policy"),
         (
             "pyramid:of=adaptive",
             "is of the wrong type; give a policy that scores rows, such as snapkv",

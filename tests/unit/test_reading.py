@@ -58,7 +58,7 @@ REFUSED = {
     "blanks": (b" \r\n\t", "has nothing but white space"),
     "zeros": (b"text\0text", "is not text: it has zero bytes; give plain text, PDF or DOCX"),
     "UTF-16 without its mark": (WORDS.encode("utf-16-le"), "UTF-16 without a byte order mark"),
-    "half a character": (b"\xff\xfea\0b", "byte order mark of UTF-16, and is none at byte 2"),
+    "half a character": (b"\xff\xfea\0b", "byte order mark of UTF-16, and is not UTF-16 at byte 2"),
     "zeros in UTF-16": (b"\xfe\xff\0a\0\0", "is not text: it has zeros in its UTF-16"),
     "Latin-1": (LATIN, "is not UTF-8 at 18 places of 225 bytes, the first at byte 0; .*iconv"),
     "random": (bytes(range(1, 256)), "is not UTF-8"),
@@ -258,7 +258,7 @@ def test_the_chat_page_reads_alike(tmp_path):
             assert found == {"text": text, "warning": found["warning"]}
             assert (found["warning"] != "") == (len(warnings) == 1)
         else:
-            assert found["error"].startswith("a.txt is ") or "begins as" in found["error"]
+            assert found["error"].startswith("a.txt is ") or "begins like" in found["error"]
 
 
 def test_limits_are_those_of_the_page():

@@ -283,7 +283,7 @@ def test_too_little_space_is_said_before_anything_is_written(
 
 
 def test_a_place_that_is_none_for_a_file_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DocumentError, match="is a folder; give the name"):
+    with pytest.raises(DocumentError, match="is a folder; name a file"):
         check_space(tmp_path, 1)
     with pytest.raises(DocumentError, match="folder that does not exist; make"):
         check_space(tmp_path / "no" / "such", 1)

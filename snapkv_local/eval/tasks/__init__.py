@@ -31,5 +31,5 @@ def get(name: str) -> Task:
         return files.KINDS[kind](expanded(file))
     if name not in TASKS:
         known = [*TASKS, *(f"{kind}:FILE" for kind in files.KINDS)]
-        raise ConfigError(f"task {name!r}", "no such task", f"choose from {', '.join(known)}")
+        raise ConfigError(f"task {name!r}", "is not a task", f"choose from {', '.join(known)}")
     return TASKS[name]
