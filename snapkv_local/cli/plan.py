@@ -286,7 +286,8 @@ def tokens(n: int) -> str:
 def advice(task: Task, ours: Estimate, cures: list[Change], largest: int) -> list[str]:
     """What to change, in lines."""
     lines = [
-        f"\nIt does not fit: {size(ours.peak - task.memory)} too much. Any of these makes it fit:"
+        f"\nIt does not fit: it takes {size(ours.peak - task.memory)} too much. Each of these options "
+        "makes it fit:"
     ]
     lines += [
         f"  {change.option}  ({size(change.peak)}{'; ' + change.note if change.note else ''})"

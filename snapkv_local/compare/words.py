@@ -11,10 +11,9 @@ NOT_MEASURED = "not measured"
 _ALIKE = 0.01  # a smaller spread is not written
 
 CAPTION = (
-    f"Medians of n runs; where these differ by more than {_ALIKE:.0%}, the lowest and highest are in "
-    "brackets. "
-    "x is against the full cache on the same machine with the same settings. KV is of the prompt's "
-    "rows; room for new tokens comes on top, and the peak has it."
+    f"The figures are medians of n runs; where these differ by more than {_ALIKE:.0%}, the lowest and "
+    "highest are in brackets. x is the ratio to the full cache on the same machine with the same settings. "
+    "KV is what the prompt's rows take; room for new tokens comes on top, and the peak includes it."
 )
 
 
@@ -100,11 +99,11 @@ def _ratio(found: Figure, full: Figure | None) -> str:
 
 
 FITS_CAPTION = (
-    f"The longest prompt whose measured peak is within {USABLE:.0%} of the memory; the rest is for "
-    "the system and others. ~ is along the straight line through the measured peaks, and * all that "
-    "the model was trained for. A number without ~ says nothing of longer prompts. "
-    "- did not fit. + and ? say that less memory may do: on a GPU, the hidden state of G = auto goes "
-    "to the host where memory is short."
+    f"This is the longest prompt whose measured peak is within {USABLE:.0%} of the memory; the rest is "
+    "for the system and other programs. ~ marks a length on the straight line through the measured peaks, "
+    "and * all that the model was trained for. A number without ~ says nothing about longer prompts. "
+    "- means that it did not fit. + and ? mean that less memory may do: on a GPU, the hidden state of "
+    "G = auto goes to the host where memory is short."
 )
 
 

@@ -17,9 +17,10 @@ Row = dict[str, Any]
 SHOWN = ("exact", "kl")
 COMPARED = ("exact", "kl")
 CAPTION = (
-    "KV: bytes kept of the prompt, mean. exact: all answer tokens are the most likely ones. KL to the full "
-    "f16 cache, in nats; lower is better. Δ: from {against} at the same rows and type, in percentage points "
-    "where it is of shares. Second lines: 95 % intervals over documents."
+    "KV is the mean of the bytes that are kept of a prompt. exact is the share of answers of which all "
+    "tokens are the most likely ones. KL is to the full f16 cache, in nats; lower is better. Δ is the "
+    "difference from {against} at the same rows and type, in percentage points for shares. The second "
+    "lines are 95 % intervals over documents."
 )
 FEW = 10
 SIDE_BY_SIDE = 4  # columns of tasks that 80 characters hold
@@ -39,7 +40,11 @@ def tables(summary: list[Row], against: str) -> RenderableType:
             shown.append(_by_task(groups, names[i : i + SIDE_BY_SIDE]))
     shown.append(Text(CAPTION.format(against=against), style="dim"))
     if summary and max(row["n_documents"] for row in summary) < FEW:
-        shown.append(Text(f"Fewer than {FEW} documents: intervals are rough, take more --cases."))
+        shown.append(
+            Text(
+                f"There are fewer than {FEW} documents, so intervals are rough: take more --cases."
+            )
+        )
     return Group(*shown)
 
 

@@ -184,7 +184,7 @@ def test_tables(summary):
     Console(file=out, width=80).print(terminal.tables(summary, "snapkv"))
     shown = out.getvalue()
     assert "all tasks: 12 cases, 12 documents" in shown
-    assert "Δ: from snapkv" in shown
+    assert "difference from snapkv" in " ".join(shown.split())
     assert "-0.250" in shown and "-0.25..-0.25" in shown
     assert "a 100" in shown and "b 100" in shown and "…" not in shown
     lines = [line for line in shown.splitlines() if "1000 B" in line]
