@@ -87,7 +87,7 @@ class CompletingLlama(GuidedLlama):
         return text.removeprefix(b" ") if starts else text
 
     def create_chat_completion(self, *args: Any, **kwargs: Any) -> Any:
-        """As llama_cpp.Llama.create_chat_completion(); contents are words, and answers may go on.
+        """As llama_cpp.Llama.create_chat_completion(); an answer that is begun goes on.
 
         Control words in messages and tools stay text. A last message of the assistant's is the
         beginning of the answer, which goes on right behind it, and what is returned is the rest.

@@ -58,7 +58,7 @@ class DocumentedLlama(KeepingLlama):
         return saved.ingest(self, text, path, title, progress)
 
     def open_document(self, opened: Document | str | Path) -> Document:
-        """From now on prompts that begin with a document's text take its K and V from its file.
+        """From now on, take K and V of prompts that begin with a document's text from its file.
 
         With use_mmap=False the file is read into memory here, as the model's is.
 
@@ -100,7 +100,7 @@ class DocumentedLlama(KeepingLlama):
     def load_session(self, path: str | Path) -> None:
         """Go on with a conversation that save_session() has written, in the place of this one.
 
-        Without a vault here, the file's is left out.
+        If this Llama has no vault, that of the file is left out.
 
         Raises:
             ConfigError: made without snapkv.

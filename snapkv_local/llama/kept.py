@@ -85,7 +85,7 @@ class KeepingLlama(CompletingLlama):
         self.n_tokens = self.n_prompt
 
     def set_protected(self, spans: Sequence[tuple[int, int]]) -> None:
-        """Positions that stay whatever the votes say, such as the system prompt's, in later prefills.
+        """Protect positions in later prefills, such as the system prompt's: they stay whatever the votes say.
 
         Args:
             spans: [begin, end) positions. Those in a prompt's window stay anyway; positions of an
@@ -98,7 +98,7 @@ class KeepingLlama(CompletingLlama):
         self._marks.protected = ranges("protected positions", spans)
 
     def set_question(self, span: tuple[int, int] | None) -> None:
-        """Where the question stands in later prompts: its words vote for the rows.
+        """Say where the question stands in later prompts; its words vote for the rows.
 
         That is for policies that ask (`question`, `windows`), and for `observation="question"`, where
         those of its words vote that are in the window. In a chat it is found without this: it is

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 class Llama(DocumentedLlama):
     """llama_cpp.Llama with SnapKV.
 
-    With snapkv=None it is llama_cpp.Llama. With a SnapKVConfig, n_ctx is the longest conversation,
-    in tokens, while the KV cache has cells for the budget and for new tokens only. Prompts longer
-    than the budget are evaluated layer group by layer group and evicted on the way; shorter ones as
-    usual. Everything else is inherited: completions, chat, grammars, streaming, tool calls, saved
-    states.
+    With snapkv=None it behaves as llama_cpp.Llama does. With a SnapKVConfig, n_ctx is the longest
+    conversation, in tokens, while the KV cache has cells for the budget and for new tokens only.
+    Prompts longer than the budget are evaluated layer group by layer group, and rows are evicted on
+    the way; shorter ones are evaluated as usual. Everything else is inherited: completions, chat,
+    grammars, streaming, tool calls, saved states.
 
     A conversation that goes on is evaluated from where it was. When its cells run out, in a turn or
     while tokens are generated, the last tokens vote again, all rows compete, and those beyond the
