@@ -1,0 +1,160 @@
+"""Llama with Gemma 4: heads of 512, sliding windows, layers that read the KV of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from snapkv_local import Llama, SnapKVConfig
+
+pytestmark = pytest.mark.native
+
+CHUNK = 64  # turns begin where a chunk does, so that a prefill anew computes in the same ones
+CONFIG = SnapKVConfig(budget=64, window_size=8, decode_cells=64)
+VAULT = SnapKVConfig(budget=64, window_size=8, decode_cells=64, vault="ram")
+
+Make = Callable[..., Llama]
+
+
+@pytest.fixture(params=["gemma4-dense", "gemma4-shared-dense"])
+def make(request: pytest.FixtureRequest, arch_models: Path) -> Iterator[Make]:
+    path = str(arch_models / f"{request.param}.gguf")
+    made = []
+
+    def make(snapkv: SnapKVConfig | None = CONFIG, **kwargs: Any) -> Llama:
+        settings: dict[str, Any] = {"n_ctx": 512, "n_batch": CHUNK, "n_ubatch": CHUNK}
+        settings |= {"n_threads": 1, "n_threads_batch": 1, "verbose": False, "swa_full": False}
+        llm = Llama(path, snapkv=snapkv, flash_attn=True, **{**settings, **kwargs})
+        made.append(llm)
+        return llm
+
+    yield make
+    for llm in made:
+        llm.close()
+
+
+def tokens(n: int, seed: int = 1) -> list[int]:
+    return np.random.default_rng(seed).integers(3, 128, n).tolist()
+
+
+def greedy(llm: Llama, prompt: list[int], n: int) -> list[int]:
+    found = []
+    for token in llm.generate(prompt, temp=0.0):
+        found.append(token)
+        if len(found) == n:
+            break
+    return found
+
+
+def logits(llm: Llama) -> np.ndarray:
+    return llm._logits(1)[0].copy()
+
+
+def assert_same(llm: Llama, other: Llama) -> None:
+    """Both have the same last logits and the same rows, and go on alike."""
+    np.testing.assert_array_equal(logits(llm), logits(other))
+    np.testing.assert_array_equal(llm.kept_positions(), other.kept_positions())
+    more = tokens(8, seed=9)
+    np.testing.assert_array_equal(llm.logits_for(more), other.logits_for(more))
+
+
+def test_a_prefill_has_the_logits_of_the_full_cache(make: Make) -> None:
+    full, ours = make(None), make()
+    full.eval(tokens(300))
+    stats = ours.prefill(tokens(300))
+    assert stats.n_kept == 64
+    np.testing.assert_array_equal(logits(ours), logits(full))
+
+
+def test_the_next_turn_computes_its_own_tokens(make: Make) -> None:
+    llm, other = make(), make()
+    prompt, more = tokens(300), tokens(20, seed=2)
+    answer = greedy(llm, prompt, 10)
+    found = greedy(llm, [*prompt, *answer, *more], 10)
+    assert llm.n_cached == len(prompt) + len(answer) - 1
+
+    other.prefill(prompt)
+    other.eval(answer[:-1])
+    other.eval([answer[-1], *more])
+    assert found[0] == int(np.argmax(logits(other)))
+    assert found == greedy(other, [*prompt, *answer, *more], 10)
+
+
+def test_a_turn_beyond_the_cells_evicts_as_a_prefill_anew(make: Make) -> None:
+    """What was there had all its rows yet."""
+    llm, anew = make(), make()
+    turn = [*tokens(CHUNK), *tokens(150, seed=4)]
+    llm.prefill(turn[:CHUNK])
+    greedy(llm, turn, 1)
+    assert llm.n_cached == CHUNK
+    assert llm.last_prefill is not None
+    assert (llm.last_prefill.n_prompt, llm.last_prefill.n_kept) == (len(turn), 64)
+    anew.prefill(turn)
+    assert_same(llm, anew)
+
+
+def test_an_answer_longer_than_the_cells_goes_on(make: Make) -> None:
+    llm = make()
+    assert len(greedy(llm, tokens(200), 150)) == 150
+    assert len(llm.evictions) == 2
+
+
+def test_a_question_to_the_vault_is_a_prefill_anew(make: Make) -> None:
+    llm, document = make(VAULT), tokens(4 * CHUNK)
+    llm.prefill(document)
+    for seed in (6, 7):
+        prompt, anew = [*document, *tokens(90, seed=seed)], make(VAULT)
+        assert llm.prefill(prompt).n_cached == len(document)
+        anew.prefill(prompt)
+        np.testing.assert_array_equal(llm.kept_positions(), anew.kept_positions())
+        # to rounding: rows of the sliding windows lie in other cells, so that sums have another order
+        expected = logits(anew)
+        assert np.abs(logits(llm) - expected).max() < 2e-3 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("layer", [0, -1])
+def test_layers_may_keep_fewer_rows(make: Make, layer: int) -> None:
+    """Whatever lies in the cells that such a layer leaves out, for itself and for those that read it."""
+    prompt = tokens(300)
+    llm, other = make(VAULT), make(VAULT)
+    llm.prefill(prompt)
+    other.prefill(prompt)
+    kept = list(llm.kept_positions())
+    before = llm.logits_for(prompt[:4])
+    other.select_rows([ids * 0 + np.arange(ids.shape[1], dtype=np.int32) for ids in kept])
+    kept[layer] = kept[layer][:, -20:]
+    llm.select_rows(kept)
+    other.select_rows(kept)
+    after = llm.logits_for(prompt[:4])
+    assert not np.array_equal(after, before)
+    np.testing.assert_array_equal(after, other.logits_for(prompt[:4]))
+
+
+def test_sessions(make: Make, tmp_path: Path) -> None:
+    llm, other = make(), make()
+    answer = greedy(llm, tokens(300), 5)
+    llm.save_session(tmp_path / "s.snapkv")
+    other.load_session(tmp_path / "s.snapkv")
+    turn = [*tokens(300), *answer, *tokens(20, seed=2)]
+    assert greedy(other, turn, 10) == greedy(llm, turn, 10)
+    assert other.n_cached == llm.n_cached > 300
+
+
+def test_documents(make: Make, tmp_path: Path) -> None:
+    llm, other = make(VAULT), make(VAULT)
+    llm.ingest("tide " * 60, tmp_path / "d.snapkv")
+    document = other.open_document(tmp_path / "d.snapkv").tokens.tolist()
+    prompt = [*document, *tokens(90, seed=6)]
+    assert other.prefill(prompt).n_cached == llm.prefill(prompt).n_cached == len(document)
+    assert_same(other, llm)
+
+
+@pytest.mark.parametrize("policy", ["value", "h2o"])
+def test_a_policy_in_python_sees_all_queries(make: Make, policy: str) -> None:
+    llm = make(SnapKVConfig(keep_ratio=0.2, window_size=8, policy=policy))
+    assert len(greedy(llm, tokens(300), 5)) == 5
+    assert llm.kept_positions().shape[0] == len(llm.cached_layers()) >= 3
