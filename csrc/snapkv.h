@@ -275,7 +275,7 @@ struct llama_snapkv_vault_info {
     uint32_t n_head, n_head_kv; // n_head: of all layers that read the layer's KV
     uint32_t head_dim, head_dim_v;
     uint32_t row_bytes_k; // of a token, as the cache holds it
-    uint32_t row_bytes_v;
+    uint32_t row_bytes_v; // 0: V is the first head_dim_v elements of K's row (MLA)
     float scale;
     float softcap; // 0: none
 };

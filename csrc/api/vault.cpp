@@ -65,9 +65,10 @@ bool llama_snapkv_vault_read(const llama_context * ctx, llama_seq_id seq_id, uin
         }
         const ggml_type type = is_v ? layer.type_v : layer.type_k;
         const int64_t head_dim = is_v ? layer.head_dim_v : layer.head_dim_k;
-        const size_t row = is_v ? layer.row_v : layer.row_k;
+        const bool in_v = is_v && layer.row_v > 0;
+        const size_t row = in_v ? layer.row_v : layer.row_k;
         const size_t head = row / layer.n_head_kv;
-        vault->each(is_v, ic, 0, n, [&](const uint8_t * data, uint32_t pos, uint32_t n_rows) {
+        vault->each(in_v, ic, 0, n, [&](const uint8_t * data, uint32_t pos, uint32_t n_rows) {
             for (uint32_t i = 0; i < n_rows; ++i) {
                 for (int64_t h = 0; h < layer.n_head_kv; ++h) {
                     to_f32(type, data + i * row + h * head, out + (h * n + pos + i) * head_dim, head_dim);

@@ -42,9 +42,11 @@ void llama_snapkv_packer::pack(const std::vector<chosen> & layers, llama_kv_cach
                 ggml_set_input(ids);
             }
             inputs.push_back(ids);
-            const uint32_t stream = target.strm[0];
-            copy_rows(gctx, gf, kept, from.k_stream[0], to.k_stream[stream], ids, target.head());
-            copy_rows(gctx, gf, kept, from.v_stream[0], to.v_stream[stream], ids, target.head());
+            const auto sources = access::tensors(from, 0);
+            const auto targets = access::tensors(to, target.strm[0]);
+            for (size_t i = 0; i < sources.size(); ++i) {
+                copy_rows(gctx, gf, kept, sources[i], targets[i], ids, target.head());
+            }
         }
         return gf;
     };
@@ -59,9 +61,7 @@ void llama_snapkv_packer::pack(const std::vector<chosen> & layers, llama_kv_cach
 
 void llama_snapkv_packer::repack(int32_t il, uint32_t n_head_kv, const std::vector<uint32_t> & rows, uint32_t n_rows, llama_kv_cache & base, const llama_kv_cache::slot_info & target) const {
     const uint32_t n_kept = task.n_prefix_kept_max();
-    const auto & cached = access::layer(base, il);
-    for (const bool is_v : { false, true }) {
-        ggml_tensor * t = (is_v ? cached.v_stream : cached.k_stream)[target.strm[0]];
+    for (ggml_tensor * t : access::tensors(access::layer(base, il), target.strm[0])) {
         const size_t row = t->nb[1];
         const size_t head = row / n_head_kv;
         std::vector<uint8_t> from((n_kept + task.window) * row);

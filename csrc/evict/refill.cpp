@@ -112,10 +112,10 @@ void keep(llama_context & ctx, const llama_snapkv_vault & vault, llama_seq_id se
 
     for (uint32_t ic = 0; ic < vault.layers.size(); ++ic) {
         const auto & kept = record->layers[ic];
-        const auto & to = access::layer(base, kept.il);
-        for (const bool is_v : { false, true }) {
-            const auto data = gather(vault, is_v, ic, kept, window);
-            ggml_tensor * t = (is_v ? to.v_stream : to.k_stream)[target.strm[0]];
+        const auto tensors = access::tensors(access::layer(base, kept.il), target.strm[0]);
+        for (size_t i = 0; i < tensors.size(); ++i) {
+            const auto data = gather(vault, /*is_v =*/i == 1, ic, kept, window);
+            ggml_tensor * t = tensors[i];
             ggml_backend_tensor_set(t, data.data(), (target.head() + record->max_kept() - kept.n_kept) * t->nb[1], data.size());
         }
     }

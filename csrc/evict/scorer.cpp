@@ -55,7 +55,7 @@ bool llama_snapkv_scorer::can_fuse(const llama_snapkv_layer & layer) const {
     ggml_backend_dev_t dev = place.devs[layer.il];
     llama_snapkv_gctx gctx(32 * ggml_tensor_overhead());
     const llama_snapkv_observation obs = observe(gctx.get(), layer);
-    const bool fits = snapkv_op_fits(layer.head_dim, voters.n, layer.n_head, layer.n_head_kv, obs.k->type, params.kernel_size) &&
+    const bool fits = snapkv_op_fits(layer.head_dim, voters.n, layer.n_head, obs.k->ne[2], obs.k->type, params.kernel_size) &&
             llama_snapkv_supports(dev, build_fused(gctx.get(), obs));
     if (!fits && params.ops == LLAMA_SNAPKV_OPS_FUSED) {
         throw std::invalid_argument(format("%s has no fused ops for layer %d (%d query heads of %d elements, %d KV heads in %s, %u voters, kernel_size %u): set ops to auto",
@@ -72,6 +72,11 @@ llama_snapkv_observation llama_snapkv_scorer::observe(ggml_context * gctx, const
     llama_snapkv_observation obs;
     obs.q = staging.queries_of(gctx, layer, staging.n_queries - voters.n_after - voters.n, voters.n);
     obs.k = staging.keys_of(gctx, layer, n_seen);
+    obs.n_parts = llama_snapkv_n_parts(layer.n_head, layer.n_head_kv);
+    if (obs.n_parts > 1) {
+        obs.k->ne[2] = obs.n_parts; // ggml's views do not repeat what they show
+        obs.k->nb[2] = 0;
+    }
     obs.sinks = layer.sinks;
     obs.scale = layer.scale;
     obs.softcap = layer.softcap;
@@ -85,7 +90,7 @@ llama_snapkv_ballot llama_snapkv_scorer::vote(ggml_context * gctx, ggml_cgraph *
     if (res.fused) {
         res.votes = build_fused(gctx, obs);
         // the scheduler knows no preference for these; K must not leave its device
-        for (ggml_tensor * node : { res.votes.stats, res.votes.votes, res.votes.ids }) {
+        for (ggml_tensor * node : { res.votes.stats, res.votes.parts, res.votes.votes, res.votes.ids }) {
             ggml_backend_sched_set_tensor_backend(ctx.get_sched(), node, runner.backend_of(place.devs[layer.il]));
         }
         ggml_set_output(res.votes.ids);

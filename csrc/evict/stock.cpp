@@ -4,6 +4,19 @@
 
 #include "ggml-impl.h"
 
+static constexpr int64_t MAX_PART = 16; // query heads
+
+int64_t llama_snapkv_n_parts(int64_t n_head, int64_t n_head_kv) {
+    if (n_head_kv > 1) {
+        return 1;
+    }
+    int64_t n_parts = (n_head + MAX_PART - 1) / MAX_PART;
+    while (n_head % n_parts != 0) {
+        ++n_parts;
+    }
+    return n_parts;
+}
+
 // mean over ne1: [n, g] -> [n]
 static ggml_tensor * mean_of_rows(ggml_context * ctx, ggml_tensor * t) {
     const int64_t n = t->ne[0];
@@ -40,6 +53,12 @@ static ggml_tensor * pool(ggml_context * ctx, ggml_tensor * t, const llama_snapk
 static ggml_tensor * score(ggml_context * ctx, ggml_tensor * votes, const llama_snapkv_params & params) {
     ggml_tensor * pooled = pool(ctx, votes, params);
     return params.self_weight == 0.0f ? pooled : ggml_add(ctx, pooled, ggml_scale(ctx, votes, params.self_weight));
+}
+
+static ggml_tensor * output(ggml_cgraph * gf, ggml_tensor * t) {
+    ggml_set_output(t);
+    ggml_build_forward_expand(gf, t);
+    return t;
 }
 
 llama_snapkv_votes llama_snapkv_graph_score(ggml_context * ctx, ggml_cgraph * gf, const llama_snapkv_observation & obs, const llama_snapkv_params & params) {
@@ -80,14 +99,17 @@ llama_snapkv_votes llama_snapkv_graph_score(ggml_context * ctx, ggml_cgraph * gf
         }
 
         ggml_tensor * prefix = ggml_cont(ctx, ggml_view_2d(ctx, vote, n - w, g, vote->nb[1], 0));
-        ggml_tensor * pooled = mean_of_rows(ctx, score(ctx, prefix, params));
-        ggml_tensor * mass = mean_of_rows(ctx, sum);
-        for (ggml_tensor * out : { pooled, mass }) {
-            ggml_set_output(out);
-            ggml_build_forward_expand(gf, out);
+        votes.pooled.push_back(output(gf, mean_of_rows(ctx, score(ctx, prefix, params))));
+        votes.mass.push_back(output(gf, mean_of_rows(ctx, sum)));
+    }
+    if (obs.n_parts > 1) {
+        for (auto * of_parts : { &votes.pooled, &votes.mass }) {
+            ggml_tensor * sum = of_parts->front();
+            for (size_t i = 1; i < of_parts->size(); ++i) {
+                sum = ggml_add(ctx, sum, (*of_parts)[i]);
+            }
+            *of_parts = { output(gf, ggml_scale(ctx, sum, 1.0f / (float) obs.n_parts)) };
         }
-        votes.pooled.push_back(pooled);
-        votes.mass.push_back(mass);
     }
     return votes;
 }
@@ -112,13 +134,18 @@ static ggml_tensor * as_i32(ggml_context * ctx, ggml_tensor * t, int64_t n_head_
 llama_snapkv_fused_votes llama_snapkv_graph_score_fused(ggml_context * ctx, const llama_snapkv_observation & obs, const llama_snapkv_params & params, uint32_t window, uint32_t n_kept) {
     llama_snapkv_fused_votes res;
     res.stats = snapkv_op_stats(ctx, obs.q, obs.k, obs.sinks, obs.scale, obs.softcap);
-    res.votes = snapkv_op_votes(ctx, obs.q, obs.k, res.stats, obs.scale, obs.softcap, params.kernel_size, params.pooling, params.aggregation, params.self_weight);
+    res.parts = snapkv_op_votes(ctx, obs.q, obs.k, res.stats, obs.scale, obs.softcap, params.kernel_size, params.pooling, params.aggregation, params.self_weight);
+    res.votes = res.parts;
+    if (obs.n_parts > 1) {
+        ggml_tensor * sum = ggml_sum_rows(ctx, ggml_cont(ctx, ggml_permute(ctx, res.parts, 1, 0, 2, 3))); // [1, n, 2]
+        res.votes = ggml_scale(ctx, ggml_reshape_3d(ctx, sum, obs.k->ne[1], 1, 2), 1.0f / (float) obs.n_parts);
+    }
     res.ids = snapkv_op_select(ctx, res.votes, (int32_t) window, n_kept, params.n_sink);
     return res;
 }
 
 bool llama_snapkv_supports(ggml_backend_dev_t dev, const llama_snapkv_fused_votes & votes) {
-    return ggml_backend_dev_supports_op(dev, votes.stats) && ggml_backend_dev_supports_op(dev, votes.votes) && ggml_backend_dev_supports_op(dev, votes.ids);
+    return ggml_backend_dev_supports_op(dev, votes.stats) && ggml_backend_dev_supports_op(dev, votes.parts) && ggml_backend_dev_supports_op(dev, votes.ids);
 }
 
 void llama_snapkv_graph_evict(ggml_context * ctx, ggml_cgraph * gf, ggml_tensor * src, ggml_tensor * dst, ggml_tensor * ids,

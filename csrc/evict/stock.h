@@ -20,7 +20,12 @@ struct llama_snapkv_observation {
     ggml_tensor * sinks = nullptr; // [n_head] logits that take part in the softmax, or null
     float scale = 1.0f;
     float softcap = 0.0f;          // 0: none
+    int64_t n_parts = 1;           // >1: the layer has one KV head, and k's heads are all it: each has its own part of the query heads
 };
+
+// in so many equal parts a KV head's query heads vote, since all at once would take n*w*g*4 bytes of stock ops, and fused ones
+// are defined for fewer. The mean of the parts is that of all
+int64_t llama_snapkv_n_parts(int64_t n_head, int64_t n_head_kv);
 
 struct llama_snapkv_votes {
     std::vector<ggml_tensor *> pooled; // for each KV head: [n - w], what the prefix is ranked by
@@ -35,13 +40,14 @@ llama_snapkv_votes llama_snapkv_graph_score(ggml_context * ctx, ggml_cgraph * gf
 // of obs.k's rows stay, and n_kept of those before
 struct llama_snapkv_fused_votes {
     ggml_tensor * stats = nullptr; // as snapkv_op_stats
-    ggml_tensor * votes = nullptr; // as snapkv_op_votes
+    ggml_tensor * parts = nullptr; // as snapkv_op_votes, of each part of the query heads
+    ggml_tensor * votes = nullptr; // as snapkv_op_votes; of parts, their mean
     ggml_tensor * ids = nullptr;   // as snapkv_op_select
 };
 
 llama_snapkv_fused_votes llama_snapkv_graph_score_fused(ggml_context * ctx, const llama_snapkv_observation & obs, const llama_snapkv_params & params, uint32_t window, uint32_t n_kept);
 
-// can the device run all three?
+// can the device run them?
 bool llama_snapkv_supports(ggml_backend_dev_t dev, const llama_snapkv_fused_votes & votes);
 
 // copy rows of src to dst, both [n_embd_gqa, n_cells] of one type, as raw blocks:

@@ -30,7 +30,7 @@ static void check_qk(const ggml_tensor * q, const ggml_tensor * k, float scale, 
     GGML_ASSERT(q->nb[1] % sizeof(float) == 0 && q->nb[2] % sizeof(float) == 0);
 
     const int64_t head_dim = k->ne[0];
-    GGML_ASSERT(q->ne[0] == head_dim && head_dim >= 16 && head_dim <= SNAPKV_OP_MAX_HEAD_DIM && head_dim % 16 == 0 && "head_dim: a multiple of 16 up to 512");
+    GGML_ASSERT(q->ne[0] == head_dim && head_dim >= 16 && head_dim <= SNAPKV_OP_MAX_HEAD_DIM && head_dim % 16 == 0 && "head_dim: a multiple of 16 up to 576");
     GGML_ASSERT(head_dim % ggml_blck_size(k->type) == 0 && "a head of k is whole blocks");
     GGML_ASSERT(q->ne[1] >= 1 && q->ne[1] <= SNAPKV_OP_MAX_ROWS && k->ne[1] >= q->ne[1] && "w is 1..256, n >= w");
     GGML_ASSERT(q->ne[2] % k->ne[2] == 0 && q->ne[2] / k->ne[2] <= SNAPKV_OP_MAX_GROUP && "n_head is 1..64 times n_head_kv");

@@ -22,7 +22,7 @@ extern "C" {
 #define SNAPKV_OP_MAGIC 0x564b5053u
 
 // what the scoring ops are defined for; a backend may support fewer
-#define SNAPKV_OP_MAX_HEAD_DIM 512
+#define SNAPKV_OP_MAX_HEAD_DIM 576 // of DeepSeek 2, latent and RoPE part
 #define SNAPKV_OP_MAX_ROWS 256 // rows of the window that vote
 #define SNAPKV_OP_MAX_GROUP 64 // query heads of a KV head, of all layers that read it
 
@@ -75,7 +75,7 @@ static inline bool snapkv_op_fits(int64_t head_dim, int64_t window, int64_t n_he
 //   sinks  F32 [n_head], logits that take part in the softmax's sum and get no vote; may be NULL
 //   result F32 [2, w, n_head, 1 + n_splits]: [0] row maximum (sinks included), [1] sum of exp(logit - maximum). The first
 //          plane is the result; the others are partial results over n_splits ranges of keys, scratch of the backend
-// head_dim is a multiple of 16 up to 512, w 1..256, n_head/n_head_kv 1..64, n >= w
+// head_dim is a multiple of 16 up to 576, w 1..256, n_head/n_head_kv 1..64, n >= w
 struct ggml_tensor * snapkv_op_stats(struct ggml_context * ctx, struct ggml_tensor * q, struct ggml_tensor * k, struct ggml_tensor * sinks,
         float scale, float softcap);
 

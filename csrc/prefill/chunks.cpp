@@ -96,6 +96,7 @@ ggml_cgraph * llama_snapkv_prefill_run::build_chunk(ggml_context * gctx, llm_gra
         layer.ic = ic;
         layer.il = groups.ils[ic];
         layer.head_dim = attn->src[0]->ne[0];
+        layer.head_dim_v = attn->src[2]->ne[0];
         for (const ggml_tensor * reader : attns[ic]) {
             layer.n_head += reader->src[0]->ne[2];
         }

@@ -71,18 +71,18 @@ bool llama_snapkv_known_rows::load_swa() const {
 
 void llama_snapkv_known_rows::load(const llama_snapkv_staging & staging, const llama_snapkv_groups & groups, uint32_t ig, uint32_t stream) const {
     for (uint32_t ic = groups.ic0(ig); n_past > 0 && ic < groups.ic1(ig); ++ic) {
-        const auto & to = access::layer(*staging.kv, groups.ils[ic]);
-        const auto & own = access::layer(*mem.base, groups.ils[ic]);
-        for (const bool is_v : { false, true }) {
-            ggml_tensor * t = is_v ? to.v : to.k;
+        const auto to = access::tensors(access::layer(*staging.kv, groups.ils[ic]), 0);
+        const auto own = access::tensors(access::layer(*mem.base, groups.ils[ic]), stream);
+        for (size_t j = 0; j < to.size(); ++j) {
+            ggml_tensor * t = to[j];
             if (task.n_cells > 0) {
-                ggml_tensor * from = (is_v ? own.v_stream : own.k_stream)[stream];
+                ggml_tensor * from = own[j];
                 std::vector<uint8_t> rows(n_past * t->nb[1]);
                 ggml_backend_tensor_get(from, rows.data(), task.cell0 * from->nb[1], rows.size());
                 ggml_backend_tensor_set(t, rows.data(), 0, rows.size());
                 continue;
             }
-            vault->each(is_v, ic, 0, n_past, [&](const uint8_t * data, uint32_t pos, uint32_t n_rows) {
+            vault->each(/*is_v =*/j == 1, ic, 0, n_past, [&](const uint8_t * data, uint32_t pos, uint32_t n_rows) {
                 ggml_backend_tensor_set(t, data, pos * t->nb[1], n_rows * t->nb[1]);
             });
         }
@@ -95,10 +95,12 @@ void llama_snapkv_known_rows::save(const llama_snapkv_staging & staging, const s
     }
     const uint32_t n = task.n_rows();
     for (const auto & layer : layers) {
-        const auto & from = access::layer(*staging.kv, layer.il);
+        const auto from = access::tensors(access::layer(*staging.kv, layer.il), 0);
         vault->take_memory(added, layer.ic);
-        ggml_backend_tensor_get(from.k, added.k[layer.ic], n_past * from.k->nb[1], (n - n_past) * from.k->nb[1]);
-        ggml_backend_tensor_get(from.v, added.v[layer.ic], n_past * from.v->nb[1], (n - n_past) * from.v->nb[1]);
+        for (size_t j = 0; j < from.size(); ++j) {
+            const size_t row_size = from[j]->nb[1];
+            ggml_backend_tensor_get(from[j], (j == 1 ? added.v : added.k)[layer.ic], n_past * row_size, (n - n_past) * row_size);
+        }
 
         vault->layers[layer.ic].scale = layer.scale;
         vault->layers[layer.ic].softcap = layer.softcap;

@@ -74,8 +74,8 @@ static std::string check_sequences(const llama_model & model, const llama_contex
     if (cparams.n_outputs_max != 0 && cparams.n_outputs_max < n_seq_max) {
         return format("n_outputs_max %u is less than n_seq_max %u: make it larger", cparams.n_outputs_max, n_seq_max);
     }
-    if (model.arch == LLM_ARCH_MINIMAX_01 && cparams.n_ubatch % n_seq_max != 0) {
-        return format("n_ubatch %u is not a multiple of n_seq_max %u, as MiniMax-01 needs it in llama.cpp: make it one", cparams.n_ubatch, n_seq_max);
+    if ((model.arch == LLM_ARCH_MINIMAX_01 || model.arch == LLM_ARCH_KIMI_LINEAR) && cparams.n_ubatch % n_seq_max != 0) {
+        return format("n_ubatch %u is not a multiple of n_seq_max %u, as %s needs it in llama.cpp: make it one", cparams.n_ubatch, n_seq_max, llm_arch_name(model.arch));
     }
     return "";
 }
@@ -97,10 +97,8 @@ static std::string check_layer(llama_context & ctx, const llama_snapkv_memory & 
     if (max_bias != 0.0f) {
         return "ALiBi position biases depend on positions that eviction changes";
     }
-    if (!cache.v) {
-        return "MLA models keep one latent row for all heads: nothing to select by head";
-    }
-    if (root(attn->src[1]) != cache.k || root(attn->src[2]) != cache.v) {
+    // with MLA a row of the cache is latent and RoPE part, K of all heads, and its latent is V
+    if (root(attn->src[1]) != cache.k || root(attn->src[2]) != (cache.v ? cache.v : cache.k)) {
         return format("layer %d attends to something else than its own KV cache", il);
     }
     if (!attn->src[3] || attn->src[3]->type != GGML_TYPE_F16 || !(attn->src[3]->flags & GGML_TENSOR_FLAG_INPUT)) {
@@ -113,10 +111,10 @@ static std::string check_layer(llama_context & ctx, const llama_snapkv_memory & 
     if (attn->src[0]->ne[2] % n_head_kv != 0) {
         return format("layer %d has %d query heads for %d KV heads", il, (int) attn->src[0]->ne[2], (int) n_head_kv);
     }
-    for (const ggml_tensor * t : { cache.k, cache.v }) {
+    for (const ggml_tensor * t : access::tensors(cache, 0)) {
         if (!llama_snapkv_can_evict(t, n_head_kv)) {
             return format("a head of %u elements in %s is not a multiple of 4 bytes, and cannot be copied as it is: use another KV cache type, such as f16",
-                    t == cache.k ? hparams.n_embd_head_k(il) : hparams.n_embd_head_v(il), ggml_type_name(t->type));
+                    t == cache.k_stream[0] ? hparams.n_embd_head_k(il) : hparams.n_embd_head_v(il), ggml_type_name(t->type));
         }
     }
     return "";

@@ -13,7 +13,7 @@ using access = llama_snapkv_access;
 size_t llama_snapkv_tail_bytes(const llama_kv_cache & swa, uint32_t n_rows) {
     size_t size = 0;
     for (const auto & layer : access::layers(swa)) {
-        size += (layer.k->nb[1] + layer.v->nb[1]) * (size_t) n_rows;
+        size += access::row_bytes(layer) * (size_t) n_rows;
     }
     return size;
 }
@@ -39,7 +39,7 @@ void llama_snapkv_save_tail(const llama_kv_cache & swa, llama_seq_id seq_id, uin
 
     uint8_t * to = seg.swa_memory.data();
     for (const auto & layer : access::layers(swa)) {
-        for (const ggml_tensor * t : { layer.k_stream[strm], layer.v_stream[strm] }) {
+        for (const ggml_tensor * t : access::tensors(layer, strm)) {
             for (uint32_t p = tail.pos0; p < end;) {
                 const uint32_t cell = found.at((llama_pos) p);
                 uint32_t n = 1; // rows side by side
@@ -73,7 +73,7 @@ bool llama_snapkv_load_tail(llama_kv_cache & swa, llama_seq_id seq_id, uint32_t 
 
     const uint8_t * from = tail.data;
     for (const auto & layer : access::layers(swa)) {
-        for (ggml_tensor * t : { layer.k_stream[target.strm[0]], layer.v_stream[target.strm[0]] }) {
+        for (ggml_tensor * t : access::tensors(layer, target.strm[0])) {
             ggml_backend_tensor_set(t, from + (pos0 - tail.pos0) * t->nb[1], target.head() * t->nb[1], (end - pos0) * t->nb[1]);
             from += tail.capacity * t->nb[1];
         }

@@ -50,7 +50,7 @@ static std::unique_ptr<llama_kv_cache> make_kv(llama_context & ctx, const llama_
     }
 
     auto kv = std::make_unique<llama_kv_cache>(
-            ctx.get_model(), ctx.get_model().hparams, base.type_k(), base.type_v(), access::v_trans(base), ctx.get_cparams().offload_kqv,
+            ctx.get_model(), ctx.get_model().hparams, base.type_k(), ctx.get_model().hparams.is_mla() ? base.type_k() : base.type_v(), access::v_trans(base), ctx.get_cparams().offload_kqv,
             /*unified =*/true, GGML_PAD(n_prompt, LLAMA_SNAPKV_N_KV_PAD), /*n_seq_max =*/1, access::n_pad(base), 0, LLAMA_SWA_TYPE_NONE, nullptr,
             [&](int32_t il) { return stored.count(il) > 0; }, nullptr, nullptr, "snapkv_");
 
@@ -156,23 +156,23 @@ ggml_tensor * llama_snapkv_staging::queries_of_reader(ggml_context * ctx, const 
 }
 
 // the first rows of a cache tensor [n_embd_gqa, n_cells], head by head
-static ggml_tensor * rows_by_head(ggml_context * ctx, ggml_tensor * t, int64_t n_head_kv, int64_t n_rows) {
-    const int64_t head_dim = t->ne[0] / n_head_kv;
-    return ggml_view_3d(ctx, t, head_dim, n_rows, n_head_kv, t->nb[1], ggml_row_size(t->type, head_dim), 0);
+static ggml_tensor * rows_by_head(ggml_context * ctx, ggml_tensor * t, int64_t head_dim, int64_t n_head_kv, int64_t n_rows) {
+    return ggml_view_3d(ctx, t, head_dim, n_rows, n_head_kv, t->nb[1], t->nb[1] / n_head_kv, 0);
 }
 
 ggml_tensor * llama_snapkv_staging::keys_of(ggml_context * ctx, const llama_snapkv_layer & layer, int64_t n_rows) const {
-    return rows_by_head(ctx, access::layer(*kv, layer.il).k, layer.n_head_kv, n_rows);
+    return rows_by_head(ctx, access::layer(*kv, layer.il).k, layer.head_dim, layer.n_head_kv, n_rows);
 }
 
 ggml_tensor * llama_snapkv_staging::values_of(ggml_context * ctx, const llama_snapkv_layer & layer, int64_t n_rows) const {
-    return rows_by_head(ctx, access::layer(*kv, layer.il).v, layer.n_head_kv, n_rows);
+    const auto & cached = access::layer(*kv, layer.il);
+    return rows_by_head(ctx, cached.v ? cached.v : cached.k, layer.head_dim_v, layer.n_head_kv, n_rows);
 }
 
 size_t llama_snapkv_full_bytes(const llama_kv_cache & base, uint32_t n_cells) {
     size_t res = 0;
     for (const auto & layer : access::layers(base)) {
-        res += (layer.k->nb[1] + layer.v->nb[1]) * (size_t) n_cells;
+        res += access::row_bytes(layer) * (size_t) n_cells;
     }
     return res;
 }

@@ -92,9 +92,9 @@ std::vector<llama_snapkv_vault_layer> llama_snapkv_vault_layers(llama_context & 
     for (const auto & cached : access::layers(base)) {
         llama_snapkv_vault_layer layer;
         layer.type_k = cached.k->type;
-        layer.type_v = cached.v->type;
+        layer.type_v = cached.v ? cached.v->type : cached.k->type;
         layer.row_k = cached.k->nb[1];
-        layer.row_v = cached.v->nb[1];
+        layer.row_v = cached.v ? cached.v->nb[1] : 0;
         layer.head_dim_k = hparams.n_embd_head_k(cached.il);
         layer.head_dim_v = hparams.n_embd_head_v(cached.il);
         layer.n_head = llama_snapkv_n_head(ctx.get_model(), base, (int32_t) cached.il);

@@ -27,6 +27,9 @@ static constexpr llm_arch HYBRIDS[] = {
     LLM_ARCH_QWEN35,
     LLM_ARCH_QWEN35MOE,
     LLM_ARCH_MINIMAX_01,
+    LLM_ARCH_BAILINGMOE3,
+    LLM_ARCH_KIMI_LINEAR,
+    LLM_ARCH_KIMI_K3,
 };
 
 // upstream's model with its layers repeated
@@ -49,7 +52,37 @@ static gguf_context_ptr with_layers(llm_arch arch, bool moe) {
         }
         saver.add_kv(key, repeated);
     }
+    if (arch == LLM_ARCH_BAILINGMOE3) {
+        gguf_remove_key(res.get(), saver.llm_kv(LLM_KV_KDA_SAFE_GATE).c_str()); // as upstream does
+        saver.add_kv(LLM_KV_SWIGLU_CLAMP_EXP, std::vector<float>(N_LAYER, 4.0f));
+        saver.add_kv(LLM_KV_SWIGLU_CLAMP_SHEXP, std::vector<float>(N_LAYER, 5.0f));
+    }
     return res;
+}
+
+// DeepSeek 2 with more query heads than upstream's one. absorbed: all of them read one row of the cache; else, as in the files of before
+// llama.cpp could do that, each has K and V of its own
+static gguf_context_ptr make_deepseek2(bool absorbed) {
+    gguf_context_ptr res = get_gguf_ctx(LLM_ARCH_DEEPSEEK2, true);
+    llama_model_saver saver(LLM_ARCH_DEEPSEEK2, res.get());
+    const uint32_t n_head = absorbed ? 20 : 4;
+    saver.add_kv(LLM_KV_BLOCK_COUNT, uint32_t(3));
+    saver.add_kv(LLM_KV_ATTENTION_HEAD_COUNT, n_head);
+    saver.add_kv(LLM_KV_ATTENTION_HEAD_COUNT_KV, absorbed ? 1 : n_head);
+    if (!absorbed) {
+        for (const auto & [key, key_mla] : { std::pair(LLM_KV_ATTENTION_KEY_LENGTH, LLM_KV_ATTENTION_KEY_LENGTH_MLA), std::pair(LLM_KV_ATTENTION_VALUE_LENGTH, LLM_KV_ATTENTION_VALUE_LENGTH_MLA) }) {
+            const int64_t id = gguf_find_key(res.get(), saver.llm_kv(key_mla).c_str());
+            saver.add_kv(key, gguf_get_val_u32(res.get(), id));
+            gguf_remove_key(res.get(), saver.llm_kv(key_mla).c_str());
+        }
+    }
+    return res;
+}
+
+// what upstream's saver knows all of
+static void save_known(gguf_context * gguf, size_t seed, const std::string & path) {
+    const auto [model, ctx] = get_model_and_ctx(gguf, nullptr, seed, 0.1f, {});
+    llama_model_save_to_file(model.get(), path.c_str());
 }
 
 // Gemma 4 as its kinds are: windows and full attention in turn, with heads of different sizes and numbers
@@ -141,12 +174,12 @@ int main(int argc, char ** argv) {
         save(make_gemma4(kind).get(), kind.n_shared == 0, seed, folder + kind.name + ".gguf");
     }
     save(make_gemma3n().get(), false, seed, folder + "gemma3n-dense.gguf");
+    save_known(make_deepseek2(true).get(), seed, folder + "deepseek2-heads-moe.gguf");
+    save_known(make_deepseek2(false).get(), seed, folder + "deepseek2-unabsorbed-moe.gguf");
     for (const llm_arch arch : HYBRIDS) {
         for (const bool moe : { false, true }) {
             if (moe ? moe_implemented(arch) : !moe_mandatory(arch)) {
-                const auto gguf = with_layers(arch, moe);
-                const auto [model, ctx] = get_model_and_ctx(gguf.get(), nullptr, seed, 0.1f, {});
-                llama_model_save_to_file(model.get(), (folder + llm_arch_name(arch) + (moe ? "-moe.gguf" : "-dense.gguf")).c_str());
+                save_known(with_layers(arch, moe).get(), seed, folder + llm_arch_name(arch) + (moe ? "-moe.gguf" : "-dense.gguf"));
             }
         }
     }

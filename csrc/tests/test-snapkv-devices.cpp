@@ -44,7 +44,8 @@ static void test_table() {
         CHECK(!llama_snapkv_proven(name) && !llama_snapkv_backend_of(std::string(name)).reads_mask_stride);
     }
     CHECK(!llama_snapkv_proven(nullptr));
-    CHECK(llama_snapkv_backend_of(imaginary::cpu()).proven);
+    CHECK(llama_snapkv_backend_of(imaginary::cpu()).proven && llama_snapkv_backend_of(imaginary::cpu()).proven_latent);
+    CHECK(!llama_snapkv_backend_of(std::string("CUDA")).proven_latent);
     CHECK(llama_snapkv_reads_mask_stride({ imaginary::cpu() }));
     CHECK(!llama_snapkv_reads_mask_stride({ imaginary::cpu(), imaginary::device() }));
 }

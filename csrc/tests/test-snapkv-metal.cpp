@@ -536,11 +536,11 @@ int main(int argc, char ** argv) {
     test_scoring({ GGML_TYPE_F16, 64, 100, 8, 1, 64, 0.0f, false, 7, MAX, TOP });
 
     for (int c = 0; c < 60; ++c) {
-        const int dims[] = { 64, 96, 128, 256, 512, 80, 112 };
+        const int dims[] = { 64, 96, 128, 256, 512, 576, 80, 112 };
         const int maxima[] = { 32, 64, 96, 256, 300 };
         shape s;
         s.type = types[c % 5];
-        s.head_dim = dims[pick(0, ggml_is_quantized(s.type) ? 4 : 6)];
+        s.head_dim = dims[pick(0, ggml_is_quantized(s.type) ? 5 : 7)];
         s.g = c % 4 == 0 ? pick(1, 16) : pick(1, 4);
         s.w = c % 6 == 0 ? pick(1, 100) : pick(1, 20);
         s.n_head_kv = pick(1, 2);

@@ -20,7 +20,7 @@ static int n_failed = 0;
 static int n_unsupported = 0;
 static double worst = 0.0; // error against float64, in units of what is allowed
 
-// Relative error of a probability: dot products of up to 512 terms and exp in f32 are off by up to 2e-5 where logits are
+// Relative error of a probability: dot products of up to 576 terms and exp in f32 are off by up to 2e-5 where logits are
 // large. GPUs have faster, less exact exponentials, and tensor cores that truncate; those that multiply in f16 are compared
 // with a reference of rounded q and k, so that the bound stays as tight.
 static double tolerance_of(const ops_device & dev) {
@@ -319,7 +319,7 @@ static std::vector<ops_case> make_cases(uint32_t seed, bool quick) {
         }
     }
     // the sizes that models have
-    for (const int head_dim : { 64, 80, 96, 128, 256, 512 }) {
+    for (const int head_dim : { 64, 80, 96, 128, 256, 512, 576 }) {
         for (const ggml_type type : types) {
             if (head_dim % ggml_blck_size(type) == 0) {
                 ops_case c;
@@ -362,7 +362,7 @@ static std::vector<ops_case> make_cases(uint32_t seed, bool quick) {
         ops_case r;
         r.type_k = types[rnd.below(5)];
         r.type_v = types[rnd.below(5)];
-        r.head_dim = rnd.below(8) ? rnd.pick({ 64, 80, 96, 128, 256, 512 }) : 16 * (1 + rnd.below(32));
+        r.head_dim = rnd.below(8) ? rnd.pick({ 64, 80, 96, 128, 256, 512, 576 }) : 16 * (1 + rnd.below(36));
         r.n_head_kv = rnd.pick({ 1, 2, 3, 4, 8 });
         r.g = 1 + rnd.below(rnd.below(8) ? 16 : 64);
         r.w = rnd.below(2) ? rnd.pick({ 8, 16, 32, 64 }) : 1 + rnd.below(256);

@@ -37,6 +37,11 @@ struct llama_snapkv_access {
     static auto & layers(llama_kv_cache & kv) { return kv.layers; }
     static auto & layers(const llama_kv_cache & kv) { return kv.layers; }
     static const auto & layer(const llama_kv_cache & kv, int32_t il) { return kv.layers[kv.map_layer_ids.at(il)]; } // il: of the model
+    // what a layer has in the cache, [n_embd_gqa, n_cells]: K and V, or K alone where V is a part of its rows (MLA)
+    template <typename L> static std::vector<ggml_tensor *> tensors(const L & layer, uint32_t stream) {
+        return layer.v ? std::vector<ggml_tensor *>{ layer.k_stream[stream], layer.v_stream[stream] } : std::vector<ggml_tensor *>{ layer.k_stream[stream] };
+    }
+    template <typename L> static size_t row_bytes(const L & layer) { return layer.k->nb[1] + (layer.v ? layer.v->nb[1] : 0); }
     static auto & map_layer_ids(llama_kv_cache & kv) { return kv.map_layer_ids; }
     static auto & map_layer_ids(const llama_kv_cache & kv) { return kv.map_layer_ids; }
     static auto & v_cells(llama_kv_cache & kv) { return kv.v_cells; }

@@ -15,14 +15,14 @@
 // BLAS, ZenDNN and zDNN compute products of matrices only, in the place of the CPU backend: the same ones in a prefill by groups
 // as in llama_decode(), and never attention
 static constexpr llama_snapkv_backend BACKENDS[] = {
-    { "CPU", true, true, true },
-    { "CUDA", true, true, true },
-    { "ROCm", false, false, true },
-    { "MUSA", false, false, true },
-    { "MTL", false, false, true }, // Metal
-    { "BLAS", true, true, true },
-    { "ZenDNN", true, true, true },
-    { "zDNN", true, true, true },
+    { "CPU", true, true, true, true },
+    { "CUDA", true, true, false, true },
+    { "ROCm", false, false, false, true },
+    { "MUSA", false, false, false, true },
+    { "MTL", false, false, false, true }, // Metal
+    { "BLAS", true, true, true, true },
+    { "ZenDNN", true, true, true, true },
+    { "zDNN", true, true, true, true },
 };
 
 llama_snapkv_backend llama_snapkv_backend_of(const std::string & name) {
@@ -31,7 +31,7 @@ llama_snapkv_backend llama_snapkv_backend_of(const std::string & name) {
             return backend;
         }
     }
-    return { "", false, false, false };
+    return { "", false, false, false, false };
 }
 
 llama_snapkv_backend llama_snapkv_backend_of(ggml_backend_dev_t dev) {
@@ -80,20 +80,31 @@ static std::vector<ggml_backend_dev_t> used_devices(const llama_model & model, c
     return devs;
 }
 
+// null where a backend is proven for the model, else for which models it is not, as a sentence goes on
+static const char * unproven_for(const llama_model & model, const llama_snapkv_backend & backend) {
+    if (!backend.proven) {
+        return "";
+    }
+    if (llama_model_is_hybrid(&model) && !backend.proven_recurrent) {
+        return " for models with recurrent layers";
+    }
+    return model.hparams.is_mla() && !backend.proven_latent ? " for models with latent attention (MLA)" : nullptr;
+}
+
 std::string llama_snapkv_check_devices(const llama_model & model, const llama_context_params & cparams) {
-    const bool recurrent = llama_model_is_hybrid(&model);
+    const bool cuda_is_proven = !unproven_for(model, llama_snapkv_backend_of(std::string("CUDA")));
     for (ggml_backend_dev_t dev : used_devices(model, cparams)) {
-        const auto found = llama_snapkv_backend_of(dev);
-        if (recurrent ? found.proven_recurrent : found.proven) {
+        const char * models = unproven_for(model, llama_snapkv_backend_of(dev));
+        if (!models) {
             continue;
         }
         const char * backend = ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev));
         const std::string unproven = format("nobody has proven that results are right on %s (%s, ggml's backend %s)%s",
-                ggml_backend_dev_name(dev), ggml_backend_dev_description(dev), backend, recurrent ? " for models with recurrent layers" : "");
+                ggml_backend_dev_name(dev), ggml_backend_dev_description(dev), backend, models);
         const char * tries = getenv(LLAMA_SNAPKV_UNPROVEN);
         if (!tries || strcmp(tries, "1") != 0) {
-            return format("%s: compute on the CPU (n_gpu_layers 0, op_offload false), take a build for CUDA, or set the environment variable %s=1 to try it",
-                    unproven.c_str(), LLAMA_SNAPKV_UNPROVEN);
+            return format("%s: compute on the CPU (n_gpu_layers 0, op_offload false), %sor set the environment variable %s=1 to try it",
+                    unproven.c_str(), cuda_is_proven ? "take a build for CUDA, " : "", LLAMA_SNAPKV_UNPROVEN);
         }
         LLAMA_LOG_WARN("snapkv: %s; %s=1 tries it all the same: compare its answers with those of the CPU\n", unproven.c_str(), LLAMA_SNAPKV_UNPROVEN);
     }

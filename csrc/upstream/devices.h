@@ -15,6 +15,7 @@ struct llama_snapkv_backend {
     const char * name; // ggml_backend_reg_name()
     bool proven; // on hardware, the logits after a prefill by layer groups were those of llama_decode(), difference 0
     bool proven_recurrent; // and so were the states of recurrent layers, for models that have them
+    bool proven_latent; // and those logits of models with latent attention (MLA)
     bool reads_mask_stride; // flash attention obeys the row stride of its mask; others take its rows as adjacent
 };
 

@@ -15,7 +15,7 @@ struct llama_snapkv_vault_layer {
     ggml_type type_k = GGML_TYPE_F16;
     ggml_type type_v = GGML_TYPE_F16;
     size_t row_k = 0; // bytes of a token
-    size_t row_v = 0;
+    size_t row_v = 0; // 0: V is the first head_dim_v elements of K's row (MLA)
     int64_t head_dim_k = 0;
     int64_t head_dim_v = 0;
     int64_t n_head = 0;

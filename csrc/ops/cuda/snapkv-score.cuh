@@ -4,8 +4,8 @@
 // A block has a KV head and a range of keys. K goes through shared memory in tiles of KT keys; a warp has 16*M query rows of one
 // query head, their Q in registers for the whole range, and multiplies them with each tile. Query heads begin at a warp: rows
 // past the window are zeros. A block has up to 256 rows, so that a whole head fits; more heads than fit take further launches.
-// M = 2 reads shared memory half as often; it needs registers for 32 rows and an even number of 16 rows a head. Heads of 512 take
-// half of the rows, of the keys and of the results at once: their Q alone is 128 registers, their tile would be 65 KB.
+// M = 2 reads shared memory half as often; it needs registers for 32 rows and an even number of 16 rows a head. Heads of 512 and 576
+// take half of the rows, of the keys and of the results at once: their Q alone is 128 registers or more, their tile would be 65 KB.
 //
 // mma.m16n8k16, lane l of a warp: the accumulators 0, 1 are row l/4, columns 2*(l%4), +1 of the 16x8 result; 2, 3 are row l/4 + 8.
 #pragma once
@@ -321,7 +321,7 @@ template <int D, int M> static __device__ __forceinline__ void mask(acc_t<D, M> 
 // launches
 //
 
-#define SNAPKV_HEAD_DIMS(X) X(32) X(64) X(80) X(96) X(112) X(128) X(160) X(192) X(256) X(512)
+#define SNAPKV_HEAD_DIMS(X) X(32) X(64) X(80) X(96) X(112) X(128) X(160) X(192) X(256) X(512) X(576)
 
 // the M of a kernel: 32 rows of more than 128 dims do not fit the registers
 template <int D, typename F> static void with_rows_per_warp(int64_t w, F && launch) {

@@ -108,7 +108,7 @@ static snapkv_metal_scoring_args scoring_args(ggml_metal_device_t dev, const ggm
     args.w = (int32_t) q->ne[1];
     args.n_head_kv = (int32_t) k->ne[2];
     args.g = (int32_t) (q->ne[2] / k->ne[2]);
-    for (args.tile = 32; args.tile * args.head_dim > 32 * 128;) { // about 17 KB
+    for (args.tile = 32; args.tile * args.head_dim > 8 * 576;) { // about 19 KB
         args.tile /= 2;
     }
     args.scale = params.scale;
