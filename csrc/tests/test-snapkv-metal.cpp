@@ -464,7 +464,7 @@ static void test_supports() {
     }
     {
         scoring in(s);
-        in.q->ne[0] = in.k->ne[0] = 528;
+        in.q->ne[0] = in.k->ne[0] = 592;
         CHECK(!supports(in.stats));
         in.q->ne[0] = in.k->ne[0] = 72;
         CHECK(!supports(in.stats));

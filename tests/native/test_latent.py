@@ -64,7 +64,7 @@ def test_the_budget_of_a_whole_prompt_is_the_full_cache(make: Make) -> None:
     assert greedy(make(whole), tokens(300), 20) == greedy(make(None), tokens(300), 20)
 
 
-@pytest.mark.parametrize("ops", ["auto", "ggml"])
+@pytest.mark.parametrize("ops", ["fused", "ggml"])
 def test_all_heads_vote_for_the_rows_of_a_layer(make: Make, ops: Any) -> None:
     """The mean over all query heads, as NumPy has it."""
     llm = make(replace(VAULT, ops=ops))

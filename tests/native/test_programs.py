@@ -68,7 +68,14 @@ def test_devices_that_nobody_has_proven(run: Run, arch_models: Path, arch: str) 
 
 @pytest.mark.parametrize(
     "arch",
-    ["llama-dense", "gemma3-dense", "gpt-oss-moe", "qwen3-dense", "gemma4-shared-dense"],
+    [
+        "llama-dense",
+        "gemma3-dense",
+        "gpt-oss-moe",
+        "qwen3-dense",
+        "gemma4-shared-dense",
+        "deepseek2-moe",
+    ],
 )
 def test_compacted_sequences(run: Run, arch_models: Path, arch: str) -> None:
     """Guards, states, sequences, no room, aborts, out of memory; with sliding windows and without."""
@@ -104,7 +111,9 @@ HYBRIDS = (
     "qwen35-dense",
     "qwen35moe-moe",
     "qwen3next-moe",
+    "bailingmoe3-moe",
 )
+LATENT = ("deepseek2-moe", "deepseek2-heads-moe", "deepseek2-unabsorbed-moe", "mistral4-moe")
 
 
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
@@ -128,6 +137,17 @@ def test_states_of_recurrent_layers(
 def test_sequences_with_recurrent_layers(run: Run, arch_models: Path, arch: str) -> None:
     """No way back, copies, aborts, out of memory, evictions from a state on; what is refused."""
     assert run("test-snapkv-hybrid", arch_models / f"{arch}.gguf").strip() == "OK"
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+def test_latent_attention_is_exact(run: Run, arch_models: Path, kv_type: str) -> None:
+    """Absorbed, with one head and with more than vote at once; and with K and V of each head."""
+    options = ["-n", "201", "-u", "37", "-g", "1,2,0", "-s", "2", "-t", kv_type]
+    models = [arch_models / f"{arch}.gguf" for arch in LATENT]
+    records = [
+        json.loads(line) for line in run("test-snapkv-exact", *options, *models).splitlines()
+    ]
+    assert [r["exact"] for r in records] == [True] * len(LATENT), records
 
 
 def test_every_architecture_is_exact_or_refused(binaries: Path) -> None:
