@@ -54,9 +54,22 @@ void llama_snapkv_save_tail(const llama_kv_cache & swa, llama_seq_id seq_id, uin
     }
 }
 
+// where a prefill from the first position on leaves these rows, so that sums over them have its order; any free cells beside another
+// sequence's
+static llama_kv_cache::slot_info cells_of(llama_kv_cache & swa, llama_seq_id seq_id, uint32_t pos0, uint32_t end) {
+    if (swa.get_cells(seq_id).get_used() > 0) {
+        return llama_snapkv_free_cells(swa, seq_id, end - pos0);
+    }
+    auto res = llama_snapkv_cells_at(swa, seq_id, 0, end - pos0);
+    for (uint32_t i = 0; !res.empty() && i < end - pos0; ++i) {
+        res.idxs[0][i] = (pos0 + i) % swa.get_size();
+    }
+    return res;
+}
+
 bool llama_snapkv_load_tail(llama_kv_cache & swa, llama_seq_id seq_id, uint32_t end, uint32_t n_swa, const llama_snapkv_vault::tail & tail) {
     const uint32_t pos0 = std::max(tail.pos0, end - std::min(end, n_swa));
-    const auto target = llama_snapkv_free_cells(swa, seq_id, end - pos0);
+    const auto target = cells_of(swa, seq_id, pos0, end);
     if (target.empty()) {
         return false;
     }
@@ -71,10 +84,16 @@ bool llama_snapkv_load_tail(llama_kv_cache & swa, llama_seq_id seq_id, uint32_t 
     }
     access::v_heads(swa)[target.strm[0]] = target.idxs[0].back() + 1;
 
+    const auto & idxs = target.idxs[0];
     const uint8_t * from = tail.data;
     for (const auto & layer : access::layers(swa)) {
         for (ggml_tensor * t : access::tensors(layer, target.strm[0])) {
-            ggml_backend_tensor_set(t, from + (pos0 - tail.pos0) * t->nb[1], target.head() * t->nb[1], (end - pos0) * t->nb[1]);
+            for (uint32_t i = 0, n = 0; i < idxs.size(); i += n) {
+                for (n = 1; i + n < idxs.size() && idxs[i + n] == idxs[i] + n;) {
+                    ++n;
+                }
+                ggml_backend_tensor_set(t, from + (pos0 + i - tail.pos0) * t->nb[1], idxs[i] * t->nb[1], n * t->nb[1]);
+            }
             from += tail.capacity * t->nb[1];
         }
     }
