@@ -92,6 +92,20 @@ class PromptError(SnapKVError, ValueError):
     """A prompt that cannot be evaluated: empty, or longer than the context."""
 
 
+class LongPromptError(PromptError):
+    """A prompt that is longer than the context.
+
+    Attributes:
+        n_tokens: of the prompt.
+        n_ctx: that the context has.
+    """
+
+    def __init__(self, subject: str, problem: str, n_tokens: int, n_ctx: int) -> None:
+        super().__init__(subject, problem, "raise {n_ctx} or shorten the prompt")
+        self.n_tokens = n_tokens
+        self.n_ctx = n_ctx
+
+
 class ConversationError(PromptError):
     """Messages that no answer can follow, or that the chat format cannot write."""
 

@@ -48,68 +48,86 @@ class Sampling:
         return {**dataclasses.asdict(self), "seed": seed}
 
 
-def _option(*names: str, kind: click.ParamType, says: str) -> Callable[..., Any]:  # type: ignore[type-arg]
-    name = names[-1].removeprefix("--").replace("-", "_")
-    default = getattr(Sampling, name)
-    return click.option(*names, name, type=kind, default=default, show_default=True, help=says)
+def sampling_options(temperature: float = Sampling.temperature) -> Callable[..., Any]:
+    """How tokens are drawn; the command gets sampling.
 
+    Args:
+        temperature: the default.
+    """
 
-def answer_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Of one answer; the command gets max_tokens, 0 for no limit, and sampling."""
+    def option(*names: str, kind: click.ParamType, says: str) -> Callable[..., Any]:  # type: ignore[type-arg]
+        name = names[-1].removeprefix("--").replace("-", "_")
+        default = {"temperature": temperature}.get(name, getattr(Sampling, name))
+        return click.option(*names, name, type=kind, default=default, show_default=True, help=says)
 
-    @functools.wraps(command)
-    def with_sampling(*args: Any, **options: Any) -> Any:
-        names = [field.name for field in dataclasses.fields(Sampling)]
-        sampling = Sampling(**{name: options.pop(name) for name in names})
-        _warn_without_effect(sampling)
-        return command(*args, sampling=sampling, **options)
-
-    add = together(
-        click.option(
-            "-n",
-            "--predict",
-            "--n-predict",
-            "--max-tokens",
-            "max_tokens",
-            type=Limit(),
-            default=512,
-            show_default=True,
-            help="The most tokens of an answer; -1 sets no limit but the context.",
-        ),
-        _option(
+    options = together(
+        option(
             "--temp",
             "--temperature",
             kind=Number(min=0),
             says="At 0 the most likely token is always taken; llama.cpp's default is 0.8.",
         ),
-        _option(
+        option(
             "--top-k",
             kind=click.IntRange(0),
             says="Draw from so many of the likeliest tokens; 0 draws from all.",
         ),
-        _option(
+        option(
             "--top-p",
             kind=Number(min=0, max=1),
             says="Draw from the likeliest tokens with this share of the probability; 1 draws from all.",
         ),
-        _option(
+        option(
             "--min-p",
             kind=Number(min=0, max=1),
             says="Draw from tokens with this share of the likeliest one's probability; 0 draws from all.",
         ),
-        _option(
+        option(
             "--repeat-penalty",
             kind=Number(min=0, min_open=True),
-            says="Make the answer's last 64 tokens less likely; 1 changes nothing.",
+            says="Make the last 64 tokens less likely; 1 changes nothing.",
         ),
-        _option(
+        option(
             "-s",
             "--seed",
             kind=click.IntRange(-1, _SEEDS),
             says="The seed for drawing tokens; -1 takes another one each time.",
         ),
     )
-    done: Callable[..., Any] = add(with_sampling)
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_sampling(*args: Any, **given: Any) -> Any:
+            names = [field.name for field in dataclasses.fields(Sampling)]
+            sampling = Sampling(**{name: given.pop(name) for name in names})
+            return command(*args, sampling=sampling, **given)
+
+        done: Callable[..., Any] = options(with_sampling)
+        return done
+
+    return add
+
+
+def answer_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Of one answer; the command gets max_tokens, 0 for no limit, and sampling."""
+
+    @functools.wraps(command)
+    def warned(*args: Any, sampling: Sampling, **options: Any) -> Any:
+        _warn_without_effect(sampling)
+        return command(*args, sampling=sampling, **options)
+
+    most = click.option(
+        "-n",
+        "--predict",
+        "--n-predict",
+        "--max-tokens",
+        "max_tokens",
+        type=Limit(),
+        default=512,
+        show_default=True,
+        help="The most tokens of an answer; -1 sets no limit but the context.",
+    )
+    done: Callable[..., Any] = most(sampling_options()(warned))
     return done
 
 

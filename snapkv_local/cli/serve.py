@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import socket
@@ -27,6 +28,7 @@ from snapkv_local.cli.options import (
     warn_of_other_model,
 )
 from snapkv_local.cli.progress import find_model
+from snapkv_local.cli.sampling import Sampling, sampling_options
 from snapkv_local.cli.types import ByteSize, Limit, NamedFile
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
@@ -97,12 +99,6 @@ if TYPE_CHECKING:
     help="The most bytes of a request.",
 )
 @click.option(
-    "--logprobs",
-    "logits_all",
-    is_flag=True,
-    help="Keep logits for requests that ask for logprobs.",
-)
-@click.option(
     "--cors-origin",
     "cors_origins",
     multiple=True,
@@ -119,6 +115,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Refuse requests with fields that the server does not know.  [default: a header names them]",
 )
+@sampling_options(temperature=0.8)
 @json_option
 @gather_loading
 def serve(
@@ -135,6 +132,7 @@ def serve(
     cors_origins: tuple[str, ...],
     hosts: tuple[str, ...],
     strict: bool,
+    sampling: Sampling,
     profile: Profile | None,
     loading: LoadOptions,
     as_json: bool,
@@ -173,6 +171,7 @@ def serve(
         model=alias or path.stem,
         max_tokens=max_tokens or None,
         max_queue=max_queue,
+        sampling=dataclasses.asdict(sampling),
         options=ServerOptions(
             api_keys=api_keys,
             max_body=max_body,

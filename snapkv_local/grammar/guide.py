@@ -44,21 +44,23 @@ _REASONS = (
 
 
 @dataclass(frozen=True)
-class JsonGrammar:
+class AnswerGrammar:
     """What an answer is held to, in the place of a LlamaGrammar.
 
     Attributes:
         name: what it is called in errors.
-        schema: JSON that llguidance obeys.
+        schema: JSON that llguidance obeys, or GBNF.
         heavy: places of keywords that may be too much.
+        is_gbnf: it is GBNF.
     """
 
     name: str
     schema: str
     heavy: tuple[str, ...] = ()
+    is_gbnf: bool = False
 
     @classmethod
-    def of_schema(cls, schema: Any, name: str = "schema") -> JsonGrammar:
+    def of_schema(cls, schema: Any, name: str = "schema") -> AnswerGrammar:
         """For JSON that fits a schema.
 
         Raises:
@@ -68,12 +70,22 @@ class JsonGrammar:
         return cls._of(reader, {"allOf": [reader.read(schema, name)]}, name)
 
     @classmethod
-    def any_object(cls) -> JsonGrammar:
+    def of_gbnf(cls, text: str) -> AnswerGrammar:
+        """For what llama.cpp's grammars describe.
+
+        Raises:
+            GrammarError: it is too long.
+        """
+        cls._check_length(text, "grammar")
+        return cls("grammar", text, is_gbnf=True)
+
+    @classmethod
+    def any_object(cls) -> AnswerGrammar:
         """For any JSON object."""
         return cls.of_schema({"type": "object"}, "any JSON object")
 
     @classmethod
-    def of_arguments(cls, parameters: dict[str, Any] | None, name: str) -> JsonGrammar:
+    def of_arguments(cls, parameters: dict[str, Any] | None, name: str) -> AnswerGrammar:
         """For the arguments of a function.
 
         Raises:
@@ -83,7 +95,7 @@ class JsonGrammar:
         return cls._of(reader, {"allOf": [_arguments(reader, parameters, name)]}, name)
 
     @classmethod
-    def of_calls(cls, functions: list[tuple[str, dict[str, Any] | None]]) -> JsonGrammar:
+    def of_calls(cls, functions: list[tuple[str, dict[str, Any] | None]]) -> AnswerGrammar:
         """For {"name": ..., "arguments": ...} of one of these functions.
 
         Args:
@@ -108,11 +120,15 @@ class JsonGrammar:
         return cls._of(reader, {"anyOf": calls}, "tools")
 
     @classmethod
-    def _of(cls, reader: SchemaReader, part: dict[str, Any], name: str) -> JsonGrammar:
+    def _of(cls, reader: SchemaReader, part: dict[str, Any], name: str) -> AnswerGrammar:
         text = reader.whole(part)
-        if len(text) > _MOST_BYTES:
-            raise GrammarError(name, f"has more than {_MOST_BYTES:,} bytes", "use a smaller schema")
+        cls._check_length(text, name)
         return cls(name, text, tuple(reader.heavy))
+
+    @staticmethod
+    def _check_length(text: str, name: str) -> None:
+        if len(text) > _MOST_BYTES:
+            raise GrammarError(name, f"has more than {_MOST_BYTES:,} bytes", "use a smaller one")
 
     def refusal(self, reason: str) -> GrammarError:
         """What it is refused with; names the keywords that the reason is about, if it says so."""
@@ -125,6 +141,12 @@ class JsonGrammar:
             named = list(self.heavy)
         reason = " ".join(reason.split())[:300].rstrip(" .")
         more = ", ..." if len(named) > _MOST_NAMED else ""
+        if self.is_gbnf:
+            return GrammarError(
+                self.name,
+                f"answers cannot be held to this GBNF: {reason}",
+                "correct or simplify it",
+            )
         return GrammarError(
             self.name,
             f"answers cannot be held to this JSON schema: {reason}",
@@ -159,7 +181,7 @@ class Guide:
         self._vocabulary: bytes | None = None
         self._tokens: list[bytes] = []
 
-    def open(self, grammar: JsonGrammar) -> npt.NDArray[np.bool_]:
+    def open(self, grammar: AnswerGrammar) -> npt.NDArray[np.bool_]:
         """Begin an answer.
 
         Returns:
@@ -169,9 +191,9 @@ class Guide:
             GrammarError: no answer can be held to it, or not within its limits.
         """
         self._start(grammar)
-        return self._mask(grammar, b"O", grammar.schema.encode())
+        return self._mask(grammar, b"G" if grammar.is_gbnf else b"O", grammar.schema.encode())
 
-    def accept(self, grammar: JsonGrammar, token: int) -> npt.NDArray[np.bool_]:
+    def accept(self, grammar: AnswerGrammar, token: int) -> npt.NDArray[np.bool_]:
         """Go on after a token.
 
         Returns:
@@ -189,12 +211,12 @@ class Guide:
             process.kill()
             process.communicate()
 
-    def _mask(self, grammar: JsonGrammar, kind: bytes, content: bytes) -> npt.NDArray[np.bool_]:
+    def _mask(self, grammar: AnswerGrammar, kind: bytes, content: bytes) -> npt.NDArray[np.bool_]:
         mask = self._ask(grammar, kind, content, _SECONDS)
         bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
         return bits[: len(self._tokens)].astype(np.bool_)
 
-    def _ask(self, grammar: JsonGrammar, kind: bytes, content: bytes, seconds: float) -> bytes:
+    def _ask(self, grammar: AnswerGrammar, kind: bytes, content: bytes, seconds: float) -> bytes:
         process = self._process
         if process is None:
             raise grammar.refusal("the process that works on it has ended")
@@ -219,7 +241,7 @@ class Guide:
             raise grammar.refusal(answer.decode(errors="replace"))
         return answer
 
-    def _start(self, grammar: JsonGrammar) -> None:
+    def _start(self, grammar: AnswerGrammar) -> None:
         if self._process is not None and self._process.poll() is None:
             return
         self.close()

@@ -6,6 +6,7 @@ through stdin and stdout: a letter, the length of what follows in 4 bytes, and t
 
     V  the vocabulary, as JSON       D  done
     O  a schema, as JSON             M  the mask of the first token
+    G  a grammar, as GBNF            M  the mask of the first token
     A  a token, in 4 bytes           M  the mask of the next one
     T  tokens of a text, int32       (the answer to T)
                                      T  a text, whose tokens are asked for
@@ -17,6 +18,7 @@ A mask has a bit for each token, the lowest bit of a byte first.
 from __future__ import annotations
 
 import json
+import re
 import signal
 import struct
 import sys
@@ -24,11 +26,15 @@ import threading
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any
 
+from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
+
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 # models put as much into answers for ever, if they may
 _BLANK = r"[ ]|\n[ \t]{0,20}"
+# of GBNF; a backslash that is escaped itself begins none
+_ESCAPED = re.compile(r"\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})|\\\\")
 _MEMORY = 2 * 1024**3  # bytes
 _STACK = 64 * 1024**2  # bytes
 # an object of _MOST_PROPERTIES that may all be left out has 4 items for each
@@ -95,23 +101,21 @@ class _Session:
         self._tokenizer: LLTokenizer = LLTokenizer(tokenizer, eos_token=vocabulary["ends"])
         tokenizer.longest = self._tokenizer.greedy_tokenize
         self._limits = LLParserLimits(max_items_in_row=_MOST_ITEMS_IN_ROW, verbose_errors=False)
-        self._schema = b""
+        self._opened = (b"", b"")
         self._matcher: LLMatcher | None = None
 
-    def open(self, schema: bytes) -> bytes:
+    def open(self, kind: bytes, content: bytes) -> bytes:
         """The mask of the first token."""
         from llguidance import LLMatcher
 
-        if self._matcher is None or self._schema != schema:
+        if self._matcher is None or self._opened != (kind, content):
             self._matcher = None
             try:
-                grammar = LLMatcher.grammar_from_json_schema(
-                    schema.decode(), overrides={"whitespace_pattern": _BLANK}
-                )
-            except ValueError as e:
+                grammar = _read(kind, content.decode())
+            except (ValueError, GbnfToLarkError) as e:
                 raise _Refused(str(e)) from e
             self._matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=self._limits)
-            self._schema = schema
+            self._opened = (kind, content)
         else:
             self._matcher.reset()
         return self._mask()
@@ -131,6 +135,24 @@ class _Session:
         return mask
 
 
+def _unescaped(found: re.Match[str]) -> str:
+    """A character in the place of its number, which gbnf_to_lark would write without leading zeros."""
+    digits = found[1] or found[2]
+    if digits is None:
+        return found[0]
+    code = int(digits, 16)
+    return chr(code) if code > 0x7F else f"\\x{code:02x}"
+
+
+def _read(kind: bytes, text: str) -> str:
+    """A grammar as llguidance takes it."""
+    from llguidance import LLMatcher
+
+    if kind == b"G":
+        return LLMatcher.grammar_from_lark(gbnf_to_lark(_ESCAPED.sub(_unescaped, text)))
+    return LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": _BLANK})
+
+
 def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     session: _Session | None = None
     while True:
@@ -144,10 +166,10 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
                 send(answers, b"D")
                 continue
             assert session is not None
-            if kind == b"O":
-                mask = session.open(content)
-            else:
+            if kind == b"A":
                 mask = session.accept(struct.unpack("<i", content)[0])
+            else:
+                mask = session.open(kind, content)
             send(answers, b"M", mask)
         except _Refused as e:
             send(answers, b"E", str(e).encode())

@@ -19,27 +19,31 @@ class AnswerText:
         stops: texts before which the answer ends.
 
     Attributes:
-        stopped: one of stops was found.
+        stopped_by: the one of stops that was found, which ended the answer.
         n_settled: bytes that have become text, or wait for the rest of their character.
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
-        self.stopped = False
+        self.stopped_by: str | None = None
         self.n_settled = 0
-        self._stops = [stop.encode("utf-8", "ignore") for stop in stops if stop]
+        self._stops = {stop.encode("utf-8", "ignore"): stop for stop in stops if stop}
         self._bytes = b""
         self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
 
     def add(self, piece: bytes) -> str:
         """A token's bytes; the text that is settled now."""
         self._bytes += piece
-        found = [at for stop in self._stops if (at := self._bytes.find(stop, self.n_settled)) >= 0]
-        self.stopped = len(found) > 0
-        return self._settle(min(found) if found else len(self._bytes) - self._n_held())
+        places = [(self._bytes.find(stop, self.n_settled), stop) for stop in self._stops]
+        found = [(at, stop) for at, stop in places if at >= 0]
+        if not found:
+            return self._settle(len(self._bytes) - self._n_held())
+        at, stop = min(found)
+        self.stopped_by = self._stops[stop]
+        return self._settle(at)
 
     def end(self) -> str:
         """What was held back for a stop that did not come."""
-        return "" if self.stopped else self._settle(len(self._bytes))
+        return "" if self.stopped_by is not None else self._settle(len(self._bytes))
 
     def _settle(self, end: int) -> str:
         settled = self._decoder.decode(self._bytes[self.n_settled : end])
@@ -62,23 +66,25 @@ class TokenText(str):
     """A token's text in logprobs; that of a part of a character is written as bytes:\\xf0\\x9f.
 
     Attributes:
-        data: bytes of the token; clients join them to text.
+        id: the token.
+        data: its bytes; clients join them to text.
         logprob: natural logarithm of its probability.
         top: the most likely tokens in its place, the likeliest first.
     """
 
+    id: int
     data: bytes
     logprob: float
     top: list[TokenText]
 
     @classmethod
-    def of(cls, piece: bytes, logprob: float, top: list[TokenText]) -> TokenText:
-        """From a token's bytes."""
+    def of(cls, id_: int, piece: bytes, logprob: float, top: list[TokenText]) -> TokenText:
+        """From a token and its bytes."""
         try:
             text = cls(piece.decode("utf-8"))
         except UnicodeDecodeError:
             text = cls("bytes:" + "".join(f"\\x{byte:02x}" for byte in piece))
-        text.data, text.logprob, text.top = piece, logprob, top
+        text.id, text.data, text.logprob, text.top = id_, piece, logprob, top
         return text
 
     def entry(self) -> dict[str, Any]:

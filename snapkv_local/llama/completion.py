@@ -18,7 +18,7 @@ from llama_cpp.llama_chat_format import LlamaChatCompletionHandlerNotFoundExcept
 from llama_cpp.llama_tokenizer import LlamaTokenizer
 
 from snapkv_local import foreign
-from snapkv_local.errors import ConfigError, NoRoomError, PromptError, SnapKVError
+from snapkv_local.errors import ConfigError, LongPromptError, NoRoomError, SnapKVError
 from snapkv_local.llama.answer_text import AnswerText, Logprobs, TokenText, likeliest, with_bytes
 from snapkv_local.prompt import vocabulary
 from snapkv_local.prompt.chat import Chat
@@ -37,7 +37,14 @@ class CompletingLlama(GuidedLlama):
 
     The text of an answer is that of its bytes, streaming or not, with logprobs or without.
     llama_cpp decodes some tokens one by one, and loses characters that lie in several.
+
+    Attributes:
+        answer_tokens: of the last answer, as far as it is.
+        stopped_by: the text of `stop` that ended it; None if none did.
     """
+
+    answer_tokens: list[int]
+    stopped_by: str | None = None
 
     _asked: Chat | None
     _preparing: bool
@@ -53,6 +60,7 @@ class CompletingLlama(GuidedLlama):
         if self._preparing:
             raise _Prepared(list(tokens), kwargs)
         self.n_prompt = len(tokens)
+        self._before = tokens
         self._is_prompt = True
         self._marks.begin(self, self.snapkv, tokens)
         inner = super().generate(tokens, *args, **kwargs)
@@ -120,11 +128,14 @@ class CompletingLlama(GuidedLlama):
         return with_bytes(response) if isinstance(response, dict) else map(with_bytes, response)
 
     def _create_completion(self, *args: Any, **kwargs: Any) -> Any:
-        responses = super()._create_completion(*args, **kwargs)
         # other tokenizers do not know a token's bytes; logprobs of a prompt are llama_cpp's
         whole = kwargs["echo"] and kwargs["logprobs"] is not None
         if isinstance(self.tokenizer_, LlamaTokenizer) and not whole:
+            # logprobs of an answer need no logits_all, which llama_cpp asks for
+            responses = super()._create_completion(*args, **{**kwargs, "logprobs": None})
             responses = self._answer(responses, kwargs)
+        else:
+            responses = super()._create_completion(*args, **kwargs)
         return self._noting(responses, self._asked)
 
     def _noting(self, responses: Iterator[Any], chat: Chat | None) -> Iterator[Any]:
@@ -137,7 +148,8 @@ class CompletingLlama(GuidedLlama):
                 raise
             # it ends with llama.cpp's number, which is rounded up
             says = f"{str(e).rpartition(' ')[0]} {self._n_ctx}"
-            raise PromptError("prompt", says, "raise {n_ctx} or shorten the prompt") from e
+            n_tokens = int(says.partition("(")[2].partition(")")[0])
+            raise LongPromptError("prompt", says, n_tokens, self._n_ctx) from e
         finally:
             self._marks.chat = None
 
@@ -215,7 +227,7 @@ class CompletingLlama(GuidedLlama):
             if piece or entries:
                 yield {"text": piece, "index": 0, "logprobs": entries, "finish_reason": None}
 
-        self._cut_short = False
+        self._cut_short, self.stopped_by, self.answer_tokens = False, None, produced
         reason = None
         with contextlib.closing(self.generate(prompt, **options)) as tokens:
             for token in tokens:
@@ -228,7 +240,8 @@ class CompletingLlama(GuidedLlama):
                     logprobs.add(self._token_text(token, at, given["logprobs"]))
                 produced.append(token)
                 settled = text.add(piece)
-                if text.stopped:
+                if text.stopped_by is not None:
+                    self.stopped_by = text.stopped_by
                     yield from choice(settled, is_last=True)
                     reason = "stop"
                     break
@@ -243,16 +256,18 @@ class CompletingLlama(GuidedLlama):
 
     def _token_text(self, token: int, at: int, n_top: int) -> TokenText:
         """A token and the most likely ones in its place, from the logits at a position."""
-        if at >= len(self.scores):  # [n_ctx, n_vocab] only without a draft model
+        if self.draft_model is not None and at >= len(self.scores):  # [n_batch, n_vocab] with one
             raise ConfigError(
                 "logprobs",
                 "have no logits beyond a batch with draft_model",
                 "leave out draft_model",
             )
-        found = np.asarray(self.logits_to_logprobs(self.scores[at]))
+        # without logits_all those of the last token that was evaluated, which this one was drawn from
+        logits = self.scores[at] if self._logits_all else self._logits(1)[0]
+        found = np.asarray(self.logits_to_logprobs(logits))
         # special tokens have no text in an answer, and a name among others
         tops = [
-            TokenText.of(self.detokenize([top], special=True), float(found[top]), [])
+            TokenText.of(top, self.detokenize([top], special=True), float(found[top]), [])
             for top in likeliest(found, n_top)
         ]
-        return TokenText.of(self.detokenize([token]), float(found[token]), tops)
+        return TokenText.of(token, self.detokenize([token]), float(found[token]), tops)

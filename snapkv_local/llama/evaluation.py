@@ -11,7 +11,7 @@ import numpy.typing as npt
 from snapkv_local.native.context import ContextOptions, Progress  # isort: skip
 
 from snapkv_local.config import SnapKVConfig
-from snapkv_local.errors import PromptError
+from snapkv_local.errors import LongPromptError, PromptError
 from snapkv_local.llama.decoding import DecodingLlama
 from snapkv_local.llama.turn import Standing, Turn, decide, n_again
 from snapkv_local.prompt.marks import Marks
@@ -64,10 +64,11 @@ class EvaluatingLlama(DecodingLlama):
         if len(tokens) == 0:
             raise PromptError("prompt", "is empty", "give at least one token")
         if len(tokens) > self._n_ctx:
-            raise PromptError(
+            raise LongPromptError(
                 f"prompt of {len(tokens)} tokens",
                 f"is longer than the context of {self._n_ctx}",
-                "raise {n_ctx} or shorten the prompt",
+                len(tokens),
+                self._n_ctx,
             )
         self.n_prompt = len(tokens)
         self.last_prefill, self.evictions = None, []

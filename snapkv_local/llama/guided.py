@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 # first of all: it loads our library, which llama_cpp then uses
-from snapkv_local.llama.worded import WordedLlama  # isort: skip
+from snapkv_local.llama.draws import DrawingLlama  # isort: skip
 
 import llama_cpp
 from llama_cpp.llama_grammar import LlamaGrammar
 
 from snapkv_local.errors import GrammarError
-from snapkv_local.grammar.guide import Guide, JsonGrammar
+from snapkv_local.grammar.guide import AnswerGrammar, Guide
 from snapkv_local.prompt.chat import Chat
 
 # of GBNF: llama.cpp's parser goes down once for each, on the stack of the process
@@ -25,11 +25,11 @@ _MOST_NESTED = 1_000
 _NO_BRACKETS = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*')
 
 
-class GuidedLlama(WordedLlama):
+class GuidedLlama(DrawingLlama):
     """What Llama adds to llama_cpp's grammars.
 
     create_chat_completion() holds answers to response_format, json_schema too, and to the
-    parameters of the function in tool_choice, and refuses what cannot be obeyed. A JsonGrammar may
+    parameters of the function in tool_choice, and refuses what cannot be obeyed. A AnswerGrammar may
     be given in the place of a LlamaGrammar.
 
     Attributes:
@@ -39,9 +39,9 @@ class GuidedLlama(WordedLlama):
     on_token: Callable[[], object] | None = None
     _guide: Guide | None = None
     _allowed: npt.NDArray[np.bool_]
-    _held_to: JsonGrammar | None = None
+    _held_to: AnswerGrammar | None = None
 
-    def check_grammar(self, grammar: JsonGrammar) -> None:
+    def check_grammar(self, grammar: AnswerGrammar) -> None:
         """Try whether answers can be held to a grammar.
 
         Raises:
@@ -59,7 +59,7 @@ class GuidedLlama(WordedLlama):
             self.on_token()
         token: int = super().sample(*args, **kwargs)
         grammar = kwargs.get("grammar")
-        if isinstance(grammar, JsonGrammar) and not self._ends(token):
+        if isinstance(grammar, AnswerGrammar) and not self._ends(token):
             self._allowed = self._ready_guide().accept(grammar, token)
         return token
 
@@ -70,7 +70,7 @@ class GuidedLlama(WordedLlama):
 
     def _init_sampler(self, *args: Any, **kwargs: Any) -> Any:
         grammar = kwargs.get("grammar")
-        if isinstance(grammar, JsonGrammar):
+        if isinstance(grammar, AnswerGrammar):
             self._allowed = self._ready_guide().open(grammar)
             processors = [*(kwargs.get("logits_processor") or ()), self._only_allowed]
             kwargs["logits_processor"] = llama_cpp.LogitsProcessorList(processors)
@@ -111,7 +111,7 @@ class GuidedLlama(WordedLlama):
         return bool(llama_cpp.llama_cpp.llama_vocab_is_eog(vocab, token))
 
 
-def asked_for(chat: Chat | None) -> JsonGrammar | None:
+def asked_for(chat: Chat | None) -> AnswerGrammar | None:
     """What the arguments of create_chat_completion() hold the answer to.
 
     Where a function must be called, llama_cpp takes its arguments only.
@@ -127,15 +127,15 @@ def asked_for(chat: Chat | None) -> JsonGrammar | None:
         for tool in tools:
             if tool["function"]["name"] == name:
                 parameters = tool["function"].get("parameters")
-                return JsonGrammar.of_arguments(parameters, f"{name}.parameters")
+                return AnswerGrammar.of_arguments(parameters, f"{name}.parameters")
         return None  # which llama_cpp will say
     form = given.get("response_format") or {}
     if form.get("type") == "json_schema":
-        return JsonGrammar.of_schema(form.get("json_schema", {}).get("schema"))
+        return AnswerGrammar.of_schema(form.get("json_schema", {}).get("schema"))
     if form.get("type") != "json_object":
         return None
     schema = form.get("schema")
-    return JsonGrammar.any_object() if schema is None else JsonGrammar.of_schema(schema)
+    return AnswerGrammar.any_object() if schema is None else AnswerGrammar.of_schema(schema)
 
 
 def _nested(gbnf: str) -> int:

@@ -23,7 +23,6 @@ class LoadOptions:
         threads: None for all cores.
         no_mmap: read files into memory, instead of mapping them.
         chat_format: for a model without a chat template.
-        logits_all: keep the logits of all tokens, for logprobs.
     """
 
     ctx: int | None = None
@@ -32,7 +31,6 @@ class LoadOptions:
     threads: int | None = None
     no_mmap: bool = False
     chat_format: str | None = None
-    logits_all: bool = False
 
     def n_threads(self) -> int:
         """Threads that compute."""
@@ -70,7 +68,6 @@ class LoadOptions:
             "flash_attn": True,
             "use_mmap": not self.no_mmap,
             "chat_format": self.chat_format,
-            "logits_all": self.logits_all,
             "verbose": False,
         }
 

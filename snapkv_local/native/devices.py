@@ -6,6 +6,7 @@ Importing this module loads the native library. Declarations are from ggml/inclu
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -144,3 +145,10 @@ def _load() -> None:
 
 
 _load()
+
+
+def build_name() -> str:
+    """Of the library, in the manner of llama.cpp's own: b, and the commit of llama.cpp."""
+    file = LIB_DIR / "build.json"
+    commit = json.loads(file.read_text())["llama_cpp_commit"] if file.exists() else ""
+    return f"b-{commit[:9]}-snapkv"

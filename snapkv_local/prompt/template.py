@@ -34,6 +34,17 @@ def conversation_tokens(llm: ChatModel, messages: Any, **options: Any) -> list[i
     return _hear(llm, Asked(messages, options)).tokens(llm.tokenize, llm)
 
 
+def conversation(llm: ChatModel, messages: Any, **options: Any) -> tuple[str, list[int]]:
+    """The text of conversation_tokens(), too.
+
+    Raises:
+        PromptError: as conversation_tokens().
+    """
+    written = _hear(llm, Asked(messages, options))
+    tokens = written.tokens(llm.tokenize, llm)
+    return written.plain_prompt(), tokens
+
+
 def heard(llm: ChatModel, content: str) -> Heard:
     """What chat_tokens() are the tokens of.
 
@@ -69,6 +80,14 @@ class Heard:
     def plain(self) -> str:
         """The text without marks."""
         return self.text if self.wording is None else self.wording.plain(self.text)
+
+    def plain_prompt(self) -> str:
+        """The text up to where the answer goes on, without marks."""
+        wording = self.wording
+        if wording is None or wording.goes_on is None:
+            return self.plain()
+        head, _, _ = self.text.rpartition(wording.place)
+        return wording.plain(head + wording.goes_on)
 
     def tokens(self, tokenize: Callable[..., list[int]], llm: ChatModel) -> list[int]:
         """Its tokens."""

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import re
-import time
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -14,30 +10,25 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import PlainTextResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
-from snapkv_local.server.answer import merge_chat, merge_completion
+from snapkv_local.server import anthropic_routes, llama_routes, not_done, openai_routes
 from snapkv_local.server.engine import Engine
-from snapkv_local.server.errors import ApiError, from_exception, refusal
+from snapkv_local.server.errors import ApiError, from_exception
+from snapkv_local.server.exchange import IGNORED, Exchange
 from snapkv_local.server.guard import Guard
 from snapkv_local.server.metrics import CountAnswers, Metrics
 from snapkv_local.server.schemas import (
-    ChatRequest,
-    CommonRequest,
-    CompletionRequest,
     ErrorResponse,
 )
 from snapkv_local.server.words import from_validation
-from snapkv_local.server.worker import Chunk, Done, Event, Failed, Job, Progress, Work, Worker
+from snapkv_local.server.worker import Worker
 
 # seconds between two looks at whether a client is still there
 _LOOK_EVERY = 0.1
-
-# of an answer: fields of the request that the server does not know
-IGNORED = "X-SnapKV-Ignored"
 
 _STATUSES = (400, 401, 403, 404, 405, 413, 415, 429, 500, 501, 503)
 _PAGE = {
@@ -83,58 +74,11 @@ def make_app(engine: Engine, worker: Worker, options: ServerOptions) -> FastAPI:
         responses={status: {"model": ErrorResponse} for status in _STATUSES},
     )
     app.state.metrics = metrics = Metrics(worker)
-    created = int(time.time())
-    api = _Api(worker, metrics, options.strict)
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        """The one model."""
-        entry = {"id": engine.model, "object": "model", "created": created, "owned_by": "local"}
-        return {"object": "list", "data": [entry]}
-
-    @app.get("/v1/documents")
-    async def documents() -> dict[str, Any]:
-        """What a chat's field `document` may name."""
-        if not worker.ready:
-            raise ApiError(503, "the model is being loaded; try again", code="loading")
-        return {
-            "object": "list",
-            "data": [
-                {
-                    "id": id_,
-                    "object": "document",
-                    "title": document.title,
-                    "n_tokens": len(document.tokens),
-                    "n_bytes": document.n_bytes,
-                }
-                for id_, document in engine.documents.items()
-            ],
-        }
-
-    @app.post("/v1/completions")
-    async def completions(body: CompletionRequest, request: Request) -> Response:
-        """Continue a text."""
-        return await api.answer(request, body, lambda job: engine.complete(body, job))
-
-    @app.post("/v1/chat/completions")
-    async def chat(body: ChatRequest, request: Request) -> Response:
-        """Answer a conversation."""
-        return await api.answer(request, body, lambda job: engine.chat(body, job))
-
-    @app.post("/v1/embeddings")
-    async def embeddings(body: dict[str, Any]) -> None:
-        """Not done: SnapKV compresses prompts for generation."""
-        raise ApiError(
-            501,
-            "this server has no embeddings: SnapKV compresses prompts for generation",
-            code="not_supported",
-        )
-
-    @app.get("/health")
-    async def health() -> Response:
-        """200 once the model is loaded, and while its file is what it was."""
-        status = "loading" if not worker.ready else "ok" if engine.is_whole() else "model_changed"
-        return JSONResponse({"status": status}, 200 if status == "ok" else 503)
+    exchange = Exchange(worker, metrics, options.strict)
+    openai_routes.add(app, engine, exchange)
+    anthropic_routes.add(app, engine, exchange)
+    llama_routes.add(app, engine, exchange)
+    not_done.add(app)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def show_metrics() -> Response:
@@ -157,125 +101,10 @@ def make_app(engine: Engine, worker: Worker, options: ServerOptions) -> FastAPI:
             CORSMiddleware,
             allow_origins=options.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type"],
+            allow_headers=["authorization", "content-type", "x-api-key"],
             expose_headers=[IGNORED],
         )
     return app
-
-
-class _Api:
-    def __init__(self, worker: Worker, metrics: Metrics, strict: bool) -> None:
-        self.worker = worker
-        self.metrics = metrics
-        self.strict = strict
-
-    async def answer(self, request: Request, body: CommonRequest, work: Work) -> Response:
-        if self.strict and body.ignored:
-            raise refusal(
-                f"{body.ignored[0]}: this server does not know it: leave it out", body.ignored[0]
-            )
-        headers = _ignored(body)
-        job = Job(work)
-        self.worker.submit(job)
-        handed_over = False
-        try:
-            # what is wrong with a request shows before its first event, while there is a status
-            first = await self._next(request, job)
-            if isinstance(first, Failed):
-                raise first.error
-            if body.stream and first is not None:
-                handed_over = True
-                events = self._stream(request, job, first, body)
-                return _EventStream(events, headers, lambda: self._end(job))
-            response = await self._whole(request, job, first, body)
-            response.headers.update(headers)
-            return response
-        finally:
-            if not handed_over:
-                self._end(job)
-
-    def _end(self, job: Job) -> None:
-        """Once nobody reads a job's events any more."""
-        if not job.ended:
-            self.metrics.cancelled.inc()
-            self.worker.cancel(job)
-
-    async def _next(self, request: Request, job: Job) -> Event | None:
-        """The next event; None if the client has gone."""
-        while True:
-            try:
-                return await asyncio.wait_for(job.events.get(), _LOOK_EVERY)
-            except asyncio.TimeoutError:
-                if await request.is_disconnected():
-                    return None
-
-    async def _whole(
-        self, request: Request, job: Job, event: Event | None, body: CommonRequest
-    ) -> Response:
-        chunks = []
-        while event is not None:
-            if isinstance(event, Failed):
-                raise event.error
-            if isinstance(event, Chunk):
-                chunks.append(event.data)
-            elif isinstance(event, Done):
-                self.metrics.count(event.usage)
-                merge = merge_chat if isinstance(body, ChatRequest) else merge_completion
-                return JSONResponse(merge(chunks, event.usage))
-            event = await self._next(request, job)
-        return Response(status_code=499)  # nobody reads it
-
-    async def _stream(
-        self, request: Request, job: Job, event: Event | None, body: CommonRequest
-    ) -> AsyncIterator[str]:
-        include_usage = body.stream_options is not None and body.stream_options.include_usage
-        last: dict[str, Any] = {}
-        while event is not None:
-            if isinstance(event, Progress):
-                # a comment: clients that do not know it pass over it
-                yield f": prefill {event.done}/{event.total}\n\n"
-            elif isinstance(event, Chunk):
-                last = event.data
-                yield _data({**last, "usage": None} if include_usage else last)
-            elif isinstance(event, Failed):
-                yield _data(event.error.body())
-                return
-            else:
-                self.metrics.count(event.usage)
-                if include_usage:
-                    yield _data({**last, "choices": [], "usage": event.usage})
-                yield "data: [DONE]\n\n"
-                return
-            event = await self._next(request, job)
-
-
-class _EventStream(StreamingResponse):
-    """Server-sent events; calls on_end however it ends, even before its first event."""
-
-    def __init__(
-        self, events: AsyncIterator[str], headers: dict[str, str], on_end: Callable[[], None]
-    ) -> None:
-        headers = {"Cache-Control": "no-store", **headers}
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self.on_end = on_end
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self.on_end()
-
-
-def _ignored(body: CommonRequest) -> dict[str, str]:
-    """Headers that name fields without effect; headers take little, and ASCII only."""
-    names = [name[:100].encode("ascii", "backslashreplace").decode() for name in body.ignored[:20]]
-    # a value that ends with a blank is no header
-    printable = [re.sub(r"[^!-~]|,", "?", name) or '""' for name in names]
-    return {IGNORED: ", ".join(printable)} if names else {}
-
-
-def _data(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value)}\n\n"
 
 
 def _static(content: bytes, kind: str) -> Any:
@@ -286,27 +115,32 @@ def _static(content: bytes, kind: str) -> Any:
 
 
 def _add_errors(app: FastAPI) -> None:
-    def respond(error: ApiError) -> Response:
-        text = json.dumps(error.body())  # ASCII, as a message may quote what is not Unicode
+    def respond(request: Request, error: ApiError) -> Response:
+        # ASCII, as a message may quote what is not Unicode
+        text = json.dumps(error.body_for(request.url.path))
         return Response(text, error.status, error.headers, "application/json")
 
-    async def on_api_error(_request: Request, error: Exception) -> Response:
-        return respond(from_exception(error))
+    async def on_api_error(request: Request, error: Exception) -> Response:
+        return respond(request, from_exception(error))
 
-    async def on_http(_request: Request, error: Exception) -> Response:
+    async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return respond(
-            ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+            request,
+            ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {})),
         )
 
-    async def on_validation(_request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        message, param = from_validation(error.errors(), error.body)
-        return respond(ApiError(400, message, param=param, code="invalid_value"))
+    async def on_validation(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError | ValidationError)
+        # of a chat that another API's request asks for there is no JSON
+        body = error.body if isinstance(error, RequestValidationError) else None
+        message, param = from_validation(error.errors(), body)
+        return respond(request, ApiError(400, message, param=param, code="invalid_value"))
 
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(ValidationError, on_validation)
     app.add_exception_handler(Exception, on_api_error)
 
     make_schema = app.openapi

@@ -1,35 +1,39 @@
-"""What a request does with the Llama. All of it runs on the worker's thread."""
+"""What requests do with the Llama. All of it runs on the worker's thread, but for what says otherwise."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import time
+import secrets
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import SnapKVError
 from snapkv_local.llama.usage import Usage
 from snapkv_local.policies.policy import OF_THE_ENGINE
+from snapkv_local.prompt import vocabulary
 from snapkv_local.prompt.build import SEPARATOR
-from snapkv_local.server import grammar, tools
+from snapkv_local.server import grammar, template_options, thoughts, tools
+from snapkv_local.server.answering import Answering, Start, settings
+from snapkv_local.server.common import CommonRequest, Overrides
 from snapkv_local.server.errors import ApiError, refusal
 from snapkv_local.server.schemas import (
     ChatRequest,
-    CommonRequest,
     CompletionRequest,
-    Overrides,
+    NativeRequest,
     Tool,
+    prompts,
 )
-from snapkv_local.server.worker import Chunk, Done, Event, Job, Progress
+from snapkv_local.server.worker import Chunk, Done, Event, Found, Job
 
 if TYPE_CHECKING:
+    from snapkv_local.llama.draws import Draws
     from snapkv_local.llama.llama import Llama
     from snapkv_local.storage.document import Document
 
-# seconds between two reports of a prefill
-_REPORT_EVERY = 0.1
-
+_MOST_PROMPTS = 64
 
 Load = Callable[[], "tuple[Llama, Mapping[str, Document]]"]
 
@@ -41,25 +45,45 @@ class Engine:
         load: makes the Llama, and gives it with the documents that are open in it, by id.
         model: name in answers.
         max_tokens: of an answer, at most; None for what the context allows.
+        sampling: how tokens are drawn where a request does not say it: fields of Draws. A seed of -1
+            is another one each time.
 
     Attributes:
         documents: that requests may name, by id; none before load().
+        fingerprint: of the engine, in answers.
+        last_figures: what the last answer's usage says of the cache; None before there is one.
     """
 
-    def __init__(self, load: Load, model: str, max_tokens: int | None) -> None:
+    def __init__(
+        self,
+        load: Load,
+        model: str,
+        max_tokens: int | None,
+        sampling: Mapping[str, Any] | None = None,
+    ) -> None:
         self.model = model
         self.max_tokens = max_tokens
+        self.sampling = dict(sampling or {})
         self.documents: Mapping[str, Document] = {}
+        self.fingerprint = "b0"
+        self.last_figures: dict[str, Any] | None = None
         self._load = load
 
     def load(self) -> None:
         """Load the model; everything else needs it."""
+        from snapkv_local.native import devices
+
         self.llm, self.documents = self._load()
         self.config = self.llm.snapkv
         self.n_ctx = self.llm.n_ctx()
-        template = self.llm.metadata.get("tokenizer.chat_template", "")
+        self.fingerprint = devices.build_name()
+        self.template = self.llm.metadata.get("tokenizer.chat_template", "")
         uses_template = self.llm.chat_format == "chat_template.default"
-        self._template_knows_tools = uses_template and "tools" in template
+        if not uses_template:
+            self.template = ""
+        self._template_knows_tools = "tools" in self.template
+        self._thinks = thoughts.OPEN in self.template
+        self.file_name = Path(self.llm.model_path).name
 
     def is_whole(self) -> bool:
         """Whether the model's file is what was loaded; from any thread."""
@@ -70,51 +94,186 @@ class Engine:
         if hasattr(self, "llm"):
             self.llm.close()
 
+    def tokens(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+        """Of a text; from any thread."""
+        return vocabulary.tokens(self.llm, text.encode(), add_special, parse_special)
+
+    def pieces(self, tokens: list[int]) -> list[bytes]:
+        """What each token spells; from any thread.
+
+        Raises:
+            ApiError: one is none of the model's.
+        """
+        self._check_tokens(tokens, "tokens")
+        return vocabulary.pieces(self.llm, tokens)
+
     def complete(self, request: CompletionRequest, job: Job) -> Iterator[Event]:
         """Answer POST /v1/completions."""
-        prompt: Any = request.prompt
-        if isinstance(prompt, list) and isinstance(prompt[0], str):
-            prompt = prompt[0]
-        if not prompt:
-            raise refusal("the prompt is empty: give at least one token", "prompt")
-        if isinstance(prompt, list):
-            self._check_tokens(prompt, "prompt")
-        self._check_logprobs(request.logprobs is not None)
+        if request.echo and request.logprobs is not None:
+            raise refusal("logprobs of a prompt are not kept: leave out echo or logprobs", "echo")
+        most = 16 if request.max_tokens is None else request.max_tokens  # OpenAI's default
+        yield from self._complete(request, job, most, request.logprobs, echo=request.echo)
 
-        def start(arguments: dict[str, Any]) -> Any:
-            arguments.setdefault("max_tokens", 16)  # OpenAI's default
-            return self.llm.create_completion(prompt, logprobs=request.logprobs, **arguments)
-
-        yield from self._answer(request, job, start)
+    def native(self, request: NativeRequest, job: Job) -> Iterator[Event]:
+        """Answer POST /completion."""
+        n_probs = request.n_probs or None
+        yield from self._complete(request, job, request.max_tokens, n_probs, needs_prompt=True)
 
     def chat(self, request: ChatRequest, job: Job) -> Iterator[Event]:
-        """Answer POST /v1/chat/completions."""
-        if request.messages[-1].tool_calls:
+        """Answer POST /v1/chat/completions, and what other APIs make of it."""
+        if request.messages and request.messages[-1].tool_calls:
             raise refusal("the last message is a call: append the function's result", "messages")
         offered = tools.offered(request)
         answer_grammar = grammar.of(self.llm, request, offered)
+        messages, options = self._asked(request, offered)
+        # a grammar has no room for thoughts
+        thinks = self._thinks and request.reasoning_format != "none" and answer_grammar is None
+        most = request.max_completion_tokens or request.max_tokens
+        arguments = {
+            "grammar": answer_grammar,
+            "logprobs": request.logprobs,
+            "top_logprobs": request.top_logprobs or 0,
+            **self._arguments(request, most),
+        }
+
+        def start() -> Iterator[dict[str, Any]]:
+            with self._template_errors(), self._templated(request):
+                chunks: Any = self.llm.create_chat_completion(messages, **options, **arguments)
+            chunks = map(_with_null_content, chunks)
+            if thinks:
+                chunks = thoughts.with_thoughts(chunks, self._has_begun_to_think)
+            return tools.with_calls(chunks, offered) if offered else chunks
+
+        yield from self._answers(request, job, [start], request.verbose)
+
+    def count(self, request: ChatRequest, _job: Job) -> Iterator[Event]:
+        """Count the tokens of a chat's prompt."""
+        yield Found({"input_tokens": len(self._prompt(request)[1])})
+
+    def apply_template(self, request: ChatRequest, _job: Job) -> Iterator[Event]:
+        """Show a chat's prompt."""
+        yield Found({"prompt": self._prompt(request)[0]})
+
+    def defaults(self) -> dict[str, Any]:
+        """How tokens are drawn where a request does not say it, as llama-server has it."""
+        from snapkv_local.llama.draws import Draws
+
+        return {**settings(Draws(**{**self.sampling, "seed": 0})), "seed": self._seed_setting()}
+
+    def sizes(self) -> dict[str, Any]:
+        """Of the model, as llama-server has them."""
+        import llama_cpp as lib
+
+        model = self.llm.model
+        return {
+            "vocab_type": int(lib.llama_vocab_type(lib.llama_model_get_vocab(model))),
+            "n_vocab": self.llm.n_vocab(),
+            "n_ctx": self.n_ctx,
+            "n_ctx_train": int(lib.llama_model_n_ctx_train(model)),
+            "n_embd": int(lib.llama_model_n_embd(model)),
+            "n_params": int(lib.llama_model_n_params(model)),
+            "size": int(lib.llama_model_size(model)),
+        }
+
+    def special_text(self, name: Literal["bos", "eos"]) -> str:
+        """What the token that begins or ends texts is written as; "" if there is none."""
+        token = self.llm.token_bos() if name == "bos" else self.llm.token_eos()
+        return "" if token < 0 else self.pieces([token])[0].decode("utf-8", "replace")
+
+    def _seed_setting(self) -> int:
+        seed = self.sampling.get("seed", -1)
+        return 2**32 - 1 if seed == -1 else int(seed)
+
+    def _prompt(self, request: ChatRequest) -> tuple[str, list[int]]:
+        from snapkv_local.prompt import template
+
+        messages, options = self._asked(request, tools.offered(request))
+        with self._template_errors(), self._templated(request):
+            return template.conversation(self.llm, messages, **options)
+
+    def _asked(
+        self, request: ChatRequest, offered: list[Tool]
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """What the template is given: messages, and other arguments."""
         native = self._template_knows_tools
         messages = tools.to_llama(request.messages, offered, native)
         if request.document is not None:
             messages = self._about(request.document, messages, offered)
-        self._check_logprobs(bool(request.logprobs))
+        functions = [tool.model_dump(exclude_none=True) for tool in offered]
+        return messages, {"tools": functions if functions and native else None}
 
-        def start(arguments: dict[str, Any]) -> Any:
-            if request.max_completion_tokens is not None:
-                arguments["max_tokens"] = self._cap(request.max_completion_tokens)
-            chunks: Any = self.llm.create_chat_completion(
-                messages,
-                tools=[tool.model_dump(exclude_none=True) for tool in offered]
-                if offered and native
-                else None,
-                grammar=answer_grammar,
-                logprobs=request.logprobs,
-                top_logprobs=request.top_logprobs or 0,
-                **arguments,
-            )
-            return tools.with_calls(chunks, offered) if offered else chunks
+    def _templated(self, request: ChatRequest) -> Any:
+        """While open, the chat template reads what the request says."""
+        options = dict(request.chat_template_kwargs or {})
+        if request.reasoning_effort is not None and "reasoning_effort" in self.template:
+            options.setdefault("reasoning_effort", request.reasoning_effort)
+        return template_options.given(self.llm, options)
 
-        yield from self._answer(request, job, start)
+    @contextlib.contextmanager
+    def _template_errors(self) -> Iterator[None]:
+        """llama_cpp applies the chat template here; templates refuse with errors of any kind."""
+        try:
+            yield
+        except (SnapKVError, ApiError):
+            raise
+        except Exception as e:
+            raise refusal(f"the model's chat template refuses this: {e}", "messages") from e
+
+    def _has_begun_to_think(self) -> bool:
+        llm = self.llm
+        end = llm._input_ids[max(0, llm.n_prompt - 8) : llm.n_prompt].tolist()
+        return llm.detokenize(end, special=True).rstrip().endswith(thoughts.OPEN.encode())
+
+    def _complete(
+        self,
+        request: CompletionRequest | NativeRequest,
+        job: Job,
+        most: int | None,
+        logprobs: int | None,
+        echo: bool = False,
+        needs_prompt: bool = False,
+    ) -> Iterator[Event]:
+        given = prompts(request.prompt)
+        if len(given) * request.n > _MOST_PROMPTS:
+            raise refusal(f"more than {_MOST_PROMPTS} answers: send fewer prompts", "prompt")
+        asked = [self._prompt_tokens(prompt) for prompt in given]
+        arguments = {
+            "grammar": grammar.of(self.llm, request),
+            "logprobs": logprobs,
+            **self._arguments(request, most),
+        }
+
+        def starting(tokens: list[int]) -> Start:
+            def start() -> Iterator[dict[str, Any]]:
+                chunks: Any = self.llm.create_completion(tokens, **arguments)
+                return self._echoed(tokens, chunks) if echo else chunks
+
+            return start
+
+        starts = [starting(tokens) for tokens in asked]
+        yield from self._answers(request, job, starts, needs_prompt or request.verbose)
+
+    def _prompt_tokens(self, prompt: list[int | str]) -> list[int]:
+        """Texts and tokens as tokens; a text at the beginning begins as the model's texts do."""
+        llm = self.llm
+        self._check_tokens([part for part in prompt if isinstance(part, int)], "prompt")
+        begins = isinstance(prompt[0], str) and llm._model.add_bos_token()
+        tokens = [llm.token_bos()] if begins else []
+        for part in prompt:
+            tokens += [part] if isinstance(part, int) else self.tokens(part, False, True)
+        if not any(prompt):
+            raise refusal("the prompt is empty: give at least one token", "prompt")
+        return tokens
+
+    def _echoed(self, tokens: list[int], chunks: Iterator[Any]) -> Iterator[dict[str, Any]]:
+        said = False
+        for chunk in chunks:
+            if not said:
+                said = True
+                text = self.llm.detokenize(tokens).decode("utf-8", "ignore")
+                choice = {**chunk["choices"][0], "text": text, "finish_reason": None}
+                yield {**chunk, "choices": [{**choice, "logprobs": None}]}
+            yield chunk
 
     def _about(
         self, id_: str, messages: list[dict[str, Any]], offered: list[Tool]
@@ -145,56 +304,60 @@ class Engine:
             )
         return [{**first, "content": document.text + SEPARATOR + first["content"]}, *rest]
 
-    def _answer(
-        self, request: CommonRequest, job: Job, start: Callable[[dict[str, Any]], Any]
+    def _answers(
+        self, request: CommonRequest, job: Job, starts: list[Start], needs_prompt: bool
     ) -> Iterator[Event]:
+        """Answers, one after the other: n of each start."""
         llm = self.llm
         self._configure(request.snapkv)
         if not request.cache_prompt:
             self._forget()
         before = llm.last_prefill
-        started = time.monotonic()
-        llm.prefill_progress = _Reporter(job)
-        llm.on_token = job.check  # tokens that give no text yet make no chunk
-        try:
-            chunks = self._start(request, start)
-            seconds_prefill = None
-            for chunk in chunks:
-                if seconds_prefill is None:
-                    seconds_prefill = time.monotonic() - started
-                yield Chunk({**chunk, "model": self.model})
-            stats = llm.last_prefill
-            yield Done(self._usage(seconds_prefill or 0.0, stats is not before))
-        finally:
-            llm.prefill_progress = None
-            llm.on_token = None
+        with Answering(llm, request, self._draws(request), job) as answering:
+            for index in range(len(starts) * request.n):
+                start, is_new = starts[index // request.n], index % request.n == 0
+                for event in answering.answer(index, start, is_new, needs_prompt):
+                    if isinstance(event, Chunk):
+                        named = {"model": self.model, "system_fingerprint": self.fingerprint}
+                        event = dataclasses.replace(event, data={**event.data, **named})
+                    yield event
+            compressed = llm.last_prefill is not before
+            yield Done(self._usage(answering, compressed), answering.timings.json())
 
-    def _start(self, request: CommonRequest, start: Callable[[dict[str, Any]], Any]) -> Any:
-        names = (
-            *("temperature", "top_p", "top_k", "min_p", "typical_p", "stop", "max_tokens"),
-            *("presence_penalty", "frequency_penalty", "repeat_penalty"),
-        )
-        given = {name: getattr(request, name) for name in names}
-        arguments = {name: value for name, value in given.items() if value is not None}
-        if "max_tokens" in arguments or self.max_tokens is not None:
-            arguments["max_tokens"] = self._cap(arguments.get("max_tokens"))
-        if request.logit_bias is not None:
-            bias = {int(token): value for token, value in request.logit_bias.items()}
-            self._check_tokens(list(bias), "logit_bias")
-            arguments["logit_bias"] = bias
-        if request.seed is not None:
-            arguments["seed"] = request.seed % 2**32
-        try:
-            return start({**arguments, "stream": True})
-        except (SnapKVError, ApiError):
-            raise
-        # llama_cpp applies the chat template here; templates refuse with errors of any kind
-        except Exception as e:
-            raise refusal(f"the model's chat template refuses this: {e}", "messages") from e
+    def _arguments(self, request: CommonRequest, most: int | None) -> dict[str, Any]:
+        """Of create_completion() and create_chat_completion(), whatever is asked for."""
+        most = min(most or self.max_tokens or 0, self.max_tokens or most or 0)
+        return {"max_tokens": most, "stop": request.stops(), "stream": True}
 
-    def _cap(self, n: int | None) -> int:
-        """Tokens of an answer; 0 for what the context allows."""
-        return min(n or self.max_tokens or 0, self.max_tokens or n or 0)
+    def _draws(self, request: CommonRequest) -> Draws:
+        """How tokens are drawn."""
+        from snapkv_local.llama.draws import Draws
+
+        names = [each.name for each in dataclasses.fields(Draws)]
+        given = {
+            name: value
+            for name in names
+            if name != "logit_bias" and (value := getattr(request, name, None)) is not None
+        }
+        for name in ("samplers", "dry_sequence_breakers"):
+            if name in given:
+                given[name] = tuple(given[name])
+        seed = given.get("seed", self._seed_setting()) % 2**32
+        given["seed"] = secrets.randbelow(2**32 - 1) if seed == 2**32 - 1 else seed
+        bias: dict[int, float] = {}
+        for of, value in request.biases():
+            if isinstance(of, int):
+                self._check_tokens([of], "logit_bias")
+            for token in [of] if isinstance(of, int) else self.tokens(of, False, False):
+                bias[token] = bias.get(token, 0.0) + value
+        if request.ignore_eos:
+            bias |= dict.fromkeys(self._ends(), float("-inf"))
+        notes = isinstance(request, NativeRequest) and request.post_sampling_probs
+        return Draws(**{**self.sampling, **given, "logit_bias": bias, "notes": notes})
+
+    def _ends(self) -> list[int]:
+        """Tokens that end an answer."""
+        return [token for token in range(self.llm.n_vocab()) if self.llm._ends(token)]
 
     def _configure(self, overrides: Overrides | None) -> None:
         given = {} if overrides is None else overrides.model_dump(exclude_none=True)
@@ -225,45 +388,34 @@ class Engine:
         if max(tokens, default=0) >= n_vocab:
             raise refusal(f"{field}: the model has token ids up to {n_vocab - 1}", field)
 
-    def _check_logprobs(self, asked: bool) -> None:
-        if asked and not self.llm._logits_all:
-            raise refusal(
-                "this server keeps no logits of earlier tokens: start it with --logprobs",
-                "logprobs",
-            )
-
-    def _usage(self, seconds_prefill: float, is_new: bool) -> dict[str, Any]:
+    def _usage(self, answering: Answering, compressed: bool) -> dict[str, Any]:
         used, stats = Usage.of(self.llm), self.llm.last_prefill
+        n_prompt, n_generated = answering.n_prompt, answering.n_generated
+        self.last_figures = {
+            "n_prompt": used.n_prompt,
+            "n_kept": used.n_kept,
+            "n_cached": used.n_cached,
+            "bytes_kv": used.bytes_kv,
+            "bytes_decode_cells": used.bytes_decode_cells,
+            "bytes_kv_full": used.bytes_kv_full,
+            "coverage": stats.coverage if stats else 1.0,
+            "seconds_prefill": answering.timings.prompt,
+            "layer_group": stats.layer_group if stats else 0,
+            "compressed_now": compressed and stats is not None,
+        }
         return {
-            "prompt_tokens": used.n_prompt,
-            "completion_tokens": used.n_generated,
-            "total_tokens": used.n_prompt + used.n_generated,
-            "prompt_tokens_details": {"cached_tokens": used.n_cached},
-            "snapkv": {
-                "n_prompt": used.n_prompt,
-                "n_kept": used.n_kept,
-                "n_cached": used.n_cached,
-                "bytes_kv": used.bytes_kv,
-                "bytes_decode_cells": used.bytes_decode_cells,
-                "bytes_kv_full": used.bytes_kv_full,
-                "coverage": stats.coverage if stats else 1.0,
-                "seconds_prefill": seconds_prefill,
-                "layer_group": stats.layer_group if stats else 0,
-                "compressed_now": is_new and stats is not None,
-            },
+            "prompt_tokens": n_prompt,
+            "completion_tokens": n_generated,
+            "total_tokens": n_prompt + n_generated,
+            "prompt_tokens_details": {"cached_tokens": answering.n_cached},
+            "snapkv": self.last_figures,
         }
 
 
-class _Reporter:
-    """A prefill's progress, for its job. Raises what ends the job, which ends the prefill."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.next = 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        self.job.check()
-        now = time.monotonic()
-        if now >= self.next:
-            self.next = now + _REPORT_EVERY
-            self.job.emit(Progress(done, total))
+def _with_null_content(chunk: dict[str, Any]) -> dict[str, Any]:
+    """The first chunk of a chat as OpenAI and llama-server have it."""
+    choice = chunk["choices"][0]
+    if "role" not in choice["delta"]:
+        return chunk
+    delta = {"role": choice["delta"]["role"], "content": None}
+    return {**chunk, "choices": [{**choice, "delta": delta}]}

@@ -1,4 +1,4 @@
-"""Errors in the form of OpenAI's API: {"error": {message, type, param, code}}."""
+"""Errors in the form of OpenAI's API, {"error": {message, type, param, code}}, and of Anthropic's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from snapkv_local.errors import (
     ConfigError,
     ConversationError,
     DocumentError,
+    GrammarError,
+    LongPromptError,
     ModelFileError,
     NoRoomError,
     OutOfMemoryError,
@@ -18,6 +20,17 @@ from snapkv_local.errors import (
 )
 
 logger = logging.getLogger("snapkv_local.server")
+
+# where paths of Anthropic's API begin
+ANTHROPIC = "/v1/messages"
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
 
 
 class ApiError(Exception):
@@ -29,6 +42,7 @@ class ApiError(Exception):
         code: a word that programs can compare.
         param: the field of the request at fault.
         headers: of the answer.
+        more: further fields, as llama-server has them.
     """
 
     def __init__(
@@ -39,6 +53,7 @@ class ApiError(Exception):
         code: str | None = None,
         param: str | None = None,
         headers: dict[str, str] | None = None,
+        more: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -46,6 +61,7 @@ class ApiError(Exception):
         self.code = code
         self.param = param
         self.headers = headers or {}
+        self.more = more or {}
 
     @property
     def type(self) -> str:
@@ -54,6 +70,8 @@ class ApiError(Exception):
             return "authentication_error"
         if self.status == 429:
             return "rate_limit_error"
+        if self.code == "context_length_exceeded":
+            return "exceed_context_size_error"  # llama-server's
         return "invalid_request_error" if self.status < 500 else "server_error"
 
     def body(self) -> dict[str, Any]:
@@ -64,8 +82,21 @@ class ApiError(Exception):
                 "type": self.type,
                 "param": self.param,
                 "code": self.code,
+                **self.more,
             }
         }
+
+    def body_for(self, path: str) -> dict[str, Any]:
+        """For JSON, in the form of the API that a path belongs to."""
+        return anthropic_body(self) if path.startswith(ANTHROPIC) else self.body()
+
+
+def anthropic_body(error: ApiError) -> dict[str, Any]:
+    """For JSON, in the form of Anthropic's API."""
+    kind = _ANTHROPIC_TYPES.get(error.status) or (
+        "invalid_request_error" if error.status < 500 else "api_error"
+    )
+    return {"type": "error", "error": {"type": kind, "message": error.message}}
 
 
 def refusal(message: str, param: str | None = None, code: str | None = None) -> ApiError:
@@ -83,6 +114,11 @@ def from_exception(error: BaseException) -> ApiError:
         says = error.says("server")
         if isinstance(error, ConversationError):
             return refusal(says, param="messages")
+        if isinstance(error, GrammarError):
+            return refusal(says)
+        if isinstance(error, LongPromptError):
+            more = {"n_prompt_tokens": error.n_tokens, "n_ctx": error.n_ctx}
+            return ApiError(400, says, code="context_length_exceeded", more=more)
         if isinstance(error, PromptError):
             return refusal(says, code="context_length_exceeded")
         if isinstance(error, NoRoomError):

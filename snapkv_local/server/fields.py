@@ -34,74 +34,103 @@ OBEYED = Field(is_obeyed=True)
 NO_EFFECT = Field()
 
 
-def _refused(why: str, *off: Any) -> Field:
+def refused(why: str, *off: Any) -> Field:
+    """A field that is refused, but for values that ask for nothing."""
     return Field(why, off=off)
 
 
-def _table(obeyed: str, no_effect: str, **refused: Field) -> dict[str, Field]:
+def table(obeyed: str, no_effect: str, **others: Field) -> dict[str, Field]:
+    """Fields by name: names of those that are obeyed, of those without effect, and others."""
     return {
         **dict.fromkeys(obeyed.split(), OBEYED),
         **dict.fromkeys(no_effect.split(), NO_EFFECT),
-        **refused,
+        **others,
     }
 
 
-_ONE = "one answer is made for a request: leave it out, and send the request again for another"
 _NO_AUDIO = "this server reads and writes text only: send what was said as text"
-_SAMPLER = "this way of sampling is not there: leave it out, and use temperature, top_p or min_p"
-_NO_RECORD = "it changes no answer here"
+_SAMPLER = "this way of sampling is not there: leave it out, and use mirostat, top_p or min_p"
+_LAZY = "a grammar holds from the first token on: leave it out"
+_THOUGHTS = (
+    'thoughts are not cut: leave it out, or send "chat_template_kwargs": {"enable_thinking": false}'
+)
 
-COMMON = _table(
-    "model stream stream_options max_tokens n_predict temperature top_p top_k min_p typical_p "
-    "presence_penalty frequency_penalty repeat_penalty logit_bias seed stop cache_prompt snapkv",
-    "user metadata id_slot slot_id n_keep n_discard timings_per_token return_progress "
-    "return_tokens samplers t_max_predict_ms lora",
-    n=_refused(_ONE, 1),
-    mirostat=_refused(_SAMPLER, 0),
-    dynatemp_range=_refused(_SAMPLER, 0),
-    xtc_probability=_refused(_SAMPLER, 0),
-    dry_multiplier=_refused(_SAMPLER, 0),
-    ignore_eos=_refused("answers end where the model ends them: raise max_tokens", False),
-    n_probs=_refused("ask with OpenAI's logprobs and top_logprobs", 0),
+# llama-server's own, which every API takes
+LLAMA = table(
+    "min_p typical_p top_n_sigma presence_penalty frequency_penalty repeat_penalty repeat_last_n "
+    "dry_multiplier dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers "
+    "xtc_probability xtc_threshold dynatemp_range dynatemp_exponent mirostat mirostat_tau "
+    "mirostat_eta min_keep samplers seed logit_bias ignore_eos grammar json_schema cache_prompt "
+    "snapkv",
+    "id_slot slot_id n_keep n_discard n_cache_reuse sse_ping_interval backend_sampling",
+    adaptive_target=refused(_SAMPLER, -1),
+    adaptive_decay=refused(_SAMPLER, 0.9),
+    n_indent=refused("text is not cut by its indentation: leave it out", 0),
+    t_max_predict_ms=refused("an answer is cut by tokens: use max_tokens", 0, -1),
+    lora=refused("adapters are chosen when the server starts, and it has none: leave it out", []),
+    grammar_lazy=refused(_LAZY, False),
+    grammar_triggers=refused(_LAZY, []),
+    preserved_tokens=refused(_LAZY, []),
+    reasoning_budget_tokens=refused(_THOUGHTS, -1),
+    thinking_budget_tokens=refused(_THOUGHTS, -1),
 )
-CHAT = COMMON | _table(
-    "messages document max_completion_tokens tools tool_choice response_format logprobs "
-    "top_logprobs",
-    "parallel_tool_calls store prompt_cache_key prompt_cache_options prompt_cache_retention "
-    "reasoning_effort safety_identifier service_tier verbosity prediction moderation "
-    "cache_control chat_template_kwargs reasoning_format",
-    audio=_refused(_NO_AUDIO),
-    modalities=_refused(_NO_AUDIO, ["text"], []),
-    functions=_refused("send them as tools, which have taken their place in OpenAI's API", []),
-    function_call=_refused("use tool_choice, which has taken its place", "none", "auto"),
-    web_search_options=_refused("this server has no network: put what was found into a message"),
-    grammar=_refused("the server takes JSON schemas only: use response_format", ""),
-    json_schema=_refused("send it in response_format"),
+COMMON = LLAMA | table(
+    "model stream stream_options max_tokens n_predict temperature top_p top_k stop n "
+    "timings_per_token return_progress verbose",
+    "user metadata store",
 )
-COMPLETION = COMMON | _table(
-    "prompt logprobs",
-    "store",
-    best_of=_refused(_ONE, 1),
-    echo=_refused("the prompt is not said again: put it before the answer", False),
-    suffix=_refused("text is continued, not filled in: send what stands before", ""),
-    grammar=_refused("completions are free text: use response_format of a chat", ""),
-    json_schema=_refused("completions are free text: use response_format of a chat"),
+_N_PROBS = {
+    "n_probs": refused("ask with OpenAI's logprobs and top_logprobs", 0),
+    "post_sampling_probs": refused("POST /completion has them", False),
+    "response_fields": refused("POST /completion has it", []),
+    "return_tokens": refused("POST /completion has them", False),
+}
+CHAT = (
+    COMMON
+    | _N_PROBS
+    | table(
+        "messages document max_completion_tokens tools tool_choice response_format logprobs "
+        "top_logprobs chat_template_kwargs reasoning_format reasoning_effort "
+        "add_generation_prompt continue_final_message",
+        "parallel_tool_calls prompt_cache_key prompt_cache_options prompt_cache_retention "
+        "safety_identifier service_tier verbosity prediction moderation cache_control",
+        audio=refused(_NO_AUDIO),
+        modalities=refused(_NO_AUDIO, ["text"], []),
+        functions=refused("send them as tools, which have taken their place in OpenAI's API", []),
+        function_call=refused("use tool_choice, which has taken its place", "none", "auto"),
+        web_search_options=refused("there is no network here: put what was found into a message"),
+        parse_tool_calls=refused("calls are always read: send no tools for text", True),
+    )
 )
-MESSAGE = _table(
-    "role content name tool_calls tool_call_id refusal",
-    "annotations cache_control reasoning reasoning_content parsed",
-    audio=_refused(_NO_AUDIO),
-    function_call=_refused("send it in tool_calls, which have taken its place", {}),
+COMPLETION = (
+    COMMON
+    | _N_PROBS
+    | table(
+        "prompt logprobs echo",
+        "",
+        best_of=refused("no answer is judged: ask for n of them", 1),
+        suffix=refused("text is continued, not filled in: send what stands before", ""),
+    )
 )
-PART = _table("type text refusal", "cache_control prompt_cache_breakpoint citations annotations")
-TOOL = _table("type function", "cache_control")
-FUNCTION = _table("name description parameters", "strict cache_control")
-TOOL_CALL = _table("id type function", "index")
-CALLED = _table("name arguments", "parsed_arguments")
-NAMED_TOOL = _table("type function", "")
-FORMAT = _table("type json_schema schema", "")
-JSON_SCHEMA = _table("name schema", "description strict")
-STREAM_OPTIONS = _table("include_usage", "include_obfuscation")
+NATIVE = COMMON | table(
+    "prompt n_probs post_sampling_probs response_fields return_tokens",
+    "",
+)
+MESSAGE = table(
+    "role content name tool_calls tool_call_id refusal reasoning_content",
+    "annotations cache_control reasoning parsed",
+    audio=refused(_NO_AUDIO),
+    function_call=refused("send it in tool_calls, which have taken its place", {}),
+)
+PART = table("type text refusal", "cache_control prompt_cache_breakpoint citations annotations")
+TOOL = table("type function", "cache_control")
+FUNCTION = table("name description parameters", "strict cache_control")
+TOOL_CALL = table("id type function", "index")
+CALLED = table("name arguments", "parsed_arguments")
+NAMED_TOOL = table("type function", "")
+FORMAT = table("type json_schema schema", "")
+JSON_SCHEMA = table("name schema", "description strict")
+STREAM_OPTIONS = table("include_usage", "include_obfuscation")
 
 # kinds of content that people send, and what to do instead
 PARTS = {
@@ -133,7 +162,7 @@ class Reader:
     def __init__(self) -> None:
         self.ignored: list[str] = []
 
-    def request(self, data: Any, table: dict[str, Field]) -> Any:
+    def request(self, data: Any, fields: dict[str, Field]) -> Any:
         """The request as its model takes it.
 
         Raises:
@@ -142,10 +171,20 @@ class Reader:
         _check_json(data)
         if not isinstance(data, dict):
             return data
-        data = self._fields(data, table, "")
-        n_predict = data.pop("n_predict", -1)
-        if n_predict != -1:  # llama-server's name; -1 is no limit
+        data = self._fields(data, fields, "")
+        n_predict = data.pop("n_predict", None)
+        if n_predict is not None:  # llama-server's name
             data.setdefault("max_tokens", n_predict)
+        for name in ("max_tokens", "max_completion_tokens"):
+            if data.get(name) == -1:  # no limit
+                del data[name]
+        if isinstance(settings := data.get("snapkv"), dict):
+            data["snapkv"] = {k: v for k, v in settings.items() if v is not None}
+        self.nested(data)
+        return data
+
+    def nested(self, data: dict[str, Any]) -> None:
+        """Read what lies within the request's fields."""
         self._each(data, "messages", self._message)
         self._each(data, "tools", self._tool)
         self._inner(data, "tool_choice", NAMED_TOOL, "")
@@ -153,14 +192,11 @@ class Reader:
         if isinstance(form := data.get("response_format"), dict):
             self._inner(form, "json_schema", JSON_SCHEMA, "response_format.")
         self._inner(data, "stream_options", STREAM_OPTIONS, "")
-        if isinstance(settings := data.get("snapkv"), dict):
-            data["snapkv"] = {k: v for k, v in settings.items() if v is not None}
-        return data
 
-    def _fields(self, data: dict[str, Any], table: dict[str, Field], at: str) -> dict[str, Any]:
+    def _fields(self, data: dict[str, Any], known: dict[str, Field], at: str) -> dict[str, Any]:
         kept = {}
         for name, value in data.items():
-            field = table.get(name)
+            field = known.get(name)
             if value is None:
                 continue
             if field is None:
@@ -178,10 +214,10 @@ class Reader:
                 for i, value in enumerate(values)
             ]
 
-    def _inner(self, data: dict[str, Any], name: str, table: dict[str, Field], at: str) -> None:
+    def _inner(self, data: dict[str, Any], name: str, known: dict[str, Field], at: str) -> None:
         if isinstance(value := data.get(name), dict):
             _check_kind(value, f"{at}{name}.")
-            data[name] = self._fields(value, table, f"{at}{name}.")
+            data[name] = self._fields(value, known, f"{at}{name}.")
 
     def _message(self, data: dict[str, Any], at: str) -> dict[str, Any]:
         if data.get("role") == "function":

@@ -16,7 +16,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-PUBLIC = frozenset({"/", "/health", "/page/chat.js", "/page/reading.js", "/page/chat.css"})
+PUBLIC = frozenset(
+    {"/", "/health", "/v1/health", "/page/chat.js", "/page/reading.js", "/page/chat.css"}
+)
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 # the page has no script, style or request of any other origin
@@ -72,7 +74,7 @@ class Guard:
             self._check_type(scope["method"], headers)
             body = await self._read(headers, receive)
         except ApiError as e:
-            await refuse(e, receive, send_with_headers)
+            await refuse(e, scope["path"], receive, send_with_headers)
             return
         if body is None:
             return
@@ -99,13 +101,16 @@ class Guard:
     def _check_key(self, headers: dict[bytes, bytes]) -> None:
         if not self.api_keys:
             return
-        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+        given = [headers.get(b"x-api-key", b""), bearer if scheme.lower() == b"bearer" else b""]
         # all are compared, so that time tells nothing
-        matches = [hmac.compare_digest(key.strip(), known) for known in self.api_keys]
-        if scheme.lower() != b"bearer" or not any(matches):
+        matches = [
+            hmac.compare_digest(key.strip(), known) for key in given for known in self.api_keys
+        ]
+        if not any(matches):
             raise ApiError(
                 401,
-                "the API key is missing or wrong: send Authorization: Bearer KEY",
+                "the API key is missing or wrong: send Authorization: Bearer KEY, or X-Api-Key: KEY",
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
@@ -145,10 +150,10 @@ class Guard:
         )
 
 
-async def refuse(error: ApiError, receive: Receive, send: Send) -> None:
+async def refuse(error: ApiError, path: str, receive: Receive, send: Send) -> None:
     """Answer with an error before the body was read."""
     # ASCII, as a message may quote what is not Unicode
-    body = json.dumps(error.body()).encode()
+    body = json.dumps(error.body_for(path)).encode()
     headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     headers += [
         (b"content-type", b"application/json"),

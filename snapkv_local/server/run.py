@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -27,6 +28,7 @@ class Server:
         model: its name in answers.
         max_tokens: of an answer, at most.
         max_queue: requests that may wait.
+        sampling: as for Engine.
         options: what the HTTP server allows.
     """
 
@@ -36,11 +38,12 @@ class Server:
         model: str,
         max_tokens: int | None,
         max_queue: int,
+        sampling: Mapping[str, Any],
         options: ServerOptions,
     ) -> None:
         self.model = model
         self.failure: BaseException | None = None
-        self.engine = Engine(load, model, max_tokens)
+        self.engine = Engine(load, model, max_tokens, sampling)
         self.worker = Worker(max_queue, self.engine.load, self._fail)
         app = make_app(self.engine, self.worker, options)
         config = uvicorn.Config(

@@ -1,120 +1,56 @@
-"""What requests may hold, once fields.py has read them."""
+"""What chats and completions may hold, once fields.py has read them."""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    PrivateAttr,
-    StrictBool,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 from typing_extensions import Self
 
-from snapkv_local.policies.scoring import MOST_SELF_WEIGHT, Aggregation, Pooling
 from snapkv_local.server import fields
+from snapkv_local.server.common import CommonRequest, JsonObject, Name, TokenId
 
-Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
-StopText = Annotated[str, Field(min_length=1, max_length=1000)]
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
-TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+KwargText = Annotated[str, Field(max_length=200)]
+TemplateOptions = Annotated[dict[Name, StrictBool | int | float | KwargText], Field(max_length=32)]
 
 
-def _shallow(value: dict[str, Any]) -> dict[str, Any]:
-    level: list[Any] = [value]
-    for _ in range(fields.MOST_LEVELS):
-        inner = [each.values() if isinstance(each, dict) else each for each in level]
-        level = [each for values in inner for each in values if isinstance(each, dict | list)]
-        if not level:
-            return value
-    raise ValueError(f"is nested more than {fields.MOST_LEVELS} levels deep")
-
-
-def _digits(name: str) -> str:
-    if not re.fullmatch("[0-9]{1,9}", name):
-        raise ValueError("is not a token id: digits only")
-    return name
-
-
-# as JSON has them, a text
-BiasedToken = Annotated[str, AfterValidator(_digits)]
-Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
-JsonObject = Annotated[dict[str, Any], AfterValidator(_shallow)]
-
-
-class StreamOptions(BaseModel):
-    """What a stream has beside the answer."""
-
-    include_usage: StrictBool = False
-
-
-class Overrides(BaseModel):
-    """Settings of SnapKVConfig for one request. A budget above the server's finds no cells."""
+class PromptString(BaseModel):
+    """A prompt of text, as llama-server writes one that has no pictures."""
 
     model_config = ConfigDict(extra="forbid")
 
-    budget: Annotated[int, Field(ge=1, le=2**31)] | None = None
-    keep_ratio: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    window_size: Annotated[int, Field(ge=1, le=2**31)] | None = None
-    kernel_size: Annotated[int, Field(ge=1, le=2**31)] | None = None
-    pooling: Pooling | None = None
-    aggregation: Aggregation | None = None
-    self_weight: Annotated[float, Field(ge=0, le=MOST_SELF_WEIGHT, allow_inf_nan=False)] | None = (
-        None
-    )
-    n_sink: Annotated[int, Field(ge=0, le=2**31)] | None = None
-    policy: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    protect_system: StrictBool | None = None
+    prompt_string: str
 
 
-class CommonRequest(BaseModel):
-    """What both kinds of completions take."""
+# text and tokens in a row
+Mixed = Annotated[list[TokenId | str], Field(min_length=1)]
+Prompt = (
+    str
+    | PromptString
+    | Annotated[
+        list[TokenId | str | PromptString | Mixed], Field(min_length=1, max_length=2_000_000)
+    ]
+)
 
-    table: ClassVar[dict[str, fields.Field]] = {}
-    _ignored: list[str] = PrivateAttr(default_factory=list)
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _read(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        reader = fields.Reader()
-        request = handler(reader.request(data, cls.table))
-        request._ignored = reader.ignored
-        return request
+def prompts(prompt: Prompt) -> list[list[int | str]]:
+    """One prompt or several, each of texts and tokens; a list with tokens in it is one."""
+    if not isinstance(prompt, list):
+        prompt = [prompt]
+    elif is_one(prompt):
+        prompt = [[part for part in prompt if isinstance(part, int | str)]]
+    return [_mixed(part) for part in prompt]
 
-    @property
-    def ignored(self) -> list[str]:
-        """Places of fields that the server does not know."""
-        return self._ignored
 
-    model: str | None = Field(None, max_length=1000)
-    stream: StrictBool = False
-    stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Probability | None = None
-    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    min_p: Probability | None = None
-    typical_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repeat_penalty: Annotated[float, Field(ge=0.1, le=10, allow_inf_nan=False)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
-    logit_bias: dict[BiasedToken, Bias] | None = Field(
-        None, max_length=1024, description="Added to the logits of tokens, by id."
-    )
-    cache_prompt: StrictBool = Field(
-        True,
-        description="False: evaluate the whole prompt, whatever was evaluated before.",
-    )
-    snapkv: Overrides | None = None
+def is_one(prompt: Prompt) -> bool:
+    """Whether it is one prompt, and no list of them."""
+    return not isinstance(prompt, list) or any(isinstance(part, int) for part in prompt)
+
+
+def _mixed(part: int | str | PromptString | list[int | str]) -> list[int | str]:
+    if isinstance(part, list):
+        return part
+    return [part.prompt_string if isinstance(part, PromptString) else part]
 
 
 class CompletionRequest(CommonRequest):
@@ -122,12 +58,21 @@ class CompletionRequest(CommonRequest):
 
     table = fields.COMPLETION
 
-    prompt: (
-        Annotated[str, Field(min_length=1)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[str], Field(min_length=1, max_length=1)]
-    )
+    prompt: Prompt
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: StrictBool = False
+
+
+class NativeRequest(CommonRequest):
+    """POST /completion, which is llama-server's own."""
+
+    table = fields.NATIVE
+
+    prompt: Prompt
+    n_probs: Annotated[int, Field(ge=0, le=100)] = 0
+    post_sampling_probs: StrictBool = False
+    response_fields: list[Annotated[str, Field(max_length=1000)]] = Field([], max_length=100)
+    return_tokens: StrictBool = False
 
 
 class TextPart(BaseModel):
@@ -161,6 +106,7 @@ class Message(BaseModel):
     tool_calls: list[ToolCall] | None = Field(None, max_length=128)
     tool_call_id: str | None = Field(None, max_length=1000)
     refusal: str | None = None
+    reasoning_content: str | None = None
 
     def text(self) -> str:
         """The content, its parts one below the other."""
@@ -200,7 +146,7 @@ class NamedTool(BaseModel):
 class JsonSchema(BaseModel):
     """The schema that an answer must fit."""
 
-    name: Name
+    name: Name | None = None
     schema_: JsonObject = Field(alias="schema")
 
 
@@ -227,6 +173,28 @@ class ChatRequest(CommonRequest):
     response_format: ResponseFormat | None = None
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    chat_template_kwargs: TemplateOptions | None = Field(
+        None, description="What the chat template may read, such as enable_thinking."
+    )
+    reasoning_format: Literal["none", "auto", "deepseek", "deepseek-legacy"] = "auto"
+    reasoning_effort: KwargText | None = None
+    add_generation_prompt: StrictBool | None = None
+    continue_final_message: StrictBool | None = None
+
+    @model_validator(mode="after")
+    def _check_last(self) -> Self:
+        goes_on = bool(self.messages) and self.messages[-1].role == "assistant"
+        if self.continue_final_message not in (None, goes_on):
+            fields.refuse(
+                "continue_final_message",
+                "an answer goes on from a last message of the assistant's, and from no other: leave it out",
+            )
+        if self.add_generation_prompt is bool(self.continue_final_message):
+            fields.refuse(
+                "add_generation_prompt",
+                "an answer begins with it, or goes on from the last message: leave it out",
+            )
+        return self
 
 
 class ErrorDetail(BaseModel):

@@ -59,6 +59,8 @@ def to_llama(messages: list[Message], tools: list[Tool], native: bool) -> list[d
     for message in messages:
         role = "system" if message.role == "developer" else message.role
         entry: dict[str, Any] = {"role": role, "content": message.text()}
+        if message.reasoning_content:
+            entry["reasoning_content"] = message.reasoning_content
         calls = [(call.id, call.function) for call in message.tool_calls or []]
         if native:
             if message.name:
@@ -82,7 +84,7 @@ def to_llama(messages: list[Message], tools: list[Tool], native: bool) -> list[d
                 entry = {"role": "user", "content": f"Result of the call: {message.text()}"}
         result.append(entry)
     if tools and not native:
-        if result[0]["role"] == "system":
+        if result and result[0]["role"] == "system":
             result[0]["content"] += "\n\n" + describe(tools)
         else:
             result.insert(0, {"role": "system", "content": describe(tools)})
@@ -121,42 +123,70 @@ def parse(text: str, tools: list[Tool]) -> list[dict[str, Any]]:
     return found
 
 
-def could_be_call(text: str) -> bool:
-    """Whether the start of an answer may yet become a call."""
-    text = text.lstrip()
-    return text[: len(_OPEN)] == _OPEN[: len(text)] or text.startswith("{")
+def call_begins(text: str, is_start: bool) -> int | None:
+    """Where in a text a call may begin; None if nowhere.
+
+    Args:
+        is_start: the text is the answer's start, where a call needs no tag.
+    """
+    if is_start and (blank := text.lstrip()) and blank[0] == "{":
+        return 0
+    at = text.find(_OPEN)
+    if at >= 0:
+        return at
+    n = next((n for n in range(len(_OPEN) - 1, 0, -1) if text.endswith(_OPEN[:n])), 0)
+    return len(text) - n if n else None
 
 
 def with_calls(chunks: Iterator[dict[str, Any]], tools: list[Tool]) -> Iterator[dict[str, Any]]:
-    """Chunks of a chat stream, where an answer that is a call has become tool_calls.
+    """Chunks of a chat stream, where calls of an answer have become tool_calls.
 
     Text is held back only while it may be a call.
     """
     held: list[dict[str, Any]] = []
-    text = ""
-    is_text = False
+    is_start = True
     for chunk in chunks:
         choice = chunk["choices"][0]
-        text += choice["delta"].get("content") or ""
-        if not is_text and choice["finish_reason"] is not None:
-            calls = parse(text, tools)
+        delta = choice["delta"]
+        if "role" in delta or delta.get("reasoning_content"):
+            yield chunk
+            continue
+        if choice["finish_reason"] is not None:
+            calls = parse(_text(held), tools)
             if calls:
                 entries = [{"index": i, **call} for i, call in enumerate(calls)]
                 yield _with(chunk, {"tool_calls": entries}, None)
                 yield _with(chunk, {}, "tool_calls")
                 return
-        if choice["delta"].get("role"):
+            yield from held
             yield chunk
-            continue
-        if not is_text and choice["finish_reason"] is None and could_be_call(text):
-            held.append(chunk)
-            continue
-        is_text = True
-        yield from held
-        held.clear()
-        yield chunk
+            return
+        held.append(chunk)
+        text = _text(held)
+        at = call_begins(text, is_start)
+        if at is None and text.strip():
+            yield from held
+            held, is_start = [], False
+        elif at is not None and text[:at].strip():
+            # what stands before it is text, and has the chunk's logprobs
+            *before, last = held
+            yield from before
+            choice = last["choices"][0]
+            said = choice["delta"].get("content") or ""
+            n = at - len(_text(before))
+            logprobs = choice.get("logprobs")
+            if n:
+                yield _with(last, {"content": said[:n]}, None, logprobs)
+            held = [_with(last, {"content": said[n:]}, None, None if n else logprobs)]
+            is_start = False
 
 
-def _with(chunk: dict[str, Any], delta: dict[str, Any], finish: str | None) -> dict[str, Any]:
-    choice = {**chunk["choices"][0], "delta": delta, "finish_reason": finish, "logprobs": None}
+def _text(chunks: list[dict[str, Any]]) -> str:
+    return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+
+
+def _with(
+    chunk: dict[str, Any], delta: dict[str, Any], finish: str | None, logprobs: Any = None
+) -> dict[str, Any]:
+    choice = {**chunk["choices"][0], "delta": delta, "finish_reason": finish, "logprobs": logprobs}
     return {**chunk, "choices": [choice]}

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from snapkv_local.server.errors import ApiError, from_exception, logger
@@ -18,17 +18,75 @@ class Cancelled(Exception):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a prefill is, in token passes through layer groups."""
+    """How far a prefill is.
+
+    Attributes:
+        done, total: in token passes through layer groups.
+        n_prompt: tokens of the prompt.
+        n_cached: of these, those at the start that are there.
+        seconds: since the work began.
+    """
 
     done: int
     total: int
+    n_prompt: int = 0
+    n_cached: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Began:
+    """A prompt is evaluated.
+
+    Attributes:
+        n_prompt: its tokens.
+        n_cached: of these, those at the start that were there.
+        index: of the answer that begins.
+    """
+
+    n_prompt: int
+    n_cached: int
+    index: int = 0
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of the answer, in OpenAI's form."""
+    """A piece of an answer, in OpenAI's form.
+
+    Attributes:
+        data: with one choice.
+        tokens: that came with it.
+    """
 
     data: dict[str, Any]
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """One answer of a request has ended.
+
+    Attributes:
+        index: of the answer.
+        prompt: its text, with control words, where the request asks for it.
+        n_prompt: its tokens.
+        n_cached: of these, those at the start that were there.
+        tokens: of the answer.
+        reason: "eos", "word" or "limit", in llama-server's words.
+        stopped_by: the text of the request's `stop` that ended it, if one did.
+        timings: in llama-server's form.
+        settings: how tokens were drawn, in llama-server's form.
+    """
+
+    index: int
+    prompt: str
+    n_prompt: int
+    n_cached: int
+    tokens: tuple[int, ...]
+    reason: str
+    stopped_by: str | None
+    timings: dict[str, Any]
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -40,12 +98,25 @@ class Failed:
 
 @dataclass(frozen=True)
 class Done:
-    """The last event of a job that succeeded."""
+    """The last event of a job that has answered.
+
+    Attributes:
+        usage: in OpenAI's form.
+        timings: in llama-server's form.
+    """
 
     usage: dict[str, Any]
+    timings: dict[str, Any] = field(default_factory=dict)
 
 
-Event = Progress | Chunk | Failed | Done
+@dataclass(frozen=True)
+class Found:
+    """The one event of a job that answers no chat: JSON."""
+
+    data: dict[str, Any]
+
+
+Event = Progress | Began | Chunk | Ended | Failed | Done | Found
 Work = Callable[["Job"], Iterator[Event]]
 
 
@@ -53,7 +124,7 @@ class Job:
     """One request, from the event loop that made it to the worker and back.
 
     Args:
-        work: run by the worker's thread; yields events, the last one Done.
+        work: run by the worker's thread; yields events, the last one Done or Found.
     """
 
     def __init__(self, work: Work) -> None:
@@ -65,7 +136,7 @@ class Job:
 
     def emit(self, event: Event) -> None:
         """Hand an event to the event loop; from any thread."""
-        self.ended = self.ended or isinstance(event, Failed | Done)
+        self.ended = self.ended or isinstance(event, Failed | Done | Found)
         # the loop is closed once the server is down, and then nobody waits
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.events.put_nowait, event)

@@ -12,7 +12,7 @@ import pytest
 
 from snapkv_local import Llama
 from snapkv_local.errors import GrammarError
-from snapkv_local.grammar.guide import JsonGrammar
+from snapkv_local.grammar.guide import AnswerGrammar
 
 ASK = [{"role": "user", "content": "What is the capital of France?"}]
 LIST_OF_NUMBERS = {"type": "array", "items": {"type": "integer"}}
@@ -28,7 +28,7 @@ def walk(model: Llama, schema: Any, seed: int, most: int = 60) -> str | None:
     None if it did not come to its end."""
     rng = random.Random(seed)
     guide = model._ready_guide()
-    grammar = JsonGrammar.of_schema(schema)
+    grammar = AnswerGrammar.of_schema(schema)
     text = b""
     allowed = guide.open(grammar)
     ends = [token for token in range(len(allowed)) if model._ends(token)]
@@ -159,9 +159,9 @@ def test_a_function_that_must_be_called_gets_arguments_that_fit(model):
 def test_what_is_too_much_is_refused_and_the_next_is_answered(model, schema, message):
     started = time.monotonic()
     with pytest.raises(GrammarError, match=re.escape(message)):
-        model.check_grammar(JsonGrammar.of_schema(schema))
+        model.check_grammar(AnswerGrammar.of_schema(schema))
     assert time.monotonic() - started < 20
-    model.check_grammar(JsonGrammar.any_object())
+    model.check_grammar(AnswerGrammar.any_object())
 
 
 def test_a_schema_that_ends_its_process_is_refused(model):
@@ -172,8 +172,8 @@ def test_a_schema_that_ends_its_process_is_refused(model):
     }
     text = json.dumps({"$ref": "#/$defs/0", "$defs": {**definitions, str(n): {"const": 1}}})
     with pytest.raises(GrammarError, match="more memory or levels than it may"):
-        model.check_grammar(JsonGrammar("schema", text))
-    model.check_grammar(JsonGrammar.any_object())
+        model.check_grammar(AnswerGrammar("schema", text))
+    model.check_grammar(AnswerGrammar.any_object())
 
 
 def test_a_thousand_properties_are_answered(model):
@@ -189,11 +189,11 @@ def test_a_grammar_too_much_for_a_token_ends_the_answer(model):
 
 def test_a_guide_starts_again_after_its_process_is_gone(model):
     guide = model._ready_guide()
-    guide.open(JsonGrammar.any_object())
+    guide.open(AnswerGrammar.any_object())
     guide._process.kill()
     with pytest.raises(GrammarError):
-        guide.accept(JsonGrammar.any_object(), 1)
-    guide.open(JsonGrammar.any_object())
+        guide.accept(AnswerGrammar.any_object(), 1)
+    guide.open(AnswerGrammar.any_object())
 
 
 @pytest.mark.parametrize("n", [4_000, 60_000])

@@ -281,8 +281,9 @@ def test_answers_are_cut_at_the_servers_limit(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"logprobs": True}, "--logprobs"),
-        ({"n": 2}, "n: "),
+        ({"n": 17}, "n: "),
+        ({"extra_body": {"grammar": "root ::= ("}}, "GBNF"),
+        ({"extra_body": {"chat_template_kwargs": {"tools": 1}}}, "gives the template"),
         ({"logit_bias": {"999999": 1}}, "logit_bias: the model has token ids"),
         ({"temperature": 3}, "temperature: "),
         ({"tool_choice": "required"}, "not in tools"),

@@ -23,7 +23,7 @@ def test_a_killed_server_starts_again_on_its_port(
 ) -> None:
     keys = tmp_path / "keys"
     keys.write_text("first\nsecond\n")
-    options = ("--full", "--ctx", "1k", "--logprobs", "--max-queue", "0")
+    options = ("--full", "--ctx", "1k", "--max-queue", "0")
     server = serve("--port", "0", *options, "--api-key-file", str(keys))
     assert httpx.get(f"{server.url}/health", trust_env=False).status_code in (200, 503)
     server.wait_until_ready()

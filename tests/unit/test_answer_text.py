@@ -15,7 +15,7 @@ def said(pieces: list[bytes], stops: list[str]) -> list[str]:
     text, found = AnswerText(stops), []
     for piece in pieces:
         found.append(text.add(piece))
-        if text.stopped:
+        if text.stopped_by is not None:
             return found
     return [*found, text.end()]
 
@@ -50,7 +50,7 @@ def test_a_character_that_the_end_cuts_and_bytes_that_are_none_are_left_out() ->
 
 
 def tokens_of(pieces: list[bytes]) -> list[TokenText]:
-    return [TokenText.of(piece, -0.5, []) for piece in pieces]
+    return [TokenText.of(i, piece, -0.5, []) for i, piece in enumerate(pieces)]
 
 
 def test_each_token_has_its_bytes_and_where_its_text_begins() -> None:
@@ -85,8 +85,8 @@ def test_the_likeliest_first() -> None:
 
 
 def test_chats_get_the_bytes_that_llama_cpp_leaves_out() -> None:
-    top = TokenText.of(b"\xf0\x9f", -0.1, [])
-    entry = {"token": TokenText.of(b"x", -2.0, [top]), "bytes": None, "top_logprobs": []}
+    top = TokenText.of(1, b"\xf0\x9f", -0.1, [])
+    entry = {"token": TokenText.of(2, b"x", -2.0, [top]), "bytes": None, "top_logprobs": []}
     chunk = with_bytes({"choices": [{"logprobs": {"content": [entry]}}, {"logprobs": None}]})
     assert chunk["choices"][0]["logprobs"]["content"] == [
         {

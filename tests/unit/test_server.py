@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -15,6 +16,7 @@ pytest.importorskip("fastapi", reason="the extra `server` is not installed")
 from fastapi.testclient import TestClient
 
 from snapkv_local.errors import NoRoomError, OutOfMemoryError, PromptError
+from snapkv_local.server import not_done
 from snapkv_local.server.app import ServerOptions, make_app
 from snapkv_local.server.worker import Chunk, Done, Event, Job, Worker
 
@@ -32,13 +34,27 @@ FIGURES = {
     "layer_group": 0,
     "compressed_now": False,
 }
-USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "snapkv": FIGURES}
+USAGE = {
+    "prompt_tokens": 3,
+    "completion_tokens": 2,
+    "total_tokens": 5,
+    "prompt_tokens_details": {"cached_tokens": 1},
+    "snapkv": FIGURES,
+}
 
 
 class FakeEngine:
     """Says "Good day", or raises; waits for `may_answer` first."""
 
     model = "fake"
+    n_ctx = 512
+    template = ""
+    file_name = "fake.gguf"
+    fingerprint = "b-fake"
+    last_figures = FIGURES
+
+    def sizes(self) -> dict[str, Any]:
+        return {"n_ctx": self.n_ctx}
 
     def __init__(self) -> None:
         tokens = range(1234)
@@ -58,7 +74,9 @@ class FakeEngine:
         for piece, reason in (("Good", None), (" day", "stop")):
             choice = {"index": 0, "delta": {"content": piece}, "logprobs": None}
             choices = [{**choice, "finish_reason": reason}]
-            yield Chunk({"id": "1", "created": 1, "model": "fake", "choices": choices})
+            kind = "chat.completion.chunk"
+            chunk = {"id": "1", "object": kind, "created": 1, "model": "fake", "choices": choices}
+            yield Chunk(chunk)
         yield Done(USAGE)
 
 
@@ -140,7 +158,7 @@ def test_a_stream_ends_with_done(serve: Callable[..., TestClient]) -> None:
     assert events[-1] == "data: [DONE]"
 
 
-@pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer wrong"}, {"x-api-key": "right"}])
+@pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer wrong"}, {"x-api-key": "wrong"}])
 @pytest.mark.parametrize("path", ["/v1/models", "/metrics", "/openapi.json", "/no/such/path"])
 def test_without_the_key_nothing_is_told(
     serve: Callable[..., TestClient], path: str, header: dict[str, str]
@@ -153,8 +171,10 @@ def test_without_the_key_nothing_is_told(
 
 def test_the_key_opens_and_health_needs_none(serve: Callable[..., TestClient]) -> None:
     client = serve(api_keys=("other", "right"))
-    assert client.get("/v1/models", headers=KEY).json()["data"][0]["id"] == "fake"
-    assert client.get("/health").status_code == 200
+    for header in (KEY, {"X-Api-Key": "right"}):
+        assert client.get("/v1/models", headers=header).json()["data"][0]["id"] == "fake"
+    for path in ("/health", "/v1/health"):
+        assert client.get(path).status_code == client.head(path).status_code == 200
 
 
 def test_a_body_at_the_limit_passes_and_one_beyond_does_not(
@@ -174,11 +194,65 @@ def test_a_body_at_the_limit_passes_and_one_beyond_does_not(
         assert error_of(refused)["code"] == "request_too_large"
 
 
-def test_embeddings_are_refused(serve: Callable[..., TestClient]) -> None:
-    response = serve().post("/v1/embeddings", json={"input": "x", "model": "fake"})
-    assert response.status_code == 501
-    assert error_of(response)["code"] == "not_supported"
-    assert error_of(response)["type"] == "server_error"
+@pytest.mark.parametrize(
+    "path", [path for paths in not_done.REASONS for path in paths.format(id=0).split()]
+)
+def test_what_is_not_done_says_why(serve: Callable[..., TestClient], path: str) -> None:
+    client = serve()
+    for response in (client.post(path, json={}), client.get(path)):
+        assert response.status_code == 501
+        if not path.startswith("/v1/messages"):
+            assert error_of(response)["code"] == "not_supported"
+            assert error_of(response)["type"] == "server_error"
+
+
+def test_a_message_is_answered(serve: Callable[..., TestClient], engine: FakeEngine) -> None:
+    client = serve(api_keys=("right",))
+    body = {"max_tokens": 5, "messages": [{"role": "user", "content": "Hello"}]}
+    answer = client.post("/v1/messages", json=body, headers={"X-Api-Key": "right"}).json()
+    assert answer["content"] == [{"type": "text", "text": "Good day"}]
+    assert client.post("/v1/messages", json=body).json() == {
+        "type": "error",
+        "error": {"type": "authentication_error", "message": ANY},
+    }
+    wrong = client.post("/v1/messages", json={"messages": 1}, headers={"X-Api-Key": "right"})
+    assert wrong.status_code == 400
+    assert wrong.json()["error"]["type"] == "invalid_request_error"
+    engine.error = OutOfMemoryError("cache", "no memory", "lower ctx")
+    failed = client.post("/v1/messages", json=body, headers={"X-Api-Key": "right"})
+    assert (failed.status_code, failed.json()["error"]["type"]) == (503, "overloaded_error")
+
+
+def test_a_response_is_answered(serve: Callable[..., TestClient]) -> None:
+    client = serve()
+    answer = client.post("/responses", json={"input": "Hello"}).json()
+    assert answer["output"][0]["content"][0]["text"] == "Good day"
+    stream = client.post("/v1/responses", json={"input": "Hello", "stream": True}).text
+    names = re.findall(r"^event: response\.(.+)$", stream, re.M)
+    assert (names[0], names[-1]) == ("created", "completed")
+
+
+def test_the_one_model_has_a_name(serve: Callable[..., TestClient]) -> None:
+    client = serve()
+    assert client.get("/v1/models/fake").json()["id"] == "fake"
+    assert error_of(client.get("/v1/models/other"))["code"] == "model_not_found"
+
+
+def test_a_strict_server_refuses_unknown_fields_of_each_api(
+    serve: Callable[..., TestClient],
+) -> None:
+    client = serve(strict=True)
+    for path, body in (
+        ("/v1/messages", {"messages": BODY["messages"], "max_tokens": 1}),
+        ("/v1/responses", {"input": "x"}),
+        ("/completion", {"prompt": "x"}),
+        ("/tokenize", {"content": "x"}),
+        ("/v1/chat/completions", BODY),
+    ):
+        client.post("/v1/chat/completions", json=BODY)  # it is loaded
+        refused = client.post(path, json={**body, "colour": "red"})
+        assert refused.status_code == 400, path
+        assert "colour" in refused.json()["error"]["message"]
 
 
 def test_documents_are_listed(serve: Callable[..., TestClient]) -> None:

@@ -12,10 +12,13 @@ from openai.types import chat, completion_create_params
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.chat.chat_completion_content_part_param import ChatCompletionContentPartParam
 from openai.types.chat.chat_completion_message_param import ChatCompletionMessageParam
+from openai.types.responses import response_create_params
 from pydantic import ValidationError
 
-from snapkv_local.server import fields
-from snapkv_local.server.schemas import ChatRequest, CompletionRequest
+from snapkv_local.server import fields, responses_request
+from snapkv_local.server.anthropic_request import MessagesRequest
+from snapkv_local.server.responses_request import ResponsesRequest
+from snapkv_local.server.schemas import ChatRequest, CompletionRequest, NativeRequest
 from snapkv_local.server.words import from_validation
 
 USER = {"role": "user", "content": "Hello"}
@@ -30,6 +33,10 @@ def names_of(*types: Any) -> set[str]:
 @pytest.mark.parametrize(
     ("table", "names"),
     [
+        (
+            responses_request.RESPONSES,
+            names_of(response_create_params.ResponseCreateParamsBase) | {"stream"},
+        ),
         (
             fields.CHAT,
             names_of(chat_params.CompletionCreateParamsBase) | {"stream"},
@@ -59,9 +66,13 @@ def test_each_kind_of_content_of_openais_api_is_read_or_refused() -> None:
 
 
 def test_what_is_obeyed_has_a_place_in_the_models() -> None:
-    for table, model in ((fields.CHAT, ChatRequest), (fields.COMPLETION, CompletionRequest)):
-        obeyed = {name for name, field in table.items() if field.is_obeyed}
-        assert obeyed - {"n_predict"} == set(model.model_fields)
+    models = (ChatRequest, CompletionRequest, NativeRequest, MessagesRequest, ResponsesRequest)
+    for model in models:
+        obeyed = {name for name, field in model.table.items() if field.is_obeyed}
+        assert obeyed - {"n_predict"} <= set(model.model_fields), model
+        # other APIs have their own names of what is common
+        if model.table.items() >= fields.COMMON.items():
+            assert obeyed - {"n_predict"} == set(model.model_fields), model
 
 
 def refused(body: dict[str, Any], model: Any = ChatRequest) -> tuple[str, str | None]:
@@ -103,13 +114,12 @@ def test_nulls_within_are_absent_too() -> None:
         {"service_tier": "flex"},
         {"store": True},
         {"verbosity": "low"},
-        {"reasoning_effort": "high"},
         {"user": "u", "metadata": {"a": "b"}},
         {"n": 1},
         {"modalities": ["text"]},
         {"function_call": "none", "functions": []},
         {"id_slot": 0},
-        {"mirostat": 0, "ignore_eos": False},
+        {"grammar_lazy": False, "lora": [], "n_probs": 0, "t_max_predict_ms": -1},
         {"parallel_tool_calls": False},
     ],
 )
@@ -163,12 +173,18 @@ SOUND = {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
         ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, None, "files"),
         ({"messages": [{"role": "function", "content": ""}]}, "messages.0.role", "use tool"),
         ({"messages": [{**USER, "audio": {"id": "1"}}]}, "messages.0.audio", "text only"),
-        ({"n": 2}, "n", "one answer"),
+        ({"n": 17}, "n", "at most 16"),
+        ({"n_probs": 5}, "n_probs", "logprobs"),
+        ({"lora": [{"id": 0, "scale": 1}]}, "lora", "when the server starts"),
+        ({"adaptive_target": 0.5}, "adaptive_target", "mirostat"),
+        ({"t_max_predict_ms": 100}, "t_max_predict_ms", "max_tokens"),
+        ({"samplers": ["magic"]}, "samplers.0", "'penalties'"),
+        ({"continue_final_message": True}, "continue_final_message", "no other"),
+        ({"add_generation_prompt": False}, "add_generation_prompt", "begins with it"),
         ({"modalities": ["text", "audio"]}, "modalities", "text only"),
         ({"functions": [{"name": "f"}]}, "functions", "as tools"),
         ({"web_search_options": {}}, "web_search_options", "no network"),
-        ({"grammar": "root ::= [a-z]"}, "grammar", "response_format"),
-        ({"mirostat": 2}, "mirostat", "leave it out"),
+        ({"mirostat": 3}, "mirostat", "0, 1 or 2"),
         ({"tools": [{"type": "custom", "custom": {}}]}, "tools.0.type", "function"),
         ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice.type", "only these"),
         ({"response_format": {"type": "grammar"}}, "response_format.type", "json_schema"),
@@ -199,8 +215,7 @@ SOUND = {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
         ({"seed": 2**70}, "seed", "at most"),
         ({"document": "a/b"}, "document", "characters"),
         ({"tool_choice": "some"}, "tool_choice", "'none', 'auto' or 'required'"),
-        ({"logit_bias": {"x": 1}}, "logit_bias.x", "digits only"),
-        ({"logit_bias": {"5": 101}}, "logit_bias.5", "at most 100"),
+        ({"logit_bias": {"x": "y"}}, "logit_bias.x", "must be a number or"),
     ],
 )
 def test_what_is_refused_says_why_in_our_words(
@@ -227,7 +242,7 @@ def test_unknown_fields_are_noted_where_they_stand() -> None:
 
 def test_the_documentation_has_all_fields() -> None:
     page = (Path(__file__).parents[2] / "docs" / "server.md").read_text(encoding="utf-8")
-    section = page.partition("## Fields")[2].partition("\n## ")[0]
+    section = page.partition("## Fields")[2].partition("\n## Thoughts")[0]
     for table in (fields.CHAT, fields.COMPLETION, fields.MESSAGE):
         for name in table:
             assert f"`{name}`" in section, name

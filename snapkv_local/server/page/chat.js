@@ -155,6 +155,7 @@ async function ask(question) {
         messages,
         stream: true,
         stream_options: { include_usage: true },
+        temperature: 0.2,
         ...(library !== "" && { document: library }),
       }),
     });
@@ -172,6 +173,7 @@ async function ask(question) {
       const chunk = JSON.parse(event.data);
       if (chunk.error) throw new Error(chunk.error.message);
       if (chunk.usage) usage = chunk.usage;
+      if (chunk.choices[0]?.delta?.reasoning_content) show("the model is thinking");
       const piece = chunk.choices[0]?.delta?.content;
       if (piece) {
         showProgress(null);

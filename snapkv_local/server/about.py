@@ -1,0 +1,60 @@
+"""What the server says of its model and of its one conversation, in llama-server's form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from snapkv_local.server.engine import Engine
+
+
+def model(engine: Engine, created: int, ready: bool) -> dict[str, Any]:
+    """An entry of GET /v1/models; of a model that is loaded with its sizes.
+
+    Args:
+        created: when the server started, in seconds since 1970.
+        ready: whether the model is loaded.
+    """
+    entry = {
+        "id": engine.model,
+        "aliases": [engine.model],
+        "tags": [],
+        "object": "model",
+        "created": created,
+        "owned_by": "snapkv-local",
+    }
+    return {**entry, "meta": engine.sizes()} if ready else entry
+
+
+def props(engine: Engine) -> dict[str, Any]:
+    """GET /props."""
+    params = engine.defaults()
+    return {
+        "default_generation_settings": {"params": params, "n_ctx": engine.n_ctx},
+        "total_slots": 1,
+        "model_alias": engine.model,
+        # the name alone: nobody needs to know where files are
+        "model_path": engine.file_name,
+        "modalities": {"vision": False, "audio": False},
+        "endpoint_slots": True,
+        "endpoint_props": False,
+        "endpoint_metrics": True,
+        "chat_template": engine.template,
+        "bos_token": engine.special_text("bos"),
+        "eos_token": engine.special_text("eos"),
+        "build_info": engine.fingerprint,
+        "is_sleeping": False,
+    }
+
+
+def slots(engine: Engine, is_processing: bool) -> list[dict[str, Any]]:
+    """GET /slots: the one conversation, and what the last answer left of it."""
+    figures = engine.last_figures
+    return [
+        {
+            "id": 0,
+            "n_ctx": engine.n_ctx,
+            "speculative": False,
+            "is_processing": is_processing,
+            "snapkv": figures,
+        }
+    ]
