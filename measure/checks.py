@@ -178,12 +178,12 @@ def all_checks(
         left: seconds.
     """
     from snapkv_local.errors import ModelFileError
-    from snapkv_local.models.resolve import demo_model
+    from snapkv_local.models.resolve import demo_model, needle_model
 
     try:
-        model, text = demo_model(), True
-    except ModelFileError:  # where its package is not installed
-        model, text = make("tiny" if smoke else "llama32-1b", "q8_0"), False
+        model, text = needle_model() if smoke else demo_model(), True
+    except ModelFileError:  # where the demo's package is not installed
+        model, text = make("llama32-1b", "q8_0"), False
     env = {**os.environ, **env}
     n, budget = (160, 64) if smoke else (3000, 512)
     quick = ["--quick"] if smoke else []

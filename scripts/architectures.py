@@ -37,15 +37,22 @@ do.
 """
 
 
-def sweep(binaries: Path) -> list[dict[str, Any]]:
-    """One record a model, as test-snapkv-exact prints it. Raises RuntimeError with what failed."""
-    with tempfile.TemporaryDirectory() as folder:
-        run([binaries / "make-arch-models", "-s", "1", "-o", folder])
-        models = sorted(Path(folder).glob("*.gguf"))
-        if not models:
-            raise RuntimeError("make-arch-models wrote no model")
-        options = ["-n", "200", "-u", "64", "-w", "8", "-g", "1,2,0"]
-        output = run([binaries / "test-snapkv-exact", *options, *models])
+def make_models(binaries: Path, folder: Path) -> None:
+    """Write the GGUF files, one a model."""
+    run([binaries / "make-arch-models", "-s", "1", "-o", folder])
+
+
+def sweep(binaries: Path, folder: Path) -> list[dict[str, Any]]:
+    """One record a model in the folder, as test-snapkv-exact prints it.
+
+    Raises:
+        RuntimeError: with what failed.
+    """
+    models = sorted(folder.glob("*.gguf"))
+    if not models:
+        raise RuntimeError("make-arch-models wrote no model")
+    options = ["-n", "200", "-u", "64", "-w", "8", "-g", "1,2,0"]
+    output = run([binaries / "test-snapkv-exact", *options, *models])
     records = [json.loads(line) for line in output.splitlines()]
     if len(records) != len(models):
         raise RuntimeError(f"{len(models)} models, but {len(records)} results")
@@ -106,7 +113,9 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
 
-    records = sweep(args.binaries)
+    with tempfile.TemporaryDirectory() as folder:
+        make_models(args.binaries, Path(folder))
+        records = sweep(args.binaries, Path(folder))
     for problem in problems(records):
         print(problem, file=sys.stderr)
     if problems(records):

@@ -16,6 +16,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from gguf.scripts.gguf_new_metadata import MetadataDetails, copy_with_new_metadata
 
 import snapkv_local
 from snapkv_local import Llama, SnapKVConfig
@@ -52,6 +53,21 @@ def model_path() -> str:
 def shape(model_path: str) -> ModelShape:
     """Of the model at model_path; all its layers have the same heads."""
     return read_shape(Path(model_path))
+
+
+@pytest.fixture(scope="session")
+def model_with_system(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """needle's path with a chat template that has a system prompt of its own, as SmolLM2's."""
+    path = str(tmp_path_factory.mktemp("system") / "model.gguf")
+    reader, name = gguf.GGUFReader(model_path), gguf.Keys.Tokenizer.CHAT_TEMPLATE
+    template = (
+        "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\n"
+        "You answer questions about a text.<|im_end|>\\n' }}{% endif %}"
+    )
+    template += reader.get_field(name).contents()
+    metadata = {name: MetadataDetails(gguf.GGUFValueType.STRING, template)}
+    copy_with_new_metadata(reader, gguf.GGUFWriter(path, "llama"), metadata, [])
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The GPU script end to end on the CPU, with a made model: every case, check and kind of run."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -9,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_shapes import small
 
 import cases
 from snapkv_local import Llama, SnapKVConfig
 from snapkv_local.bench import process
 from snapkv_local.bench.make_model import make_model
-from snapkv_local.bench.shapes import SHAPES
 from snapkv_local.native import library
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,22 +102,9 @@ def test_a_run_that_fails_says_why(tmp_path):
     ],
 )
 def test_made_models_of_every_kind_run(tmp_path, name, kind):
-    """Each architecture with few and small layers; gemma's sixth has no sliding window."""
-    shape = SHAPES[name]
-    small = dataclasses.replace(
-        shape,
-        n_layer=6 if shape.n_swa else 2,
-        n_embd=128,
-        n_ff=128,
-        n_head=4,
-        n_head_kv=2,
-        head_dim=32,
-        n_vocab=512,
-        n_expert=min(shape.n_expert, 8),
-        n_expert_used=min(shape.n_expert_used, 2),
-    )
+    """Each architecture with few and small layers."""
     path = tmp_path / "model.gguf"
-    make_model(small, kind, path, name=name)
+    make_model(small(name), kind, path, name=name)
     llm = Llama(
         str(path),
         snapkv=SnapKVConfig(budget=48, window_size=8, decode_cells=64),

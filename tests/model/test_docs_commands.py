@@ -1,12 +1,14 @@
 """Every command line of README and the documentation runs as it stands there, and succeeds.
 
-Each page has a folder with the files that it names, and its lines run in it, in their order. There,
-`model.gguf` is the package's own model, and owner/repo a repository with it on a hub of our own. What
-takes long on purpose gets shorter: see SHORTER.
+Each page has a folder with the files that it names, and its lines run in it, in their order. A line that
+writes no file runs on the first page that has it. `model.gguf` is the package's own model, as is `demo`
+where it names a model, and owner/repo is a repository with it on a hub of our own. What takes long on
+purpose gets shorter: see SHORTER and SMALLER. `plan demo` is the demo model's.
 """
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,6 +39,9 @@ SHORTER = {
     "tune": "--threads 1 --length 300 --minutes 0.02 --target-kl 100",
 }
 
+# given to a command whose page says nothing of a budget, as the files are shorter than the usual one
+SMALLER = {name: ["--budget", "256"] for name in ("run", "ask", "inspect")}
+
 # what a page takes for granted; `whole` is the command without what makes it shorter
 INGEST = "snapkv-local ingest model.gguf --file book.txt --out {}"
 RECORD = "whole eval needle --tasks needle --depths 2 --cases 2 --questions 1 --lengths {} --policies snapkv "
@@ -55,12 +60,16 @@ import os, signal, subprocess, sys, urllib.request
 sys.path.insert(0, {root!r})
 from snapkv_local.process import of_module
 
-shorter = {shorter!r}
+shorter, smaller = {shorter!r}, {smaller!r}
 words = sys.argv[1:]
+if not {{"--budget", "--keep-ratio", "--full", "--profile"}} & set(words):
+    words += smaller.get(words[0], [])
 for name in shorter:
     if words[0] == name.split()[0] and set(name.split()) <= set(words):
         words += shorter[name].split()
         break
+if words[0] != "plan":
+    words[1:] = ["model.gguf" if word == "demo" else word for word in words[1:]]
 command = [*of_module("snapkv_local"), *words]
 if "serve" not in words:
     os.execv(sys.executable, command)
@@ -101,13 +110,13 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that the pages name, and the command."""
     folder = tmp_path_factory.mktemp("desk")
     for name in ("book.txt", "doc.txt", "report.txt", "report.md", "minutes.md", "handbook.txt"):
-        (folder / name).write_text(text_of(24), encoding="utf-8")
+        (folder / name).write_text(text_of(6), encoding="utf-8")
     (folder / "queue.py").write_text(
         "class Queue:\n    def drop_oldest(self):\n        del self.items[0]\n\n\n"
         "def longest(queues):\n    return max(queues, key=len)\n",
         encoding="utf-8",
     )
-    case = {"document": text_of(24), "question": "Who signed the report?", "answer": "Mr Hale"}
+    case = {"document": text_of(6), "question": "Who signed the report?", "answer": "Mr Hale"}
     (folder / "mine.jsonl").write_text(json.dumps(case) + "\n", encoding="utf-8")
     (folder / "report.pdf").write_bytes(pdf("The report was signed by Mr Hale."))
     (folder / "keys.txt").write_text("a key\n", encoding="utf-8")
@@ -116,15 +125,31 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "model.gguf").symlink_to(needle_model())
     (folder / "results").symlink_to(ROOT / "results")
     (folder / ".venv" / "bin").mkdir(parents=True)
-    for name, shorter in (("snapkv-local", SHORTER), ("whole", {})):
+    for name, shorter, smaller in (("snapkv-local", SHORTER, SMALLER), ("whole", {}, {})):
         command = folder / ".venv" / "bin" / name
-        command.write_text(STAND_IN.format(python=sys.executable, root=str(ROOT), shorter=shorter))
+        given = {"python": sys.executable, "root": str(ROOT), "shorter": shorter}
+        command.write_text(STAND_IN.format(**given, smaller=smaller))
         command.chmod(0o755)
     return folder
 
 
+@pytest.fixture(scope="module")
+def done() -> set[str]:
+    """Lines that have run on a page, and wrote no file."""
+    return set()
+
+
+def without_comment(line: str) -> str:
+    return re.sub(r"\s+#.*", "", line).removeprefix(".venv/bin/")
+
+
+def files_of(folder: Path) -> dict[Path, int]:
+    """When each file was written last."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_of_a_page(page, desk, fake_hub, tmp_path):
+def test_the_commands_of_a_page(page, desk, done, fake_hub, tmp_path):
     lines = commands(page)
     if not lines:
         pytest.skip("no commands")
@@ -139,6 +164,9 @@ def test_the_commands_of_a_page(page, desk, fake_hub, tmp_path):
     }
     before = BEFORE.get(page.name, [])
     for line in (*before, *lines):
+        if without_comment(line) in done:
+            continue
+        files = files_of(folder)
         result = subprocess.run(
             ["bash", "-o", "pipefail", "-c", line],
             cwd=folder,
@@ -150,3 +178,5 @@ def test_the_commands_of_a_page(page, desk, fake_hub, tmp_path):
         )
         assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
         assert result.stdout or line in before, f"{line}: prints nothing"
+        if files_of(folder) == files:
+            done.add(without_comment(line))

@@ -1,4 +1,4 @@
-"""A small evaluation from the command line, with the real model."""
+"""A small evaluation from the command line."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from snapkv_local.cli import main
 
 ARGUMENTS = (
-    "eval", "demo", "--tasks", "needle", "--lengths", "300", "--cases", "2", "--questions", "1",
+    "eval", "needle", "--tasks", "needle", "--lengths", "300", "--cases", "2", "--questions", "1",
     "--policies", "snapkv,random", "--budgets", "48,512", "--threads", "1",
 )  # fmt: skip
 
@@ -64,8 +64,8 @@ def test_the_table_and_the_page(ran: tuple[Result, dict[str, Any]], folder: Path
     result, record = ran
     assert "2 cases, 2 documents" in result.stdout
     assert "full cache" in result.stdout and "snapkv" in result.stdout
-    # 30 layers of 3 heads, K and V of 64 elements of 2 bytes
-    assert record["summary"][0]["bytes"] == 48 * 30 * 3 * 2 * 64 * 2
+    # 6 layers of 2 heads, K and V of 64 elements of 2 bytes
+    assert record["summary"][0]["bytes"] == 48 * 6 * 2 * 2 * 64 * 2
     assert "<figure>" in (folder / "page.html").read_text()
 
 

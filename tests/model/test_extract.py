@@ -1,4 +1,4 @@
-"""Passages that a question points at, with SmolLM2."""
+"""Passages that a question points at; SmolLM2 ranks them."""
 
 import itertools
 import json
@@ -79,7 +79,7 @@ def test_the_command(text, tmp_path):
     prose, code = tmp_path / "a.txt", tmp_path / "b.py"
     prose.write_bytes(b"  " + around(text, 300, 300).replace("\n", "\r\n").encode())
     code.write_text("def f(x):\n    return x\n\n\ndef countess():\n    return 'emerald'\n")
-    command = [sys.executable, "-m", "snapkv_local", "extract", "demo", "--threads", "1"]
+    command = [sys.executable, "-m", "snapkv_local", "extract", "needle", "--threads", "1"]
     command += ["--file", str(prose), "--file", str(code), "--query", QUERY, "--ctx", "512"]
 
     def run(*more):

@@ -109,12 +109,12 @@ def test_a_template_that_changes_the_text_is_an_error(llm, monkeypatch):
         build(llm, "A document.", "What?")
 
 
-def test_the_command(text, tmp_path):
+def test_the_command(text, model_with_system, shape, tmp_path):
     file = tmp_path / "document.txt"
     file.write_text(text, encoding="utf-8")
     html = tmp_path / "new" / "heat.html"
-    command = [sys.executable, "-m", "snapkv_local", "inspect", "demo", "--file", str(file)]
-    command += ["--prompt", QUESTION, *SMALL, "--html", str(html)]
+    command = [sys.executable, "-m", "snapkv_local", "inspect", model_with_system]
+    command += ["--file", str(file), "--prompt", QUESTION, *SMALL, "--html", str(html)]
 
     def run(*more):
         return subprocess.run([*command, *more], capture_output=True, text=True, timeout=300)
@@ -124,14 +124,17 @@ def test_the_command(text, tmp_path):
     found = json.loads(result.stdout)
     assert (found["n_kept"], found["layer"]) == (96, 3)
     assert found["text"][found["document"][0] : found["document"][1]] == text
-    assert np.shape(found["coverage_by_head"]) == (30, 3)
+    assert np.shape(found["coverage_by_head"]) == (shape.n_layer, shape.n_head_kv[0])
     assert found["tokens"][-1]["share"] == 1
     assert "漢" in html.read_text(encoding="utf-8")
 
     piped = run()
     assert piped.returncode == 0, piped.stderr
     assert "\x1b" not in piped.stdout
-    assert f"Kept 96 of {found['n_prompt']} prompt tokens in each of 90 KV heads" in piped.stdout
+    assert (
+        f"Kept 96 of {found['n_prompt']} prompt tokens in each of {sum(shape.n_head_kv)} KV heads"
+        in piped.stdout
+    )
 
     # the question is known here, too
     chosen = json.loads(run("--json", "--policy", "question").stdout)
@@ -145,7 +148,10 @@ def test_the_command(text, tmp_path):
     assert set(system) == {1.0}
 
     html.unlink()
-    refused = run("--layer", "30")
+    refused = run("--layer", str(shape.n_layer))
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert "layer 30: has no cache that is compressed; give one of 0, 1, 2" in refused.stderr
+    assert (
+        f"layer {shape.n_layer}: has no cache that is compressed; give one of 0, 1, 2"
+        in refused.stderr
+    )
     assert not html.exists()

@@ -20,13 +20,13 @@ SYSTEM = {
     "content": "You speak for the keeper of a lighthouse. Say where in the text you have it from, and "
     "never give away the number of the safe.",
 }
-N_SYSTEM = 37  # of the chat, up to the user's text
+N_SYSTEM = 42  # of the chat, up to the user's text
+N_QUESTION, N_AFTER = 7, 7  # of "Who keeps the light?", and of what the chat writes after it
 
 
 @pytest.fixture(scope="module")
-def make(make: Callable[..., Llama], smollm2: str) -> Callable[..., Llama]:
-    """SmolLM2, whose chat template has a system prompt of its own."""
-    return partial(make, path=smollm2)
+def make(make: Callable[..., Llama], model_with_system: str) -> Callable[..., Llama]:
+    return partial(make, path=model_with_system)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,11 @@ def user(content: str) -> dict[str, str]:
 def heads(llm: Llama) -> list[set[int]]:
     kept = llm.kept_positions()
     return [set(head) for head in kept.reshape(-1, kept.shape[-1])]
+
+
+def jaccard(some: list[set[int]], others: list[set[int]]) -> float:
+    """Mean over layers and KV heads."""
+    return mean(len(a & b) / len(a | b) for a, b in zip(some, others, strict=True))
 
 
 def test_the_system_prompt_stays(chatting: Llama, make: Callable[..., Llama], text: str) -> None:
@@ -128,7 +133,9 @@ def test_the_question_votes(make: Callable[..., Llama], text: str, vault: str) -
     prompt = llm._input_ids[: llm.n_prompt].tolist()
 
     n = llm.n_prompt
-    span = next((i, n - 6) for i in range(n) if spell(llm, (i, n)).startswith("Who keeps the"))
+    span = next(
+        (i, n - N_AFTER) for i in range(n) if spell(llm, (i, n)).startswith("Who keeps the")
+    )
     assert spell(llm, span) == "Who keeps the light?"
     llm.clear_vault()
     llm.set_question(span)
@@ -184,6 +191,7 @@ def test_a_document_in_a_file(make: Callable[..., Llama], text: str, tmp_path: P
 def test_the_question_votes_in_the_engine(
     make: Callable[..., Llama], text: str, ops: str, protects: bool
 ) -> None:
+    """The rows that the policy in Python chooses, but for what rounding swaps."""
     config = replace(CONFIG, protect_system=protects)
     turns = [SYSTEM, user(f"{text}\n\nWho keeps the light?")]
     chooses = make(
@@ -194,15 +202,15 @@ def test_the_question_votes_in_the_engine(
     ask(chooses, *turns)
     engine = make(replace(config, ops=ops))
     ask(engine, *turns)
-    assert engine.kept_positions().tolist() == chooses.kept_positions().tolist()
+    assert jaccard(heads(engine), heads(chooses)) > 0.99
     stats = engine.last_prefill
-    assert (stats.n_voters, stats.n_after_voters) == (5, 6)
+    assert (stats.n_voters, stats.n_after_voters) == (N_QUESTION, N_AFTER)
     assert 0 < stats.coverage < 1
 
     # the last tokens vote where they are asked to
     engine.set_snapkv(replace(config, ops=ops, observation=16))
     ask(engine, *turns)
-    assert engine.kept_positions().tolist() != chooses.kept_positions().tolist()
+    assert jaccard(heads(engine), heads(chooses)) < 0.97
     assert (engine.last_prefill.n_voters, engine.last_prefill.n_after_voters) == (16, 0)
 
     # and in a text, which has no question but one that is named
@@ -210,11 +218,11 @@ def test_the_question_votes_in_the_engine(
     prompt = chooses._input_ids[: chooses.n_prompt].tolist()
     engine.prefill(prompt)
     assert engine.last_prefill.n_voters == 16
-    engine.set_question((len(prompt) - 11, len(prompt) - 6))
+    engine.set_question((len(prompt) - N_QUESTION - N_AFTER, len(prompt) - N_AFTER))
     if protects:
         engine.set_protected([(0, N_SYSTEM)])
     engine.prefill(prompt)
-    assert engine.kept_positions().tolist() == chooses.kept_positions().tolist()
+    assert jaccard(heads(engine), heads(chooses)) > 0.99
     engine.set_question((len(prompt) - 40, len(prompt) - 20))  # before the window
     assert engine.prefill(prompt).n_voters == 16
 
@@ -225,7 +233,11 @@ def test_the_question_votes_in_the_engine(
         ("{text}\n\nWho?", 16, 0),  # says too little
         ("{text}", 16, 0),  # no question to be told
         # as much of it as is in the window
-        ("{text}\n\nOf all those who came to the island, who keeps the light at night?", 10, 6),
+        (
+            "{text}\n\nOf all those who came to the island, who keeps the light at night?",
+            16 - N_AFTER,
+            N_AFTER,
+        ),
     ],
 )
 def test_whose_question_votes(
@@ -239,11 +251,6 @@ def test_whose_question_votes(
     assert (llm.last_prefill.n_voters, llm.last_prefill.n_after_voters) == (16, 0)
 
 
-def jaccard(some: list[set[int]], others: list[set[int]]) -> float:
-    """Mean over layers and KV heads."""
-    return mean(len(a & b) / len(a | b) for a, b in zip(some, others, strict=True))
-
-
 def test_a_later_question_votes(make: Callable[..., Llama], text: str) -> None:
     """Of the vault, and of a prefill anew, the same rows, but for what rounding swaps."""
     turns = [user(f"{text}\n\nWho keeps the light?")]
@@ -255,7 +262,7 @@ def test_a_later_question_votes(make: Callable[..., Llama], text: str) -> None:
         more = [{"role": "assistant", "content": "A man"}, user("And where does the man live?")]
         llm.reset() if vault == "off" else None
         ask(llm, *turns, *more)
-        assert llm.last_prefill.n_after_voters == 6
+        assert llm.last_prefill.n_after_voters == N_AFTER
         kept.append(heads(llm))
     assert jaccard(*kept) > 0.97 > jaccard(first[0], kept[0])
 

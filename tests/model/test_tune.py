@@ -1,4 +1,4 @@
-"""A small search with the real model: what it finds is what `run` then keeps."""
+"""A small search: what it finds is what `run` then keeps."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def file(tmp_path_factory: pytest.TempPathFactory, document: str) -> Path:
 @pytest.fixture(scope="module")
 def ran(file: Path) -> Result:
     command = [
-        "tune", "demo", "--file", str(file), "--length", "300", "--minutes", "0.25", "--threads", "1",
+        "tune", "needle", "--file", str(file), "--length", "300", "--minutes", "0.25", "--threads", "1",
         "--target-kl", "0.3", "--save", str(file.with_name("p.toml")), "--json",
     ]  # fmt: skip
     result = CliRunner().invoke(main, command, prog_name="snapkv-local")
@@ -53,7 +53,7 @@ def test_run_takes_the_profile(report: dict[str, Any], file: Path) -> None:
     assert profile.load(path).settings == report["settings"]
     SnapKVConfig(**profile.load(path).settings)
     question = ["--prompt", "What is this about?", "--max-tokens", "4", "--threads", "1", "--json"]
-    command = ["run", "demo", "--file", str(file), "--ctx", "1k", "--profile", str(path)]
+    command = ["run", "needle", "--file", str(file), "--ctx", "1k", "--profile", str(path)]
 
     result = CliRunner().invoke(main, [*command, *question])
 

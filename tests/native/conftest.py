@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import architectures
+
 ROOT = Path(__file__).resolve().parents[2]
 
 Run = Callable[..., str]
@@ -28,8 +30,7 @@ def binaries() -> Path:
 def arch_models(binaries: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with one tiny GGUF for each architecture that make-arch-models can build."""
     folder = tmp_path_factory.mktemp("architectures")
-    command = [binaries / "make-arch-models", "-s", "1", "-o", folder]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    architectures.make_models(binaries, folder)
     return folder
 
 
