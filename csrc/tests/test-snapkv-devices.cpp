@@ -45,7 +45,8 @@ static void test_table() {
     }
     CHECK(!llama_snapkv_proven(nullptr));
     CHECK(llama_snapkv_backend_of(imaginary::cpu()).proven && llama_snapkv_backend_of(imaginary::cpu()).proven_latent);
-    CHECK(!llama_snapkv_backend_of(std::string("CUDA")).proven_latent);
+    const auto cuda = llama_snapkv_backend_of(std::string("CUDA"));
+    CHECK(!cuda.proven_latent && !cuda.proven_wide && !cuda.proven_sharing);
     CHECK(llama_snapkv_reads_mask_stride({ imaginary::cpu() }));
     CHECK(!llama_snapkv_reads_mask_stride({ imaginary::cpu(), imaginary::device() }));
 }
@@ -101,9 +102,13 @@ static void test_refusal(const char * path) {
     const auto model = load(path, 99);
     const auto cp = context_params(GGML_TYPE_F16, true);
     CHECK(!llama_snapkv_supported(model.get(), cp, snapkv_params()));
-    for (const char * part : { "nobody has proven", "Imaginary0", "backend Imaginary", "CPU", "CUDA", "SNAPKV_UNPROVEN=1" }) {
+    for (const char * part : { "nobody has proven", "Imaginary0", "backend Imaginary", "CPU", "SNAPKV_UNPROVEN=1" }) {
         CHECK(strstr(llama_snapkv_last_error(), part));
     }
+    char arch[64];
+    llama_model_meta_val_str(model.get(), "general.architecture", arch, sizeof(arch));
+    const bool is_proven_on_cuda = strcmp(arch, "gemma4") != 0;
+    CHECK((strstr(llama_snapkv_last_error(), "CUDA") != nullptr) == is_proven_on_cuda);
     CHECK(!llama_snapkv_init_from_model(model.get(), cp, snapkv_params()));
     for (const char * value : { "0", "", "yes" }) {
         setenv(LLAMA_SNAPKV_UNPROVEN, value, 1);

@@ -15,14 +15,14 @@
 // BLAS, ZenDNN and zDNN compute products of matrices only, in the place of the CPU backend: the same ones in a prefill by groups
 // as in llama_decode(), and never attention
 static constexpr llama_snapkv_backend BACKENDS[] = {
-    { "CPU", true, true, true, true },
-    { "CUDA", true, true, false, true },
-    { "ROCm", false, false, false, true },
-    { "MUSA", false, false, false, true },
-    { "MTL", false, false, false, true }, // Metal
-    { "BLAS", true, true, true, true },
-    { "ZenDNN", true, true, true, true },
-    { "zDNN", true, true, true, true },
+    { "CPU", true, true, true, true, true, true },
+    { "CUDA", true, true, false, false, false, true },
+    { "ROCm", false, false, false, false, false, true },
+    { "MUSA", false, false, false, false, false, true },
+    { "MTL", false, false, false, false, false, true }, // Metal
+    { "BLAS", true, true, true, true, true, true },
+    { "ZenDNN", true, true, true, true, true, true },
+    { "zDNN", true, true, true, true, true, true },
 };
 
 llama_snapkv_backend llama_snapkv_backend_of(const std::string & name) {
@@ -31,7 +31,7 @@ llama_snapkv_backend llama_snapkv_backend_of(const std::string & name) {
             return backend;
         }
     }
-    return { "", false, false, false, false };
+    return { "", false, false, false, false, false, false };
 }
 
 llama_snapkv_backend llama_snapkv_backend_of(ggml_backend_dev_t dev) {
@@ -88,7 +88,15 @@ static const char * unproven_for(const llama_model & model, const llama_snapkv_b
     if (llama_model_is_hybrid(&model) && !backend.proven_recurrent) {
         return " for models with recurrent layers";
     }
-    return model.hparams.is_mla() && !backend.proven_latent ? " for models with latent attention (MLA)" : nullptr;
+    const auto & hparams = model.hparams;
+    if (hparams.is_mla()) {
+        return backend.proven_latent ? nullptr : " for models with latent attention (MLA)";
+    }
+    if (hparams.n_embd_head_k_full > 256 && !backend.proven_wide) {
+        return " for models with heads of more than 256 elements";
+    }
+    const bool shares = hparams.n_layer_kv_from_start >= 0 && hparams.n_layer_kv_from_start < (int32_t) hparams.n_layer();
+    return shares && !backend.proven_sharing ? " for models whose layers share KV" : nullptr;
 }
 
 std::string llama_snapkv_check_devices(const llama_model & model, const llama_context_params & cparams) {

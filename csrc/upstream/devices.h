@@ -16,6 +16,8 @@ struct llama_snapkv_backend {
     bool proven; // on hardware, the logits after a prefill by layer groups were those of llama_decode(), difference 0
     bool proven_recurrent; // and so were the states of recurrent layers, for models that have them
     bool proven_latent; // and those logits of models with latent attention (MLA)
+    bool proven_wide; // and with heads of more than 256 elements, whose votes the device's own kernels count
+    bool proven_sharing; // and with layers that read the KV of another
     bool reads_mask_stride; // flash attention obeys the row stride of its mask; others take its rows as adjacent
 };
 
