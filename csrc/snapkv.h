@@ -217,7 +217,8 @@ struct llama_snapkv_stats {
     uint32_t n_ubatch;           // tokens per ubatch
     uint32_t n_voters;           // tokens that voted; 0 if nothing was evicted
     uint32_t n_after_voters;     // tokens after them
-    uint64_t bytes_kv;           // KV cache of the context, all sequences
+    uint64_t bytes_kv;           // KV cache of the context, all sequences, and their states of recurrent layers
+    uint64_t bytes_recurrent;    // of these, the states
     uint64_t bytes_kv_group;     // full KV of one layer group
     uint64_t bytes_hidden;       // hidden state between groups, on the device and in host memory
     uint64_t bytes_hidden_host;  // of these, in host memory beside a GPU

@@ -18,7 +18,9 @@ class PrefillStats:
         n_ubatch: tokens that were computed at once.
         n_voters: tokens that voted for rows; 0 if nothing was evicted.
         n_after_voters: tokens of the prompt after these.
-        bytes_kv: KV cache of the context, that of sliding-window layers included.
+        bytes_kv: KV cache of the context, that of sliding-window layers and the states of recurrent layers
+            included.
+        bytes_recurrent: of these, the states of recurrent layers.
         bytes_kept: of these, what the kept rows take, by the size of the sequence's saved state; the
             rest is room for new tokens.
         bytes_kv_group: full KV of one layer group.
@@ -46,6 +48,7 @@ class PrefillStats:
     n_voters: int
     n_after_voters: int
     bytes_kv: int
+    bytes_recurrent: int
     bytes_kept: int
     bytes_kv_group: int
     bytes_hidden: int

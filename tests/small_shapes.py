@@ -41,3 +41,38 @@ def small(name: str, **changes: object) -> Blueprint:
         n_embd_layer=min(b.n_embd_layer, 32),
     )
     return replace(made, **changes)
+
+
+def quarter(name: str) -> Blueprint:
+    """A shape with a quarter of all widths, and some layers of each kind: graphs stay like the real model's.
+
+    With chunks of a quarter of the tokens, so do the shares of a compute buffer.
+    """
+    b = SHAPES[name]
+    experts, recurrent, window = b.experts, b.recurrent, b.window
+    if experts:
+        n_dense = min(experts.n_dense, 1)
+        shared = experts.n_ff_shared // 4
+        experts = replace(
+            experts, n=16, n_ff=experts.n_ff // 4, n_ff_shared=shared, n_dense=n_dense
+        )
+    if recurrent and recurrent.kind != "conv":
+        inner, state = recurrent.n_inner // 4, recurrent.n_state // 4
+        recurrent = replace(recurrent, n_inner=inner, n_state=state)
+    extra = dict(b.extra)
+    if "rope.dimension_sections" in extra:
+        extra["rope.dimension_sections"] = [3, 3, 2, 0]
+    return replace(
+        b,
+        n_layer=_LAYERS.get(name, 8 if recurrent else 4),
+        n_vocab=512,
+        n_embd=b.n_embd // 4,
+        n_ff=b.n_ff // 4,
+        head_dim=b.head_dim // 4,
+        rope_dim=b.rope_dim // 8 * 2,
+        n_swa=min(b.n_swa, 64),
+        window=window and replace(window, head_dim=window.head_dim // 4),
+        experts=experts,
+        recurrent=recurrent,
+        extra=extra,
+    )

@@ -133,8 +133,9 @@ static void begin_stats(llama_context & ctx, llama_snapkv & sk, uint32_t n_promp
     }
     if (mem.recr) {
         for (const auto & [_, size] : mem.recr->memory_breakdown()) {
-            sk.stats.bytes_kv_full += size;
+            sk.stats.bytes_recurrent += size;
         }
+        sk.stats.bytes_kv_full += sk.stats.bytes_recurrent;
     }
 }
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _LABELS = {
     "weights": "weights",
     "kv": "KV cache",
+    "recurrent": "recurrent state",
     "kv_group": "KV of a layer group",
     "hidden": "hidden state",
     "mask": "mask",

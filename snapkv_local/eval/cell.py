@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from snapkv_local.plan.kinds import window as sliding_window
 from snapkv_local.plan.layers import KvType, cached_layers, row_bytes
 from snapkv_local.plan.model import PlannedModel
-from snapkv_local.plan.model import window as sliding_window
 
 FULL = "full"
 
@@ -70,6 +70,6 @@ def kv_bytes(
     n_rows = dict(zip(cached, rows or [n_prompt] * len(cached), strict=True))
     n_window = min(n_prompt, sliding_window(model.shape))
     return sum(
-        row_bytes(model, il, kv_type) * n_rows.get(il, n_window if model.is_swa[il] else 0)
-        for il in range(model.shape.n_layer)
+        row_bytes(model, il, kv_type) * n_rows.get(il, n_window if layer.is_swa else 0)
+        for il, layer in enumerate(model.layers)
     )

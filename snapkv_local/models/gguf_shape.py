@@ -19,7 +19,7 @@ class ModelShape:
     Attributes:
         arch: llama.cpp's name of the architecture.
         name: of the model, "" if the file has none.
-        n_layer: layers.
+        n_layer: layers, without those that only predict further tokens (MTP).
         n_ctx_train: context length of the training, in tokens.
         n_embd: elements of the hidden state.
         n_head: query heads of each layer.
@@ -69,7 +69,7 @@ def shape_of(header: GGUFHeader, path: Path) -> ModelShape:
             key = key.format(arch=arch)
             return metadata.get(key, *default) if default else metadata[key]
 
-        n_layer = get(Keys.LLM.BLOCK_COUNT)
+        n_layer = get(Keys.LLM.BLOCK_COUNT) - get(Keys.LLM.NEXTN_PREDICT_LAYERS, 0)
         n_embd = get(Keys.LLM.EMBEDDING_LENGTH)
         n_head = _by_layer(get(Keys.Attention.HEAD_COUNT), n_layer)
         head_size = n_embd // max(n_head)
@@ -94,7 +94,7 @@ def shape_of(header: GGUFHeader, path: Path) -> ModelShape:
 
 
 def _by_layer(value: Any, n_layer: int) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, list | tuple) else (value,) * n_layer
+    return tuple(value[:n_layer]) if isinstance(value, list | tuple) else (value,) * n_layer
 
 
 def _length(tokens: list[str] | LongArray) -> int:

@@ -64,6 +64,7 @@ class llama_snapkv_stats(_Sized):
         ("n_voters", _u32),
         ("n_after_voters", _u32),
         ("bytes_kv", ctypes.c_uint64),
+        ("bytes_recurrent", ctypes.c_uint64),
         ("bytes_kv_group", ctypes.c_uint64),
         ("bytes_hidden", ctypes.c_uint64),
         ("bytes_hidden_host", ctypes.c_uint64),

@@ -5,7 +5,7 @@ This model counts what is alive at the largest moment of a graph, in float32 ele
 of a chunk (n):
 
     feed-forward        F = 3 n_ff + 2 n_embd + n_q, of which n_q is where attention's result was: a hole
-                            that nothing larger fits into
+                            that nothing larger fits into. Without a gate, 2 n_ff
     attention           A = n_embd + 3 n_q + 2 n_kv
     input               4 n n_embd: llama.cpp's place for a prompt of embeddings, empty with tokens
     plain, a layer      4 n max(F, A) + input + mask of 2 bytes [n, n_cells]
@@ -13,6 +13,11 @@ of a chunk (n):
     ours                4 n max(F, A) + input; in one group of all layers there is no hole if n_q is at
                             most n_embd
     ours, last chunk    4 m max(F, A) + 4 m n_q min(G, n_layer - 1) + input
+    experts             M = n_used n_embd more, what they give before it is summed, if it does not fit into
+                            the hole that two of the three n_ff leave; then there is no hole of n_q
+    recurrent           R = 2 n_embd + 3 c, and for Mamba 3 i more and the state, where c are the
+                            convolution's channels and i the elements of all heads; a model with such
+                            layers has no hole of n_q
     ours, scoring       8 n_prompt n_head_kv of votes and mass, and the softmax's statistics
 
 where m is the length of the last chunk, in which the queries of the group's layers live until its
@@ -22,16 +27,21 @@ Beside a GPU the input, the embedded tokens (4 n n_embd) and llama.cpp's own mas
 
 It was derived from graphs of made models on the CPU, of several n_ff, n_embd, n_q and n_kv, and gives
 their compute buffers and those in results/ but for 23 KB of tokens, positions and cells, with a last
-chunk that is full and with ones that are not (tests/unit/test_plan.py). A is an upper bound for models
+chunk that is full and with ones that are not (tests/unit/test_plan.py). Mixtures and hybrids were measured on
+shapes of bench/shapes.py with all numbers divided by four, a chunk of 128 among them: most are within 5 %,
+and a test has them all. A is an upper bound for models
 whose n_ff is below n_embd; none of those that were measured on a GPU comes near it. That is for f16:
 with quantized KV llama.cpp rotates queries and keys, which mostly fills the hole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from snapkv_local.config import SnapKVConfig
+from snapkv_local.plan.kinds import Layer, window
 from snapkv_local.plan.layers import N_PAD, Part, Place, cached_layers, pad
-from snapkv_local.plan.model import PlannedModel, window
+from snapkv_local.plan.model import PlannedModel
 
 # of the softmax's statistics: ranges of keys that are computed side by side (snapkv_op_n_splits())
 KEYS_PER_SPLIT = 1024
@@ -40,14 +50,12 @@ MAX_SPLITS = 128
 
 def votes(model: PlannedModel, n_prompt: int, config: SnapKVConfig, fused: bool) -> int:
     """Scratch of scoring a layer, by which the engine plans: fused, or of one head with ops of ggml."""
-    shape, n_max = model.shape, pad(n_prompt, N_PAD)
+    cached, n_max = [model.layers[il] for il in cached_layers(model)], pad(n_prompt, N_PAD)
     if fused:
-        return max(n_max * 2 * shape.n_head_kv[il] * 4 for il in cached_layers(model))
+        return max(n_max * 2 * layer.n_head_kv * 4 for layer in cached)
     return max(
-        n_max
-        * (shape.head_k + 3 * config.window_size * shape.n_head[il] // shape.n_head_kv[il])
-        * 4
-        for il in cached_layers(model)
+        n_max * (layer.head_k + 3 * config.window_size * layer.n_voters // layer.n_head_kv) * 4
+        for layer in cached
     )
 
 
@@ -55,28 +63,33 @@ def _scoring(model: PlannedModel, n_prompt: int, config: SnapKVConfig, fused: bo
     """Of the graph that scores a layer."""
     if not fused:
         return votes(model, n_prompt, config, fused)
-    shape = model.shape
     planes = 1 + min(-(-n_prompt // KEYS_PER_SPLIT), MAX_SPLITS)
     return max(
-        n_prompt * 2 * shape.n_head_kv[il] * 4
-        + 2 * config.window_size * shape.n_head[il] * planes * 4
+        n_prompt * 2 * model.layers[il].n_head_kv * 4
+        + 2 * config.window_size * model.layers[il].n_voters * planes * 4
         for il in cached_layers(model)
     )
 
 
-def _elements(model: PlannedModel, whole: bool = False) -> int:
-    """float32 elements of a token that are alive at the largest moment of a layer, but for the input.
+def _elements(model: PlannedModel, n: int, layers: Iterable[Layer], whole: bool = False) -> int:
+    """float32 elements of a token that are alive at the largest moment of layers, but for the input.
 
     Args:
+        n: tokens of the chunk.
         whole: the layers of the model are one group, and the last chunk is another graph.
     """
-    shape = model.shape
-    found = []
-    for il in range(shape.n_layer):
-        n_q, n_kv = shape.n_head[il] * shape.head_k, shape.n_head_kv[il] * shape.head_k
-        hole = 0 if whole and n_q <= shape.n_embd else n_q
-        found.append(3 * model.n_ff[il] + 2 * shape.n_embd + hole)
-        found.append(shape.n_embd + 3 * n_q + 2 * n_kv)
+    n_embd = model.shape.n_embd
+    has_holes = not any(layer.is_recurrent for layer in model.layers)
+    found = [0]
+    for layer in layers:
+        experts = layer.n_expert_used * n_embd
+        n_ff = (3 if layer.is_gated else 2) * layer.n_ff
+        spills = layer.is_gated and experts > 2 * layer.n_ff
+        hole = 0 if spills or not has_holes or (whole and layer.n_q <= n_embd) else layer.n_q
+        found.append(n_ff + 2 * n_embd + (experts + n_embd if spills else hole))
+        found.append(n_embd + 3 * layer.n_q + 2 * layer.n_head_kv * layer.head_k)
+        if layer.is_recurrent:
+            found.append(layer.n_mix + layer.bytes_state // 4 // n + 2 * n_embd)
     return max(found)
 
 
@@ -90,10 +103,10 @@ def ordinary(model: PlannedModel, n_cells: int, n_ubatch: int, place: Place) -> 
     """Of a graph of the whole model, for a ubatch and a cache of n_cells."""
     n_embd = model.shape.n_embd
     mask = 2 * n_ubatch * n_cells
-    if any(model.is_swa):
+    if any(layer.is_swa for layer in model.layers):
         mask += 2 * n_ubatch * pad(min(n_cells, window(model.shape) + n_ubatch), N_PAD)
     inputs = 4 * n_ubatch * n_embd
-    layer = 4 * n_ubatch * _elements(model) + mask
+    layer = 4 * n_ubatch * _elements(model, n_ubatch, model.layers) + mask
     output = 4 * n_ubatch * (model.shape.n_vocab + n_embd)
     if not place.gpu:
         # memory that is reserved and never written takes none, and of the logits one row is written
@@ -119,10 +132,15 @@ def of_group(
     n_live = n_first if n_last < config.window_size else n_last
     queries = n_q * min(group, model.shape.n_layer - 1)
     inputs = 0 if place.gpu else model.shape.n_embd
-    whole = group >= len(cached_layers(model))
+    cached = cached_layers(model)
+    whole = group >= len(cached)
+    # layers that are computed while queries live: those behind one in its group
+    behind = model.layers[cached[0] :]
+    if group == 1:
+        behind = (*(model.layers[il] for il in cached), *model.layers[cached[-1] :])
     main = max(
-        4 * n_first * (_elements(model, whole) + inputs),
-        4 * n_live * (_elements(model) + inputs + queries),
+        4 * n_first * (_elements(model, n_first, model.layers, whole) + inputs),
+        4 * n_live * (_elements(model, n_live, behind) + inputs + queries),
         _scoring(model, n_prompt, config, place.fused),
     )
     return Part(main, 2 * 4 * n_first * model.shape.n_embd if place.gpu else 0)

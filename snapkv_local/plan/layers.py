@@ -79,24 +79,20 @@ def pad(n: int, to: int) -> int:
 def row_bytes(model: PlannedModel, il: int, kv_type: KvType) -> int:
     """Bytes of a position's K and V in one layer, all heads."""
     n_bytes, block = KV_TYPES[kv_type]
-    shape = model.shape
-    return shape.n_head_kv[il] * (shape.head_k + shape.head_v) * n_bytes // block
+    return model.layers[il].n_row * n_bytes // block
 
 
 def cached_layers(model: PlannedModel) -> list[int]:
-    """Layers that are compressed: those with KV heads and without a sliding window."""
-    return [
-        il
-        for il in range(model.shape.n_layer)
-        if not model.is_swa[il] and model.shape.n_head_kv[il] > 0
-    ]
+    """Layers that are compressed: those with a KV cache of their own and without a sliding window."""
+    return [il for il, layer in enumerate(model.layers) if layer.is_cached]
 
 
 def lends(model: PlannedModel, place: Place) -> bool:
     """Whether layers in host memory are computed on the GPU, with lent weights (csrc/staging/place.cpp)."""
     n_layer = model.shape.n_layer
     equal = len({row_bytes(model, il, "f16") for il in range(n_layer)}) == 1
-    return 0 < place.n_resident(n_layer) < n_layer and equal and not any(model.is_swa)
+    own = any(layer.is_swa or layer.is_recurrent for layer in model.layers)
+    return 0 < place.n_resident(n_layer) < n_layer and equal and not own
 
 
 def max_group(model: PlannedModel, place: Place) -> int:

@@ -139,7 +139,8 @@ def measure(
         )  # fmt: skip
     measured = {
         "weights": n_weights,
-        "kv": stats.bytes_kv,
+        "kv": stats.bytes_kv - stats.bytes_recurrent,
+        "recurrent": stats.bytes_recurrent,
         "kv_group": stats.bytes_kv_group,
         "hidden": stats.bytes_hidden,
         "mask": stats.bytes_mask,
@@ -166,11 +167,12 @@ def measure(
 
 def _full(task: Task, n_prompt: int) -> int:
     """bytes_kv_full: cells for the prompt, without room."""
-    full = task.plain(task.kv_type, n_prompt).parts["kv"].total
+    parts = task.plain(task.kv_type, n_prompt).parts
+    full = sum(parts[name].total for name in ("kv", "recurrent") if name in parts)
     model = task.model
     spare = pad(n_prompt + task.config.decode_cells, N_PAD) - pad(n_prompt, N_PAD)
     return full - spare * sum(
         row_bytes(model, il, task.kv_type)
         for il in range(model.shape.n_layer)
-        if not model.is_swa[il]
+        if not model.layers[il].is_swa
     )

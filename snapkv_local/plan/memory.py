@@ -5,6 +5,7 @@ The formulas are those of the code that allocates:
 - KV rows: llama-kv-cache.cpp; cells are padded to 256, our compact cache without a GPU to 32
   (cells_needed() in csrc/api/context.cpp). A cache of sliding-window layers has cells for the window and one
   ubatch (llama-kv-cache-iswa.cpp, swa_full off).
+- States of recurrent layers: llama-memory-recurrent.cpp, in float32, whatever the type of the KV cache.
 - Staging, hidden state, queries and mask: csrc/staging/staging.cpp and csrc/staging/hidden.cpp.
 - Weights: the token embedding stays in host memory; the last N layers go to the GPU, and the output
   matrix with the first of them (llama-model.cpp). Lent weights: csrc/staging/weights.cpp.
@@ -20,6 +21,7 @@ from typing import Any
 
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.plan import compute
+from snapkv_local.plan.kinds import window
 from snapkv_local.plan.layers import (
     CPU,
     N_PAD,
@@ -33,13 +35,16 @@ from snapkv_local.plan.layers import (
     pad,
     row_bytes,
 )
-from snapkv_local.plan.model import PlannedModel, window
+from snapkv_local.plan.model import PlannedModel
 
 # Python, NumPy, the command line, libllama and its graphs, and the vocabulary, for which llama.cpp has
 # strings and maps: the peak RSS of `plan --measure` less all other parts, with the demo model on
 # Linux. Python versions and systems differ by some MB.
 PROCESS = 82_000_000
 PROCESS_PER_TOKEN = 280
+
+# rows that the mask has more where chunks begin anywhere (csrc/staging/staging.h)
+MASK_ALIGNMENT = 8
 
 # tokens that are computed after the vault's, at least (csrc/prefill/rows.cpp)
 MIN_NEW = 64
@@ -76,7 +81,8 @@ class Estimate:
     @property
     def lasting(self) -> Part:
         """What stays from the load to the end."""
-        return _sum(self.parts[name] for name in ("weights", "kv", "process"))
+        lasting = ("weights", "kv", "recurrent", "process")
+        return _sum(self.parts[name] for name in lasting if name in self.parts)
 
     @property
     def peak(self) -> int:
@@ -119,6 +125,7 @@ def plain(
     parts = {
         "weights": _weights(model, place),
         "kv": _kv(model, n_cells, n_cells, n_ubatch, kv_type, place),
+        **_recurrent(model, place),
         "compute": ordinary,
         "process": _process(model, place),
     }
@@ -159,6 +166,7 @@ def compressed(
     parts = {
         "weights": _weights(model, place),
         "kv": _kv(model, n_cells, n_full, N_UBATCH, kv_type, place),
+        **_recurrent(model, place),
     }
     keeps_all = config.vault != "off" and n_prompt > config.window_size
     if n_kept >= n_prompt and not keeps_all:
@@ -167,11 +175,12 @@ def compressed(
 
     n_rows: Counter[int] = Counter(row_bytes(model, il, kv_type) for il in layers)
     kv_group = sum(min(group, n) * row * n_max for row, n in n_rows.items())
-    n_q = max(shape.n_head[il] for il in layers) * shape.head_k
+    n_q = max(model.layers[il].n_voting for il in layers)
     queries = 4 * n_q * config.window_size * group
-    state = 4 * shape.n_embd * n_prompt if group < len(layers) else 0
-    slots = 2 * 4 * shape.n_embd * n_ubatch if state and hidden_host else 0
+    state = 4 * model.n_hidden * n_prompt if group < len(layers) else 0
+    slots = 2 * 4 * model.n_hidden * n_ubatch if state and hidden_host else 0
     rows = max(n_ubatch, config.window_size)
+    rows += 0 if n_ubatch % MASK_ALIGNMENT == 0 else MASK_ALIGNMENT
     mask = 2 * rows * (n_max + pad(rows, N_PAD) + N_PAD)
     parts |= {
         "kv_group": Part(kv_group),
@@ -205,10 +214,10 @@ def engine_estimate(
     layer = sum(row_bytes(model, il, kv_type) for il in layers) * n_max // len(layers)
     hidden = 0
     if group < len(layers):
-        hidden = 4 * shape.n_embd * (2 * n_ubatch if hidden_host else n_prompt)
+        hidden = 4 * model.n_hidden * (2 * n_ubatch if hidden_host else n_prompt)
     mask_row = 2 * (n_max + N_UBATCH + 2 * N_PAD)
     compute_row = max(
-        4 * (3 * model.n_ff[il] + 4 * shape.n_head[il] * shape.head_k + 4 * shape.n_embd)
+        4 * (3 * model.layers[il].n_ff + 4 * model.layers[il].n_q + 4 * shape.n_embd)
         for il in layers
     )
     votes = compute.votes(model, n_prompt, config, fused=config.ops == "fused")
@@ -219,8 +228,8 @@ def _vault(model: PlannedModel, n_prompt: int, config: SnapKVConfig, kv_type: Kv
     """Bytes of all the prompt's rows and of the window's queries (csrc/vault/vault.cpp)."""
     shape, layers = model.shape, cached_layers(model)
     n_tail = min(n_prompt, window(shape) + max(config.window_size, MIN_NEW))
-    rows = {il: n_tail if model.is_swa[il] else n_prompt for il in range(shape.n_layer)}
-    queries = sum(4 * shape.n_head[il] * shape.head_k * config.window_size for il in layers)
+    rows = {il: n_tail if layer.is_swa else n_prompt for il, layer in enumerate(model.layers)}
+    queries = sum(4 * model.layers[il].n_voting * config.window_size for il in layers)
     return queries + sum(n * row_bytes(model, il, kv_type) for il, n in rows.items())
 
 
@@ -239,11 +248,20 @@ def _kv(
     """n_cells: of ordinary layers; those of sliding-window layers follow from n_full."""
     n_swa = pad(min(n_full, window(model.shape) + n_ubatch), N_PAD)
     layers = [
-        row_bytes(model, il, kv_type) * (n_swa if model.is_swa[il] else n_cells)
-        for il in range(model.shape.n_layer)
+        row_bytes(model, il, kv_type) * (n_swa if layer.is_swa else n_cells)
+        for il, layer in enumerate(model.layers)
     ]
     n_host = len(layers) - place.n_resident(len(layers)) if place.gpu else 0
     return Part(sum(layers[n_host:]), sum(layers[:n_host]))
+
+
+def _recurrent(model: PlannedModel, place: Place) -> dict[str, Part]:
+    """States of one sequence, where the layers are; no part without any."""
+    states = [layer.bytes_state for layer in model.layers]
+    if not any(states):
+        return {}
+    n_host = len(states) - place.n_resident(len(states)) if place.gpu else 0
+    return {"recurrent": Part(sum(states[n_host:]), sum(states[:n_host]))}
 
 
 def _process(model: PlannedModel, place: Place) -> Part:

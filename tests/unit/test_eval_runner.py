@@ -14,6 +14,7 @@ from snapkv_local.eval.runner import Evaluation, Needs
 from snapkv_local.eval.settings import Settings, check_cases
 from snapkv_local.eval.tasks import Wanted
 from snapkv_local.models.gguf_shape import ModelShape
+from snapkv_local.plan.kinds import Layer
 from snapkv_local.plan.model import PlannedModel
 from snapkv_local.policies.view import LayerView
 
@@ -133,8 +134,14 @@ MODEL = PlannedModel(
         arch="gemma2", name="", n_layer=4, n_ctx_train=1000, n_embd=64, n_head=(4,) * 4,
         n_head_kv=(2,) * 4, head_k=32, head_v=64, n_swa=50, n_vocab=N_VOCAB, has_chat_template=True,
     ),
-    n_ff=(1,) * 4, is_swa=(True, False) * 2, bytes_input=1, bytes_layers=(1,) * 4, bytes_output=1,
-    is_tied=True,
+    layers=tuple(
+        Layer(
+            n_head=4, n_voters=4, n_head_kv=2, head_k=32, head_v=64, is_swa=swa, bytes_state=0,
+            n_mix=0, n_ff=1, n_expert_used=0, is_gated=True,
+        )
+        for swa in (True, False, True, False)
+    ),
+    n_hidden=64, bytes_input=1, bytes_layers=(1,) * 4, bytes_output=1, bytes_tied=1,
 )  # fmt: skip
 ROW = 2 * (32 + 64)  # elements of K and V of a position in one layer
 
