@@ -53,9 +53,11 @@ class SnapKVConfig:
             pooling off. The paper has 5 and 7; docs/budget.md says what 21 gains.
         pooling: what a position gets of the votes within its kernel: "avg" for their mean (the
             paper's ablation and kvpress), "max" for the largest (the paper's long-context runs),
-            "trim" for their mean without the largest. With "trim" a single peak, such as a first
-            token or a frequent word, does not lift its neighbours, and a cluster does. It is our
-            own; docs/budget.md says what it gains.
+            "trim" for their mean without the largest, "nosink" for their mean without the vote for
+            the prompt's first token. With "trim" a single peak, such as a first token or a frequent
+            word, does not lift its neighbours, and a cluster does. With "nosink" only the first
+            token does not, which draws attention whatever it says. Both are our own;
+            docs/budget.md says what they gain.
         aggregation: how the votes of several tokens for one position are joined: "sum" adds them up
             (the paper, section 4.1), and "max" takes the largest, which keeps what any one of these
             tokens needs (arXiv 2510.13334).

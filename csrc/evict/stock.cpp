@@ -35,7 +35,16 @@ static ggml_tensor * pool(ggml_context * ctx, ggml_tensor * t, const llama_snapk
         return t;
     }
     const int half = (int) params.kernel_size / 2;
-    ggml_tensor * padded = ggml_pad_ext(ctx, t, half, half, 0, 0, 0, 0, 0, 0);
+    int left = half;
+    if (params.pooling == LLAMA_SNAPKV_POOLING_NOSINK) {
+        if (t->ne[0] == 1) {
+            return ggml_scale(ctx, t, 0.0f);
+        }
+        // a zero of the padding for the first key
+        t = ggml_cont(ctx, ggml_view_2d(ctx, t, t->ne[0] - 1, t->ne[1], t->nb[1], t->nb[0]));
+        ++left;
+    }
+    ggml_tensor * padded = ggml_pad_ext(ctx, t, left, half, 0, 0, 0, 0, 0, 0);
     const auto pooled = [&](ggml_op_pool kind) { return ggml_pool_1d(ctx, padded, kind, params.kernel_size, 1, 0); };
     switch (params.pooling) {
         case LLAMA_SNAPKV_POOLING_MAX: return pooled(GGML_OP_POOL_MAX);
@@ -44,7 +53,8 @@ static ggml_tensor * pool(ggml_context * ctx, ggml_tensor * t, const llama_snapk
             ggml_tensor * sum = ggml_scale(ctx, pooled(GGML_OP_POOL_AVG), (float) params.kernel_size);
             return ggml_scale(ctx, ggml_relu(ctx, ggml_sub(ctx, sum, pooled(GGML_OP_POOL_MAX))), 1.0f / (float) (params.kernel_size - 1));
         }
-        case LLAMA_SNAPKV_POOLING_AVG: break;
+        case LLAMA_SNAPKV_POOLING_AVG:
+        case LLAMA_SNAPKV_POOLING_NOSINK: break;
     }
     return pooled(GGML_OP_POOL_AVG);
 }

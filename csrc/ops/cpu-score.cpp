@@ -328,6 +328,11 @@ BODY void votes_range(ggml_tensor * dst, const inputs & in, int64_t head_kv, int
     const float divisor = (float) (trims ? kernel - 1 : kernel);
     float pooled[SPAN] = {};
     for (int h = 0; h < in.g; ++h) {
+        float own[SPAN];
+        std::copy_n(votes[h] + kernel / 2, n_out, own);
+        if (in.params.pooling == LLAMA_SNAPKV_POOLING_NOSINK && base <= 0) {
+            votes[h][-base] = 0.0f;
+        }
         float sum[SPAN] = {};
         float top[SPAN] = {};
         for (int t = 0; t < kernel; ++t) {
@@ -339,7 +344,7 @@ BODY void votes_range(ggml_tensor * dst, const inputs & in, int64_t head_kv, int
             }
         }
         for (int c = 0; c < n_out; ++c) {
-            pooled[c] += (in.params.pooling == LLAMA_SNAPKV_POOLING_MAX ? top[c] : sum[c] / divisor) + in.params.self_weight * votes[h][c + kernel / 2];
+            pooled[c] += (in.params.pooling == LLAMA_SNAPKV_POOLING_MAX ? top[c] : sum[c] / divisor) + in.params.self_weight * own[c];
         }
     }
     for (int c = 0; c < n_out; ++c) {

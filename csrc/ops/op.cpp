@@ -57,14 +57,14 @@ ggml_tensor * snapkv_op_votes(ggml_context * ctx, ggml_tensor * q, ggml_tensor *
     check_qk(q, k, scale, softcap);
     GGML_ASSERT(stats->type == GGML_TYPE_F32 && ggml_is_contiguous(stats) && stats->ne[0] == 2 && stats->ne[1] == q->ne[1] && stats->ne[2] == q->ne[2]);
     GGML_ASSERT(kernel_size >= 1 && kernel_size <= 127 && kernel_size % 2 == 1 && "kernel_size: odd, up to 127");
-    GGML_ASSERT(pooling == LLAMA_SNAPKV_POOLING_AVG || pooling == LLAMA_SNAPKV_POOLING_MAX || pooling == LLAMA_SNAPKV_POOLING_TRIM);
+    GGML_ASSERT(pooling >= LLAMA_SNAPKV_POOLING_AVG && pooling <= LLAMA_SNAPKV_POOLING_NOSINK);
     GGML_ASSERT(aggregation == LLAMA_SNAPKV_AGGREGATION_SUM || aggregation == LLAMA_SNAPKV_AGGREGATION_MAX);
 
     snapkv_op_params params = op_params(SNAPKV_OP_VOTES);
     params.scale = scale;
     params.softcap = softcap;
     params.kernel_size = kernel_size;
-    params.pooling = kernel_size == 1 ? LLAMA_SNAPKV_POOLING_AVG : pooling; // TRIM would leave nothing
+    params.pooling = kernel_size == 1 ? LLAMA_SNAPKV_POOLING_AVG : pooling; // TRIM would leave nothing, and NOSINK nothing of the first key
     params.aggregation = aggregation;
     params.self_weight = self_weight;
 

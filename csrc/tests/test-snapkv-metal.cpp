@@ -22,7 +22,7 @@
 #include <string>
 
 static_assert((int) SNAPKV_METAL_POOLING_AVG == LLAMA_SNAPKV_POOLING_AVG && (int) SNAPKV_METAL_POOLING_MAX == LLAMA_SNAPKV_POOLING_MAX &&
-                (int) SNAPKV_METAL_POOLING_TRIM == LLAMA_SNAPKV_POOLING_TRIM && AGGREGATION_MAX == LLAMA_SNAPKV_AGGREGATION_MAX,
+                (int) SNAPKV_METAL_POOLING_TRIM == LLAMA_SNAPKV_POOLING_TRIM && (int) SNAPKV_METAL_POOLING_NOSINK == LLAMA_SNAPKV_POOLING_NOSINK && AGGREGATION_MAX == LLAMA_SNAPKV_AGGREGATION_MAX,
         "csrc/metal cannot include snapkv.h");
 
 //
@@ -212,14 +212,14 @@ struct reference {
                     int cells = 0;
                     for (int t = j - s.kernel / 2; t <= j + s.kernel / 2; ++t) {
                         if (t >= 0 && t < n_pool) {
-                            a += vote[t];
+                            a += t == 0 && s.kernel > 1 && s.pool == LLAMA_SNAPKV_POOLING_NOSINK ? 0.0 : vote[t];
                             b = std::max(b, vote[t]);
                             cells++;
                         }
                     }
                     const int divisor = f == POOLING ? std::max(cells, 1) : s.kernel;
                     double score = a / divisor;
-                    if (s.kernel > 1 && s.pool != LLAMA_SNAPKV_POOLING_AVG) {
+                    if (s.kernel > 1 && (s.pool == LLAMA_SNAPKV_POOLING_MAX || s.pool == LLAMA_SNAPKV_POOLING_TRIM)) {
                         score = s.pool == LLAMA_SNAPKV_POOLING_MAX ? b : (a - b) / std::max(divisor - 1, 1);
                     }
                     score += f == OWN ? 0.0 : s.own * vote[j];
@@ -275,7 +275,7 @@ static void test_scoring(const shape & s) {
 
 // a reference with a fault must be rejected
 static void test_scoring_faults() {
-    for (const int pool : { LLAMA_SNAPKV_POOLING_AVG, LLAMA_SNAPKV_POOLING_TRIM }) {
+    for (const int pool : { LLAMA_SNAPKV_POOLING_AVG, LLAMA_SNAPKV_POOLING_TRIM, LLAMA_SNAPKV_POOLING_NOSINK }) {
         const shape s = { GGML_TYPE_F16, 64, 200, 9, 2, 3, 8.0f, true, 5, pool, LLAMA_SNAPKV_AGGREGATION_SUM, 0.25f };
         scoring in(s);
         in.run(in.stats);
@@ -548,7 +548,7 @@ int main(int argc, char ** argv) {
         s.softcap = c % 3 == 0 ? 20.0f : 0.0f;
         s.sinks = pick(0, 1);
         s.kernel = c % 8 == 0 ? 127 : 2 * pick(0, 6) + 1;
-        s.pool = pick(0, 2);
+        s.pool = pick(0, 3);
         s.reduce = pick(0, 1);
         s.own = 0.25f * (float) pick(0, 2);
         device_max_threads = maxima[pick(0, 4)];

@@ -13,6 +13,15 @@
 #include <string>
 #include <vector>
 
+static const char * ops_pool_name(int pool) {
+    switch (pool) {
+        case LLAMA_SNAPKV_POOLING_AVG: return "avg";
+        case LLAMA_SNAPKV_POOLING_MAX: return "maxpool";
+        case LLAMA_SNAPKV_POOLING_TRIM: return "trim";
+        default: return "nosink";
+    }
+}
+
 struct ops_case {
     ggml_type type_k = GGML_TYPE_F16;
     ggml_type type_v = GGML_TYPE_F16;
@@ -43,8 +52,7 @@ struct ops_case {
         char buf[256];
         snprintf(buf, sizeof(buf), "k %s v %s d %d hkv %d g %d w %d n %lld kept %d sinks %d kernel %d %s %s own %g%s%s%s%s%s sharp %g seed %u",
                 ggml_type_name(type_k), ggml_type_name(type_v), head_dim, n_head_kv, g, w, (long long) n, n_kept, n_sink, kernel,
-                pool == LLAMA_SNAPKV_POOLING_AVG ? "avg" : pool == LLAMA_SNAPKV_POOLING_MAX ? "maxpool"
-                                                                                            : "trim",
+                ops_pool_name(pool),
                 reduce == LLAMA_SNAPKV_AGGREGATION_SUM ? "sum" : "max", own,
                 attn_sinks ? " attn-sinks" : "", softcap != 0.0f ? " softcap" : "", strided ? " strided" : "", q_view ? " q-view" : "", q_f16 ? " q-f16" : "", sharp, seed);
         return buf;
@@ -173,7 +181,7 @@ static std::vector<double> ops_pool(const ops_case & c, const std::vector<double
         int count = 0;
         for (int64_t i = j - half + shift; i <= j + half + shift; ++i) {
             if (i >= 0 && i < end) {
-                sum += votes[i];
+                sum += i == 0 && pool == LLAMA_SNAPKV_POOLING_NOSINK && half > 0 ? 0.0 : votes[i];
                 max = std::max(max, votes[i]);
                 count++;
             }

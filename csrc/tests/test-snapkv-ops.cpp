@@ -258,7 +258,7 @@ static void test_mistakes(ops_device & cpu) {
     c.sharp = 2.0f;
     c.own = 0.25f;
     for (const int64_t n : { 40, 1025 }) {
-        for (const int pool : { LLAMA_SNAPKV_POOLING_AVG, LLAMA_SNAPKV_POOLING_MAX, LLAMA_SNAPKV_POOLING_TRIM }) {
+        for (const int pool : { LLAMA_SNAPKV_POOLING_AVG, LLAMA_SNAPKV_POOLING_MAX, LLAMA_SNAPKV_POOLING_TRIM, LLAMA_SNAPKV_POOLING_NOSINK }) {
             c.n = n;
             c.pool = pool;
             const ops_data data = ops_make_data(c);
@@ -368,7 +368,7 @@ static std::vector<ops_case> make_cases(uint32_t seed, bool quick) {
         r.w = rnd.below(2) ? rnd.pick({ 8, 16, 32, 64 }) : 1 + rnd.below(256);
         r.n = r.w + rnd.below(rnd.pick({ 3, 100, 3000 }));
         r.kernel = 1 + 2 * rnd.below(32);
-        r.pool = rnd.pick({ LLAMA_SNAPKV_POOLING_AVG, LLAMA_SNAPKV_POOLING_MAX, LLAMA_SNAPKV_POOLING_TRIM });
+        r.pool = rnd.pick({ LLAMA_SNAPKV_POOLING_AVG, LLAMA_SNAPKV_POOLING_MAX, LLAMA_SNAPKV_POOLING_TRIM, LLAMA_SNAPKV_POOLING_NOSINK });
         r.reduce = rnd.below(2) ? LLAMA_SNAPKV_AGGREGATION_SUM : LLAMA_SNAPKV_AGGREGATION_MAX;
         r.own = rnd.pick({ 0.0f, 0.25f, 2.0f });
         r.softcap = rnd.pick({ 0.0f, 0.0f, 5.0f, 50.0f });

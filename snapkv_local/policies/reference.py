@@ -64,19 +64,22 @@ def pool(votes: Array, kernel_size: int, pooling: str = "avg") -> Array:
     Args:
         votes: [..., m], not negative, so that a zero beyond the end never wins the maximum.
         kernel_size: odd number of positions; 1 pools nothing.
-        pooling: "avg", "max", or "trim": the mean of all but the greatest.
+        pooling: "avg", "max", "trim": the mean of all but the greatest, or "nosink": "avg" in which
+            the first position has no vote.
 
     Returns:
         [..., m].
     """
     if kernel_size == 1:
         return votes.astype(np.float64)
+    if pooling == "nosink":
+        votes = votes.copy()
+        votes[..., 0] = 0
     pad = [(0, 0)] * (votes.ndim - 1) + [(kernel_size // 2, kernel_size // 2)]
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(votes, pad), kernel_size, axis=-1)
     total, top = windows.sum(axis=-1), windows.max(axis=-1)
-    pooled = {"avg": total / kernel_size, "max": top, "trim": (total - top) / (kernel_size - 1)}[
-        pooling
-    ]
+    mean, trimmed = total / kernel_size, (total - top) / (kernel_size - 1)
+    pooled = {"avg": mean, "nosink": mean, "max": top, "trim": trimmed}[pooling]
     return np.asarray(pooled, dtype=np.float64)
 
 

@@ -18,7 +18,7 @@ from snapkv_local.policies.rows import Scores
 from snapkv_local.policies.view import LayerView
 
 Floats = npt.NDArray[np.float32]
-Pooling = Literal["avg", "max", "trim"]
+Pooling = Literal["avg", "max", "trim", "nosink"]
 Aggregation = Literal["sum", "max"]
 
 # of a position's own vote beside the pooled one: beyond it pooling says nothing
@@ -163,13 +163,15 @@ def pool(votes: Floats, kernel_size: int, pooling: Pooling) -> Floats:
         return votes
     padded = np.zeros((*votes.shape[:-1], m + 2 * half), dtype=np.float32)
     padded[..., half : half + m] = votes
+    if pooling == "nosink":
+        padded[..., half] = 0
     if pooling == "trim":
         return _trimmed(padded, kernel_size)
     pooled = padded[..., :m].copy()
     combine = np.maximum if pooling == "max" else np.add
     for shift in range(1, kernel_size):
         combine(pooled, padded[..., shift : shift + m], out=pooled)
-    if pooling == "avg":
+    if pooling != "max":
         pooled /= np.float32(kernel_size)
     return pooled
 

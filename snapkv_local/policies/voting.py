@@ -27,8 +27,10 @@ class Voting(Ranked):
         kernel_size: pooling kernel over positions, odd; 1 turns pooling off.
         self_weight: a position's score is its pooled vote + self_weight * its own vote; 0 in the
             paper. Ours.
-        pooling: "avg", "max", or "trim": the mean of the kernel's votes without the greatest of them,
-            so that a single peak lifts none of its neighbours. The last is ours.
+        pooling: "avg", "max", "trim": the mean of the kernel's votes without the greatest of them, so
+            that a single peak lifts none of its neighbours, or "nosink": the mean, in which the
+            prompt's first position has no vote, so that an attention sink lifts none of its
+            neighbours. The last two are ours.
         aggregation: how the query rows vote together: "sum", or "max" to keep what any one query
             needs (DefensiveKV, arXiv 2510.13334).
     """

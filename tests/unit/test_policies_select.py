@@ -179,7 +179,7 @@ def test_keeps_what_float64_keeps(spec, shape):
 def test_snapkv_is_the_reference():
     # reference.scores() is what the native engine is tested with
     layer, prompt = make_layer(n_observed=WINDOW), prompt_of(Shape())
-    pools, owns = ("avg", "max", "trim"), (0.0, 0.25)
+    pools, owns = ("avg", "max", "trim", "nosink"), (0.0, 0.25)
     for kernel_size, pooling, aggregation, self_weight in product(
         (1, 5), pools, ("sum", "max"), owns
     ):
@@ -277,20 +277,22 @@ def test_equal_scores_keep_the_lower_position():
         assert kept.tolist() == [[2, 3, 4, 5, 6]] * 2
 
 
-@pytest.mark.parametrize("kind", ["avg", "max", "trim"])
+@pytest.mark.parametrize("kind", ["avg", "max", "trim", "nosink"])
 @pytest.mark.parametrize("kernel_size", [1, 3, 5, 21, 127])
 def test_pooled_votes_are_those_of_a_loop(kernel_size, kind):
     votes = np.random.default_rng(kernel_size).exponential(size=(3, 50)).astype(np.float32)
     votes[1] = np.round(votes[1])  # ties
     votes[2, 7:] = 0
     expected, half = np.empty(votes.shape), kernel_size // 2
+    first = int(kind == "nosink" and kernel_size > 1)
     for row, out in zip(votes.astype(np.float64).tolist(), expected, strict=True):
         for j in range(50):
             *rest, top = sorted(
-                row[i] if 0 <= i < 50 else 0.0 for i in range(j - half, j + half + 1)
+                row[i] if first <= i < 50 else 0.0 for i in range(j - half, j + half + 1)
             )
             trimmed = sum(rest) / (kernel_size - 1) if rest else top
-            out[j] = {"avg": (sum(rest) + top) / kernel_size, "max": top, "trim": trimmed}[kind]
+            mean = (sum(rest) + top) / kernel_size
+            out[j] = {"avg": mean, "nosink": mean, "max": top, "trim": trimmed}[kind]
     before = votes.copy()
     np.testing.assert_allclose(scoring.pool(votes, kernel_size, kind), expected, rtol=1e-5)
     np.testing.assert_array_equal(votes, before)

@@ -79,9 +79,16 @@ def test_trimmed_pooling_leaves_out_one_of_equal_votes():
     np.testing.assert_allclose(reference.pool(np.full(4, 3.0), 3, "trim"), [1.5, 3, 3, 1.5])
 
 
+def test_an_attention_sink_lifts_no_neighbour():
+    votes = np.array([[6.0, 1.0, 2.0, 0.0]])
+    pooled = reference.pool(votes, 3, "nosink")
+    np.testing.assert_allclose(pooled, [[1 / 3, 1, 1, 2 / 3]])
+    assert votes[0, 0] == 6
+
+
 def test_a_kernel_of_one_changes_nothing():
     votes = np.array([[1.0, 2.0], [3.0, 0.0]])
-    for kind in ("avg", "max", "trim"):
+    for kind in ("avg", "max", "trim", "nosink"):
         np.testing.assert_array_equal(reference.pool(votes, 1, kind), votes)
 
 

@@ -673,7 +673,7 @@ def test_all_pairs_are_tried():
     search(bench).run()
     pairs = {(t.setting.kernel_size, t.setting.window_size) for t in bench.found}
     assert pairs == {(kernel_size, window) for kernel_size in KERNELS for window in WINDOWS}
-    pools = {("trim", 0.25), ("avg", 0.0), ("max", 0.0)}
+    pools = {("trim", 0.25), ("nosink", 0.25), ("avg", 0.0), ("max", 0.0)}
     second = {
         ((s.pooling, s.self_weight), s.aggregation, s.n_sink)
         for s in (trial.setting for trial in bench.found)
@@ -684,7 +684,7 @@ def test_all_pairs_are_tried():
 def test_one_change_at_a_time_changes_pooling_with_its_weight():
     best = Setting(kernel_size=13)
     second = NARROW.second(best)
-    assert best in second and len(second) == len(set(second)) == 5
+    assert best in second and len(second) == len(set(second)) == 6
     assert replace(best, pooling="avg", self_weight=0.0) in second
     assert replace(best, aggregation="sum") in second and replace(best, n_sink=4) in second
 

@@ -5,7 +5,7 @@ static constexpr int RING = 256; // columns of votes kept for pooling: two tiles
 static constexpr int RING_STRIDE = RING + 8; // so that four neighbouring rings lie in different banks
 
 // enum llama_snapkv_pooling and enum llama_snapkv_aggregation; snapkv.h would bring in llama.h, which ggml-cuda does not see
-enum { SNAPKV_CUDA_POOLING_AVG = 0, SNAPKV_CUDA_POOLING_MAX = 1, SNAPKV_CUDA_POOLING_TRIM = 2 };
+enum { SNAPKV_CUDA_POOLING_AVG = 0, SNAPKV_CUDA_POOLING_MAX = 1, SNAPKV_CUDA_POOLING_TRIM = 2, SNAPKV_CUDA_POOLING_NOSINK = 3 };
 enum { SNAPKV_CUDA_AGGREGATION_SUM = 0, SNAPKV_CUDA_AGGREGATION_MAX = 1 };
 
 template <bool use_max> static __device__ __forceinline__ float combine(float a, float b) {
@@ -49,16 +49,16 @@ struct votes_args {
     float inv_g;
     float self_weight;
 
-    // the mean of the heads commutes with AVG pooling alone
-    __host__ __device__ bool pools_heads() const { return pooling != SNAPKV_CUDA_POOLING_AVG; }
+    // the mean of the heads commutes with linear pooling alone
+    __host__ __device__ bool pools_heads() const { return pooling != SNAPKV_CUDA_POOLING_AVG && pooling != SNAPKV_CUDA_POOLING_NOSINK; }
 };
 
-// of the kernel's columns up to `last`
-static __device__ __forceinline__ float pooled(const votes_args & v, const float * ring, int last) {
+// of the kernel's columns up to `last`; column `first` has the first key
+static __device__ __forceinline__ float pooled(const votes_args & v, const float * ring, int first, int last) {
     float sum = 0.0f;
     float top = 0.0f;
     for (int c = last - v.kernel_size + 1; c <= last; ++c) {
-        const float x = ring[c & (RING - 1)];
+        const float x = v.pooling == SNAPKV_CUDA_POOLING_NOSINK && c == first ? 0.0f : ring[c & (RING - 1)];
         // the greatest never enters a trimmed sum, so that nothing cancels
         sum += v.pooling == SNAPKV_CUDA_POOLING_TRIM ? fminf(top, x) : x;
         top = fmaxf(top, x);
@@ -158,7 +158,7 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<D, M
                 if (j >= out0 && j < out1 && j < a.n - a.w) {
                     for (int h = i % lanes; h < n_rings; h += lanes) {
                         const float * x = ring + h * RING_STRIDE;
-                        vote += pooled(v, x, last) + v.self_weight * x[(last - half) & (RING - 1)];
+                        vote += pooled(v, x, -start, last) + v.self_weight * x[(last - half) & (RING - 1)];
                     }
                 }
                 for (int bit = 1; bit < lanes; bit *= 2) {

@@ -285,7 +285,8 @@ kernel void snapkv_votes(
                 float sum = 0.0f;
                 float top = 0.0f;
                 for (int t = 0; t < args.kernel_size; ++t) {
-                    const float v = votes[h * args.cols + c + t];
+                    const bool is_sink = j + t == args.kernel_size / 2; // the first key
+                    const float v = args.pooling == SNAPKV_METAL_POOLING_NOSINK && is_sink ? 0.0f : votes[h * args.cols + c + t];
                     // the greatest never enters a trimmed sum, so that nothing cancels
                     sum += args.pooling == SNAPKV_METAL_POOLING_TRIM ? min(top, v) : v;
                     top = max(top, v);
