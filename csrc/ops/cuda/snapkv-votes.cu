@@ -5,8 +5,12 @@ static constexpr int RING = 256; // columns of votes kept for pooling: two tiles
 static constexpr int RING_STRIDE = RING + 8; // so that four neighbouring rings lie in different banks
 
 // enum llama_snapkv_pooling and enum llama_snapkv_aggregation; snapkv.h would bring in llama.h, which ggml-cuda does not see
-enum { SNAPKV_CUDA_POOLING_AVG = 0, SNAPKV_CUDA_POOLING_MAX = 1, SNAPKV_CUDA_POOLING_TRIM = 2, SNAPKV_CUDA_POOLING_NOSINK = 3 };
-enum { SNAPKV_CUDA_AGGREGATION_SUM = 0, SNAPKV_CUDA_AGGREGATION_MAX = 1 };
+enum { SNAPKV_CUDA_POOLING_AVG = 0,
+    SNAPKV_CUDA_POOLING_MAX = 1,
+    SNAPKV_CUDA_POOLING_TRIM = 2,
+    SNAPKV_CUDA_POOLING_NOSINK = 3 };
+enum { SNAPKV_CUDA_AGGREGATION_SUM = 0,
+    SNAPKV_CUDA_AGGREGATION_MAX = 1 };
 
 template <bool use_max> static __device__ __forceinline__ float combine(float a, float b) {
     return use_max ? fmaxf(a, b) : a + b;
@@ -242,7 +246,8 @@ void snapkv_cuda_votes(cudaStream_t stream, const snapkv_op_params & params, ggm
     v.reduce_max = params.aggregation == SNAPKV_CUDA_AGGREGATION_MAX;
     v.inv_g = 1.0f / a.g;
     switch (k->ne[0]) {
-#define X(D) case D: with_rows_per_warp<D>(a.w, [&](auto m) { launch_votes<D, m.value>(stream, a, v, k->ne[2]); }); break;
+#define X(D) \
+    case D: with_rows_per_warp<D>(a.w, [&](auto m) { launch_votes<D, m.value>(stream, a, v, k->ne[2]); }); break;
         SNAPKV_HEAD_DIMS(X)
 #undef X
         default: break;
