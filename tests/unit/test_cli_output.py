@@ -29,6 +29,7 @@ STATS = PrefillStats(
     n_voters=16,
     n_after_voters=0,
     bytes_kv=30 * 2**20,
+    bytes_recurrent=0,
     bytes_kept=11 * 2**20,
     bytes_kv_group=6 * 2**20,
     bytes_hidden=18 * 2**20,
