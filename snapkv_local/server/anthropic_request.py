@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StrictBool
@@ -12,6 +13,7 @@ from snapkv_local.server.common import CommonRequest, JsonObject, Name, StopText
 from snapkv_local.server.fields import refused, table
 from snapkv_local.server.schemas import ChatRequest, TemplateOptions
 
+_CHECKSUM = re.compile(r"\A(x-anthropic-billing-header:[^\n]*?\bcch=)[0-9a-f]{5}(?=;)")
 _HERE = "it runs on Anthropic's servers: describe a function of your own"
 _RICH = "its source is no text: send what it says as text"
 
@@ -246,7 +248,7 @@ class MessagesRequest(CommonRequest):
         body: dict[str, Any] = self.model_dump(exclude=own, exclude_none=True, by_alias=True)
         messages = [message for turn in self.messages for message in turn.messages()]
         if self.system:
-            messages.insert(0, {"role": "system", "content": _joined(self.system)})
+            messages.insert(0, {"role": "system", "content": _stamped(_joined(self.system))})
         body |= {"messages": messages, "document": self.document, "stop": self.stop_sequences}
         body["chat_template_kwargs"] = self.chat_template_kwargs
         if self.tools is not None:
@@ -265,6 +267,14 @@ class MessagesRequest(CommonRequest):
 def _joined(content: str | list[Any]) -> str:
     """Text, or the texts of blocks one below the other."""
     return content if isinstance(content, str) else "\n".join(block.text for block in content)
+
+
+def _stamped(system: str) -> str:
+    """A system prompt without what changes from request to request, as llama-server has it.
+
+    Claude Code's begins with a checksum, which would make each prompt a new one.
+    """
+    return _CHECKSUM.sub(r"\g<1>fffff", system, count=1)
 
 
 def _function(tool: ToolSpec) -> dict[str, Any]:

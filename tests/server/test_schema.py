@@ -13,6 +13,8 @@ import pytest
 import schemathesis
 
 EXAMPLES = int(os.environ.get("SNAPKV_FUZZ_EXAMPLES", "12"))
+# what others are made of gets most of them
+OLDEST = ("/v1/chat/completions", "/v1/completions")
 PHASES = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
 
 
@@ -28,7 +30,7 @@ def test_made_up_requests_do_not_break_the_server(tiny: httpx.Client, mode: Any)
         statuses[operation.path] = set()
 
         @hypothesis.settings(
-            max_examples=EXAMPLES,
+            max_examples=EXAMPLES if operation.path in OLDEST else max(1, EXAMPLES // 3),
             deadline=None,
             database=None,
             derandomize=True,
@@ -38,8 +40,9 @@ def test_made_up_requests_do_not_break_the_server(tiny: httpx.Client, mode: Any)
         @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
         def send(case: Any) -> None:
             # short answers: most of the time would go into text that says nothing
-            if isinstance(case.body, dict) and isinstance(case.body.get("max_tokens", 1), int):
-                case.body["max_tokens"] = 1
+            most = "max_output_tokens" if "responses" in case.operation.path else "max_tokens"
+            if isinstance(case.body, dict) and isinstance(case.body.get(most, 1), int):
+                case.body[most] = 1
                 case.body.pop("max_completion_tokens", None)
             response = case.call(base_url=str(tiny.base_url), timeout=60)
             statuses[case.operation.path].add(response.status_code)
@@ -49,6 +52,6 @@ def test_made_up_requests_do_not_break_the_server(tiny: httpx.Client, mode: Any)
             send()
     print(mode, statuses)
 
-    assert 501 in statuses["/v1/embeddings"] or not mode.is_positive
+    assert 200 in statuses["/v1/models"] or not mode.is_positive
     assert 400 in statuses["/v1/chat/completions"] or mode.is_positive
     assert tiny.get("/health").json() == {"status": "ok"}

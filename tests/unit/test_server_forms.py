@@ -196,6 +196,17 @@ def test_blocks_become_a_chat() -> None:
     assert chat.snapkv.budget == 5
 
 
+def test_a_checksum_makes_no_new_prompt() -> None:
+    head = "x-anthropic-billing-header: cc_version=2.1.101.e51; cch="
+    first, second = (
+        messages_request(system=f"{head}{checksum};You are a tool").chat().messages[0].text()
+        for checksum in ("a5145", "0bc12")
+    )
+    assert first == second == f"{head}fffff;You are a tool"
+    other = "The header cch=a5145; stays"
+    assert messages_request(system=other).chat().messages[0].text() == other
+
+
 def test_forms_and_thinking_of_anthropic() -> None:
     form = {"format": {"type": "json_schema", "schema": {"type": "object"}}, "effort": "low"}
     chat = messages_request(output_config=form, thinking={"type": "disabled"}).chat()
