@@ -71,10 +71,13 @@ class Answering:
         draws = dataclasses.replace(self.draws, seed=(self.draws.seed + index) % 2**32)
         llm.draws = draws
         clock = _Clock()
-        llm.prefill_progress = _Reporter(job, llm, clock, self.request.return_progress)
+        reporter = _Reporter(job, llm, clock, self.request.return_progress)
+        llm.prefill_progress = reporter
 
         def on_token() -> None:  # also tokens that give no text yet, and make no chunk
-            clock.note_first()
+            if clock.first is None:
+                clock.first = time.monotonic()
+                reporter.end()
             job.check()
 
         llm.on_token = on_token
@@ -173,14 +176,11 @@ def settings(draws: Draws, request: CommonRequest | None = None) -> dict[str, An
 
 
 class _Clock:
+    """Seconds of an answer; `first` is when its first token is drawn, which ends the prompt."""
+
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.first: float | None = None
-
-    def note_first(self) -> None:
-        """Before each token; the first ends the prompt."""
-        if self.first is None:
-            self.first = time.monotonic()
 
     def prompt(self) -> float:
         return (self.first or time.monotonic()) - self.started
@@ -198,20 +198,24 @@ class _Reporter:
         self.clock = clock
         self.every = every
         self.next = 0.0
-        self.begun = False
+        self.told = -1
+
+    def end(self) -> None:
+        """The prompt is evaluated; of a single token nothing was told."""
+        if self.every and self.told <= 0:
+            self(1, 1)
 
     def __call__(self, done: int, total: int) -> None:
         self.job.check()
-        if not self.begun:
-            self.begun = True
-            if self.every and done > 0:
-                self._emit(0, total)
+        if self.every and self.told < 0 and done > 0:
+            self._emit(0, total)
         now = time.monotonic()
         if self.every or now >= self.next:
             self.next = now + _REPORT_EVERY
             self._emit(done, total)
 
     def _emit(self, done: int, total: int) -> None:
+        self.told = done
         llm = self.llm
         n_cached = min(llm.n_cached, llm.n_prompt)
         seconds = time.monotonic() - self.clock.started

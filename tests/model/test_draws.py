@@ -11,6 +11,7 @@ pytest.importorskip("fastapi", reason="the extra `server` is not installed")
 
 from snapkv_local import Llama
 from snapkv_local.llama.draws import Draws
+from snapkv_local.server.answer import progress_of
 from snapkv_local.server.engine import Engine
 from snapkv_local.server.errors import ApiError
 from snapkv_local.server.schemas import ChatRequest, CompletionRequest, NativeRequest
@@ -24,8 +25,12 @@ GREEDY = {"temperature": 0, "max_tokens": 8, "cache_prompt": False}
 class NoJob:
     """Nobody waits for it, and nobody ends it."""
 
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
     def check(self) -> None: ...
-    def emit(self, _event: Any) -> None: ...
+    def emit(self, event: Any) -> None:
+        self.told.append(event)
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +293,18 @@ def test_a_template_reads_its_options_and_thoughts(engine: Engine) -> None:
     finally:
         engine._thinks = thinks
         llm._chat_handlers["chat_template.default"] = own
+
+
+def test_progress_begins_with_what_is_cached_and_ends_with_all(engine: Engine) -> None:
+    body = {"prompt": PROMPT * 3, **GREEDY, "return_progress": True, "cache_prompt": True}
+    for cached in (0, 1):  # the second time all but a token is there
+        engine.llm.reset() if not cached else None
+        job = NoJob()
+        list(engine.native(NativeRequest.model_validate(body), job))  # type: ignore[arg-type]
+        first, *_, last = map(progress_of, job.told)
+        assert first["processed"] == first["cache"]
+        assert (first["cache"] > 0) == bool(cached)
+        assert last["processed"] == last["total"]
 
 
 def test_draws_are_all_named_in_requests() -> None:
