@@ -4,6 +4,7 @@ import importlib.util
 import shutil
 
 import pytest
+from refused import refused
 
 from snapkv_local.errors import ModelFileError
 from snapkv_local.models import files
@@ -22,7 +23,9 @@ def test_home_is_expanded(write_gguf, monkeypatch):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(ModelFileError, match=r"absent\.gguf: does not exist; check the path"):
+    with pytest.raises(
+        ModelFileError, match=r"absent\.gguf: does not exist; check the path; `demo` is"
+    ):
         resolve(str(tmp_path / "absent.gguf"))
 
 
@@ -71,12 +74,12 @@ def test_all_files_of_a_split_model_are_checked(write_gguf):
     second = first.with_name("model-00002-of-00003.gguf")
     third = first.with_name("model-00003-of-00003.gguf")
     shutil.copy(first, second)
-    with pytest.raises(ModelFileError, match=r"model-00003-of-00003\.gguf: does not exist"):
+    with refused(ModelFileError, third):
         resolve(str(first))
     shutil.copy(first, third)
     assert resolve(str(first)) == first
     second.write_bytes(second.read_bytes()[:-1])
-    with pytest.raises(ModelFileError, match=r"model-00002-of-00003\.gguf: is truncated"):
+    with refused(ModelFileError, second):
         resolve(str(first))
 
 
