@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from snapkv_local.bench.blueprint import Blueprint
+from snapkv_local.bench.blueprint import Blueprint, Latent
 from snapkv_local.bench.shapes import SHAPES
 
 # as many layers as have each kind, full attention at least twice
@@ -49,7 +49,9 @@ def quarter(name: str) -> Blueprint:
     With chunks of a quarter of the tokens, so do the shares of a compute buffer.
     """
     b = SHAPES[name]
-    experts, recurrent, window = b.experts, b.recurrent, b.window
+    experts, recurrent, window, latent = b.experts, b.recurrent, b.window, b.latent
+    if latent:
+        latent = Latent(latent.n_lora_q // 4, latent.n_lora_kv // 4, latent.nope // 4)
     if experts:
         n_dense = min(experts.n_dense, 1)
         shared = experts.n_ff_shared // 4
@@ -74,5 +76,6 @@ def quarter(name: str) -> Blueprint:
         window=window and replace(window, head_dim=window.head_dim // 4),
         experts=experts,
         recurrent=recurrent,
+        latent=latent,
         extra=extra,
     )

@@ -5,7 +5,8 @@ This model counts what is alive at the largest moment of a graph, in float32 ele
 of a chunk (n):
 
     feed-forward        F = 3 n_ff + 2 n_embd + n_q, of which n_q is where attention's result was: a hole
-                            that nothing larger fits into. Without a gate, 2 n_ff
+                            that nothing larger fits into. With MLA that is smaller than the queries.
+                            Without a gate, 2 n_ff
     attention           A = n_embd + 3 n_q + 2 n_kv
     input               4 n n_embd: llama.cpp's place for a prompt of embeddings, empty with tokens
     plain, a layer      4 n max(F, A) + input + mask of 2 bytes [n, n_cells]
@@ -85,7 +86,8 @@ def _elements(model: PlannedModel, n: int, layers: Iterable[Layer], whole: bool 
         experts = layer.n_expert_used * n_embd
         n_ff = (3 if layer.is_gated else 2) * layer.n_ff
         spills = layer.is_gated and experts > 2 * layer.n_ff
-        hole = 0 if spills or not has_holes or (whole and layer.n_q <= n_embd) else layer.n_q
+        filled = spills or not has_holes or (whole and layer.n_result <= n_embd)
+        hole = 0 if filled else layer.n_result
         found.append(n_ff + 2 * n_embd + (experts + n_embd if spills else hole))
         found.append(n_embd + 3 * layer.n_q + 2 * layer.n_head_kv * layer.head_k)
         if layer.is_recurrent:

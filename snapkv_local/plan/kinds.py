@@ -39,6 +39,7 @@ class Layer:
         n_head_kv: KV heads; 0 where the layer has no KV cache of its own.
         head_k: elements of a key head.
         head_v: elements of a value head that are kept; 0 where V is a part of K's row (MLA).
+        n_result: elements of attention's result, all heads.
         is_swa: it has a sliding window.
         bytes_state: state of a recurrent layer, of one sequence.
         n_mix: elements of a token that are alive at the largest moment of a recurrent layer, but for the
@@ -54,6 +55,7 @@ class Layer:
     n_head_kv: int
     head_k: int
     head_v: int
+    n_result: int
     is_swa: bool
     bytes_state: int
     n_mix: int
@@ -118,13 +120,15 @@ def layers_of(metadata: dict[str, Any], shape: ModelShape) -> tuple[Layer, ...]:
         head_v = get(Keys.Attention.VALUE_LENGTH_SWA, shape.head_v) if swa else shape.head_v
         n_head_kv = shape.n_head_kv[il] if attends else 0
         experts = used[il] if n_ff_expert[il] else 0
+        n_head = shape.n_head[il] if n_head_kv else 0
         found.append(
             Layer(
-                n_head=shape.n_head[il] if n_head_kv else 0,
+                n_head=n_head,
                 n_voters=sum(shape.n_head[jl] for jl in range(n_layer) if source[jl] == il),
                 n_head_kv=n_head_kv if il < n_own else 0,
                 head_k=head_k,
                 head_v=0 if is_latent else head_v,
+                n_result=n_head * (get(Keys.Attention.VALUE_LENGTH_MLA) or head_v),
                 is_swa=swa,
                 bytes_state=n_state * _FLOAT if is_recurrent[il] else 0,
                 n_mix=n_mix if is_recurrent[il] else 0,
