@@ -26,13 +26,16 @@ HEADER = """\
 # Model architectures
 
 Written by `scripts/architectures.py`, from the synthetic models that llama.cpp's own tests can
-build, and from our own of Gemma 4 and 3n (random weights, a few layers). Exact: the last token's
-logits after layer-group prefill equal those of `llama_decode()` with equal chunks, difference 0, for
-every G tried. Cached layers: layers with full attention that have a KV cache, which is scored and
-evicted; sliding-window layers are left alone.
-State exact: for models with recurrent layers, their states after the prefill, in all layers, equal
-those after `llama_decode()`, byte for byte. [Limits](limits.md#hybrid-models) says what they cannot
-do.
+build, and from our own of what they leave out (random weights, a few layers).
+
+- **Exact** are models whose logits of the last token after layer-group prefill equal those of
+  `llama_decode()` with equal chunks, difference 0, for every G tried.
+- **cached**: layers with full attention that have a KV cache, which is scored and evicted.
+  Sliding-window layers are left alone.
+- **state exact**: of models with recurrent layers, the states of all layers after the prefill equal
+  those after `llama_decode()`, byte for byte. [Limits](limits.md#hybrid-models) says what they cannot do.
+- **ops**: what scores and evicts on the CPU, our fused ops or ops of ggml. The latter give the same
+  rows and take longer.
 
 """
 
@@ -87,11 +90,17 @@ def table(records: list[dict[str, Any]]) -> str:
     refused = [r for r in records if not r["supported"]]
     lines = [
         f"## Supported and exact: {len(exact)}\n",
-        "| model | layers | cached | state exact |",
-        "|---|---|---|---|",
+        "| model | layers | cached | state exact | ops |",
+        "|---|---|---|---|---|",
     ]
-    lines += [f"| {name(r)} | {r['layers']} | {r['cached']} | {state(r)} |" for r in exact]
-    lines += [f"\n## Refused: {len(refused)}\n", "| model | reason |", "|---|---|"]
+    lines += [
+        f"| {name(r)} | {r['layers']} | {r['cached']} | {state(r)} | {ops(r)} |" for r in exact
+    ]
+    lines += [
+        f"\n## Refused: {len(refused)}\n",
+        "| model | why, and what it would take |",
+        "|---|---|",
+    ]
     lines += [f"| {name(r)} | {r['reason']} |" for r in refused]
     return HEADER + "\n".join(lines) + "\n"
 
@@ -101,6 +110,12 @@ def state(record: dict[str, Any]) -> str:
     if record["state_bytes"] == 0:
         return ""
     return "no" if any(run["state_diff"] for run in record["runs"]) else "yes"
+
+
+def ops(record: dict[str, Any]) -> str:
+    """What has scored and evicted the cached layers."""
+    shares = {run["fused"] for run in record["runs"]}
+    return {1.0: "fused", 0.0: "ggml"}.get(shares.pop(), "both") if len(shares) == 1 else "both"
 
 
 def name(record: dict[str, Any]) -> str:

@@ -11,6 +11,12 @@
 
 #include "llama-cpp.h"
 #include "llama-impl.h"
+#include "llama-kv-cache-dsa-iswa.h"
+#include "llama-kv-cache-dsa.h"
+#include "llama-kv-cache-dsv4.h"
+#include "llama-kv-cache-msa.h"
+#include "llama-memory-hybrid-idx.h"
+#include "llama-memory-hybrid-iswa.h"
 #include "llama-memory-recurrent.h"
 
 #include "ggml-cpp.h"
@@ -43,13 +49,13 @@ static std::string check_model(const llama_model & model, const llama_context_pa
         return "encoder and encoder-decoder models have no prompt in a KV cache";
     }
     if (llama_model_is_recurrent(&model)) {
-        return "recurrent models have no KV cache";
+        return "recurrent models have no KV cache: there is nothing to compress";
     }
     if (cparams.flash_attn_type == LLAMA_FLASH_ATTN_TYPE_DISABLED) {
         return "flash attention is off: SnapKV reads queries and keys from flash-attention nodes; turn it on";
     }
     if (model.arch == LLM_ARCH_GROK) {
-        return "llama.cpp has no flash attention for Grok";
+        return "llama.cpp has no flash attention for Grok, from whose nodes queries and keys are read: it would take that";
     }
     if (cparams.embeddings) {
         return "the context is for embeddings: SnapKV compresses prompts for generation";
@@ -95,7 +101,7 @@ static std::string check_layer(llama_context & ctx, const llama_snapkv_memory & 
     float max_bias;
     memcpy(&max_bias, (const float *) attn->op_params + 1, sizeof(float));
     if (max_bias != 0.0f) {
-        return "ALiBi position biases depend on positions that eviction changes";
+        return "ALiBi biases follow the positions of rows, which differ by KV head after eviction: it would take a mask for each KV head";
     }
     // with MLA a row of the cache is latent and RoPE part, K of all heads, and its latent is V
     if (root(attn->src[1]) != cache.k || root(attn->src[2]) != (cache.v ? cache.v : cache.k)) {
@@ -223,13 +229,30 @@ static std::string check_graph(llama_context & ctx, const llama_snapkv_memory & 
         if (reason.empty()) {
             ggml_cgraph * gf = ggml_new_graph_custom(gctx.get(), res.get_max_nodes(), false);
             if (llama_snapkv_graph_cut(gctx.get(), gf, graph, cut) > 0) {
-                reason = format("layers from %d to %d need attention of other layers", cut.il0, cut.il1 - 1);
+                reason = format("layers from %d to %d need attention of other layers: it would take layer groups that follow the model's loops", cut.il0, cut.il1 - 1);
             }
         }
     }
 
     access::n_outputs(ctx) = n_outputs;
     return reason;
+}
+
+// caches that hold more than rows of tokens: why they are refused, and what they would take
+static std::string refused_memory(llama_memory_t memory) {
+    if (dynamic_cast<llama_kv_cache_dsa *>(memory) || dynamic_cast<llama_kv_cache_dsa_iswa *>(memory) || dynamic_cast<llama_memory_hybrid_idx *>(memory)) {
+        return "the model attends to rows that an index chooses, whose keys lie in a cache of their own: it would take an eviction from both, and votes of what the index leaves out";
+    }
+    if (dynamic_cast<llama_kv_cache_msa *>(memory)) {
+        return "the model attends to blocks that an index chooses by their positions: it would take blocks of rows whose positions are apart";
+    }
+    if (dynamic_cast<llama_kv_cache_dsv4 *>(memory)) {
+        return "the model's cache has blocks of tokens in one row beside a sliding window: it would take votes for blocks";
+    }
+    if (dynamic_cast<llama_memory_hybrid_iswa *>(memory)) {
+        return "the model has recurrent layers and sliding windows: it would take layer groups with both";
+    }
+    return "the model's KV cache is of a kind of its own, which nobody has looked at";
 }
 
 std::string llama_snapkv_check_support(llama_model & model, llama_context_params cparams, const llama_snapkv_params & params) {
@@ -261,14 +284,14 @@ std::string llama_snapkv_check_support(llama_model & model, llama_context_params
         return "llama.cpp cannot make a context for this model with these parameters (its log has the reason)";
     }
     if (!ctx->get_memory()) {
-        return "the model has no KV cache (an embedding or diffusion model)";
+        return "the model has no KV cache (an embedding or diffusion model): there is nothing to compress";
     }
     if (!ctx->get_cparams().causal_attn) {
         return "attention is not causal";
     }
     const auto mem = llama_snapkv_memory_of(*ctx);
     if (!mem.base) {
-        return "the model's KV cache is of a kind of its own (sparse attention index, compressed or mixed memory)";
+        return refused_memory(ctx->get_memory());
     }
     reason = llama_snapkv_check_memory(mem, params);
     return reason.empty() ? check_graph(*ctx, mem) : reason;

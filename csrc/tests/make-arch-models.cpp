@@ -162,6 +162,9 @@ static void save(gguf_context * gguf, bool k_is_v, size_t seed, const std::strin
     GGML_ASSERT(gguf_write_to_file(out.get(), path.c_str(), false));
 }
 
+// what upstream's test runs and does not save
+static constexpr llm_arch OTHERS[] = { LLM_ARCH_APERTUS, LLM_ARCH_BITNET, LLM_ARCH_STEP35 };
+
 int main(int argc, char ** argv) {
     ggml_backend_load_all();
     const int rc = llama_archs_main(argc, argv);
@@ -174,6 +177,10 @@ int main(int argc, char ** argv) {
         save(make_gemma4(kind).get(), kind.n_shared == 0, seed, folder + kind.name + ".gguf");
     }
     save(make_gemma3n().get(), false, seed, folder + "gemma3n-dense.gguf");
+    for (const llm_arch arch : OTHERS) {
+        const bool moe = moe_mandatory(arch);
+        save(get_gguf_ctx(arch, moe).get(), false, seed, folder + llm_arch_name(arch) + (moe ? "-moe.gguf" : "-dense.gguf"));
+    }
     save_known(make_deepseek2(true).get(), seed, folder + "deepseek2-heads-moe.gguf");
     save_known(make_deepseek2(false).get(), seed, folder + "deepseek2-unabsorbed-moe.gguf");
     for (const llm_arch arch : HYBRIDS) {

@@ -164,8 +164,8 @@ static bool check_model(const std::string & path, const options & opt) {
         stats.size = sizeof(stats);
         llama_snapkv_get_stats(ctx.get(), &stats);
         char buf[192];
-        snprintf(buf, sizeof(buf), "%s{\"G\": %u, \"max_diff\": %.9g, \"state_diff\": %zu, \"kept\": %u, \"coverage\": %.4f}",
-                diffs.empty() ? "" : ", ", stats.layer_group, diff, state_diff, stats.n_kept, stats.coverage);
+        snprintf(buf, sizeof(buf), "%s{\"G\": %u, \"max_diff\": %.9g, \"state_diff\": %zu, \"kept\": %u, \"coverage\": %.4f, \"fused\": %.2f}",
+                diffs.empty() ? "" : ", ", stats.layer_group, diff, state_diff, stats.n_kept, stats.coverage, stats.ratio_fused);
         diffs += buf;
         ok = ok && diff == 0.0 && state_diff == 0 && decodes && stats.n_kept == sp.budget;
     }

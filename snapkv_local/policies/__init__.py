@@ -12,6 +12,7 @@ from snapkv_local.errors import ConfigError
 from snapkv_local.policies import options
 from snapkv_local.policies.adaptive import Adaptive
 from snapkv_local.policies.h2o import H2O
+from snapkv_local.policies.joint import Joint
 from snapkv_local.policies.policy import Policy
 from snapkv_local.policies.pyramid import Pyramid
 from snapkv_local.policies.question import Question
@@ -40,6 +41,7 @@ POLICIES: dict[str, type[Policy]] = {
         Pyramid,
         Adaptive,
         Sentence,
+        Joint,
     )
 }
 

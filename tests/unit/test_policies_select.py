@@ -431,10 +431,20 @@ def test_sentences_stay_whole(by, heads, sentences):
         np.testing.assert_array_equal(kept, expected)
 
 
+@pytest.mark.parametrize("of", ["snapkv-paper:kernel_size=3", "value:kernel_size=1"])
+def test_joint_heads_keep_the_rows_of_their_mean(of):
+    layer, prompt = make_layer(), prompt_of(Shape())
+    inner = policies.parse(of)
+    mean = inner.scores(layer, prompt).mean(axis=0)
+    kept = policies.parse(f"joint:of={of}").select(layer, prompt, 20)
+    np.testing.assert_array_equal(kept, [np.sort(np.argsort(-mean, kind="stable")[:20])] * 2)
+    assert not np.array_equal(inner.select(layer, prompt, 20), kept)
+
+
 # protection
 
 
-ALL = [*SPECS, "h2o", "streaming", "random", "pyramid", "adaptive", "sentence"]
+ALL = [*SPECS, "h2o", "streaming", "random", "pyramid", "adaptive", "sentence", "joint"]
 SINKS = [
     *(
         f"{name}:n_sink=3"
@@ -443,6 +453,8 @@ SINKS = [
     "streaming:n_sink=3",
     "sentence:n_sink=3",
     "sentence:of=snapkv-paper:n_sink=3",
+    "joint:n_sink=3",
+    "joint:of=value:n_sink=3",
     "pyramid:of=snapkv-paper:n_sink=3",
     "adaptive:of=value:n_sink=3",
 ]
@@ -594,6 +606,8 @@ def test_without_a_question_in_the_window_the_last_rows_vote(of, span):
         ("snapkv-paper:observation=question", True, False),
         ("sentence:of=snapkv-paper:observation=question", True, False),
         ("sentence:of=question", True, True),
+        ("joint", True, False),
+        ("joint:of=question", True, True),
         ("windows", True, True),
         ("random", False, False),
     ],
@@ -621,6 +635,7 @@ def test_who_looks_for_a_question_and_who_needs_one(spec, seeks, asks):
         ("adaptive:of=streaming", WINDOW),
         ("adaptive:of=snapkv-paper:observation=50", 50),
         ("sentence:of=h2o", 131),
+        ("joint:of=h2o", 131),
     ],
 )
 def test_queries_that_a_policy_needs(spec, n_observed):
