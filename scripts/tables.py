@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import conversation_tables
+import heads_table
 import needle_tables
 import quality_tables
 import settings_table
@@ -222,6 +223,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "extract": extract,
     "questions": conversation_tables.questions,
     "endless": conversation_tables.endless,
+    "heads": heads_table.heads,
     "quality": quality_tables.short,
     "quality-bytes": quality_tables.by_bytes,
     "needle": needle_tables.by_length,

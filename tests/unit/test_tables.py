@@ -6,6 +6,7 @@ import json
 import pytest
 
 import cases
+import heads_table
 import needle_figure
 import needle_tables
 import quality_tables
@@ -423,3 +424,21 @@ def test_the_needle_models_figure_is_of_its_records(tmp_path, monkeypatch):
 def test_the_needle_models_figure_is_up_to_date(monkeypatch):
     monkeypatch.setattr("sys.argv", ["needle_figure.py", "--check"])
     assert needle_figure.main() == 0
+
+
+def test_heads_that_choose_together_stand_beside_each_one(tmp_path):
+    exact = {"snapkv": 1.0, "joint": 0.75, "snapkv-paper": 0.5, "joint:of=snapkv-paper": 0.25}
+    record = eval_record(exact, tasks=("needle", "continue"), budgets=(128,))
+    assert "not measured" in heads_table.heads(tmp_path)
+    (tmp_path / "heads-a.json").write_text(json.dumps(record))
+    text = heads_table.heads(tmp_path)
+    _, _, *rows = rows_below(text, "**Test-1B**")
+    found = {row[0]: row[1:] for row in rows}
+    assert [cell.split(",")[0] for cell in found["`needle`, 2K (2 cases)"]] == [
+        "128",
+        "100 %",
+        "75 %",
+        "50 %",
+        "25 %",
+    ]
+    assert "%" not in "".join(found["`continue`, 2K (2 cases)"])
