@@ -92,13 +92,14 @@ struct gemma4 {
     uint32_t n_layer;
     uint32_t n_shared;         // last layers, which read the KV of the last two before them
     uint32_t n_embd_per_layer; // 0: no embeddings of their own for layers
+    uint32_t head_dim;         // of layers with full attention
     uint32_t n_head_kv;        // of layers with full attention; those with a window have twice as many
 };
 
 static constexpr gemma4 GEMMA4[] = {
-    { "gemma4-dense", false, 6, 0, 0, 1 }, // as 31B
-    { "gemma4-moe", true, 6, 0, 0, 2 }, // as 26B-A4B
-    { "gemma4-shared-dense", false, 10, 4, 32, 2 }, // as E2B and E4B
+    { "gemma4-dense", false, 6, 0, 0, 512, 1 }, // as 31B
+    { "gemma4-moe", true, 6, 0, 0, 512, 2 }, // as 26B-A4B
+    { "gemma4-shared-dense", false, 10, 4, 32, 256, 2 }, // as E2B and E4B
 };
 
 static gguf_context_ptr make_gemma4(const gemma4 & kind) {
@@ -117,7 +118,7 @@ static gguf_context_ptr make_gemma4(const gemma4 & kind) {
     saver.add_kv(LLM_KV_ATTENTION_HEAD_COUNT_KV, n_head_kv);
     saver.add_kv(LLM_KV_ATTENTION_SLIDING_WINDOW_PATTERN, windows);
     for (const llm_kv key : { LLM_KV_ATTENTION_KEY_LENGTH, LLM_KV_ATTENTION_VALUE_LENGTH, LLM_KV_ROPE_DIMENSION_COUNT }) {
-        saver.add_kv(key, uint32_t(512));
+        saver.add_kv(key, kind.head_dim);
     }
     for (const llm_kv key : { LLM_KV_ATTENTION_KEY_LENGTH_SWA, LLM_KV_ATTENTION_VALUE_LENGTH_SWA, LLM_KV_ROPE_DIMENSION_COUNT_SWA }) {
         saver.add_kv(key, uint32_t(64));
