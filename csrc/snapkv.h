@@ -198,8 +198,8 @@ LLAMA_API int32_t llama_snapkv_prefill(struct llama_context * ctx, const struct 
 // evaluate tokens from position pos0 of a sequence on, in the place of what it has there, and evict down to the budget: all rows
 // before, whether kept from the prompt or of later tokens, compete for it with the new ones. so a conversation goes on beyond the
 // cells of the context. at least as many tokens as the window has: to make room without new ones, give the last ones again. pos0
-// is at or after pos_exact (llama_snapkv_seq_info), and with recurrent layers the sequence's end: nothing is given again, as they
-// have no earlier state to go on from. nothing goes into the vault. a negative code other than -1, or 2: the sequence
+// is at or after pos_exact (llama_snapkv_seq_info), and with recurrent layers the sequence's end: to give tokens again, go back
+// to a state first (llama_snapkv_go_back). nothing goes into the vault. a negative code other than -1, or 2: the sequence
 // is empty
 LLAMA_API int32_t llama_snapkv_extend(struct llama_context * ctx, llama_pos pos0, const struct llama_snapkv_prompt * prompt);
 
@@ -226,6 +226,7 @@ struct llama_snapkv_stats {
     uint64_t bytes_weights_lent; // weights lent to the device, of layers that are in host memory
     uint64_t bytes_mask;         // persistent attention mask
     uint64_t bytes_vault;        // K and V of all prompt tokens in host memory, and queries
+    uint64_t bytes_state;        // states of recurrent layers in host memory, which the sequence and its vault can go back to
     uint64_t bytes_compute;      // largest compute buffer during prefill
     uint64_t bytes_kv_full;      // KV cache that the prompt would take without eviction
     double seconds_prefill;      // all of it, scoring and eviction included
@@ -318,8 +319,43 @@ LLAMA_API bool llama_snapkv_vault_read(const struct llama_context * ctx, llama_s
 // n_kept in contexts of one sequence. 0 on success, 1: not so many cells, negative: error. -1 and 1 leave the cache as it was
 LLAMA_API int32_t llama_snapkv_select_rows(struct llama_context * ctx, llama_seq_id seq_id, const uint32_t * n_kept, const int32_t * ids);
 
-// free the vault of a sequence
+// free the vault of a sequence, and its states
 LLAMA_API void llama_snapkv_vault_clear(struct llama_context * ctx, llama_seq_id seq_id);
+
+//
+// states of recurrent layers
+//
+
+// models that have recurrent layers beside those with attention: such a layer has one state for each sequence, that behind its last
+// token, and cannot go back to an earlier one. so states are kept in host memory: behind each prefill, where a caller asks for it,
+// and in the vault before the last tokens of a prompt, the closer to its end the more. of a sequence, and of its vault, a few: where
+// there are too many the one goes that is least missed. what the sequence's cells no longer hold, an eviction or a removal,
+// takes the states behind it along
+
+struct llama_snapkv_state {
+    size_t size; // sizeof(struct llama_snapkv_state), set by the caller
+
+    llama_pos pos;        // of the token that comes next
+    const void * data;    // of all recurrent layers, one after the other, as they lie in llama.cpp's memory
+    uint64_t n_bytes;
+    const float * logits; // [n_vocab] of the token before pos; NULL if they are not known
+};
+
+// keep the state behind a sequence's last token. with_logits: those of llama_get_logits_ith(ctx, -1) are that token's. false on
+// error, and for models without recurrent layers
+LLAMA_API bool llama_snapkv_keep_state(struct llama_context * ctx, llama_seq_id seq_id, bool with_logits);
+
+// go back to the state kept at a position, and remove what follows it; its logits, if they are known, are those of
+// llama_get_logits_ith(ctx, -1) until the next llama_decode(). false, with the sequence as it was, if there is none
+LLAMA_API bool llama_snapkv_go_back(struct llama_context * ctx, llama_seq_id seq_id, llama_pos pos);
+
+// what is kept of a sequence, or with in_vault by its vault, by ascending position. data and logits are the library's
+LLAMA_API uint32_t llama_snapkv_n_states(const struct llama_context * ctx, llama_seq_id seq_id, bool in_vault);
+LLAMA_API bool llama_snapkv_get_state(const struct llama_context * ctx, llama_seq_id seq_id, bool in_vault, uint32_t i, struct llama_snapkv_state * state);
+
+// keep a state that was got from the same tokens, such as a file's; the vault, or the sequence's cells, hold the tokens before it.
+// with in_vault the data is not copied: it must stay until the vault is cleared. false on error
+LLAMA_API bool llama_snapkv_add_state(struct llama_context * ctx, llama_seq_id seq_id, bool in_vault, const struct llama_snapkv_state * state);
 
 #ifdef __cplusplus
 }

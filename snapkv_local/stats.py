@@ -29,6 +29,8 @@ class PrefillStats:
         bytes_weights_lent: weights lent to the GPU, of layers that are in host memory (partial offload).
         bytes_mask: persistent attention mask.
         bytes_vault: K and V of all prompt tokens in host memory, and queries; 0 without a vault.
+        bytes_state: states of recurrent layers in host memory, which the conversation and the vault can
+            go back to; 0 for models without such layers.
         bytes_compute: largest compute buffer during the prefill.
         bytes_kv_full: KV cache that the prompt would take without eviction.
         seconds_prefill: all of it, scoring and eviction included.
@@ -56,6 +58,7 @@ class PrefillStats:
     bytes_weights_lent: int
     bytes_mask: int
     bytes_vault: int
+    bytes_state: int
     bytes_compute: int
     bytes_kv_full: int
     seconds_prefill: float

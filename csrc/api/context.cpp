@@ -82,9 +82,6 @@ bool llama_snapkv_set_params(llama_context * ctx, llama_snapkv_params params) {
         return false;
     }
     std::string error = llama_snapkv_check_params(params);
-    if (error.empty()) {
-        error = llama_snapkv_check_memory(llama_snapkv_memory_of(*ctx), params);
-    }
     const uint32_t needed = error.empty() ? cells_needed(ctx->get_model(), params, ctx->n_ctx_seq(), seqs_per_stream(*ctx)) : 0;
     const uint32_t have = llama_snapkv_memory_of(*ctx).base->get_size();
     if (error.empty() && std::min(needed, ctx->n_ctx_seq()) > have) {

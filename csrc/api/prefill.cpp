@@ -7,6 +7,7 @@
 #include "state/cells.h"
 #include "state/context.h"
 #include "state/params.h"
+#include "state/recurrent.h"
 #include "state/task.h"
 #include "upstream/access.h"
 
@@ -55,6 +56,10 @@ static int32_t prefill_ordinary(llama_context & ctx, llama_snapkv & sk, const ll
             llama_snapkv_set_error(rc == 1 ? format("no free cells for a prompt of %u tokens: remove other sequences first", n_tokens) : "the prefill was aborted");
         }
         return rc;
+    }
+    if (llama_snapkv_memory_of(ctx).recr && !llama_snapkv_keep_state(&ctx, prompt.seq_id, true)) {
+        ctx.get_memory()->seq_rm(prompt.seq_id, -1, -1);
+        return -2;
     }
     sk.stats.n_kept = n_tokens;
     sk.stats.coverage = 1.0;
@@ -139,6 +144,13 @@ static void begin_stats(llama_context & ctx, llama_snapkv & sk, uint32_t n_promp
     }
 }
 
+// of a prefill that has ended well, or not
+static void end_stats(llama_context & ctx, llama_snapkv & sk, llama_seq_id seq_id, int64_t t0, bool ok) {
+    sk.stats.bytes_state = llama_snapkv_kept_bytes(sk, llama_snapkv_memory_of(ctx), seq_id);
+    sk.stats.seconds_prefill = (ggml_time_us() - t0) * 1e-6;
+    sk.has_stats = ok;
+}
+
 static int32_t run_groups(llama_context & ctx, llama_snapkv & sk, const llama_snapkv_task & task) {
     const int64_t t0 = ggml_time_us();
     const int32_t rc = llama_snapkv_prefill_groups(ctx, sk, task);
@@ -169,8 +181,7 @@ int32_t llama_snapkv_prefill(llama_context * ctx, const llama_snapkv_prompt * pr
     const bool evicts = task.n_kept < prompt->n_tokens || (sk->params.vault && prompt->n_tokens > sk->params.window_size);
     const int32_t rc = evicts ? run_groups(*ctx, *sk, task) : prefill_ordinary(*ctx, *sk, *prompt);
 
-    sk->stats.seconds_prefill = (ggml_time_us() - t0) * 1e-6;
-    sk->has_stats = rc == 0;
+    end_stats(*ctx, *sk, prompt->seq_id, t0, rc == 0);
     return rc;
 }
 
@@ -185,7 +196,7 @@ static std::string check_extension(const llama_context & ctx, const llama_snapkv
         return format("sequence %d has no tokens side by side up to position %d: prefill it", seq_id, task.pos0);
     }
     if (mem.recr && task.pos0 <= mem.base->seq_pos_max(seq_id)) {
-        return format("recurrent layers have no state from before position %d: prefill the sequence", task.pos0);
+        return format("recurrent layers have gone on from position %d: go back to a state that was kept there, or prefill the sequence", task.pos0);
     }
     if (record && task.pos0 < record->pos_exact()) {
         return format("position %d lies in the compacted prompt: begin at %d or later", task.pos0, record->pos_exact());
@@ -225,7 +236,6 @@ int32_t llama_snapkv_extend(llama_context * ctx, llama_pos pos0, const llama_sna
 
     begin_stats(*ctx, *sk, (uint32_t) task.end());
     const int32_t rc = run_groups(*ctx, *sk, task);
-    sk->stats.seconds_prefill = (ggml_time_us() - t0) * 1e-6;
-    sk->has_stats = rc == 0;
+    end_stats(*ctx, *sk, prompt->seq_id, t0, rc == 0);
     return rc;
 }

@@ -4,6 +4,7 @@
 #include "evict/rank.h"
 #include "state/cells.h"
 #include "state/context.h"
+#include "state/recurrent.h"
 #include "upstream/access.h"
 
 #include "llama-impl.h"
@@ -98,10 +99,18 @@ void keep(llama_context & ctx, const llama_snapkv_vault & vault, llama_seq_id se
     if (n_rows > cells_before.size() - cells_before.get_used() + own) {
         throw no_cells();
     }
+    const auto state = vault.states.last((llama_pos) n);
+    if (mem.recr && (!state || state->pos != (llama_pos) n)) {
+        throw std::invalid_argument("the vault has no state of the recurrent layers behind the prompt: prefill it again");
+    }
     if (mem.iswa && !mem.iswa->get_swa()->seq_rm(seq_id, (llama_pos) n, -1)) {
         throw std::invalid_argument("the cache of the sliding-window layers cannot go back to the prompt's end");
     }
     base.seq_rm(seq_id, -1, -1);
+    if (mem.recr) {
+        llama_snapkv_write_state(*mem.recr, seq_id, *state);
+        base.snapkv.keep_state(seq_id, llama_snapkv_own_state(*mem.recr, state));
+    }
 
     const auto target = llama_snapkv_free_cells(base, seq_id, n_rows);
     if (target.empty()) {

@@ -2,6 +2,7 @@
 
 #include "upstream/access.h"
 
+#include <algorithm>
 #include <stdexcept>
 
 using access = llama_snapkv_access;
@@ -10,7 +11,10 @@ llama_snapkv_batches::llama_snapkv_batches(llama_context & ctx, const llama_snap
     ctx(ctx), mem(mem), task(task), balloc(ctx.get_model().hparams.n_pos_per_embd()) {
 }
 
-void llama_snapkv_batches::split(uint32_t n_past, uint32_t n_chunk) {
+void llama_snapkv_batches::split(uint32_t n_past, uint32_t n_chunk, const std::vector<uint32_t> & stops) {
+    if (mem.recr && !ubatches.empty()) {
+        cells_recr.restore(*mem.recr); // from before the chunks of another size
+    }
     ubatches.clear();
     starts.clear();
     const auto & model = ctx.get_model();
@@ -32,10 +36,13 @@ void llama_snapkv_batches::split(uint32_t n_past, uint32_t n_chunk) {
     }
 
     balloc.split_reset();
+    auto stop = stops.begin();
     for (uint32_t row = n_past; row < task.n_rows(); row += ubatches.back().n_tokens) {
+        stop = std::upper_bound(stop, stops.end(), row);
+        const uint32_t n_next = stop == stops.end() ? n_chunk : std::min(n_chunk, *stop - row);
         // as llama_kv_cache::init_batch() and llama_memory_hybrid::init_batch() choose
         const bool unified = mem.base->get_n_stream() == 1;
-        ubatches.push_back(unified && !mem.recr ? balloc.split_simple(n_chunk) : balloc.split_equal(n_chunk, !unified, 0));
+        ubatches.push_back(unified && !mem.recr ? balloc.split_simple(n_next) : balloc.split_equal(n_next, !unified, 0));
         GGML_ASSERT(ubatches.back().n_tokens > 0);
         starts.push_back(row);
     }
@@ -85,7 +92,7 @@ void llama_snapkv_batches::begin_chunk(uint32_t i) {
     if (i > 0) {
         chunk.next();
     }
-    chunk.apply((uint32_t) GGML_PAD(starts[i] + ubatches[i].n_tokens, LLAMA_SNAPKV_N_KV_PAD));
+    chunk.apply((uint32_t) GGML_PAD(end(i), LLAMA_SNAPKV_N_KV_PAD));
 }
 
 void llama_snapkv_batches::show_all_cells() {

@@ -19,15 +19,17 @@ class llama_snapkv_batches {
 public:
     llama_snapkv_batches(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_task & task);
 
-    // chunks of the rows from n_past on, and their cells; sliding-window layers hold those before already. throws
-    // std::invalid_argument for bad tokens, llama_snapkv_no_room
-    void split(uint32_t n_past, uint32_t n_chunk);
+    // chunks of the rows from n_past on, and their cells; sliding-window and recurrent layers hold those before already. chunks have
+    // n_chunk tokens, and end at the stops, ascending rows. throws std::invalid_argument for bad tokens, llama_snapkv_no_room
+    void split(uint32_t n_past, uint32_t n_chunk, const std::vector<uint32_t> & stops);
 
     uint32_t count() const { return (uint32_t) ubatches.size(); }
     bool is_last(uint32_t i) const { return i + 1 == ubatches.size(); }
     const llama_ubatch & ubatch(uint32_t i) const { return ubatches[i]; }
     uint32_t n_tokens(uint32_t i) const { return ubatches[i].n_tokens; }
     uint32_t row0(uint32_t i) const { return starts[i]; } // of the chunk's first token
+    uint32_t end(uint32_t i) const { return starts[i] + ubatches[i].n_tokens; } // the row after its last one
+    const std::vector<uint32_t> & rows() const { return starts; } // of the first tokens of all
 
     // a group's layers see the chunks from the first on; full: the staging cache
     void begin_group(llama_kv_cache & full);

@@ -17,7 +17,11 @@ void llama_snapkv_prefill_run::begin_group(uint32_t ig) {
     layers.clear();
     batches.begin_group(*staging.kv);
     if (staging.hidden) {
-        staging.hidden.begin(ig > 0, batches.count());
+        std::vector<int64_t> rows;
+        for (const uint32_t row : batches.rows()) {
+            rows.push_back(row - known->n());
+        }
+        staging.hidden.begin(ig > 0, std::move(rows));
     }
     if (weights) {
         weights->end();

@@ -54,6 +54,8 @@ void llama_snapkv_prefill_run::prepare() {
         weights = std::make_unique<llama_snapkv_lent_weights>(place.device);
     }
 
+    known->load_state();
+
     runner.begin(ctx.graph_max_nodes(std::max(sk.params.n_ubatch, ctx.n_ubatch())) + 32 * n_heads + 1024); // stock ops take about 20 for each KV head
     flights.begin(runner.get_max_nodes(), place.device);
 
@@ -72,7 +74,7 @@ void llama_snapkv_prefill_run::prepare() {
             if (!known->load_swa()) {
                 throw llama_snapkv_no_room();
             }
-            batches.split(known->n(), plan.chunk);
+            batches.split(known->n(), plan.chunk, known->make_stops(plan.chunk));
         }
         try {
             allocate();
@@ -92,7 +94,9 @@ void llama_snapkv_prefill_run::prepare() {
 }
 
 void llama_snapkv_prefill_run::allocate() {
-    staging = llama_snapkv_make_staging(ctx, mem, sk.params, groups, place, plan, task, task.n_rows() - known->n());
+    const auto & rows = batches.rows();
+    const bool aligned = std::all_of(rows.begin(), rows.end(), [](uint32_t row) { return row % llama_snapkv_staging::MASK_ALIGNMENT == 0; });
+    staging = llama_snapkv_make_staging(ctx, mem, sk.params, groups, place, plan, task, task.n_rows() - known->n(), aligned);
     compressor = std::make_unique<llama_snapkv_compressor>(ctx, sk, runner, place, staging, task, positions);
 
     // the largest graph of a group, before hours go into the ones before it
@@ -102,8 +106,11 @@ void llama_snapkv_prefill_run::allocate() {
     batches.show_all_cells();
     access::n_outputs(ctx) = 1;
     runner.reserve([&](ggml_context * c) { return build_chunk(c, flights.scratch(), groups.count() - 1, i); });
-    // of full size, and next to the end: a view of the mask at the start has not so many columns
-    const uint32_t full = i > 0 ? i - 1 : 0;
+    // the last one of full size: a view of the mask at the start has not so many columns
+    uint32_t full = 0;
+    for (uint32_t k = 1; k < i; ++k) {
+        full = batches.n_tokens(k) >= batches.n_tokens(full) ? k : full;
+    }
     runner.reserve([&](ggml_context * c) { return build_chunk(c, flights.scratch(), 0, full); });
 }
 
@@ -136,6 +143,10 @@ void llama_snapkv_prefill_run::run() {
         for (uint32_t i = 0; i < batches.count(); ++i) {
             begin_chunk(i);
             compute_chunk(ig, i);
+            if (known->wants_state(batches.end(i))) {
+                flights.land_all();
+                known->save_state(batches.end(i), groups.il0(ig), groups.il1(ig));
+            }
         }
         flights.land_all();
         known->save(staging, layers);

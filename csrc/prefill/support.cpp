@@ -30,10 +30,7 @@ using access = llama_snapkv_access;
 static constexpr uint32_t N_PROBE_CELLS = 64;
 static constexpr uint32_t N_PROBE_TOKENS = 8;
 
-std::string llama_snapkv_check_memory(const llama_snapkv_memory & mem, const llama_snapkv_params & params) {
-    if (mem.recr && params.vault) {
-        return "the model has recurrent layers, whose state cannot go back to an earlier token, as a question to the vault's tokens needs: turn the vault off";
-    }
+static std::string check_memory(const llama_snapkv_memory & mem) {
     if (mem.recr && mem.recr->n_rs_seq > 0) {
         return format("n_rs_seq %u asks for earlier states of recurrent layers, and a prefill keeps none: set it to 0", mem.recr->n_rs_seq);
     }
@@ -293,7 +290,7 @@ std::string llama_snapkv_check_support(llama_model & model, llama_context_params
     if (!mem.base) {
         return refused_memory(ctx->get_memory());
     }
-    reason = llama_snapkv_check_memory(mem, params);
+    reason = check_memory(mem);
     return reason.empty() ? check_graph(*ctx, mem) : reason;
 }
 

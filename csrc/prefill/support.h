@@ -7,6 +7,3 @@
 
 // "" or the reason why not
 std::string llama_snapkv_check_support(llama_model & model, llama_context_params cparams, const llama_snapkv_params & params);
-
-// the parameters that the kind of memory rules out: "" or the reason why not
-std::string llama_snapkv_check_memory(const llama_snapkv_memory & mem, const llama_snapkv_params & params);

@@ -2,7 +2,6 @@
 
 #include "llama-impl.h"
 
-#include <algorithm>
 #include <stdexcept>
 
 llama_snapkv_event::llama_snapkv_event(ggml_backend_dev_t dev) :
@@ -30,8 +29,7 @@ void llama_snapkv_event::synchronize() const {
     }
 }
 
-void llama_snapkv_hidden_buffer::allocate(int64_t n_embd, int64_t n_prompt, int64_t n_tokens, ggml_backend_buffer_type_t buft, ggml_backend_dev_t device) {
-    chunk = n_tokens;
+void llama_snapkv_hidden_buffer::allocate(int64_t n_embd, int64_t n_prompt, int64_t chunk, ggml_backend_buffer_type_t buft, ggml_backend_dev_t device) {
     ctx = llama_snapkv_gctx((1 + N_SLOTS) * ggml_tensor_overhead());
 
     state = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd, n_prompt);
@@ -72,24 +70,25 @@ ggml_tensor * llama_snapkv_hidden_buffer::view(ggml_context * gctx, uint32_t i, 
 }
 
 int64_t llama_snapkv_hidden_buffer::n_tokens_of(uint32_t i) const {
-    return std::min(chunk, state->ne[1] - i * chunk);
+    return rows[i + 1] - rows[i];
 }
 
 void llama_snapkv_hidden_buffer::load(uint32_t i) {
-    ggml_backend_tensor_set_async(copier.get(), slots[i % N_SLOTS], (const char *) state->data + i * chunk * state->nb[1], 0, n_tokens_of(i) * state->nb[1]);
+    ggml_backend_tensor_set_async(copier.get(), slots[i % N_SLOTS], (const char *) state->data + rows[i] * state->nb[1], 0, n_tokens_of(i) * state->nb[1]);
 }
 
 void llama_snapkv_hidden_buffer::store(uint32_t i) {
-    ggml_backend_tensor_get_async(copier.get(), slots[i % N_SLOTS], (char *) state->data + i * chunk * state->nb[1], 0, n_tokens_of(i) * state->nb[1]);
+    ggml_backend_tensor_get_async(copier.get(), slots[i % N_SLOTS], (char *) state->data + rows[i] * state->nb[1], 0, n_tokens_of(i) * state->nb[1]);
 }
 
-void llama_snapkv_hidden_buffer::begin(bool group_loads, uint32_t group_chunks) {
+void llama_snapkv_hidden_buffer::begin(bool group_loads, std::vector<int64_t> chunk_rows) {
     loads = group_loads;
-    n_chunks = group_chunks;
+    rows = std::move(chunk_rows);
+    rows.push_back(state->ne[1]);
     if (!slots[0] || !loads) {
         return;
     }
-    for (uint32_t i = 0; i < std::min(N_SLOTS, n_chunks); ++i) {
+    for (uint32_t i = 0; i < N_SLOTS && i + 1 < rows.size(); ++i) {
         load(i);
         ready[i].record(copier.get());
     }
@@ -111,7 +110,7 @@ void llama_snapkv_hidden_buffer::leave(uint32_t i, ggml_backend_t backend, bool 
     if (stores) {
         store(i);
     }
-    if (loads && i + N_SLOTS < n_chunks) {
+    if (loads && i + N_SLOTS + 1 < rows.size()) {
         load(i + N_SLOTS);
     }
     ready[s].record(copier.get());

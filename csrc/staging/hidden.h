@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 // in a backend's order of work, a point that another backend can wait for
 class llama_snapkv_event {
@@ -34,11 +35,11 @@ public:
     ggml_tensor * view(ggml_context * ctx, uint32_t i, int64_t p0, int64_t n_tokens) const;
 
     // in this order for each group and chunk; backend computes the chunk's graph.
-    //   begin: before the first chunk of a group; loads = false: the group reads no hidden state
+    //   begin: before the first chunk of a group; loads = false: the group reads no hidden state. rows: where its chunks begin
     //   enter: before a chunk's graph
     //   leave: after it; stores = false: the group writes no hidden state
     //   finish: after the last chunk
-    void begin(bool loads, uint32_t n_chunks);
+    void begin(bool loads, std::vector<int64_t> rows);
     void enter(uint32_t i, ggml_backend_t backend);
     void leave(uint32_t i, ggml_backend_t backend, bool stores);
     void finish();
@@ -65,6 +66,5 @@ private:
     llama_snapkv_event done[N_SLOTS];  // the slot's graph has run
 
     bool loads = false;
-    uint32_t n_chunks = 0;
-    int64_t chunk = 0;
+    std::vector<int64_t> rows; // where the chunks begin, and where the last one ends
 };

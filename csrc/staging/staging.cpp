@@ -82,7 +82,7 @@ static void fill_mask(ggml_tensor * mask, int64_t n_max) {
 }
 
 llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params,
-        const llama_snapkv_groups & groups, const llama_snapkv_place & place, const llama_snapkv_plan & plan, const llama_snapkv_task & task, uint32_t n_new) {
+        const llama_snapkv_groups & groups, const llama_snapkv_place & place, const llama_snapkv_plan & plan, const llama_snapkv_task & task, uint32_t n_new, bool starts_aligned) {
     const uint32_t n_prompt = task.n_rows();
     llama_snapkv_staging st;
     st.n_max = GGML_PAD(n_prompt, LLAMA_SNAPKV_N_KV_PAD);
@@ -121,7 +121,7 @@ llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_
     st.bytes_queries = allocate(st.queries, place.buft(groups.ils[0]), "queries");
 
     // chunks that start anywhere need rows to shift by
-    const bool aligned = (n_prompt - n_new) % llama_snapkv_staging::MASK_ALIGNMENT == 0 && plan.chunk % llama_snapkv_staging::MASK_ALIGNMENT == 0;
+    const bool aligned = starts_aligned && plan.chunk % llama_snapkv_staging::MASK_ALIGNMENT == 0;
     const int64_t rows = std::max(plan.chunk, params.window_size) + (aligned ? 0 : llama_snapkv_staging::MASK_ALIGNMENT);
     std::map<ggml_backend_buffer_type_t, ggml_tensor *> masks;
     for (const int32_t il : groups.ils) {

@@ -44,10 +44,11 @@ struct llama_snapkv_staging {
     size_t bytes_kv = 0, bytes_mask = 0, bytes_queries = 0;
 };
 
-// n_new: rows that are computed; the others come from cells or from the vault. throws std::runtime_error or std::bad_alloc
+// n_new: rows that are computed; the others come from cells or from the vault. starts_aligned: chunks begin at multiples of
+// MASK_ALIGNMENT. throws std::runtime_error or std::bad_alloc
 // with nothing left behind
 llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params,
-        const llama_snapkv_groups & groups, const llama_snapkv_place & place, const llama_snapkv_plan & plan, const llama_snapkv_task & task, uint32_t n_new);
+        const llama_snapkv_groups & groups, const llama_snapkv_place & place, const llama_snapkv_plan & plan, const llama_snapkv_task & task, uint32_t n_new, bool starts_aligned);
 
 // bytes of K and V rows for n cells, of all cached layers
 size_t llama_snapkv_full_bytes(const llama_kv_cache & base, uint32_t n_cells);

@@ -1,4 +1,5 @@
-// Models with recurrent layers: their state goes with a sequence, cannot go back, and is not left half-made by a failure.
+// Models with recurrent layers: their state goes with a sequence, goes back where it was kept only, and is not left half-made by a
+// failure. What begins with kept states is what a prefill of all tokens gives, bit for bit.
 //
 //   test-snapkv-hybrid MODEL.gguf ...
 
@@ -24,7 +25,7 @@ static constexpr uint32_t UBATCH = 64;
 
 static llama_context_params context_params() {
     llama_context_params cp = llama_context_default_params();
-    cp.n_ctx = 512;
+    cp.n_ctx = 1024;
     cp.n_seq_max = 2;
     cp.n_batch = cp.n_ubatch = UBATCH;
     cp.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
@@ -163,7 +164,7 @@ static void test_failures(llama_model * model) {
         }
     }
     CHECK(n_aborted >= 3);
-    for (const char * part : { "staging", "queries", "mask", "compute" }) {
+    for (const char * part : { "staging", "queries", "mask", "compute", "state" }) {
         setenv("SNAPKV_TEST_FAIL_ALLOC", part, 1);
         CHECK(prefill(ctx.get(), tokens) == -2 && is_empty(ctx.get(), 0));
         unsetenv("SNAPKV_TEST_FAIL_ALLOC");
@@ -172,7 +173,7 @@ static void test_failures(llama_model * model) {
     }
 }
 
-// from the end of what a sequence holds; not from before, since there is no state to go on from
+// from the end of what a sequence holds; not from before, where no state was kept
 static void test_extend(llama_model * model) {
     const auto tokens = make_tokens(model, 2 * UBATCH + 30, 1);
     const tokens_t begin(tokens.begin(), tokens.begin() + UBATCH);
@@ -201,19 +202,241 @@ static void test_extend(llama_model * model) {
         const auto before = state_of(ctx.get(), 0);
         prompt = llama_snapkv_default_prompt(0, tokens.data() + tokens.size() - WINDOW, WINDOW);
         CHECK(llama_snapkv_extend(ctx.get(), (llama_pos) (tokens.size() - WINDOW), &prompt) == -1);
-        CHECK(strstr(llama_snapkv_last_error(), "recurrent layers have no state"));
+        CHECK(strstr(llama_snapkv_last_error(), "recurrent layers have gone on"));
         CHECK(state_of(ctx.get(), 0) == before);
     }
 }
 
 static void test_refusals(llama_model * model) {
-    auto sp = snapkv_params();
-    sp.vault = true;
-    CHECK(!llama_snapkv_supported(model, context_params(), sp) && strstr(llama_snapkv_last_error(), "turn the vault off"));
+    auto cp = context_params();
+    cp.n_rs_seq = 2;
+    CHECK(llama_snapkv_supported(model, cp, snapkv_params()) || strstr(llama_snapkv_last_error(), "n_rs_seq")); // a few models take no such number
     auto ctx = make(model);
-    CHECK(!llama_snapkv_set_params(ctx.get(), sp) && strstr(llama_snapkv_last_error(), "turn the vault off"));
-    sp.vault = false;
-    CHECK(llama_snapkv_set_params(ctx.get(), sp));
+    llama_snapkv_state state = {};
+    state.size = sizeof(state);
+    CHECK(!llama_snapkv_keep_state(ctx.get(), 0, true) && strstr(llama_snapkv_last_error(), "no tokens"));
+    CHECK(!llama_snapkv_keep_state(ctx.get(), 2, true));
+    CHECK(!llama_snapkv_get_state(ctx.get(), 0, false, 0, &state));
+    CHECK(!llama_snapkv_add_state(ctx.get(), 0, false, &state));
+    CHECK(prefill(ctx.get(), make_tokens(model, N, 1)) == 0);
+    CHECK(llama_snapkv_get_state(ctx.get(), 0, false, 0, &state) && state.pos == (llama_pos) N);
+    state.pos = N - 1;
+    CHECK(!llama_snapkv_add_state(ctx.get(), 0, false, &state) && strstr(llama_snapkv_last_error(), "can go back to"));
+    state.pos = N + 1;
+    CHECK(!llama_snapkv_add_state(ctx.get(), 0, false, &state));
+}
+
+static std::vector<llama_pos> kept_at(llama_context * ctx, llama_seq_id seq_id = 0, bool in_vault = false) {
+    std::vector<llama_pos> res;
+    for (uint32_t i = 0; i < llama_snapkv_n_states(ctx, seq_id, in_vault); ++i) {
+        llama_snapkv_state state = {};
+        state.size = sizeof(state);
+        CHECK(llama_snapkv_get_state(ctx, seq_id, in_vault, i, &state));
+        res.push_back(state.pos);
+    }
+    return res;
+}
+
+// to the ends of turns: what is there then is what was there
+static void test_go_back(llama_model * model) {
+    auto ctx = make(model);
+    llama_memory_t mem = llama_get_memory(ctx.get());
+    CHECK(prefill(ctx.get(), make_tokens(model, N, 1)) == 0);
+    const auto after_prompt = state_of(ctx.get(), 0);
+    const auto prompt_logits = logits(ctx.get());
+    const auto answer_logits = goes_on(ctx.get());
+    const auto after_answer = state_of(ctx.get(), 0);
+    CHECK(llama_snapkv_keep_state(ctx.get(), 0, true));
+    const tokens_t turn = make_tokens(model, 20, 9);
+    CHECK(decode(ctx.get(), turn, N + 5) == 0);
+    const auto turn_logits = logits(ctx.get());
+    const auto after_turn = state_of(ctx.get(), 0);
+    CHECK(kept_at(ctx.get()) == (std::vector<llama_pos>{ N, N + 5 }));
+
+    CHECK(!llama_snapkv_go_back(ctx.get(), 0, N + 4) && strstr(llama_snapkv_last_error(), "no state"));
+    CHECK(state_of(ctx.get(), 0) == after_turn);
+    for (int i = 0; i < 2; ++i) { // a state is still there
+        CHECK(llama_snapkv_go_back(ctx.get(), 0, N + 5));
+        CHECK(state_of(ctx.get(), 0) == after_answer && logits(ctx.get()) == answer_logits);
+        CHECK(decode(ctx.get(), turn, N + 5) == 0);
+        CHECK(state_of(ctx.get(), 0) == after_turn && logits(ctx.get()) == turn_logits);
+    }
+
+    // with a copy, which has its own place
+    llama_memory_seq_cp(mem, 0, 1, -1, -1);
+    CHECK(kept_at(ctx.get(), 1) == kept_at(ctx.get(), 0));
+    CHECK(llama_snapkv_go_back(ctx.get(), 1, N + 5));
+    CHECK(state_of(ctx.get(), 0) == after_turn);
+    CHECK(decode(ctx.get(), turn, N + 5, 1) == 0 && logits(ctx.get()) == turn_logits);
+
+    CHECK(llama_snapkv_go_back(ctx.get(), 0, N));
+    CHECK(state_of(ctx.get(), 0) == after_prompt && logits(ctx.get()) == prompt_logits);
+    CHECK(kept_at(ctx.get()) == (std::vector<llama_pos>{ N }));
+    CHECK(goes_on(ctx.get()) == answer_logits && state_of(ctx.get(), 0) == after_answer);
+
+    setenv("SNAPKV_TEST_FAIL_ALLOC", "state", 1);
+    CHECK(!llama_snapkv_keep_state(ctx.get(), 0, true) && strstr(llama_snapkv_last_error(), "out of memory"));
+    unsetenv("SNAPKV_TEST_FAIL_ALLOC");
+    CHECK(state_of(ctx.get(), 0) == after_answer);
+
+    CHECK(llama_memory_seq_rm(mem, 0, -1, -1) && kept_at(ctx.get()).empty());
+    CHECK(kept_at(ctx.get(), 1).size() == 2);
+    llama_memory_clear(mem, true);
+    CHECK(kept_at(ctx.get(), 1).empty());
+}
+
+// many turns keep few states, and the newest of them
+static void test_few_are_kept(llama_model * model) {
+    auto ctx = make(model);
+    CHECK(prefill(ctx.get(), make_tokens(model, N, 1)) == 0);
+    for (int i = 0; i < 40; ++i) {
+        CHECK(decode(ctx.get(), { 3 + i }, N + i) == 0 && llama_snapkv_keep_state(ctx.get(), 0, true));
+    }
+    const auto kept = kept_at(ctx.get());
+    CHECK(kept.size() == 12 && kept.back() == N + 40 && kept[10] >= N + 35);
+}
+
+// going back over an eviction: the rows are others
+static void test_evictions_end_states(llama_model * model) {
+    auto ctx = make(model);
+    CHECK(prefill(ctx.get(), make_tokens(model, N, 1)) == 0);
+    CHECK(goes_on(ctx.get()).size() > 0 && llama_snapkv_keep_state(ctx.get(), 0, true));
+    const tokens_t more = make_tokens(model, 30, 4);
+    const llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, more.data(), (uint32_t) more.size());
+    CHECK(llama_snapkv_extend(ctx.get(), N + 5, &prompt) == 0);
+    CHECK(kept_at(ctx.get()) == (std::vector<llama_pos>{ N + 35 }));
+    CHECK(!llama_snapkv_go_back(ctx.get(), 0, N + 5));
+}
+
+// tokens within an answer given again, from a state kept in time: as if they had come first then
+static void test_extend_from_a_state(llama_model * model) {
+    const tokens_t more = make_tokens(model, 12, 4);
+    const llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, more.data(), (uint32_t) more.size());
+    auto ctx = make(model);
+    CHECK(prefill(ctx.get(), make_tokens(model, N, 1)) == 0);
+    goes_on(ctx.get());
+    CHECK(llama_snapkv_extend(ctx.get(), N + 5, &prompt) == 0);
+    const auto expected = state_of(ctx.get(), 0);
+    const auto expected_logits = logits(ctx.get());
+
+    auto other = make(model);
+    CHECK(prefill(other.get(), make_tokens(model, N, 1)) == 0);
+    goes_on(other.get());
+    CHECK(llama_snapkv_keep_state(other.get(), 0, true));
+    for (size_t i = 0; i < more.size(); ++i) {
+        CHECK(decode(other.get(), { more[i] }, (llama_pos) (N + 5 + i)) == 0);
+    }
+    CHECK(llama_snapkv_go_back(other.get(), 0, N + 5));
+    CHECK(llama_snapkv_extend(other.get(), N + 5, &prompt) == 0);
+    CHECK(state_of(other.get(), 0) == expected && logits(other.get()) == expected_logits);
+}
+
+static uint32_t n_cached(llama_context * ctx) {
+    llama_snapkv_stats stats = {};
+    stats.size = sizeof(stats);
+    CHECK(llama_snapkv_get_stats(ctx, &stats));
+    return stats.n_cached;
+}
+
+// last chunks have LEAST tokens or more: fewer are computed in another way
+static constexpr uint32_t N_DOC = 320;
+static constexpr uint32_t LEAST = 64; // tokens that are computed after the vault's
+
+static llama_snapkv_params document_params() {
+    auto sp = snapkv_params();
+    sp.n_ubatch = 128;
+    return sp;
+}
+
+static tokens_t ask(const tokens_t & document, const tokens_t & question) {
+    tokens_t res = document;
+    res.insert(res.end(), question.begin(), question.end());
+    return res;
+}
+
+// questions to a document, by what was kept of it: the logits, the kept rows and the states of prefills of all tokens
+static void test_vault(llama_model * model) {
+    const tokens_t document = make_tokens(model, N_DOC, 1);
+    for (const uint32_t group : { 1u, 2u, UINT32_MAX }) {
+        auto sp = document_params();
+        sp.layer_group = group;
+        auto anew = make(model, sp);
+        sp.vault = true;
+        auto ctx = make(model, sp);
+        CHECK(prefill(ctx.get(), document) == 0);
+        CHECK(prefill(anew.get(), document) == 0);
+        CHECK(state_of(ctx.get(), 0) == state_of(anew.get(), 0) && logits(ctx.get()) == logits(anew.get()));
+        CHECK(kept_at(ctx.get(), 0, true) == (std::vector<llama_pos>{ N_DOC - 4 * LEAST, N_DOC - LEAST, N_DOC }));
+
+        // the first is short: so many tokens before the document's end are computed that it is LEAST in all
+        const std::vector<std::pair<uint32_t, uint32_t>> questions = { { 10, N_DOC - LEAST }, { 64, N_DOC }, { 128, N_DOC } };
+        for (const auto & [n, expected] : questions) {
+            const tokens_t tokens = ask(document, make_tokens(model, n, 7 + n));
+            CHECK(prefill(ctx.get(), tokens) == 0);
+            CHECK(n_cached(ctx.get()) == expected);
+            CHECK(prefill(anew.get(), tokens) == 0);
+            CHECK(state_of(ctx.get(), 0) == state_of(anew.get(), 0));
+            CHECK(logits(ctx.get()) == logits(anew.get()));
+            CHECK(goes_on(ctx.get()) == goes_on(anew.get()));
+            CHECK(kept_at(ctx.get()) == (std::vector<llama_pos>{ (llama_pos) tokens.size() }));
+        }
+
+        // rows chosen anew: what followed the prompt is gone from the states, too
+        const auto after_answer = state_of(ctx.get(), 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+        CHECK(llama_snapkv_go_back(ctx.get(), 0, N_DOC + 128));
+        const auto expected = state_of(ctx.get(), 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+        CHECK(expected != after_answer);
+        goes_on(ctx.get());
+        std::vector<uint32_t> n_kept(llama_snapkv_n_layer(ctx.get()), 4);
+        std::vector<int32_t> ids;
+        for (uint32_t ic = 0; ic < n_kept.size(); ++ic) {
+            for (uint32_t h = 0; h < llama_snapkv_n_head_kv(ctx.get(), ic); ++h) {
+                ids.insert(ids.end(), { 1, 5, 9, 200 });
+            }
+        }
+        CHECK(llama_snapkv_select_rows(ctx.get(), 0, n_kept.data(), ids.data()) == 0);
+        CHECK(state_of(ctx.get(), 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) == expected);
+
+        // an aborted question takes nothing of the document along
+        const tokens_t tokens = ask(document, make_tokens(model, 70, 77));
+        llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, tokens.data(), (uint32_t) tokens.size());
+        prompt.progress = [](uint64_t, uint64_t, void *) -> bool { return false; };
+        CHECK(llama_snapkv_prefill(ctx.get(), &prompt) == 2 && is_empty(ctx.get(), 0));
+        CHECK(prefill(ctx.get(), ask(document, make_tokens(model, 66, 5))) == 0 && n_cached(ctx.get()) == N_DOC);
+    }
+}
+
+// a document from elsewhere: rows and states, as a file holds them
+static void test_attached_document(llama_model * model) {
+    auto sp = document_params();
+    const tokens_t document = make_tokens(model, N_DOC, 1);
+    const tokens_t tokens = ask(document, make_tokens(model, LEAST, 2));
+    auto anew = make(model, sp);
+    CHECK(prefill(anew.get(), tokens) == 0);
+
+    sp.vault = true;
+    auto from = make(model, sp);
+    auto to = make(model, sp);
+    CHECK(prefill(from.get(), document) == 0);
+    llama_snapkv_vault_segment segment = {};
+    segment.size = sizeof(segment);
+    CHECK(llama_snapkv_vault_n_segments(from.get(), 0) == 1 && llama_snapkv_vault_get_segment(from.get(), 0, 0, &segment));
+    CHECK(llama_snapkv_vault_attach(to.get(), 0, &segment));
+    llama_snapkv_state state = {};
+    state.size = sizeof(state);
+    for (uint32_t i = 0; i < llama_snapkv_n_states(from.get(), 0, true); ++i) {
+        CHECK(llama_snapkv_get_state(from.get(), 0, true, i, &state));
+        CHECK(llama_snapkv_add_state(to.get(), 0, true, &state));
+    }
+    CHECK(prefill(to.get(), tokens) == 0 && n_cached(to.get()) == N_DOC);
+    CHECK(state_of(to.get(), 0) == state_of(anew.get(), 0) && logits(to.get()) == logits(anew.get()));
+
+    state.n_bytes -= 1;
+    CHECK(!llama_snapkv_add_state(to.get(), 0, true, &state) && strstr(llama_snapkv_last_error(), "another model"));
+    llama_snapkv_vault_clear(to.get(), 0);
+    CHECK(llama_snapkv_n_states(to.get(), 0, true) == 0);
+    state.n_bytes += 1;
+    CHECK(!llama_snapkv_add_state(to.get(), 0, true, &state));
 }
 
 // up to the budget a prompt takes the ordinary way
@@ -248,6 +471,12 @@ int main(int argc, char ** argv) {
             { "failures", test_failures },
             { "extend", test_extend },
             { "refusals", test_refusals },
+            { "go back", test_go_back },
+            { "few are kept", test_few_are_kept },
+            { "evictions end states", test_evictions_end_states },
+            { "extend from a state", test_extend_from_a_state },
+            { "vault", test_vault },
+            { "attached document", test_attached_document },
             { "short prompt", test_short_prompt },
         };
         for (const auto & [test, run] : tests) {

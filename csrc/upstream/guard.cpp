@@ -41,6 +41,11 @@ bool llama_snapkv_guard::rm(const llama_kv_cache & kv, llama_seq_id seq_id, llam
         const bool gone = (seq_id < 0 || seq_id == it->first) && covers(kv, it->first, p0, p1);
         it = gone ? records.erase(it) : std::next(it);
     }
+    for (auto & [id, kept] : states) {
+        if (seq_id < 0 || seq_id == id) {
+            kept.truncate(std::max(p0, 0));
+        }
+    }
     return true;
 }
 
@@ -59,12 +64,16 @@ bool llama_snapkv_guard::cp(const llama_kv_cache & kv, llama_seq_id src, llama_s
     }
     if (src != dst && covers(kv, src, p0, p1)) {
         set(dst, get(src));
+        states[dst] = states_of(src);
+    } else if (src != dst) {
+        states.erase(dst);
     }
     return true;
 }
 
-bool llama_snapkv_guard::allows_shift(llama_seq_id seq_id) const {
+bool llama_snapkv_guard::allows_shift(llama_seq_id seq_id) {
     if (!get(seq_id)) {
+        states.erase(seq_id);
         return true;
     }
     LLAMA_LOG_ERROR("%s: sequence %d is compacted: its positions cannot be shifted or divided; evaluate it anew\n", __func__, seq_id);
@@ -73,8 +82,25 @@ bool llama_snapkv_guard::allows_shift(llama_seq_id seq_id) const {
 
 void llama_snapkv_guard::keep(llama_seq_id seq_id) {
     const auto record = get(seq_id);
-    records.clear();
+    const auto kept = states_of(seq_id);
+    clear();
     set(seq_id, record);
+    states[seq_id] = kept;
+}
+
+void llama_snapkv_guard::clear() {
+    records.clear();
+    states.clear();
+}
+
+const llama_snapkv_states & llama_snapkv_guard::states_of(llama_seq_id seq_id) const {
+    static const llama_snapkv_states none;
+    const auto it = states.find(seq_id);
+    return it == states.end() ? none : it->second;
+}
+
+void llama_snapkv_guard::keep_state(llama_seq_id seq_id, llama_snapkv_kept_state_ptr state) {
+    states[seq_id].add(std::move(state));
 }
 
 uint32_t llama_snapkv_record::max_kept() const {
@@ -211,8 +237,10 @@ llama_snapkv_records llama_snapkv_guard::state_read(llama_io_read_i & io, uint32
 
 void llama_snapkv_guard::state_restore(llama_seq_id seq_id, const llama_snapkv_records & read) {
     if (seq_id < 0) {
+        states.clear();
         records = read;
     } else {
+        states.erase(seq_id);
         // a single sequence may be loaded under another id
         set(seq_id, read.empty() ? nullptr : read.begin()->second);
     }

@@ -6,6 +6,8 @@
 // upstream function that calls it first thing; where it returns false, that function does nothing and returns.
 #pragma once
 
+#include "snapkv-states.h"
+
 #include "llama.h"
 
 #include <cstdint>
@@ -46,18 +48,18 @@ public:
     // llama_kv_cache_iswa::seq_rm, before either of its caches changes. removal is allowed if it takes all of a
     // compacted sequence, or starts at or after pos_exact
     bool allows_rm(const llama_kv_cache & kv, llama_seq_id seq_id, llama_pos p0, llama_pos p1) const;
-    // llama_kv_cache::seq_rm. as allows_rm, and forgets what is removed entirely
+    // llama_kv_cache::seq_rm. as allows_rm, and forgets what is removed entirely, and states behind what is left
     bool rm(const llama_kv_cache & kv, llama_seq_id seq_id, llama_pos p0, llama_pos p1);
 
     // llama_kv_cache_iswa::seq_cp and llama_kv_cache::seq_cp. a part of the kept prefix cannot be copied
     bool allows_cp(const llama_kv_cache & kv, llama_seq_id src, llama_seq_id dst, llama_pos p0, llama_pos p1) const;
     bool cp(const llama_kv_cache & kv, llama_seq_id src, llama_seq_id dst, llama_pos p0, llama_pos p1);
 
-    // seq_add and seq_div of both caches
-    bool allows_shift(llama_seq_id seq_id) const;
+    // seq_add and seq_div of both caches. states, which are kept by position, go where it is allowed
+    bool allows_shift(llama_seq_id seq_id);
 
     void keep(llama_seq_id seq_id);             // llama_kv_cache::seq_keep
-    void clear() { records.clear(); }           // llama_kv_cache::clear
+    void clear();                               // llama_kv_cache::clear
     bool empty() const { return records.empty(); } // llama_kv_cache::get_can_shift: no shift while anything is compacted
 
     // llama_kv_cache::state_write, in place of writing n_stream. without compacted sequences the bytes are upstream's;
@@ -74,8 +76,13 @@ public:
     llama_snapkv_record_ptr get(llama_seq_id seq_id) const;
     void set(llama_seq_id seq_id, llama_snapkv_record_ptr record);
 
+    // of recurrent layers, where the sequence's cells hold all that goes before
+    const llama_snapkv_states & states_of(llama_seq_id seq_id) const;
+    void keep_state(llama_seq_id seq_id, llama_snapkv_kept_state_ptr state);
+
 private:
     llama_snapkv_records records;
+    std::map<llama_seq_id, llama_snapkv_states> states;
 };
 
 // [head_dim, n_head_kv, n_kv - skip]: cells skip, skip + 1, ... of cached rows [n_embd_gqa, n_cells]

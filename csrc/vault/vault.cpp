@@ -13,6 +13,7 @@ void llama_snapkv_vault::truncate(uint32_t n) {
         return;
     }
     tokens.resize(n);
+    states.truncate((llama_pos) n);
     while (!segments.empty() && segments.back().pos0 >= n) {
         segments.pop_back();
     }

@@ -4,6 +4,8 @@
 
 #include "vault/memory.h"
 
+#include "upstream/snapkv-states.h"
+
 #include "llama.h"
 
 #include <cstdint>
@@ -96,6 +98,9 @@ public:
     const std::vector<segment> & get_segments() const { return segments; }
 
     std::vector<llama_snapkv_vault_layer> layers; // set by the first prefill or segment
+
+    // of recurrent layers, without which a prompt cannot go on from its tokens. none for other models
+    llama_snapkv_states states;
 
 private:
     std::vector<llama_token> tokens;

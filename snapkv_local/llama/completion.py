@@ -4,6 +4,7 @@ what a chat says of its prompt."""
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import time
 import uuid
@@ -63,6 +64,9 @@ class CompletingLlama(GuidedLlama):
         self._before = tokens
         self._is_prompt = True
         self._marks.begin(self, self.snapkv, tokens)
+        given = inspect.signature(super().generate).bind(tokens, *args, **kwargs).arguments
+        if given.get("reset", True):
+            self._return_to_turn(tokens)
         inner = super().generate(tokens, *args, **kwargs)
         return inner if self.snapkv is None else self._until_full(inner)
 

@@ -14,6 +14,7 @@ from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import LongPromptError, PromptError
 from snapkv_local.llama.decoding import DecodingLlama
 from snapkv_local.llama.turn import Standing, Turn, decide, n_again
+from snapkv_local.native import states
 from snapkv_local.prompt.marks import Marks
 from snapkv_local.stats import PrefillStats
 
@@ -97,9 +98,15 @@ class EvaluatingLlama(DecodingLlama):
             self._eval_full(tokens)
             return
         tokens = list(tokens)
-        turn = decide(self.snapkv, self._standing(tokens))
+        standing = self._standing(tokens)
+        turn = decide(self.snapkv, standing)
         if self.n_tokens == 0:
             self.last_prefill, self.evictions = None, []
+        context = self._context("eval")
+        is_turn = len(tokens) > 1 and not self._generating
+        begins_turn = is_turn and turn is Turn.DECODE and self.n_tokens > 0
+        if begins_turn or self._votes_from_here(standing):
+            context.keep_state(with_logits=False)
         match turn:
             case Turn.DECODE:
                 self._go_on(tokens)
@@ -110,6 +117,8 @@ class EvaluatingLlama(DecodingLlama):
             case Turn.EVICT | Turn.CHOOSE | Turn.FULL:
                 self._make_room(turn)
                 self._go_on(self._fitting(tokens))
+        if is_turn:
+            context.keep_state(with_logits=True)
 
     def set_snapkv(self, config: SnapKVConfig) -> None:
         """Compress later prompts in another way. What the context holds is dropped.
@@ -125,14 +134,62 @@ class EvaluatingLlama(DecodingLlama):
     def _standing(self, tokens: list[int]) -> Standing:
         """Where the conversation stands when these tokens come; what followed it in the cache is removed."""
         goes_on = (self._generating or self._same_window(tokens)) and self._trim()
+        n_free = self._n_free() if goes_on else None
+        fits = n_free is not None and len(tokens) <= n_free
+        again = self._n_again(0 if self._generating else len(tokens))
         return Standing(
             n_new=len(tokens),
             n_tokens=self.n_tokens,
             n_ctx=self._n_ctx,
-            n_free=self._n_free() if goes_on else None,
+            n_free=n_free,
             is_answer=self._generating,
-            goes_back=not self._is_hybrid,
+            goes_back=fits or again == 0 or self._begin_of(again) is not None,
         )
+
+    def _n_again(self, n_new: int) -> int:
+        assert self.snapkv is not None
+        return n_again(self.snapkv, n_new)
+
+    def _return_to_turn(self, tokens: Sequence[int]) -> None:
+        """Go back to the last place that a prompt has in common with the conversation.
+
+        That is for models with recurrent layers, which have a few such places, where turns begin and
+        end. Others go back to any token. Where there is none, the prompt is evaluated anew.
+        """
+        if self.snapkv is None or not self._is_hybrid or self.n_tokens == 0:
+            return
+        n = min(self.n_tokens, len(tokens))
+        differs = np.flatnonzero(self.input_ids[:n] != np.asarray(tokens[:n], np.int32))
+        n_same = int(differs[0]) if len(differs) else n
+        context = self._context("generate")
+        # at the prompt's end there is no token left to get logits from
+        places = [
+            state
+            for state in states.kept(context)
+            if state.pos <= n_same and (state.pos < len(tokens) or state.logits.size)
+        ]
+        if n_same == self.n_tokens or not places or not context.go_back(places[-1].pos):
+            return
+        self.n_tokens, self._requires_eval = places[-1].pos, places[-1].logits.size == 0
+        if self._logits_all and not self._requires_eval:
+            self._store_logits(self.n_tokens - 1, 1)
+
+    def _begin_of(self, n: int) -> int | None:
+        """Where the last n tokens, or more, can be evaluated again from; None if nowhere."""
+        start = self.n_tokens - n
+        return self._context("eval").state_before(start) if self._is_hybrid else start
+
+    def _votes_from_here(self, at: Standing) -> bool:
+        """True within an answer where its last tokens will vote from when the cells run out.
+
+        Recurrent layers must have their state kept by then.
+        """
+        if not self._is_hybrid or not at.is_answer or at.n_free is None:
+            return False
+        assert self.snapkv is not None
+        # twice as many tokens as vote: several may be decoded at once, and those that find no cells count not
+        least = 2 * self.snapkv.window_size
+        return at.n_free - at.n_new < least <= at.n_free
 
     def _same_window(self, tokens: list[int]) -> bool:
         """False if tokens replace a part of the window that has voted by another text."""
@@ -165,17 +222,17 @@ class EvaluatingLlama(DecodingLlama):
         """Evict within an answer, as far as its turn says that anything can be."""
         stats = None
         if turn is Turn.EVICT:
-            stats = self._extend([])
-        elif turn is Turn.CHOOSE:
+            stats = self._extend(self._go_back_by(self._n_again(0)), [])
+        # recurrent layers have gone back by now, to a place where the engine cannot go on
+        if turn is Turn.CHOOSE or (turn is Turn.EVICT and stats is None and self._is_hybrid):
             stats = self._prefill(self._input_ids.tolist(), self.prefill_progress)
         if stats is not None:
             self.evictions.append(stats)
 
     def _extend_or_prefill(self, tokens: list[int]) -> None:
         """Evaluate a turn's tokens and evict; the whole conversation where the engine cannot go on."""
-        assert self.snapkv is not None
-        start = self.n_tokens - n_again(self.snapkv, len(tokens))
-        stats = self._extend(tokens, self.prefill_progress)
+        start = self._go_back_by(self._n_again(len(tokens)))
+        stats = self._extend(start, tokens, self.prefill_progress)
         if stats is None:
             self._prefill_all(tokens)
             return
@@ -186,11 +243,23 @@ class EvaluatingLlama(DecodingLlama):
         """A prompt of the conversation so far and these tokens."""
         self.prefill([*self._input_ids.tolist(), *tokens])
 
-    def _extend(self, tokens: list[int], progress: Progress | None = None) -> PrefillStats | None:
-        """Evaluate tokens and evict down to the budget; None if the engine cannot go on here."""
-        assert self.snapkv is not None
+    def _go_back_by(self, n: int) -> int:
+        """Where the last n tokens, or more, are evaluated again from; recurrent layers are there then."""
+        start = self.n_tokens if n == 0 else self._begin_of(n)
+        assert start is not None  # else it were another turn
+        if n > 0:
+            self._context("eval").go_back(start)
+        return start
+
+    def _extend(
+        self, start: int, tokens: list[int], progress: Progress | None = None
+    ) -> PrefillStats | None:
+        """Evaluate what is there from a position on, and tokens, and evict down to the budget.
+
+        Returns:
+            None if the engine cannot go on there.
+        """
         context, n_tokens = self._context("eval"), self.n_tokens
-        start = n_tokens - n_again(self.snapkv, len(tokens))
         whole = np.array([*self._input_ids.tolist(), *tokens], np.int32)
         parts = self._marks.of(self, self.snapkv, whole)
         self.n_tokens, self._requires_eval = 0, True  # where it fails, the context is empty

@@ -17,7 +17,7 @@ import numpy as np
 
 from snapkv_local.errors import DocumentError, NoRoomError, PromptError
 from snapkv_local.llama.worded import WordedLlama
-from snapkv_local.native import vault
+from snapkv_local.native import states, vault
 from snapkv_local.prompt import template
 from snapkv_local.prompt.build import SEPARATOR
 from snapkv_local.storage import fingerprint, seal, sealed
@@ -49,20 +49,30 @@ def save(llm: WordedLlama, path: str | Path) -> int:
     if llm.n_tokens > 0 and not llm._requires_eval:
         logits = np.array(llm._logits(1)[0])
     parts = vault.segments(context)
+    turns, held = states.kept(context), states.kept(context, in_vault=True)
     header = {
         "model": asdict(_model_of(llm)),
         "n_prompt": llm.n_prompt,
         "seed": int(llm._seed),
         "n_swa_rows": parts[-1].n_swa_rows if parts else 0,
+        "turns": [state.pos for state in turns],
+        "states": [state.pos for state in held],
     }
     blocks = [
         seal.Block("tokens", np.int32, tokens.shape, [tokens]),
         seal.Block("state", np.uint8, state.shape, [state]),
         seal.Block("logits", np.float32, logits.shape, [logits]),
     ]
+    if turns:
+        rows = [turn.data for turn in turns]
+        blocks.append(seal.Block("turns", np.uint8, (len(rows), rows[0].size), rows))
+    for turn in turns:
+        name = f"turns.logits.{turn.pos}"
+        blocks.append(seal.Block(name, np.float32, turn.logits.shape, [turn.logits]))
     if parts:
-        held = np.concatenate([part.tokens for part in parts])
-        blocks += [seal.Block("vault", np.int32, held.shape, [held]), *blocks_of(parts)]
+        spelt = np.concatenate([part.tokens for part in parts])
+        blocks.append(seal.Block("vault", np.int32, spelt.shape, [spelt]))
+        blocks += blocks_of(parts, held)
     return seal.write(path, SESSION, header, blocks)
 
 
@@ -97,11 +107,19 @@ def load(llm: WordedLlama, path: str | Path) -> vault.Segment | None:
             "has more rows than the KV cache has cells",
             "raise {budget} or {decode_cells}",
         )
+    for i, pos in enumerate(about.get("turns", ())):
+        of_turn = np.ascontiguousarray(found[f"turns.logits.{pos}"])
+        states.add(context, [states.State(pos, found["turns"][i], of_turn)])
     segment = None
     keeps = llm.snapkv is not None and llm.snapkv.vault != "off"
     if "vault" in found and keeps:
-        held = np.array(found["vault"])
-        segment = vault.from_arrays(found, held, about["n_swa_rows"], file.file)
+        segment = vault.from_arrays(
+            found,
+            np.array(found["vault"]),
+            about["n_swa_rows"],
+            about.get("states", ()),
+            file.file,
+        )
         vault.attach(context, segment)
     llm.input_ids[: len(tokens)] = tokens
     llm.n_tokens, llm.n_prompt = len(tokens), about["n_prompt"]
@@ -143,18 +161,19 @@ def ingest(
     finally:
         if llm.snapkv != config:
             llm.set_snapkv(config)
-    parts = vault.segments(context)
+    parts, held = vault.segments(context), states.kept(context, in_vault=True)
     header = {
         "title": title,
         "opening": opening,
         "model": asdict(_model_of(llm)),
         "n_swa_rows": parts[-1].n_swa_rows,
+        "states": [state.pos for state in held],
     }
     data = np.frombuffer(text.encode(), np.uint8)
     blocks = [
         seal.Block("text", np.uint8, data.shape, [data]),
         seal.Block("tokens", np.int32, (len(tokens),), [np.asarray(tokens, np.int32)]),
-        *blocks_of(parts),
+        *blocks_of(parts, held),
     ]
     seal.write(path, KIND, header, blocks)
     return Document.open(path)

@@ -43,7 +43,8 @@ class Standing:
         n_free: tokens that can be decoded behind those before; None if none can, as where the
             conversation parts from the text that was compressed.
         is_answer: the tokens are the answer's own: a model has produced them.
-        goes_back: tokens can be evaluated again. Recurrent layers have no state from before them.
+        goes_back: the tokens before can be evaluated again, as far as EXTEND and EVICT need it. With
+            recurrent layers a state must have been kept there.
     """
 
     n_new: int
@@ -74,7 +75,7 @@ def decide(config: SnapKVConfig, at: Standing) -> Turn:
 
 
 def n_again(config: SnapKVConfig, n_new: int) -> int:
-    """Tokens before the new ones that EXTEND and EVICT evaluate again: a window's must vote."""
+    """Tokens before the new ones that EXTEND and EVICT evaluate again, at least: a window's must vote."""
     return max(0, config.window_size - n_new)
 
 

@@ -21,6 +21,7 @@ from snapkv_local.native.structs import (
     llama_snapkv_params,
     llama_snapkv_prompt,
     llama_snapkv_seq_info,
+    llama_snapkv_state,
     llama_snapkv_stats,
     llama_snapkv_vault_info,
     llama_snapkv_vault_segment,
@@ -239,6 +240,46 @@ def llama_snapkv_set_logits(ctx: Any, logits: Any, /) -> bool: ...
 # LLAMA_API void llama_snapkv_vault_clear(struct llama_context * ctx, llama_seq_id seq_id);
 @_function("llama_snapkv_vault_clear", [_ctx_p, _seq_id], None)
 def llama_snapkv_vault_clear(ctx: Any, seq_id: int, /) -> None: ...
+
+
+# LLAMA_API bool llama_snapkv_keep_state(struct llama_context * ctx, llama_seq_id seq_id,
+#     bool with_logits);
+@_function("llama_snapkv_keep_state", [_ctx_p, _seq_id, ctypes.c_bool], ctypes.c_bool)
+def llama_snapkv_keep_state(ctx: Any, seq_id: int, with_logits: bool, /) -> bool: ...
+
+
+# LLAMA_API bool llama_snapkv_go_back(struct llama_context * ctx, llama_seq_id seq_id,
+#     llama_pos pos);
+@_function("llama_snapkv_go_back", [_ctx_p, _seq_id, llama_cpp.llama_pos], ctypes.c_bool)
+def llama_snapkv_go_back(ctx: Any, seq_id: int, pos: int, /) -> bool: ...
+
+
+# LLAMA_API uint32_t llama_snapkv_n_states(const struct llama_context * ctx,
+#     llama_seq_id seq_id, bool in_vault);
+@_function("llama_snapkv_n_states", [_ctx_p, _seq_id, ctypes.c_bool], _u32)
+def llama_snapkv_n_states(ctx: Any, seq_id: int, in_vault: bool, /) -> int: ...
+
+
+# LLAMA_API bool llama_snapkv_get_state(const struct llama_context * ctx,
+#     llama_seq_id seq_id, bool in_vault, uint32_t i, struct llama_snapkv_state * state);
+@_function(
+    "llama_snapkv_get_state",
+    [_ctx_p, _seq_id, ctypes.c_bool, _u32, ctypes.POINTER(llama_snapkv_state)],
+    ctypes.c_bool,
+)
+def llama_snapkv_get_state(
+    ctx: Any, seq_id: int, in_vault: bool, i: int, state: Any, /
+) -> bool: ...
+
+
+# LLAMA_API bool llama_snapkv_add_state(struct llama_context * ctx, llama_seq_id seq_id,
+#     bool in_vault, const struct llama_snapkv_state * state);
+@_function(
+    "llama_snapkv_add_state",
+    [_ctx_p, _seq_id, ctypes.c_bool, ctypes.POINTER(llama_snapkv_state)],
+    ctypes.c_bool,
+)
+def llama_snapkv_add_state(ctx: Any, seq_id: int, in_vault: bool, state: Any, /) -> bool: ...
 
 
 # LLAMA_API int32_t llama_snapkv_decode(struct llama_context * ctx, struct llama_batch batch);

@@ -54,6 +54,7 @@ class SnapKVContext(KeptRows, CheckedContext):
 
     Attributes:
         options: those of our_contexts(), or that set_config() has put in their place.
+        is_hybrid: the model has recurrent layers beside those with attention.
         tap: of prefills whose rows no policy chooses, for measurements; None for none. Rows that it
             overwrites are kept in the place of the engine's.
 
@@ -90,6 +91,7 @@ class SnapKVContext(KeptRows, CheckedContext):
             api.fail(f"the context of {Path(model.path_model).name}", said.reason)
 
         self.ctx = ctx
+        self.is_hybrid = bool(llama_cpp.llama_model_is_hybrid(model.model))
         self.memory = llama_cpp.llama_get_memory(ctx)
         self._exit_stack.callback(self._free)
         # a context must be freed before its model
@@ -263,15 +265,55 @@ class SnapKVContext(KeptRows, CheckedContext):
         self.options = options
 
     def kv_cache_seq_rm(self, seq_id: int, p0: int, p1: int) -> bool:
-        """As llama_cpp's. -1, for all sequences, is our only one: recurrent layers know no other."""
-        return bool(super().kv_cache_seq_rm(api.SEQ_ID if seq_id < 0 else seq_id, p0, p1))
+        """As llama_cpp's. -1, for all sequences, is our only one: recurrent layers know no other.
+
+        These go back to p0 if their state was kept there.
+        """
+        if super().kv_cache_seq_rm(api.SEQ_ID if seq_id < 0 else seq_id, p0, p1):
+            return True
+        return p1 < 0 < p0 and self.go_back(p0)
+
+    def keep_state(self, with_logits: bool) -> None:
+        """Keep the state of recurrent layers behind the last token, unless it is; for other models, nothing.
+
+        Args:
+            with_logits: the context's are those of this token.
+
+        Raises:
+            OutOfMemoryError: the conversation is as it was.
+        """
+        if not self.is_hybrid or self.state_before(self._end()) == self._end():
+            return
+        if not api.llama_snapkv_keep_state(self.ctx, api.SEQ_ID, with_logits):
+            api.fail("the state of a turn's end")
+
+    def state_before(self, pos: int) -> int | None:
+        """The last position, up to pos, at which a state of recurrent layers is kept; None: nowhere."""
+        found, raw = None, structs.llama_snapkv_state()
+        for i in range(api.llama_snapkv_n_states(self.ctx, api.SEQ_ID, False)):
+            api.llama_snapkv_get_state(self.ctx, api.SEQ_ID, False, i, ctypes.byref(raw))
+            if raw.pos <= pos:
+                found = int(raw.pos)
+        return found
+
+    def go_back(self, pos: int) -> bool:
+        """Remove what follows a kept state of recurrent layers; False if none is kept at the position.
+
+        The context's logits are then those of the last token, if the state has them.
+        """
+        if not self.is_hybrid:
+            return False
+        return bool(api.llama_snapkv_go_back(self.ctx, api.SEQ_ID, pos))
+
+    def _end(self) -> int:
+        return int(llama_cpp.llama_memory_seq_pos_max(self.memory, api.SEQ_ID)) + 1
 
     def trim(self, n_past: int) -> bool:
         """Remove what follows the first n_past positions; False if generation cannot go on there.
 
         That is in the compacted part, where cells belong to no single position, further back than
-        the cache of sliding-window layers reaches, and anywhere before the last token in a model
-        with recurrent layers, which have no earlier state.
+        the cache of sliding-window layers reaches, and in a model with recurrent layers anywhere
+        before the last token but where their state was kept.
         """
         if not self.kv_cache_seq_rm(-1, n_past, -1):
             return False

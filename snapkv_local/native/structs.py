@@ -71,6 +71,7 @@ class llama_snapkv_stats(_Sized):
         ("bytes_weights_lent", ctypes.c_uint64),
         ("bytes_mask", ctypes.c_uint64),
         ("bytes_vault", ctypes.c_uint64),
+        ("bytes_state", ctypes.c_uint64),
         ("bytes_compute", ctypes.c_uint64),
         ("bytes_kv_full", ctypes.c_uint64),
         ("seconds_prefill", ctypes.c_double),
@@ -158,6 +159,19 @@ class llama_snapkv_vault_segment(_Sized):
         ("swa", ctypes.c_void_p),
         ("swa_bytes", ctypes.c_uint64),
         ("n_swa_rows", _u32),
+    ]
+
+
+# struct llama_snapkv_state
+class llama_snapkv_state(_Sized):
+    """A state of recurrent layers, as in snapkv.h."""
+
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("pos", llama_cpp.llama_pos),
+        ("data", ctypes.c_void_p),
+        ("n_bytes", ctypes.c_uint64),
+        ("logits", _f32_p),
     ]
 
 

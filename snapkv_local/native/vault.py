@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from snapkv_local.errors import DocumentError
 from snapkv_local.mapped import MappedFile
-from snapkv_local.native import api, structs
+from snapkv_local.native import api, states, structs
+from snapkv_local.native.states import State
 
 if TYPE_CHECKING:
     from snapkv_local.native.context import SnapKVContext
@@ -31,6 +32,8 @@ class Segment:
         swa: uint8 [n_bytes], rows of the sliding-window layers before the segment's end; empty for
             other models.
         n_swa_rows: positions that swa has.
+        states: of recurrent layers, behind some of these tokens and the last one; none for other models.
+            Only of one that a file holds.
         file: that k, v and swa are mapped from; None if they are memory.
     """
 
@@ -39,6 +42,7 @@ class Segment:
     v: Sequence[Rows]
     swa: Rows
     n_swa_rows: int
+    states: Sequence[State] = ()
     file: MappedFile | None = None
 
     def change(self) -> DocumentError | None:
@@ -102,6 +106,7 @@ def attach(context: SnapKVContext, segment: Segment) -> None:
     )
     if not api.llama_snapkv_vault_attach(context.ctx, api.SEQ_ID, ctypes.byref(raw)):
         api.fail("llama_snapkv_vault_attach")
+    states.add(context, segment.states, in_vault=True)
 
 
 def tokens(context: SnapKVContext) -> npt.NDArray[np.int32]:
@@ -124,24 +129,36 @@ def row_sizes(context: SnapKVContext) -> list[tuple[int, int]]:
     return sizes
 
 
-def joined(parts: Sequence[Segment]) -> Iterator[tuple[str, list[Rows]]]:
+def joined(parts: Sequence[Segment], held: Sequence[State]) -> Iterator[tuple[str, list[Rows]]]:
     """The arrays of segments that follow each other, by name, as pieces of one array each.
 
     The rows of sliding-window layers are those of the last segment.
+
+    Args:
+        held: states of the vault.
     """
     for ic in range(len(parts[0].k)):
         yield f"k.{ic}", [part.k[ic] for part in parts]
         yield f"v.{ic}", [part.v[ic] for part in parts]
     yield "swa", [parts[-1].swa]
+    if held:
+        yield "states", [state.data[None] for state in held]
 
 
 def from_arrays(
     found: dict[str, npt.NDArray[Any]],
     given: npt.NDArray[np.int32],
     n_swa_rows: int,
+    positions: Sequence[int],
     file: MappedFile | None,
 ) -> Segment:
-    """A segment from what joined() has named, and its tokens. A file is what the arrays map."""
+    """A segment from what joined() has named, and its tokens. A file is what the arrays map.
+
+    Args:
+        positions: of the states.
+    """
+    none = np.empty(0, np.float32)
+    held = [State(pos, found["states"][i], none) for i, pos in enumerate(positions)]
     n_layer = sum(name.startswith("k.") for name in found)
     return Segment(
         tokens=given,
@@ -149,6 +166,7 @@ def from_arrays(
         v=[found[f"v.{ic}"] for ic in range(n_layer)],
         swa=found["swa"],
         n_swa_rows=n_swa_rows,
+        states=held,
         file=file,
     )
 

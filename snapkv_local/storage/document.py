@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from snapkv_local.native import vault
+from snapkv_local.native.states import State
 from snapkv_local.storage import fingerprint, seal, sealed
 
 KIND = "document"
@@ -57,7 +58,9 @@ class Document:
             text = found.pop("text").tobytes().decode()
             # a copy: each prompt is compared with them, those about other things, too
             tokens = np.array(found.pop("tokens"))
-            segment = vault.from_arrays(found, tokens, about["n_swa_rows"], file.file)
+            segment = vault.from_arrays(
+                found, tokens, about["n_swa_rows"], about.get("states", ()), file.file
+            )
             return cls(
                 path=file.path,
                 title=about["title"],
@@ -71,9 +74,9 @@ class Document:
             )
 
 
-def blocks_of(parts: list[vault.Segment]) -> list[seal.Block]:
-    """K and V of segments that follow each other, to be written."""
+def blocks_of(parts: list[vault.Segment], held: list[State]) -> list[seal.Block]:
+    """K and V of segments that follow each other, and the vault's states, to be written."""
     return [
         seal.Block(name, np.uint8, (sum(map(len, pieces)), *pieces[0].shape[1:]), pieces)
-        for name, pieces in vault.joined(parts)
+        for name, pieces in vault.joined(parts, held)
     ]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from snapkv_local import Llama, SnapKVConfig
-from snapkv_local.errors import ConfigError, UnsupportedModelError
+from snapkv_local.errors import ConfigError
+from snapkv_local.llama import saved
 
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding  # isort: skip
 
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.native
 
 CONFIG = SnapKVConfig(budget=64, window_size=8, decode_cells=64)
 WHOLE = SnapKVConfig(budget=400, window_size=8, decode_cells=64)
+VAULT = SnapKVConfig(budget=64, window_size=8, decode_cells=64, vault="ram")
 
 Make = Callable[..., Llama]
 
@@ -90,7 +92,7 @@ def test_the_next_turn_goes_on_from_the_state(make: Make) -> None:
     assert found == greedy(other, [*prompt, *answer, *more], 10)
 
 
-@pytest.mark.parametrize("n_same", [0, 20, 299, 300])
+@pytest.mark.parametrize("n_same", [0, 20, 299])
 def test_a_prompt_that_goes_back_is_evaluated_anew(make: Make, n_same: int) -> None:
     llm, prompt = make(), tokens(300)
     greedy(llm, prompt, 5)
@@ -100,6 +102,106 @@ def test_a_prompt_that_goes_back_is_evaluated_anew(make: Make, n_same: int) -> N
     assert llm.last_prefill.n_prompt == 300
     assert llm.n_cached == 0
     assert found == greedy(make(), other, 10)
+
+
+def test_a_prompt_that_is_given_again_is_answered_from_its_end(make: Make) -> None:
+    llm, other = make(), make()
+    prompt = tokens(300)
+    answer = greedy(llm, prompt, 20)
+    assert greedy(llm, prompt, 20) == answer
+    assert llm.n_cached == 300  # nothing is evaluated
+    greedy(other, prompt, 1)
+    greedy(llm, prompt, 1)
+    assert np.array_equal(logits(llm), logits(other))
+
+
+@pytest.mark.parametrize("n_prompt", [40, 300])
+def test_a_changed_last_message_goes_on_from_the_answer_before(make: Make, n_prompt: int) -> None:
+    llm, other = make(), make()
+    prompt, asked, changed = tokens(n_prompt), tokens(20, seed=2), tokens(25, seed=3)
+    answer = greedy(llm, prompt, 10)
+    first = greedy(llm, [*prompt, *answer, *asked], 10)
+    evaluated = n_prompt + len(answer) - 1
+
+    found = greedy(llm, [*prompt, *answer, *changed], 10)
+    assert llm.n_cached == evaluated
+    assert greedy(other, prompt, 10) == answer
+    assert found == greedy(other, [*prompt, *answer, *changed], 10)
+    assert np.array_equal(logits(llm), logits(other))
+    # and once more the first one
+    assert greedy(llm, [*prompt, *answer, *asked], 10) == first
+    assert llm.n_cached == evaluated
+
+
+def test_without_a_reset_nothing_goes_back(make: Make) -> None:
+    llm = make()
+    answer = greedy(llm, tokens(300), 10)
+    for _ in llm.generate(tokens(20), temp=0.0, reset=False):
+        break
+    assert llm.n_tokens == 300 + len(answer) - 1 + 20
+
+
+@pytest.mark.parametrize(
+    ("n_document", "n_question", "n_cached"), [(320, 64, (320, 320)), (310, 10, (192, 256))]
+)
+def test_a_question_to_the_vault_is_as_a_prefill_anew(
+    make: Make, n_document: int, n_question: int, n_cached: tuple[int, int]
+) -> None:
+    """At least 64 tokens are computed; before these, states are kept where chunks end."""
+    llm, anew = make(VAULT), make()
+    document = tokens(n_document)
+    n_bytes = llm.prefill(document).bytes_state
+    for seed, expected in enumerate(n_cached, 5):
+        prompt = [*document, *tokens(n_question, seed)]
+        stats = llm.prefill(prompt)
+        assert stats.n_cached == expected
+        assert stats.bytes_state >= n_bytes > anew.prefill(prompt).bytes_state > 0
+        assert np.array_equal(logits(llm), logits(anew))
+        assert np.array_equal(llm.kept_positions(), anew.kept_positions())
+        assert greedy(llm, prompt, 10) == greedy(anew, prompt, 10)
+
+
+def test_each_turn_of_a_vault_chooses_its_rows(make: Make) -> None:
+    llm, anew = make(VAULT), make()
+    prompt, more = tokens(256), tokens(57, seed=2)
+    answer = greedy(llm, prompt, 8)
+    turn = [*prompt, *answer, *more]
+    found = greedy(llm, turn, 5)
+    assert llm.last_prefill is not None
+    assert llm.last_prefill.n_cached == len(prompt)
+    anew.prefill(turn)
+    assert found == greedy(anew, turn, 5)
+
+
+def test_rows_chosen_anew_have_the_prompts_state(make: Make) -> None:
+    llm = make(VAULT)
+    llm.prefill(tokens(300))
+    kept = llm.kept_positions()
+    expected = llm.logits_for(tokens(5, seed=2))
+    llm.select_rows(list(kept))
+    assert np.array_equal(llm.logits_for(tokens(5, seed=2)), expected)
+
+
+def test_documents(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = tokens(320)
+    prompt = [*document, *tokens(64, seed=2)]
+    # these models have no vocabulary to spell a text with
+    monkeypatch.setattr(saved, "_opening", lambda _llm, _text: ("", document))
+    path = tmp_path / "d.snapkv"
+    make(VAULT).ingest("a text", path)
+
+    llm, anew = make(VAULT), make()
+    found = llm.open_document(path)
+    positions = [state.pos for state in found.segment.states]
+    assert positions[-1] == 320
+    assert positions == sorted(set(positions))
+    stats = llm.prefill(prompt)
+    assert stats.n_cached == 320
+    # the file's states are no memory of ours
+    assert stats.bytes_state < len(positions) * len(found.segment.states[0].data)
+    anew.prefill(prompt)
+    assert np.array_equal(logits(llm), logits(anew))
+    assert greedy(llm, prompt, 10) == greedy(anew, prompt, 10)
 
 
 def test_a_turn_longer_than_the_cells_evicts_from_the_state(make: Make) -> None:
@@ -113,14 +215,50 @@ def test_a_turn_longer_than_the_cells_evicts_from_the_state(make: Make) -> None:
 
 
 def test_an_answer_longer_than_the_cells_goes_on(make: Make) -> None:
-    llm = make()
+    llm, other = make(), make()
     answer = greedy(llm, tokens(200), 150)
     assert len(answer) == 150
-    assert len(llm.evictions) == 2
-    # as if all that was there by then had been the prompt
-    n = llm.evictions[-1].n_prompt
+    first, second = llm.evictions
+    assert first.n_kept == second.n_kept == 64
+    # as if its last tokens, which vote, had been a turn
     said = [*tokens(200), *answer]
-    assert greedy(make(), said[:n], 1) == said[n : n + 1]
+    n = first.n_prompt
+    other.prefill(said[:200])
+    for token in said[200 : n - 16]:
+        other.eval([token])
+    assert other._ctx.extend(n - 16, np.array(said[n - 16 : n], np.int32)) is not None
+    other._note(n - 16, said[n - 16 : n], 1)
+    for token in said[n : second.n_prompt]:
+        assert int(np.argmax(logits(other))) == token
+        other.eval([token])
+
+
+def test_an_answer_with_few_cells_has_all_evaluated_anew(make: Make) -> None:
+    """No state was kept so many tokens before, as a window has."""
+    few = SnapKVConfig(budget=64, window_size=40, decode_cells=32)
+    llm = make(few)
+    answer = greedy(llm, tokens(200), 80)
+    said = [*tokens(200), *answer]
+    n = llm.evictions[-1].n_prompt
+    assert greedy(make(few), said[:n], 1) == said[n : n + 1]
+
+
+def test_a_short_turn_beyond_the_cells_goes_on_from_where_the_answer_began(make: Make) -> None:
+    llm, other = make(), make()
+    prompt, more = tokens(200), tokens(6, seed=2)
+    answer = greedy(llm, prompt, 62)
+    turn = [*prompt, *answer, *more]
+    found = greedy(llm, turn, 5)
+    assert llm.last_prefill is not None
+    assert (llm.last_prefill.n_prompt, llm.last_prefill.n_kept) == (len(turn), 64)
+    assert llm.n_cached >= 200
+
+    start = llm.n_cached
+    other.prefill(prompt)
+    for token in answer[: start - 200]:
+        other.eval([token])
+    assert other._ctx.extend(start, np.array(turn[start:], np.int32)) is not None
+    assert int(np.argmax(logits(other))) == found[0]
 
 
 def test_sessions(make: Make, tmp_path: Path) -> None:
@@ -133,15 +271,25 @@ def test_sessions(make: Make, tmp_path: Path) -> None:
     assert other.n_cached == llm.n_cached > 300
 
 
-def test_what_needs_an_earlier_state_is_refused(make: Make) -> None:
-    with pytest.raises(UnsupportedModelError, match="turn the vault off"):
-        make(SnapKVConfig(budget=64, window_size=8, vault="ram"))
+def test_the_places_to_go_back_to_are_in_a_session(make: Make, tmp_path: Path) -> None:
+    llm, other = make(VAULT), make(VAULT)
+    prompt = tokens(256)
+    answer = greedy(llm, prompt, 5)
+    expected = greedy(llm, prompt, 5)
+    llm.save_session(tmp_path / "s.snapkv")
+    other.load_session(tmp_path / "s.snapkv")
+    assert greedy(other, prompt, 5) == expected == answer
+    assert other.n_cached == 256
+    # and to the vault's
+    changed = [*prompt, *tokens(64, seed=3)]
+    assert other.prefill(changed).n_cached == 256
+    llm.prefill(changed)
+    assert np.array_equal(logits(llm), logits(other))
+
+
+def test_drafts_are_refused(make: Make) -> None:
     with pytest.raises(ConfigError, match="recurrent layers have no earlier state"):
         make(draft_model=LlamaPromptLookupDecoding())
-    llm = make()
-    with pytest.raises(ConfigError, match="turn the vault off"):
-        llm.set_snapkv(SnapKVConfig(budget=64, window_size=8, decode_cells=64, vault="ram"))
-    assert len(greedy(llm, tokens(300), 3)) == 3
 
 
 def test_a_policy_in_python_sees_the_attention_layers(make: Make) -> None:

@@ -37,6 +37,7 @@ STATS = PrefillStats(
     bytes_weights_lent=0,
     bytes_mask=9 * 2**20,
     bytes_vault=0,
+    bytes_state=0,
     bytes_compute=50 * 2**20,
     bytes_kv_full=180 * 2**20,
     seconds_prefill=40.0,
