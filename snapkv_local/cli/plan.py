@@ -44,6 +44,7 @@ _LABELS = {
     "weights_lent": "lent weights",
     "compute": "compute buffer",
     "vault": "vault",
+    "states": "kept states",
     "process": "driver's context",
 }
 

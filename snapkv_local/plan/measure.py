@@ -147,6 +147,7 @@ def measure(
         "compute": stats.bytes_compute,
         "weights_lent": stats.bytes_weights_lent,
         "vault": stats.bytes_vault,
+        "states": stats.bytes_state,
     }
     predicted = {name: part.total for name, part in estimate.parts.items()}
     predicted["weights"] = task.model.bytes_weights

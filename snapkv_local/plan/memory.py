@@ -6,6 +6,7 @@ The formulas are those of the code that allocates:
   (cells_needed() in csrc/api/context.cpp). A cache of sliding-window layers has cells for the window and one
   ubatch (llama-kv-cache-iswa.cpp, swa_full off).
 - States of recurrent layers: llama-memory-recurrent.cpp, in float32, whatever the type of the KV cache.
+  Those that are kept to go back to: csrc/prefill/rows.cpp.
 - Staging, hidden state, queries and mask: csrc/staging/staging.cpp and csrc/staging/hidden.cpp.
 - Weights: the token embedding stays in host memory; the last N layers go to the GPU, and the output
   matrix with the first of them (llama-model.cpp). Lent weights: csrc/staging/weights.cpp.
@@ -48,6 +49,7 @@ MASK_ALIGNMENT = 8
 
 # tokens that are computed after the vault's, at least (csrc/prefill/rows.cpp)
 MIN_NEW = 64
+STATE_STEP, MAX_STATES = 4, 12
 
 # bytes that the engine leaves free on the device (csrc/staging/plan.cpp)
 MARGIN = 320 << 20
@@ -81,7 +83,7 @@ class Estimate:
     @property
     def lasting(self) -> Part:
         """What stays from the load to the end."""
-        lasting = ("weights", "kv", "recurrent", "process")
+        lasting = ("weights", "kv", "recurrent", "states", "process")
         return _sum(self.parts[name] for name in lasting if name in self.parts)
 
     @property
@@ -168,6 +170,7 @@ def compressed(
         "kv": _kv(model, n_cells, n_full, N_UBATCH, kv_type, place),
         **_recurrent(model, place),
     }
+    parts |= _kept_states(model, n_prompt, config, place)
     keeps_all = config.vault != "off" and n_prompt > config.window_size
     if n_kept >= n_prompt and not keeps_all:
         parts |= {"compute": ordinary, "process": _process(model, place)}
@@ -262,6 +265,18 @@ def _recurrent(model: PlannedModel, place: Place) -> dict[str, Part]:
         return {}
     n_host = len(states) - place.n_resident(len(states)) if place.gpu else 0
     return {"recurrent": Part(sum(states[n_host:]), sum(states[:n_host]))}
+
+
+def _kept_states(
+    model: PlannedModel, n_prompt: int, config: SnapKVConfig, place: Place
+) -> dict[str, Part]:
+    """States in host memory, behind the prompt and for the vault before its end; turns add more."""
+    of_one = sum(layer.bytes_state for layer in model.layers)
+    n, distance = 1, max(config.window_size, MIN_NEW)
+    while config.vault != "off" and distance < n_prompt:
+        n, distance = n + 1, STATE_STEP * distance
+    total = min(n, MAX_STATES) * of_one
+    return {"states": Part(0, total) if place.gpu else Part(total)} if of_one else {}
 
 
 def _process(model: PlannedModel, place: Place) -> Part:

@@ -182,6 +182,23 @@ def test_rows_chosen_anew_have_the_prompts_state(make: Make) -> None:
     assert np.array_equal(llm.logits_for(tokens(5, seed=2)), expected)
 
 
+def test_what_eval_asks_of_an_engine(make: Make) -> None:
+    """Cells for the whole prompt and a vault: all rows are the full cache, and other rows are others."""
+    full = make(None)
+    llm = make(SnapKVConfig(budget=400, window_size=8, decode_cells=64, vault="ram"))
+    prompt, answer = tokens(300), tokens(8, seed=2)
+    full.eval(prompt)
+    expected = full.logits_for(answer)
+    llm.prefill(prompt)
+    views = llm.layer_views()
+    assert len(views) == len(llm.cached_layers())
+    few = [np.arange(16, dtype=np.int32)[None].repeat(view.k.shape[0], 0) for view in views]
+    llm.select_rows(few)
+    assert not np.array_equal(llm.logits_for(answer), expected)
+    llm.select_rows(None)
+    assert np.array_equal(llm.logits_for(answer), expected)
+
+
 def test_documents(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document = tokens(320)
     prompt = [*document, *tokens(64, seed=2)]

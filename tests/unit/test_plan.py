@@ -292,7 +292,13 @@ def test_a_hybrid_keeps_rows_and_states(name, n_cached, row, mib, write_metadata
     assert found.lasting.main == sum(
         found.parts[p].main for p in ("weights", "kv", "recurrent", "process")
     )
+    # one to go back to, and those of a vault, in host memory
+    assert found.parts["states"] == Part(0, found.parts["recurrent"].main)
+    vault = SnapKVConfig(budget=2048, vault="ram")
+    kept = compressed(model, 130_560, vault, "q8_0", Place(True), group=1).parts["states"]
+    assert kept == Part(0, 7 * found.parts["recurrent"].main)
     full = plain(model, 130_560, 512, "f16")
+    assert "states" not in full.parts
     assert full.parts["kv"].main == row * 131_072
     assert full.parts["recurrent"].main == found.parts["recurrent"].main  # whatever the type
 
