@@ -46,7 +46,7 @@ static void test_table() {
     CHECK(!llama_snapkv_proven(nullptr));
     CHECK(llama_snapkv_backend_of(imaginary::cpu()).proven && llama_snapkv_backend_of(imaginary::cpu()).proven_latent);
     const auto cuda = llama_snapkv_backend_of(std::string("CUDA"));
-    CHECK(!cuda.proven_latent && !cuda.proven_wide && !cuda.proven_sharing);
+    CHECK(cuda.proven_latent && cuda.proven_wide && !cuda.proven_sharing);
     CHECK(llama_snapkv_reads_mask_stride({ imaginary::cpu() }));
     CHECK(!llama_snapkv_reads_mask_stride({ imaginary::cpu(), imaginary::device() }));
 }

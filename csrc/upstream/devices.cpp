@@ -16,7 +16,7 @@
 // as in llama_decode(), and never attention
 static constexpr llama_snapkv_backend BACKENDS[] = {
     { "CPU", true, true, true, true, true, true },
-    { "CUDA", true, true, false, false, false, true },
+    { "CUDA", true, true, true, true, false, true },
     { "ROCm", false, false, false, false, false, true },
     { "MUSA", false, false, false, false, false, true },
     { "MTL", false, false, false, false, false, true }, // Metal
@@ -87,6 +87,10 @@ static const char * unproven_for(const llama_model & model, const llama_snapkv_b
     }
     if (llama_model_is_hybrid(&model) && !backend.proven_recurrent) {
         return " for models with recurrent layers";
+    }
+    // the prefill of a synthetic one ended the process there
+    if (model.arch == LLM_ARCH_COHERE2MOE && strcmp(backend.name, "CUDA") == 0) {
+        return " for models of the architecture cohere2moe";
     }
     const auto & hparams = model.hparams;
     if (hparams.is_mla()) {
