@@ -180,7 +180,11 @@ int main(int argc, char ** argv) {
     save(make_gemma3n().get(), false, seed, folder + "gemma3n-dense.gguf");
     for (const llm_arch arch : OTHERS) {
         const bool moe = moe_mandatory(arch);
-        save(get_gguf_ctx(arch, moe).get(), false, seed, folder + llm_arch_name(arch) + (moe ? "-moe.gguf" : "-dense.gguf"));
+        gguf_context_ptr gguf = get_gguf_ctx(arch, moe);
+        if (arch != LLM_ARCH_STEP35) { // the others do not read it
+            llama_model_saver(arch, gguf.get()).add_kv(LLM_KV_ATTENTION_SLIDING_WINDOW, uint32_t(0));
+        }
+        save(gguf.get(), false, seed, folder + llm_arch_name(arch) + (moe ? "-moe.gguf" : "-dense.gguf"));
     }
     save_known(make_deepseek2(true).get(), seed, folder + "deepseek2-heads-moe.gguf");
     save_known(make_deepseek2(false).get(), seed, folder + "deepseek2-unabsorbed-moe.gguf");

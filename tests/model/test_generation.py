@@ -125,7 +125,7 @@ def test_what_is_evicted_again_is_what_the_rows_scores_say(make, prompt):
         seen.append((q, k, d.scale))
 
     llm._ctx.tap = tap
-    assert llm._extend([]).n_kept == 96
+    assert llm._extend(llm._go_back_by(llm._n_again(0)), []).n_kept == 96
 
     n_rows = 96 + 64
     for (q, k, scale), old, new in zip(seen, before, llm.kept_positions(), strict=True):

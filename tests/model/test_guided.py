@@ -207,7 +207,7 @@ def test_brackets_of_gbnf_are_bounded(model, n):
 
 def test_gbnf_that_is_none_is_refused(model):
     grammar = llama_cpp.LlamaGrammar.from_string("root ::= nothing")
-    with pytest.raises(GrammarError, match="no GBNF"):
+    with pytest.raises(GrammarError, match="not GBNF"):
         model.create_completion("A", grammar=grammar, max_tokens=2)
 
 

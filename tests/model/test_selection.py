@@ -100,7 +100,7 @@ def test_protected_positions_stay(make: Callable[..., Llama], prompt: list[int])
 
 def test_what_cannot_be_protected(make: Callable[..., Llama], prompt: list[int]) -> None:
     llm = make()
-    with pytest.raises(ConfigError, match="no range"):
+    with pytest.raises(ConfigError, match="not a range"):
         llm.set_protected([(10, 5)])
     llm.set_protected([(0, 100)])
     with pytest.raises(ConfigError, match=r"hold 100 protected ones, .* or protect less"):

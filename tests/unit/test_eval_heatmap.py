@@ -116,7 +116,7 @@ def test_records_of_other_lengths_and_policies_are_one(tmp_path):
     [
         ({"model": {"name": "other", "type": "f16"}}, "model, name"),
         ({"cases": {"0": {**case(1024, 0.25, 1.0), "digest": "x"}}}, "tokens of case 0"),
-        ({"kind": "bench"}, "no record of an evaluation"),
+        ({"kind": "bench"}, "not a record of an evaluation"),
     ],
 )
 def test_records_that_do_not_belong_together(tmp_path, change, says):
