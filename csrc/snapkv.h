@@ -87,7 +87,8 @@ LLAMA_API struct llama_snapkv_params llama_snapkv_default_params(void);
 LLAMA_API const char * llama_snapkv_last_error(void);
 
 // llama_decode() for callers that C++ exceptions must not reach: what it throws is an error (-1), and so is too little
-// memory for what it would not check itself. What the context holds is then unknown: clear it
+// memory for what it would not check itself, and a position that the model does not know (llama_snapkv_n_positions). What the
+// context holds is then unknown: clear it
 LLAMA_API int32_t llama_snapkv_decode(struct llama_context * ctx, struct llama_batch batch);
 
 // for programs, not for libraries: where ggml would abort, or an exception would leave a thread, the process writes one
@@ -109,6 +110,10 @@ LLAMA_API bool llama_snapkv_has_fused_ops(const char * device);
 // true if prefills on devices of one of ggml's backends, by its name, were shown to be exact on hardware. on others a context is
 // refused unless the environment variable SNAPKV_UNPROVEN is 1
 LLAMA_API bool llama_snapkv_proven(const char * backend);
+
+// positions that a model has learned embeddings of, as GPT-2 has: where a token has another one, llama_decode() ends the process, or
+// reads what is no embedding, and our functions refuse it. 0: the model has no such embeddings
+LLAMA_API uint32_t llama_snapkv_n_positions(const struct llama_model * model);
 
 // like llama_init_from_model(), but cparams.n_ctx is the logical context (what RoPE scaling and llama_n_ctx() see) and
 // the KV cache has only the cells that budget and decode_cells ask for. NULL on failure
@@ -177,7 +182,7 @@ struct llama_snapkv_prompt {
     // the window, or begin == end: the last ones vote
     struct llama_snapkv_span question;
 
-    uint32_t n_queries; // save the queries of so many last tokens, for the tap and the vault; at least the window's are
+    uint32_t n_queries; // save the queries of so many last ones of these tokens, for the tap and the vault; at least the window's are
 
     const char * vault_dir; // the vault's new rows go to a file in this folder, of the size of what it holds, and gone with it; NULL: host memory
 

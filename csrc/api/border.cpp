@@ -6,6 +6,7 @@
 
 #include "llama-context.h"
 #include "llama-impl.h"
+#include "llama-model.h"
 
 #include "ggml.h"
 
@@ -15,10 +16,34 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <map>
 #include <new>
+#include <string>
+
+uint32_t llama_snapkv_n_positions(const llama_model * model) {
+    return model && model->pos_embd ? (uint32_t) model->pos_embd->ne[1] : 0;
+}
+
+static std::string check_positions(const llama_context & ctx, const llama_batch & batch) {
+    std::map<llama_seq_id, llama_pos> next; // a batch without positions goes on from the end of each sequence
+    std::string error;
+    for (int32_t i = 0; i < batch.n_tokens && error.empty() && llama_snapkv_n_positions(&ctx.get_model()) > 0; ++i) {
+        const llama_seq_id seq_id = batch.seq_id ? batch.seq_id[i][0] : 0;
+        if (!batch.pos && next.count(seq_id) == 0) {
+            next[seq_id] = llama_memory_seq_pos_max(ctx.get_memory(), seq_id) + 1;
+        }
+        error = llama_snapkv_check_position(ctx.get_model(), batch.pos ? batch.pos[i] : next[seq_id]++);
+    }
+    return error;
+}
 
 int32_t llama_snapkv_decode(llama_context * ctx, llama_batch batch) {
     try {
+        const std::string error = check_positions(*ctx, batch);
+        if (!error.empty()) {
+            llama_snapkv_set_error(error);
+            return -1;
+        }
         llama_snapkv_require_step(std::max(llama_n_threads(ctx), llama_n_threads_batch(ctx)));
         const int32_t rc = llama_decode(ctx, batch);
         if (rc != 0) {

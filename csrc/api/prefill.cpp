@@ -89,6 +89,10 @@ static std::string check_prompt(const llama_context & ctx, const llama_snapkv_pr
     if (end > ctx.n_ctx_seq()) {
         return format("the prompt has %llu tokens and the context %u: make it larger (n_ctx) or the prompt shorter", (unsigned long long) end, ctx.n_ctx_seq());
     }
+    const std::string error = llama_snapkv_check_position(ctx.get_model(), (int64_t) end - 1);
+    if (!error.empty()) {
+        return error;
+    }
     if (prompt->seq_id < 0 || (uint32_t) prompt->seq_id >= ctx.n_seq_max()) {
         return format("sequence id %d is not in [0, %u)", prompt->seq_id, ctx.n_seq_max());
     }

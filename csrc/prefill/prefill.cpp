@@ -149,6 +149,7 @@ void llama_snapkv_prefill_run::run() {
             }
         }
         flights.land_all();
+        known->load_queries(staging, layers);
         known->save(staging, layers);
         compressor->score(layers, *record);
         compressor->evict(layers, *record, *mem.base, target);

@@ -152,6 +152,24 @@ void llama_snapkv_known_rows::load(const llama_snapkv_staging & staging, const l
     }
 }
 
+void llama_snapkv_known_rows::load_queries(const llama_snapkv_staging & staging, const std::vector<llama_snapkv_layer> & layers) const {
+    const uint32_t query0 = task.n_rows() - staging.n_queries;
+    if (!vault || n_past <= query0) {
+        return;
+    }
+    const int64_t n = vault->n_queries(); // they reach back to query0, or open_vault() would have these rows computed
+    const int64_t first = vault->n_tokens() - n;
+    for (const auto & layer : layers) {
+        std::vector<float> q(n * layer.head_dim * layer.n_head);
+        vault->read_queries(layer.ic, q.data());
+        const size_t row = layer.head_dim * sizeof(float);
+        for (int64_t h = 0; h < layer.n_head; ++h) {
+            ggml_backend_tensor_set(staging.queries, q.data() + (h * n + query0 - first) * layer.head_dim, layer.slot * staging.queries->nb[1] + h * staging.n_queries * row,
+                    (n_past - query0) * row);
+        }
+    }
+}
+
 void llama_snapkv_known_rows::save(const llama_snapkv_staging & staging, const std::vector<llama_snapkv_layer> & layers) {
     if (!vault) {
         return;

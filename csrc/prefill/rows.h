@@ -30,6 +30,9 @@ public:
     // K and V of layers il into the staging cache; stream: of the cells
     void load(const llama_snapkv_staging & staging, const llama_snapkv_groups & groups, uint32_t ig, uint32_t stream) const;
 
+    // layers are computed: of the queries that are wanted, the vault has those of rows that were not
+    void load_queries(const llama_snapkv_staging & staging, const std::vector<llama_snapkv_layer> & layers) const;
+
     // of layers that are computed, K, V and queries of the other rows are for the vault; nothing without one. throws std::runtime_error
     void save(const llama_snapkv_staging & staging, const std::vector<llama_snapkv_layer> & layers);
     // rows where chunks of n_chunk tokens have to end, ascending: the vault keeps the states of recurrent layers there. throws std::bad_alloc

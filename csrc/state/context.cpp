@@ -15,6 +15,15 @@ std::string & llama_snapkv_error() {
     return error;
 }
 
+std::string llama_snapkv_check_position(const llama_model & model, int64_t pos) {
+    const uint32_t n = llama_snapkv_n_positions(&model);
+    if (n == 0 || (pos >= 0 && pos < n)) {
+        return "";
+    }
+    return format("the model has learned embeddings of %u positions, and %lld is not one of them: make the prompt or its answer shorter, and the context (n_ctx) %u or less", n,
+            (long long) pos, n);
+}
+
 void llama_snapkv_set_error(const std::string & message) {
     llama_snapkv_error() = message;
     LLAMA_LOG_ERROR("snapkv: %s\n", message.c_str());

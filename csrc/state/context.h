@@ -63,6 +63,9 @@ uint32_t llama_snapkv_n_head(const llama_model & model, const llama_kv_cache & b
 // shapes of the rows that a vault keeps
 std::vector<llama_snapkv_vault_layer> llama_snapkv_vault_layers(llama_context & ctx);
 
+// "" or why a token cannot be at a position: the model has no embedding of it (llama_snapkv_n_positions)
+std::string llama_snapkv_check_position(const llama_model & model, int64_t pos);
+
 // what llama_snapkv_last_error() says on this thread; to be set without a log
 std::string & llama_snapkv_error();
 

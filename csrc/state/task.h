@@ -23,6 +23,6 @@ struct llama_snapkv_task {
     uint32_t n_prefix_kept() const { return n_kept - window; }
     uint32_t n_prefix_kept_max() const { return n_kept_max - window; }
 
-    // query rows to save for each layer
-    uint32_t n_queries() const { return std::min(std::max(window, prompt.n_queries), n_rows()); }
+    // query rows to save for each layer; cells have none
+    uint32_t n_queries() const { return std::min(std::max(window, prompt.n_queries), prompt.n_tokens); }
 };

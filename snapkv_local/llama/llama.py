@@ -61,7 +61,8 @@ class Llama(DocumentedLlama):
 
     Raises:
         ConfigError: flash_attn=False or embedding=True together with snapkv, draft_model and snapkv
-            with a model that has recurrent layers, or keep_scores without snapkv.
+            with a model that has recurrent layers, keep_scores without snapkv, or an n_ctx beyond the
+            positions that a model such as GPT-2 has learned embeddings of.
         ModelFileError: the file is missing, truncated or not GGUF.
         UnsupportedModelError: the engine refuses the model, with its reason.
         OutOfMemoryError: the cache could not be allocated.
@@ -123,6 +124,15 @@ class Llama(DocumentedLlama):
             except Exception as e:
                 self._stack.close()  # what is loaded by then
                 raise foreign.from_load(e, str(model_path), said.reason) from e
+        n_positions = support.n_positions(self._model.model)
+        # embeddings are of many short texts, and a long one is an error of its own
+        if n_positions is not None and n_positions < self.n_ctx() and not kwargs.get("embedding"):
+            self.close()
+            raise ConfigError(
+                f"n_ctx={self.context_params.n_ctx}",
+                f"the model has learned embeddings of {n_positions} positions, and knows no others",
+                f"give {{n_ctx={n_positions}}} or less",
+            )
         if snapkv is not None and self._is_hybrid and self.draft_model is not None:
             self.close()
             raise ConfigError(

@@ -84,6 +84,11 @@ def llama_snapkv_has_fused_ops(device: bytes, /) -> bool: ...
 def llama_snapkv_proven(backend: bytes, /) -> bool: ...
 
 
+# LLAMA_API uint32_t llama_snapkv_n_positions(const struct llama_model * model);
+@_function("llama_snapkv_n_positions", [llama_cpp.llama_model_p_ctypes], _u32)
+def llama_snapkv_n_positions(model: Any, /) -> int: ...
+
+
 # LLAMA_API struct llama_context * llama_snapkv_init_from_model(struct llama_model * model,
 #     struct llama_context_params cparams, struct llama_snapkv_params params);
 @_function(

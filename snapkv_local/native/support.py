@@ -82,6 +82,11 @@ def supported(
     return reason
 
 
+def n_positions(model: Any) -> int | None:
+    """Positions that a model has learned embeddings of; None for one that knows no such bound."""
+    return api.llama_snapkv_n_positions(model) or None
+
+
 def unproven_devices() -> list[Device]:
     """GPUs of backends on which nobody has proven that results are right."""
     return [

@@ -180,6 +180,35 @@ def test_queries_are_saved_as_far_back_as_the_question(
     assert (kept[0][:, :, -1] > 140).all()
 
 
+@pytest.mark.parametrize("spec", ["h2o", "value:observation=80"])
+def test_a_question_to_the_vault_chooses_as_a_prefill_anew(
+    make: Callable[..., Llama], prompt: list[int], answer: list[int], spec: str
+) -> None:
+    """The policy looks at more queries than the last 64 tokens, which are all that is computed."""
+    config = replace(CONFIG, policy=spec)
+    anew, llm = make(config), make(replace(config, vault="ram"))
+    text = [*prompt, *prompt[40:120]][:364]
+    llm.prefill(text)
+    for words in (answer * 8, prompt[200:]):
+        asked = [*text, *words[:20]]
+        anew.prefill(asked)
+        assert llm.prefill(asked).n_cached == len(asked) - 64
+        np.testing.assert_array_equal(llm.kept_positions(), anew.kept_positions())
+        np.testing.assert_allclose(llm.coverage(), anew.coverage(), rtol=1e-6)
+
+
+def test_a_turn_has_the_queries_of_its_own_tokens(
+    make: Callable[..., Llama], prompt: list[int]
+) -> None:
+    """The rows before it are there without theirs."""
+    llm = make(CONFIG, keep_queries=40)
+    llm.prefill(prompt)
+    seen: list[int] = []
+    llm._ctx.tap = lambda data: seen.append(data.n_queries)
+    llm._ctx.extend(len(prompt), np.array(prompt[:20], np.int32))
+    assert set(seen) == {20}
+
+
 def test_cells_that_run_out_in_an_answer(make: Callable[..., Llama], prompt: list[int]) -> None:
     """The policy then chooses from all of the conversation."""
     llm = make(replace(CONFIG, policy="streaming"))

@@ -15,6 +15,9 @@ from snapkv_local.stats import PrefillStats
 CONFIG = SnapKVConfig(budget=64, window_size=8, decode_cells=64)
 N_PROMPT = 200
 
+# models that end there, with learned embeddings of positions
+N_POSITIONS = {"gpt2-dense": 256, "starcoder-dense": 256}
+
 
 def planned(path: Path) -> PlannedModel | None:
     """None if the plan refuses the model."""
@@ -28,8 +31,8 @@ def measured(path: Path) -> PrefillStats | None:
     """None if the engine refuses the model."""
     try:
         llm = Llama(
-            str(path), snapkv=CONFIG, n_ctx=512, n_batch=512, n_ubatch=512, n_threads=1,
-            n_threads_batch=1, verbose=False,
+            str(path), snapkv=CONFIG, n_ctx=N_POSITIONS.get(path.stem, 512), n_batch=512, n_ubatch=512,
+            n_threads=1, n_threads_batch=1, verbose=False,
         )  # fmt: skip
     except UnsupportedModelError:
         return None
