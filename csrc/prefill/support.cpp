@@ -69,16 +69,21 @@ static std::string check_sequences(const llama_model & model, const llama_contex
     if (n_seq_max > LLAMA_MAX_SEQ) {
         return format("n_seq_max %u is more than llama.cpp's %d: make it smaller", n_seq_max, LLAMA_MAX_SEQ);
     }
-    const uint32_t n_ctx = GGML_PAD(cparams.n_ctx == 0 ? model.hparams.n_ctx_train : cparams.n_ctx, 256);
+    // as llama_context makes them of the parameters, before it rounds n_ctx up
+    const uint32_t n_ctx = cparams.n_ctx == 0 ? model.hparams.n_ctx_train : cparams.n_ctx;
     const uint32_t n_batch = std::min(n_ctx, cparams.n_batch);
+    const uint32_t n_ubatch = std::min(n_batch, cparams.n_ubatch == 0 ? n_batch : cparams.n_ubatch);
+    if (n_ctx < n_seq_max) {
+        return format("n_ctx %u is less than n_seq_max %u, and each sequence needs a place in a batch, which has no more tokens: make n_ctx larger", n_ctx, n_seq_max);
+    }
     if (n_batch < n_seq_max) {
         return format("n_batch %u is less than n_seq_max %u, and each sequence needs a place in a batch: make n_batch larger", n_batch, n_seq_max);
     }
     if (cparams.n_outputs_max != 0 && cparams.n_outputs_max < n_seq_max) {
         return format("n_outputs_max %u is less than n_seq_max %u: make it larger", cparams.n_outputs_max, n_seq_max);
     }
-    if ((model.arch == LLM_ARCH_MINIMAX_01 || model.arch == LLM_ARCH_KIMI_LINEAR) && cparams.n_ubatch % n_seq_max != 0) {
-        return format("n_ubatch %u is not a multiple of n_seq_max %u, as %s needs it in llama.cpp: make it one", cparams.n_ubatch, n_seq_max, llm_arch_name(model.arch));
+    if ((model.arch == LLM_ARCH_MINIMAX_01 || model.arch == LLM_ARCH_KIMI_LINEAR) && n_ubatch % n_seq_max != 0) {
+        return format("a ubatch has %u tokens (n_ubatch, or what n_batch and n_ctx leave of it), no multiple of n_seq_max %u, as %s needs it in llama.cpp: make it one", n_ubatch, n_seq_max, llm_arch_name(model.arch));
     }
     return "";
 }

@@ -231,55 +231,6 @@ static void test_sequences(llama_model * model, bool unified) {
     CHECK(info(ctx.get(), 0).n_prompt == N && info(ctx.get(), 1).n_prompt == N - 13);
 }
 
-// more sequences than a small batch has tokens
-static void test_many_sequences(llama_model * model) {
-    const auto tokens = make_tokens(model, N, 1);
-    tokens_t alone;
-    {
-        auto ctx = make(model);
-        CHECK(prefill(ctx.get(), tokens) == 0);
-        alone = generate(ctx.get(), best(ctx.get()), 4);
-    }
-    for (const uint32_t n_seq_max : { 3, 8, 9, 16, 64 }) {
-        for (const bool unified : { false, true }) {
-            auto ctx = make(model, n_seq_max, unified);
-            for (const llama_seq_id seq_id : { 0, (int) n_seq_max - 1 }) {
-                CHECK(ctx && prefill(ctx.get(), tokens, seq_id) == 0);
-                CHECK(info(ctx.get(), seq_id).n_kept == BUDGET);
-                CHECK(generate(ctx.get(), best(ctx.get()), 4, seq_id) == alone);
-            }
-            CHECK(prefill(ctx.get(), tokens, (int) n_seq_max) < 0);
-        }
-    }
-
-    // fewer tokens in a ubatch than sequences
-    llama_context_params cp = context_params(16);
-    cp.n_ubatch = 8;
-    llama_context_ptr ctx(llama_snapkv_init_from_model(model, cp, snapkv_params()));
-    CHECK(ctx && prefill(ctx.get(), tokens, 15) == 0);
-    CHECK(generate(ctx.get(), best(ctx.get()), 4, 15).size() == 5);
-
-    // a context smaller than its sequences are made: cells follow what they can hold
-    cp = context_params(9);
-    cp.n_ctx = 300;
-    llama_snapkv_params sp = snapkv_params();
-    sp.budget = N_CTX - 8;
-    ctx.reset(llama_snapkv_init_from_model(model, cp, sp));
-    CHECK(ctx && llama_n_ctx_seq(ctx.get()) == N_CTX && prefill(ctx.get(), make_tokens(model, N_CTX, 1), 8) == 0);
-
-    // where llama.cpp would end the process
-    auto refused = [&](llama_context_params params, const char * reason) {
-        return !llama_snapkv_init_from_model(model, params, snapkv_params()) && strstr(llama_snapkv_last_error(), reason);
-    };
-    cp = context_params(65);
-    CHECK(refused(cp, "n_batch 64 is less than n_seq_max 65"));
-    cp = context_params(16);
-    cp.n_outputs_max = 9;
-    CHECK(refused(cp, "n_outputs_max 9 is less"));
-    cp = context_params((uint32_t) llama_max_parallel_sequences() + 1);
-    CHECK(refused(cp, "n_seq_max 257 is more"));
-}
-
 static void test_no_room(llama_model * model) {
     auto ctx = make(model);
     CHECK(prefill(ctx.get(), make_tokens(model, N, 1)) == 0);
@@ -546,7 +497,6 @@ int main(int argc, char ** argv) {
             { "state", test_state },
             { "sequences", [](llama_model * m) { test_sequences(m, false); } },
             { "unified", [](llama_model * m) { test_sequences(m, true); } },
-            { "many sequences", test_many_sequences },
             { "no room", test_no_room },
             { "failures", test_failures },
             { "bad prompts", test_bad_prompts },

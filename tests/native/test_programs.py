@@ -80,6 +80,29 @@ def test_compacted_sequences(run: Run, arch_models: Path, arch: str) -> None:
     assert run("test-snapkv-cache", arch_models / f"{arch}.gguf").strip().endswith("OK")
 
 
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "llama-dense",
+        "gemma3-dense",
+        "gpt-oss-moe",
+        "gemma4-shared-dense",
+        "deepseek2-moe",
+        "qwen35-dense",
+    ],
+)
+def test_many_sequences(run: Run, arch_models: Path, arch: str) -> None:
+    """9 to 64, decoded together: as alone, and nothing left of what had been in their places."""
+    assert run("test-snapkv-parallel", arch_models / f"{arch}.gguf").strip().endswith("OK")
+
+
+def test_numbers_of_sequences_that_llama_cpp_ends_the_process_for(
+    run: Run, arch_models: Path
+) -> None:
+    models = [arch_models / f"{arch}.gguf" for arch in ("kimi-linear-moe", "minimax-01-moe")]
+    assert run("test-snapkv-parallel", *models).strip() == "OK"
+
+
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
 def test_gemma_is_exact(run: Run, arch_models: Path, kv_type: str) -> None:
     """Heads of 512, and layers that read the KV of others; a last chunk shorter than the window."""
