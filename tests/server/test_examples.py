@@ -15,10 +15,9 @@ KEY = "a key of the tests"
 
 @pytest.fixture
 def run(server: Any, tmp_path: Path, document: str) -> Callable[[str], list[str]]:
-    """Runs an example on a part of the document that is longer than the budget; lines of stdout."""
+    """Runs an example on a part of the document that is longer than the cache has cells; lines of stdout."""
     file = tmp_path / "station.txt"
-    # no prompt of another test goes on with it
-    file.write_text("An example.\n\n" + document[:3600], encoding="utf-8")
+    file.write_text(document[:6000], encoding="utf-8")
     environment = {
         **os.environ,
         "OPENAI_BASE_URL": f"{server.url}/v1",
