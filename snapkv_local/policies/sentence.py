@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from snapkv_local.declared import option
+from snapkv_local.policies.around import Around
 from snapkv_local.policies.ranked import Ranked
 from snapkv_local.policies.rows import Positions, Scores, n_prefix
 from snapkv_local.policies.snapkv_paper import SnapKVPaper
@@ -15,7 +16,7 @@ from snapkv_local.policies.view import LayerView, PromptView
 
 
 @dataclass(frozen=True)
-class Sentence(Ranked):
+class Sentence(Around):
     """The best sentences, and of the first one that does not fit its best rows.
 
     After ChunkKV (Liu et al., arXiv 2502.00299, section 3), whose chunks have a fixed size.
@@ -35,22 +36,6 @@ class Sentence(Ranked):
     by: Literal["mean", "max"] = "mean"
     heads: Literal["each", "all"] = "each"
     of: Ranked = field(default=SnapKVPaper(kernel_size=1))
-
-    def asks(self) -> bool:
-        """As the inner policy."""
-        return self.of.asks()
-
-    def seeks(self) -> bool:
-        """As the inner policy."""
-        return self.of.seeks()
-
-    def n_observed(self, prompt: PromptView) -> int:
-        """As the inner policy."""
-        return self.of.n_observed(prompt)
-
-    def always(self, prompt: PromptView) -> Positions:
-        """What this one and the inner one protect."""
-        return np.union1d(super().always(prompt), self.of.always(prompt))
 
     def starts(self, prompt: PromptView) -> Positions:
         """First positions of the chunks of the prefix, ascending, from 0."""

@@ -18,6 +18,7 @@ from snapkv_local.policies.question import Question
 HELPERS = {
     "reference",
     "__init__",
+    "around",
     "budget",
     "layered",
     "options",
