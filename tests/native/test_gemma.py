@@ -2,56 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from tiny_llama import CHUNK, Make, greedy, logits, maker, tokens
 
 from snapkv_local import Llama, SnapKVConfig
 
 pytestmark = pytest.mark.native
 
-CHUNK = 64  # turns begin where a chunk does, so that a prefill anew computes in the same ones
+# turns begin where a chunk of CHUNK tokens does, so that a prefill anew computes in the same ones
 CONFIG = SnapKVConfig(budget=64, window_size=8, decode_cells=64)
 VAULT = SnapKVConfig(budget=64, window_size=8, decode_cells=64, vault="ram")
-
-Make = Callable[..., Llama]
 
 
 @pytest.fixture(params=["gemma4-dense", "gemma4-shared-dense"])
 def make(request: pytest.FixtureRequest, arch_models: Path) -> Iterator[Make]:
-    path = str(arch_models / f"{request.param}.gguf")
-    made = []
-
-    def make(snapkv: SnapKVConfig | None = CONFIG, **kwargs: Any) -> Llama:
-        settings: dict[str, Any] = {"n_ctx": 512, "n_batch": CHUNK, "n_ubatch": CHUNK}
-        settings |= {"n_threads": 1, "n_threads_batch": 1, "verbose": False, "swa_full": False}
-        llm = Llama(path, snapkv=snapkv, flash_attn=True, **{**settings, **kwargs})
-        made.append(llm)
-        return llm
-
-    yield make
-    for llm in made:
-        llm.close()
-
-
-def tokens(n: int, seed: int = 1) -> list[int]:
-    return np.random.default_rng(seed).integers(3, 128, n).tolist()
-
-
-def greedy(llm: Llama, prompt: list[int], n: int) -> list[int]:
-    found = []
-    for token in llm.generate(prompt, temp=0.0):
-        found.append(token)
-        if len(found) == n:
-            break
-    return found
-
-
-def logits(llm: Llama) -> np.ndarray:
-    return llm._logits(1)[0].copy()
+    with maker(arch_models / f"{request.param}.gguf", CONFIG, swa_full=False) as make:
+        yield make
 
 
 def assert_same(llm: Llama, other: Llama) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from tiny_llama import Make, greedy, logits, maker, tokens
 
-from snapkv_local import Llama, SnapKVConfig
+from snapkv_local import SnapKVConfig
 from snapkv_local.errors import ConfigError
 from snapkv_local.llama import saved
 
@@ -21,47 +21,11 @@ CONFIG = SnapKVConfig(budget=64, window_size=8, decode_cells=64)
 WHOLE = SnapKVConfig(budget=400, window_size=8, decode_cells=64)
 VAULT = SnapKVConfig(budget=64, window_size=8, decode_cells=64, vault="ram")
 
-Make = Callable[..., Llama]
-
 
 @pytest.fixture(params=["qwen35-dense", "jamba-dense", "granitehybrid-dense", "lfm2-dense"])
 def make(request: pytest.FixtureRequest, arch_models: Path) -> Iterator[Make]:
-    path = str(arch_models / f"{request.param}.gguf")
-    made = []
-
-    def make(snapkv: SnapKVConfig | None = CONFIG, **kwargs: Any) -> Llama:
-        settings = {
-            "n_ctx": 512,
-            "n_batch": 64,
-            "n_ubatch": 64,
-            "n_threads": 1,
-            "n_threads_batch": 1,
-        }
-        settings["verbose"] = False
-        llm = Llama(path, snapkv=snapkv, flash_attn=True, **{**settings, **kwargs})
-        made.append(llm)
-        return llm
-
-    yield make
-    for llm in made:
-        llm.close()
-
-
-def tokens(n: int, seed: int = 1) -> list[int]:
-    return np.random.default_rng(seed).integers(3, 128, n).tolist()
-
-
-def greedy(llm: Llama, prompt: list[int], n: int) -> list[int]:
-    found = []
-    for token in llm.generate(prompt, temp=0.0):
-        found.append(token)
-        if len(found) == n:
-            break
-    return found
-
-
-def logits(llm: Llama) -> np.ndarray:
-    return llm._logits(1)[0].copy()
+    with maker(arch_models / f"{request.param}.gguf", CONFIG) as make:
+        yield make
 
 
 def test_the_budget_of_a_whole_prompt_is_the_full_cache(make: Make) -> None:

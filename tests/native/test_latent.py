@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tiny_llama import Make, greedy, maker, tokens
 
-from snapkv_local import Llama, SnapKVConfig
+from snapkv_local import SnapKVConfig
 from snapkv_local.native import vault
 from snapkv_local.policies import reference
 
@@ -22,37 +23,12 @@ CONFIG = SnapKVConfig.paper(budget=64, window_size=WINDOW, decode_cells=64)
 VAULT = replace(CONFIG, vault="ram")
 HEADS, LATENT, ROPE = 20, 512, 64
 
-Make = Callable[..., Llama]
-
 
 @pytest.fixture
 def make(arch_models: Path) -> Iterator[Make]:
     """Contexts of a model with 20 query heads, whose votes are counted in two parts."""
-    made = []
-
-    def make(snapkv: SnapKVConfig | None = CONFIG, **kwargs: Any) -> Llama:
-        settings: dict[str, Any] = {"n_ctx": 512, "n_batch": 64, "n_ubatch": 64, "verbose": False}
-        settings |= {"n_threads": 1, "n_threads_batch": 1, **kwargs}
-        path = str(arch_models / "deepseek2-heads-moe.gguf")
-        made.append(Llama(path, snapkv=snapkv, flash_attn=True, **settings))
-        return made[-1]
-
-    yield make
-    for llm in made:
-        llm.close()
-
-
-def tokens(n: int, seed: int = 1) -> list[int]:
-    return np.random.default_rng(seed).integers(3, 128, n).tolist()
-
-
-def greedy(llm: Llama, prompt: list[int], n: int) -> list[int]:
-    found = []
-    for token in llm.generate(prompt, temp=0.0):
-        found.append(token)
-        if len(found) == n:
-            break
-    return found
+    with maker(arch_models / "deepseek2-heads-moe.gguf", CONFIG) as make:
+        yield make
 
 
 def jaccard(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> float:
