@@ -476,39 +476,22 @@ static void test_window_over_ubatches(llama_model * model) {
     CHECK(common.size() >= 38); // other ubatches, other rounding
 }
 
+static tests_t tests_of(const llama_model *) {
+    return {
+        { "sizes", test_sizes },
+        { "guards", test_guards },
+        { "state", test_state },
+        { "sequences", [](llama_model * m) { test_sequences(m, false); } },
+        { "unified", [](llama_model * m) { test_sequences(m, true); } },
+        { "no room", test_no_room },
+        { "failures", test_failures },
+        { "bad prompts", test_bad_prompts },
+        { "prompts", test_prompts },
+        { "parameters", test_params },
+        { "window", test_window_over_ubatches },
+    };
+}
+
 int main(int argc, char ** argv) {
-    if (argc < 2) {
-        fprintf(stderr, "usage: %s MODEL.gguf ...\n", argv[0]);
-        return 2;
-    }
-    ggml_backend_load_all();
-    llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
-    for (int i = 1; i < argc; ++i) {
-        llama_model_ptr model(llama_model_load_from_file(argv[i], llama_model_default_params()));
-        const std::string name = argv[i];
-        current = name;
-        CHECK(model);
-        if (!model) {
-            continue;
-        }
-        const std::vector<std::pair<const char *, void (*)(llama_model *)>> tests = {
-            { "sizes", test_sizes },
-            { "guards", test_guards },
-            { "state", test_state },
-            { "sequences", [](llama_model * m) { test_sequences(m, false); } },
-            { "unified", [](llama_model * m) { test_sequences(m, true); } },
-            { "no room", test_no_room },
-            { "failures", test_failures },
-            { "bad prompts", test_bad_prompts },
-            { "prompts", test_prompts },
-            { "parameters", test_params },
-            { "window", test_window_over_ubatches },
-        };
-        for (const auto & [test, run] : tests) {
-            current = name + ": " + test;
-            run(model.get());
-        }
-    }
-    printf("%s\n", n_failed ? "FAILED" : "OK");
-    return n_failed ? 1 : 0;
+    return run_tests(argc, argv, tests_of);
 }

@@ -450,40 +450,24 @@ static void test_short_prompt(llama_model * model) {
     CHECK(goes_on(ctx.get()) == goes_on(plain.get()));
 }
 
+static tests_t tests_of(const llama_model * model) {
+    CHECK(llama_model_is_hybrid(model));
+    return {
+        { "no way back", test_no_way_back },
+        { "copies", test_copies },
+        { "failures", test_failures },
+        { "extend", test_extend },
+        { "refusals", test_refusals },
+        { "go back", test_go_back },
+        { "few are kept", test_few_are_kept },
+        { "evictions end states", test_evictions_end_states },
+        { "extend from a state", test_extend_from_a_state },
+        { "vault", test_vault },
+        { "attached document", test_attached_document },
+        { "short prompt", test_short_prompt },
+    };
+}
+
 int main(int argc, char ** argv) {
-    if (argc < 2) {
-        fprintf(stderr, "usage: %s MODEL.gguf ...\n", argv[0]);
-        return 2;
-    }
-    ggml_backend_load_all();
-    llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
-    for (int i = 1; i < argc; ++i) {
-        llama_model_ptr model(llama_model_load_from_file(argv[i], llama_model_default_params()));
-        const std::string name = argv[i];
-        current = name;
-        CHECK(model && llama_model_is_hybrid(model.get()));
-        if (!model) {
-            continue;
-        }
-        const std::vector<std::pair<const char *, void (*)(llama_model *)>> tests = {
-            { "no way back", test_no_way_back },
-            { "copies", test_copies },
-            { "failures", test_failures },
-            { "extend", test_extend },
-            { "refusals", test_refusals },
-            { "go back", test_go_back },
-            { "few are kept", test_few_are_kept },
-            { "evictions end states", test_evictions_end_states },
-            { "extend from a state", test_extend_from_a_state },
-            { "vault", test_vault },
-            { "attached document", test_attached_document },
-            { "short prompt", test_short_prompt },
-        };
-        for (const auto & [test, run] : tests) {
-            current = name + ": " + test;
-            run(model.get());
-        }
-    }
-    printf("%s\n", n_failed ? "FAILED" : "OK");
-    return n_failed ? 1 : 0;
+    return run_tests(argc, argv, tests_of);
 }

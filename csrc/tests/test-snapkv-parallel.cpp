@@ -274,37 +274,19 @@ static void test_multiples(llama_model * model) {
     }
 }
 
+static tests_t tests_of(const llama_model * model) {
+    char arch[64] = "";
+    llama_model_meta_val_str(model, "general.architecture", arch, sizeof(arch));
+    if (strcmp(arch, "kimi-linear") == 0 || strcmp(arch, "minimax-01") == 0) {
+        return { { "multiples", test_multiples } };
+    }
+    return {
+        { "as alone", test_as_alone },
+        { "nothing is left", test_nothing_is_left },
+        { "refusals", test_refusals },
+    };
+}
+
 int main(int argc, char ** argv) {
-    if (argc < 2) {
-        fprintf(stderr, "usage: %s MODEL.gguf ...\n", argv[0]);
-        return 2;
-    }
-    ggml_backend_load_all();
-    llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
-    for (int i = 1; i < argc; ++i) {
-        llama_model_ptr model(llama_model_load_from_file(argv[i], llama_model_default_params()));
-        const std::string name = argv[i];
-        current = name;
-        CHECK(model);
-        if (!model) {
-            continue;
-        }
-        char arch[64] = "";
-        llama_model_meta_val_str(model.get(), "general.architecture", arch, sizeof(arch));
-        if (strcmp(arch, "kimi-linear") == 0 || strcmp(arch, "minimax-01") == 0) {
-            test_multiples(model.get());
-            continue;
-        }
-        const std::vector<std::pair<const char *, void (*)(llama_model *)>> tests = {
-            { "as alone", test_as_alone },
-            { "nothing is left", test_nothing_is_left },
-            { "refusals", test_refusals },
-        };
-        for (const auto & [test, function] : tests) {
-            current = name + ": " + test;
-            function(model.get());
-        }
-    }
-    printf("%s\n", n_failed ? "FAILED" : "OK");
-    return n_failed ? 1 : 0;
+    return run_tests(argc, argv, tests_of);
 }

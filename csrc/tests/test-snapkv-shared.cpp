@@ -172,21 +172,10 @@ static void test_model(llama_model * model) {
     }
 }
 
+static tests_t tests_of(const llama_model *) {
+    return { { "votes", test_model } };
+}
+
 int main(int argc, char ** argv) {
-    if (argc < 2) {
-        fprintf(stderr, "usage: %s MODEL.gguf ...\n", argv[0]);
-        return 2;
-    }
-    ggml_backend_load_all();
-    llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
-    for (int i = 1; i < argc; ++i) {
-        current = argv[i];
-        llama_model_ptr model(llama_model_load_from_file(argv[i], llama_model_default_params()));
-        CHECK(model);
-        if (model) {
-            test_model(model.get());
-        }
-    }
-    printf("%s\n", n_failed ? "FAILED" : "OK");
-    return n_failed ? 1 : 0;
+    return run_tests(argc, argv, tests_of);
 }
