@@ -57,7 +57,8 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
 
     def bytes_of_sequence(self) -> int:
         """Bytes that the conversation takes of the KV cache, by the size of its saved state."""
-        return int(llama_cpp.llama_state_seq_get_size(self.ctx, 0))
+        seq_id = self._ctx.seq_id if isinstance(self._ctx, SnapKVContext) else 0
+        return int(llama_cpp.llama_state_seq_get_size(self.ctx, seq_id))
 
     def n_ctx(self) -> int:
         """Tokens that a conversation may have: n_ctx as it was asked for, or the model's.

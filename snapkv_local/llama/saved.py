@@ -41,7 +41,7 @@ def save(llm: WordedLlama, path: str | Path) -> int:
     n_bytes = llm.bytes_of_sequence()
     state = np.empty(n_bytes, np.uint8)
     pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-    if llama_cpp.llama_state_seq_get_data(context.ctx, pointer, n_bytes, 0) != n_bytes:
+    if llama_cpp.llama_state_seq_get_data(context.ctx, pointer, n_bytes, context.seq_id) != n_bytes:
         api.fail("llama_state_seq_get_data")
     tokens = np.array(llm._input_ids, np.int32)
     # without them the last token would be evaluated again, with the compact cache before it
@@ -100,8 +100,11 @@ def load(llm: WordedLlama, path: str | Path) -> vault.Segment | None:
     llm.reset()  # type: ignore[no-untyped-call]
     context.clear_vault()
     pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-    if llama_cpp.llama_state_seq_set_data(context.ctx, pointer, state.size, 0) != state.size:
-        context.kv_cache_seq_rm(0, -1, -1)
+    if (
+        llama_cpp.llama_state_seq_set_data(context.ctx, pointer, state.size, context.seq_id)
+        != state.size
+    ):
+        context.kv_cache_seq_rm(-1, -1, -1)
         raise NoRoomError(
             str(path),
             "has more rows than the KV cache has cells",

@@ -40,8 +40,6 @@ def _function(name: str, argtypes: list[Any], restype: Any) -> Any:
     return _bind(name, argtypes, restype)
 
 
-SEQ_ID = 0  # llama_cpp.Llama has one sequence
-
 RC_NO_ROOM = 1
 RC_ABORTED = 2
 RC_REFUSED = -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import os
 from collections.abc import Callable, Iterator
@@ -23,7 +24,8 @@ from snapkv_local.errors import ConfigError, NoRoomError
 from snapkv_local.native import substitute, voices
 from snapkv_local.native.checked import CheckedContext
 from snapkv_local.native.interrupt import deferred_interrupt
-from snapkv_local.native.kept_rows import KeptRows, pointer
+from snapkv_local.native.kept_rows import pointer
+from snapkv_local.native.sequence import SequenceContext
 from snapkv_local.native.tap import Choice, Tap, callback, choosing
 from snapkv_local.prompt.parts import Parts, check
 from snapkv_local.stats import PrefillStats
@@ -33,11 +35,19 @@ Progress = Callable[[int, int], object]
 
 @dataclass(frozen=True)
 class ContextOptions:
-    """What llama_cpp's constructor of contexts has no argument for."""
+    """What llama_cpp's constructor of contexts has no argument for.
+
+    Attributes:
+        config: of prefills.
+        keep_scores: for scores().
+        n_queries: saved of each prompt, at least.
+        n_seq: sequences that the context has cells for; each may have n_ctx tokens.
+    """
 
     config: SnapKVConfig
     keep_scores: bool
     n_queries: int = 0
+    n_seq: int = 1
 
     def __post_init__(self) -> None:
         policy = self.config.chooser()
@@ -49,12 +59,15 @@ class ContextOptions:
             )
 
 
-class SnapKVContext(KeptRows, CheckedContext):
+class SnapKVContext(SequenceContext):
     """Made by llama_snapkv_init_from_model(), with the KV cells that budget and decode_cells ask for.
 
+    An object is one sequence of the native context; of_sequence() has the others. Logits are the
+    native context's, of what was evaluated last in any sequence.
+
     Attributes:
-        options: those of our_contexts(), or that set_config() has put in their place.
-        is_hybrid: the model has recurrent layers beside those with attention.
+        options: of this sequence's prefills: those of our_contexts(), or that set_config() has put in
+            their place.
         tap: of prefills whose rows no policy chooses, for measurements; None for none. Rows that it
             overwrites are kept in the place of the engine's.
 
@@ -82,6 +95,8 @@ class SnapKVContext(KeptRows, CheckedContext):
         options = self.options  # our_contexts() has set them
         self.tap: Tap | None = None
         native_params = support.make_params(options.config, options.keep_scores)
+        if options.n_seq > 1:
+            params = _for_sequences(params, options.n_seq, model.n_ctx_train())
         support.check_supported(
             model.path_model, model.model, params, native_params, silent=not verbose
         )
@@ -93,13 +108,37 @@ class SnapKVContext(KeptRows, CheckedContext):
         self.ctx = ctx
         self.is_hybrid = bool(llama_cpp.llama_model_is_hybrid(model.model))
         self.memory = llama_cpp.llama_get_memory(ctx)
+        self._sequences = {self.seq_id: self}
         self._exit_stack.callback(self._free)
         # a context must be freed before its model
         model._exit_stack.callback(self.close)
 
+    def of_sequence(self, seq_id: int) -> SnapKVContext:
+        """The native context in the eyes of another sequence: always the same object for the same one.
+
+        It begins with this one's options, and ends when the context is closed.
+
+        Raises:
+            ConfigError: the context has no such sequence.
+        """
+        n_seq = llama_cpp.llama_n_seq_max(self.ctx)
+        if not 0 <= seq_id < n_seq:
+            raise ConfigError(
+                f"sequence {seq_id}",
+                f"the context has {n_seq}",
+                "count from 0, or make it with more",
+            )
+        if seq_id not in self._sequences:
+            other = copy.copy(self)
+            other.seq_id, other.tap = seq_id, None
+            other._exit_stack = ExitStack()  # the native context is not its own
+            self._sequences[seq_id] = other
+        return self._sequences[seq_id]
+
     def _free(self) -> None:
         llama_cpp.llama_free(self.ctx)
-        self.ctx = None
+        for sequence in self._sequences.values():
+            sequence.ctx = None
 
     def prefill(
         self,
@@ -215,7 +254,7 @@ class SnapKVContext(KeptRows, CheckedContext):
         on_progress = structs.llama_snapkv_progress_callback(report)
         on_tap = callback(tap, raised)
         prompt = structs.llama_snapkv_prompt(
-            seq_id=api.SEQ_ID,
+            seq_id=self.seq_id,
             n_tokens=len(tokens),
             tokens=pointer(tokens, ctypes.c_int32),
             protected_spans=pointer(spans, structs.llama_snapkv_span),
@@ -228,6 +267,7 @@ class SnapKVContext(KeptRows, CheckedContext):
             progress=on_progress,
             tap=on_tap,
         )
+        self._settle(self.options)  # another sequence may have had others
         with deferred_interrupt() as noted:
             rc = function(ctypes.byref(prompt))
         if raised:
@@ -247,14 +287,18 @@ class SnapKVContext(KeptRows, CheckedContext):
         stats = structs.llama_snapkv_stats()
         if not api.llama_snapkv_get_stats(self.ctx, ctypes.byref(stats)):
             api.fail("llama_snapkv_get_stats")
-        return PrefillStats.of(stats, llama_cpp.llama_state_seq_get_size(self.ctx, api.SEQ_ID))
+        return PrefillStats.of(stats, self.state_size())
 
     def set_config(self, options: ContextOptions) -> None:
-        """Change what the next prefill does.
+        """Change what this sequence's next prefill does.
 
         Raises:
             ConfigError: the settings need more cells than the context has, or do not fit its model.
         """
+        self._settle(options)
+        self.options = options
+
+    def _settle(self, options: ContextOptions) -> None:
         params = support.make_params(options.config, options.keep_scores)
         if not api.llama_snapkv_set_params(self.ctx, params):
             raise ConfigError(
@@ -262,74 +306,15 @@ class SnapKVContext(KeptRows, CheckedContext):
                 api.llama_snapkv_last_error().decode(),
                 "keep {budget} and {decode_cells} at or below those that the context was made with",
             )
-        self.options = options
 
-    def kv_cache_seq_rm(self, seq_id: int, p0: int, p1: int) -> bool:
-        """As llama_cpp's. -1, for all sequences, is our only one: recurrent layers know no other.
 
-        These go back to p0 if their state was kept there.
-        """
-        if super().kv_cache_seq_rm(api.SEQ_ID if seq_id < 0 else seq_id, p0, p1):
-            return True
-        return p1 < 0 < p0 and self.go_back(p0)
-
-    def keep_state(self, with_logits: bool) -> None:
-        """Keep the state of recurrent layers behind the last token, unless it is; for other models, nothing.
-
-        Args:
-            with_logits: the context's are those of this token.
-
-        Raises:
-            OutOfMemoryError: the conversation is as it was.
-        """
-        if not self.is_hybrid or self.state_before(self._end()) == self._end():
-            return
-        if not api.llama_snapkv_keep_state(self.ctx, api.SEQ_ID, with_logits):
-            api.fail("the state of a turn's end")
-
-    def state_before(self, pos: int) -> int | None:
-        """The last position, up to pos, at which a state of recurrent layers is kept; None: nowhere."""
-        found, raw = None, structs.llama_snapkv_state()
-        for i in range(api.llama_snapkv_n_states(self.ctx, api.SEQ_ID, False)):
-            api.llama_snapkv_get_state(self.ctx, api.SEQ_ID, False, i, ctypes.byref(raw))
-            if raw.pos <= pos:
-                found = int(raw.pos)
-        return found
-
-    def go_back(self, pos: int) -> bool:
-        """Remove what follows a kept state of recurrent layers; False if none is kept at the position.
-
-        The context's logits are then those of the last token, if the state has them.
-        """
-        if not self.is_hybrid:
-            return False
-        return bool(api.llama_snapkv_go_back(self.ctx, api.SEQ_ID, pos))
-
-    def _end(self) -> int:
-        return int(llama_cpp.llama_memory_seq_pos_max(self.memory, api.SEQ_ID)) + 1
-
-    def trim(self, n_past: int) -> bool:
-        """Remove what follows the first n_past positions; False if generation cannot go on there.
-
-        That is in the compacted part, where cells belong to no single position, further back than
-        the cache of sliding-window layers reaches, and in a model with recurrent layers anywhere
-        before the last token but where their state was kept.
-        """
-        if not self.kv_cache_seq_rm(-1, n_past, -1):
-            return False
-        n_swa = llama_cpp.llama_model_n_swa(self.model.model)
-        if n_swa == 0 or n_past == 0:
-            return True
-        return bool(0 <= self.info().pos_swa <= max(0, n_past - n_swa))
-
-    def n_free(self) -> int:
-        """Free cells of the KV cache."""
-        return int(self.info().n_free)
-
-    def n_compacted(self) -> int:
-        """Tokens of the prompt that was compressed, 0 if none was."""
-        info = self.info()
-        return int(info.n_prompt) if info.compacted else 0
+def _for_sequences(params: Any, n_seq: int, n_ctx_train: int) -> Any:
+    """Parameters of a context in which each of several sequences has cells of its own."""
+    several = type(params).from_buffer_copy(params)  # llama_cpp.Llama goes on to use the others
+    several.n_seq_max = n_seq
+    several.n_ctx = n_seq * -(-(params.n_ctx or n_ctx_train) // 256) * 256
+    several.kv_unified = False
+    return several
 
 
 @contextmanager

@@ -21,14 +21,16 @@ class KeptRows:
 
     Attributes:
         ctx: llama_context.
+        seq_id: whose rows.
     """
 
     ctx: Any
+    seq_id: int
 
     def info(self) -> structs.llama_snapkv_seq_info:
         """What the engine says of the sequence."""
         info = structs.llama_snapkv_seq_info()
-        if not api.llama_snapkv_get_seq_info(self.ctx, api.SEQ_ID, ctypes.byref(info)):
+        if not api.llama_snapkv_get_seq_info(self.ctx, self.seq_id, ctypes.byref(info)):
             api.fail("llama_snapkv_get_seq_info")
         return info
 
@@ -46,7 +48,7 @@ class KeptRows:
             )
 
         def read(ic: int, head: int, out: Any, n: int) -> int:
-            return int(api.llama_snapkv_kept(self.ctx, api.SEQ_ID, ic, head, out, n))
+            return int(api.llama_snapkv_kept(self.ctx, self.seq_id, ic, head, out, n))
 
         return self._by_head("kept positions", read, np.int32, ctypes.c_int32)
 
@@ -98,13 +100,13 @@ class KeptRows:
         n_layer = api.llama_snapkv_n_layer(self.ctx)
         for ic in range(n_layer):
             info = structs.llama_snapkv_vault_info()
-            if not api.llama_snapkv_get_vault_info(self.ctx, api.SEQ_ID, ic, ctypes.byref(info)):
+            if not api.llama_snapkv_get_vault_info(self.ctx, self.seq_id, ic, ctypes.byref(info)):
                 raise _no_vault()
             q = np.empty((info.n_head, info.n_queries, info.head_dim), np.float32)
             k = np.empty((info.n_head_kv, info.n_tokens, info.head_dim), np.float32)
             v = np.empty((info.n_head_kv, info.n_tokens, info.head_dim_v), np.float32)
             out = [pointer(array, ctypes.c_float) for array in (q, k, v)]
-            if not api.llama_snapkv_vault_read(self.ctx, api.SEQ_ID, ic, *out):
+            if not api.llama_snapkv_vault_read(self.ctx, self.seq_id, ic, *out):
                 api.fail("llama_snapkv_vault_read")
             views.append(LayerView(ic, n_layer, q, k, v, info.scale, info.softcap))
         return views
@@ -135,7 +137,7 @@ class KeptRows:
             n_kept = np.array([layer.shape[1] for layer in ids], np.uint32)
             rows = np.concatenate([np.ascontiguousarray(layer, np.int32).ravel() for layer in ids])
         rc = api.llama_snapkv_select_rows(
-            self.ctx, api.SEQ_ID, pointer(n_kept, ctypes.c_uint32), pointer(rows, ctypes.c_int32)
+            self.ctx, self.seq_id, pointer(n_kept, ctypes.c_uint32), pointer(rows, ctypes.c_int32)
         )
         if rc == api.RC_NO_ROOM:
             raise NoRoomError(
@@ -147,7 +149,7 @@ class KeptRows:
 
     def clear_vault(self) -> None:
         """Free the vault."""
-        api.llama_snapkv_vault_clear(self.ctx, api.SEQ_ID)
+        api.llama_snapkv_vault_clear(self.ctx, self.seq_id)
 
     def layers(self) -> tuple[int, ...]:
         """The model's numbers of the layers whose cache is compressed, [n_layer_cached]."""

@@ -56,7 +56,7 @@ def add(context: SnapKVContext, states: Sequence[State], in_vault: bool = False)
             n_bytes=state.data.size,
             logits=_pointer(state.logits) if state.logits.size else None,
         )
-        if not api.llama_snapkv_add_state(context.ctx, api.SEQ_ID, in_vault, ctypes.byref(raw)):
+        if not api.llama_snapkv_add_state(context.ctx, context.seq_id, in_vault, ctypes.byref(raw)):
             api.fail("llama_snapkv_add_state")
 
 
@@ -64,9 +64,11 @@ def _kept(context: SnapKVContext, in_vault: bool) -> Iterator[State]:
     if not context.is_hybrid:
         return
     n_vocab = context.model.n_vocab()
-    for i in range(api.llama_snapkv_n_states(context.ctx, api.SEQ_ID, in_vault)):
+    for i in range(api.llama_snapkv_n_states(context.ctx, context.seq_id, in_vault)):
         raw = structs.llama_snapkv_state()
-        if not api.llama_snapkv_get_state(context.ctx, api.SEQ_ID, in_vault, i, ctypes.byref(raw)):
+        if not api.llama_snapkv_get_state(
+            context.ctx, context.seq_id, in_vault, i, ctypes.byref(raw)
+        ):
             api.fail("llama_snapkv_get_state")
         data = (ctypes.c_uint8 * raw.n_bytes).from_address(raw.data)
         logits = np.ctypeslib.as_array(raw.logits, (n_vocab,)) if raw.logits else _NONE

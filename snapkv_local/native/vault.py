@@ -104,7 +104,7 @@ def attach(context: SnapKVContext, segment: Segment) -> None:
         swa_bytes=segment.swa.size,
         n_swa_rows=segment.n_swa_rows,
     )
-    if not api.llama_snapkv_vault_attach(context.ctx, api.SEQ_ID, ctypes.byref(raw)):
+    if not api.llama_snapkv_vault_attach(context.ctx, context.seq_id, ctypes.byref(raw)):
         api.fail("llama_snapkv_vault_attach")
     states.add(context, segment.states, in_vault=True)
 
@@ -123,7 +123,7 @@ def row_sizes(context: SnapKVContext) -> list[tuple[int, int]]:
     sizes = []
     for ic in range(api.llama_snapkv_n_layer(context.ctx)):
         info = structs.llama_snapkv_vault_info()
-        if not api.llama_snapkv_get_vault_info(context.ctx, api.SEQ_ID, ic, ctypes.byref(info)):
+        if not api.llama_snapkv_get_vault_info(context.ctx, context.seq_id, ic, ctypes.byref(info)):
             api.fail("llama_snapkv_get_vault_info")
         sizes.append((info.row_bytes_k, info.row_bytes_v))
     return sizes
@@ -172,9 +172,11 @@ def from_arrays(
 
 
 def _raw_segments(context: SnapKVContext) -> Iterator[structs.llama_snapkv_vault_segment]:
-    for i in range(api.llama_snapkv_vault_n_segments(context.ctx, api.SEQ_ID)):
+    for i in range(api.llama_snapkv_vault_n_segments(context.ctx, context.seq_id)):
         raw = structs.llama_snapkv_vault_segment()
-        if not api.llama_snapkv_vault_get_segment(context.ctx, api.SEQ_ID, i, ctypes.byref(raw)):
+        if not api.llama_snapkv_vault_get_segment(
+            context.ctx, context.seq_id, i, ctypes.byref(raw)
+        ):
             api.fail("llama_snapkv_vault_get_segment")
         yield raw
 
