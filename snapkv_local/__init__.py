@@ -13,6 +13,7 @@ from snapkv_local.errors import SnapKVError
 
 if TYPE_CHECKING:
     from snapkv_local.config import SnapKVConfig
+    from snapkv_local.llama.drafting import ModelDraft, PromptLookup
     from snapkv_local.llama.llama import Llama
     from snapkv_local.reading.text import read_text
     from snapkv_local.stats import PrefillStats
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Document",
     "Llama",
+    "ModelDraft",
     "PrefillStats",
+    "PromptLookup",
     "SnapKVConfig",
     "SnapKVError",
     "__version__",
@@ -32,14 +35,16 @@ __all__ = [
 _HOMES = {
     "Document": "storage.document",
     "Llama": "llama.llama",
+    "ModelDraft": "llama.drafting",
     "PrefillStats": "stats",
+    "PromptLookup": "llama.drafting",
     "SnapKVConfig": "config",
     "read_text": "reading.text",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Document":
+    if name in ("Document", "ModelDraft", "PromptLookup"):
         # first of all: it loads our library, which llama_cpp then uses
         import_module("snapkv_local.llama.llama")
     if name in _HOMES:

@@ -70,6 +70,9 @@ def load(
             "has no chat template, so it was not trained to answer questions",
             "use an instruct model, or name the format with --chat-format",
         )
+    if options.drafts is not None:
+        with Lines("loading the draft model"):
+            options.give_drafts(llm, config)
     return llm
 
 

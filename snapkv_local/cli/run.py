@@ -12,6 +12,7 @@ import click
 
 from snapkv_local.cli.answer import Message
 from snapkv_local.cli.document import model_of, open_document, take_document_settings, use_document
+from snapkv_local.cli.drafting import draft_options
 from snapkv_local.cli.loading import answer_one, load, read_document
 from snapkv_local.cli.model import SYSTEM_BEFORE_DOCUMENT, model_choice
 from snapkv_local.cli.options import (
@@ -47,6 +48,7 @@ from snapkv_local.reading.text import STDIN
 @settings_options
 @model_options
 @answer_options
+@draft_options
 @chat_format_option
 @full_option
 @json_option

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snapkv_local.cli.document import open_document, take_document_settings, use_document
+from snapkv_local.cli.drafting import draft_options
 from snapkv_local.cli.loading import load
 from snapkv_local.cli.model import model_choice
 from snapkv_local.cli.options import (
@@ -116,6 +117,7 @@ if TYPE_CHECKING:
     help="Refuse requests with fields that the server does not know.  [default: a header names them]",
 )
 @sampling_options(temperature=0.8)
+@draft_options
 @json_option
 @gather_loading
 def serve(

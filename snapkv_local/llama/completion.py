@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import itertools
 import time
 import uuid
 from collections.abc import Generator, Iterator, Sequence
@@ -19,8 +18,9 @@ from llama_cpp.llama_chat_format import LlamaChatCompletionHandlerNotFoundExcept
 from llama_cpp.llama_tokenizer import LlamaTokenizer
 
 from snapkv_local import foreign
-from snapkv_local.errors import ConfigError, LongPromptError, NoRoomError, SnapKVError
+from snapkv_local.errors import LongPromptError, NoRoomError, SnapKVError
 from snapkv_local.llama.answer_text import AnswerText, Logprobs, TokenText, likeliest, with_bytes
+from snapkv_local.llama.drafting import ModelDraft
 from snapkv_local.prompt import vocabulary
 from snapkv_local.prompt.chat import Chat
 from snapkv_local.prompt.wording import Asked
@@ -42,9 +42,12 @@ class CompletingLlama(GuidedLlama):
     Attributes:
         answer_tokens: of the last answer, as far as it is.
         stopped_by: the text of `stop` that ended it; None if none did.
+        n_drafted: tokens of drafts that were looked at for it.
+        n_accepted: of these, those that it has.
     """
 
     answer_tokens: list[int]
+    n_accepted: int = 0
     stopped_by: str | None = None
 
     _asked: Chat | None
@@ -68,25 +71,44 @@ class CompletingLlama(GuidedLlama):
         if given.get("reset", True):
             self._return_to_turn(tokens)
         inner = super().generate(tokens, *args, **kwargs)
-        return inner if self.snapkv is None else self._until_full(inner)
+        if self.snapkv is None and self.draft_model is None:
+            return inner
+        return self._until_full(inner)
 
     def _until_full(self, inner: Generator[int, Any, None]) -> Generator[int, Any, None]:
         sent = None
-        with contextlib.closing(inner):
-            for n_produced in itertools.count():
-                self._generating = n_produced > 0
+        n_sure: int | None = None  # tokens that are evaluated, and no drafts
+        self.n_drafted = self.n_accepted = 0
+        if isinstance(self.draft_model, ModelDraft):
+            self.draft_model.on_step = self.on_token
+        try:
+            while True:
+                self._generating = n_sure is not None
                 try:
                     token = inner.send(sent)
                 except StopIteration:
                     return
                 except NoRoomError:
-                    if n_produced == 0:
+                    if n_sure is None:
                         raise
                     self._cut_short = True
                     return
                 finally:
                     self._generating = False
+                n_sure = self.n_tokens if n_sure is None else n_sure + 1
+                if n_sure < self.n_tokens and self.input_ids[n_sure] == token:
+                    self.n_accepted += 1
                 sent = yield token
+        finally:
+            inner.close()
+            if n_sure is not None and self.draft_model is not None:
+                self._end_at(n_sure)
+
+    def _end_at(self, n: int) -> None:
+        """Take drafts back that an answer has ended before."""
+        if n < self.n_tokens and self._ctx.ctx is not None:
+            self.n_tokens, self._requires_eval = n, True
+            self._trim()
 
     def detokenize(
         self, tokens: list[int], prev_tokens: list[int] | None = None, special: bool = False
@@ -260,14 +282,7 @@ class CompletingLlama(GuidedLlama):
 
     def _token_text(self, token: int, at: int, n_top: int) -> TokenText:
         """A token and the most likely ones in its place, from the logits at a position."""
-        if self.draft_model is not None and at >= len(self.scores):  # [n_batch, n_vocab] with one
-            raise ConfigError(
-                "logprobs",
-                "have no logits beyond a batch with draft_model",
-                "leave out draft_model",
-            )
-        # without logits_all those of the last token that was evaluated, which this one was drawn from
-        logits = self.scores[at] if self._logits_all else self._logits(1)[0]
+        logits = self.scores[at] if self._logits_all else self._logits_at(at)
         found = np.asarray(self.logits_to_logprobs(logits))
         # special tokens have no text in an answer, and a name among others
         tops = [

@@ -24,6 +24,8 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
     """
 
     prefill_progress: Progress | None
+    n_drafted: int = 0
+    _generating: bool  # the tokens that come next are an answer's
 
     def logits_for(self, tokens: Sequence[int], last: int | None = None) -> npt.NDArray[np.float32]:
         """Logits of given tokens ("teacher forcing") from the current position, which moves on.
@@ -46,7 +48,7 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
                 "lies in the compacted prompt, or before what sliding windows and recurrent states hold",
                 "prefill the prompt again",
             )
-        n_free = self._n_free()
+        n_free = self.n_free()
         if len(tokens) > n_free:
             raise self._no_room(f"{len(tokens)} tokens to score", n_free)
         n = len(tokens) if last is None else min(last, len(tokens))
@@ -85,10 +87,14 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
             )
         return self._ctx
 
-    def _n_free(self) -> int:
+    def n_free(self) -> int:
         """Tokens that can still be evaluated: by cells, and by positions of the context."""
         n_left = self._n_ctx - self.n_tokens
         return min(n_left, self._ctx.n_free()) if isinstance(self._ctx, SnapKVContext) else n_left
+
+    def last_logits(self) -> npt.NDArray[np.float32]:
+        """[n_vocab] of the last token, valid until the next one is evaluated."""
+        return self._logits_at(self.n_tokens - 1)
 
     def _trim(self) -> bool:
         """Remove what follows n_tokens; False if nothing can be evaluated there."""
@@ -102,8 +108,12 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
         return NoRoomError(what, f"the KV cache has {n_free} free cells", "raise {decode_cells}")
 
     def _eval_full(self, tokens: Sequence[int]) -> None:
-        """llama_cpp's own eval(), with checks and progress."""
+        """llama_cpp's own eval(), with checks and progress; of an answer's drafts each has logits."""
         self._check_model()
+        if self._generating:
+            self._trim()
+            self._go_on(list(tokens))
+            return
         if self.prefill_progress is None or len(tokens) <= 1:
             super().eval(tokens)
             return
@@ -112,6 +122,15 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
             self._check_model()
             super().eval(tokens[start : start + self.n_batch])
             self.prefill_progress(min(start + self.n_batch, len(tokens)), len(tokens))
+
+    def _go_on(self, tokens: list[int]) -> None:
+        """Decode tokens; those of an answer are one that was drawn and drafts, which are all looked at."""
+        start, report = self.n_tokens, None if self._generating else self.prefill_progress
+        if self._generating:
+            self.n_drafted += len(tokens) - 1
+        for _ in self._decode(tokens, len(tokens) if self._generating else 1):
+            if report is not None and len(tokens) > 1:
+                report(self.n_tokens - start, len(tokens))
 
     def _decode(self, tokens: list[int], n_logits: int) -> Iterator[npt.NDArray[np.float32]]:
         """Evaluate tokens in batches; yields logits, [n, n_vocab], valid until the next.
@@ -144,8 +163,10 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
     def _logits(self, n: int) -> npt.NDArray[np.float32]:
         return np.ctypeslib.as_array(self._ctx.get_logits(), shape=(n, self._n_vocab))
 
+    def _logits_at(self, pos: int) -> npt.NDArray[np.float32]:
+        """[n_vocab] behind a token of the last batch, by its position."""
+        found = llama_cpp.llama_get_logits_ith(self.ctx, pos - self.n_tokens)
+        return np.ctypeslib.as_array(found, shape=(self._n_vocab,))
+
     def _store_logits(self, start: int, n: int) -> None:
-        # with a draft model, llama_cpp makes scores n_batch rows long and the logits of later
-        # positions find no place
-        rows = self.scores[start : start + n]
-        rows[:] = self._logits(n)[: len(rows)]
+        self.scores[start : start + n] = self._logits(n)

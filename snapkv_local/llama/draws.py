@@ -89,6 +89,22 @@ class DrawingLlama(WordedLlama):
     draws: Draws | None = None
     drawn_from: list[list[tuple[int, float]]]
     _before: Sequence[int] = ()
+    _n_seen: int | None = None
+
+    @property
+    def _input_ids(self) -> npt.NDArray[np.intc]:
+        # while a token is drawn, drafts that may come behind it are no part of the text
+        n = self.n_tokens if self._n_seen is None else self._n_seen
+        return self.input_ids[:n]
+
+    def sample(self, *args: Any, **kwargs: Any) -> int:
+        """As llama_cpp.Llama.sample()."""
+        idx: int | None = kwargs.get("idx")
+        self._n_seen = None if idx is None else idx + 1
+        try:
+            return int(super().sample(*args, **kwargs))
+        finally:
+            self._n_seen = None
 
     def _init_sampler(self, *args: Any, **kwargs: Any) -> Any:
         draws = self.draws

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,6 @@ class EvaluatingLlama(DecodingLlama):
     n_prompt: int
     n_cached: int
     _is_prompt: bool
-    _generating: bool
     _marks: Marks
 
     def prefill(self, tokens: Sequence[int], progress: Progress | None = None) -> PrefillStats:
@@ -94,11 +94,17 @@ class EvaluatingLlama(DecodingLlama):
         if self._is_prompt:
             # where it goes on from here; prefill() and evictions know better
             self._is_prompt, self.n_cached = False, self.n_tokens
+        if self._generating and self.draft_model is not None:
+            tokens = tokens[: self.n_batch]  # whose logits are there together
         if self.snapkv is None:
             self._eval_full(tokens)
             return
         tokens = list(tokens)
         standing = self._standing(tokens)
+        if self._generating and self.draft_model is not None and standing.n_free:
+            # rows are evicted where they are without drafts, when there is no cell for a token
+            tokens = tokens[: standing.n_free]
+            standing = replace(standing, n_new=len(tokens))
         turn = decide(self.snapkv, standing)
         if self.n_tokens == 0:
             self.last_prefill, self.evictions = None, []
@@ -134,7 +140,7 @@ class EvaluatingLlama(DecodingLlama):
     def _standing(self, tokens: list[int]) -> Standing:
         """Where the conversation stands when these tokens come; what followed it in the cache is removed."""
         goes_on = (self._generating or self._same_window(tokens)) and self._trim()
-        n_free = self._n_free() if goes_on else None
+        n_free = self.n_free() if goes_on else None
         fits = n_free is not None and len(tokens) <= n_free
         again = self._n_again(0 if self._generating else len(tokens))
         return Standing(
@@ -200,20 +206,13 @@ class EvaluatingLlama(DecodingLlama):
             or self.input_ids[start:end].tolist() == tokens[: end - start]
         )
 
-    def _go_on(self, tokens: list[int]) -> None:
-        """Decode tokens."""
-        start, report = self.n_tokens, None if self._generating else self.prefill_progress
-        for _ in self._decode(tokens, 1):
-            if report is not None and len(tokens) > 1:
-                report(self.n_tokens - start, len(tokens))
-
     def _fitting(self, tokens: list[int]) -> list[int]:
         """Tokens that the free cells take; those left out are drafts, guesses that need not be checked.
 
         Raises:
             NoRoomError: they take none, or some are no drafts.
         """
-        n_free = self._n_free()
+        n_free = self.n_free()
         if n_free == 0 or (len(tokens) > n_free and self.draft_model is None):
             raise self._no_room(f"{len(tokens)} tokens at position {self.n_tokens}", n_free)
         return tokens[:n_free]

@@ -14,6 +14,7 @@ from snapkv_local.native.context import ContextOptions, Progress, our_contexts  
 from snapkv_local import foreign
 from snapkv_local.config import N_THREADS_MAX, SnapKVConfig
 from snapkv_local.errors import ConfigError
+from snapkv_local.llama import drafting
 from snapkv_local.llama.documents import DocumentedLlama
 from snapkv_local.mapped import MappedFile
 from snapkv_local.models import files, hub
@@ -24,6 +25,7 @@ from snapkv_local.stats import PrefillStats
 from snapkv_local.storage.document import Document
 
 if TYPE_CHECKING:
+    from llama_cpp.llama_speculative import LlamaDraftModel
     from typing_extensions import Self
 
 
@@ -60,9 +62,9 @@ class Llama(DocumentedLlama):
             unless it is given: sliding-window layers then have cells for their window.
 
     Raises:
-        ConfigError: flash_attn=False or embedding=True together with snapkv, draft_model and snapkv
-            with a model that has recurrent layers, keep_scores without snapkv, or an n_ctx beyond the
-            positions that a model such as GPT-2 has learned embeddings of.
+        ConfigError: flash_attn=False or embedding=True together with snapkv, keep_scores without
+            snapkv, an n_ctx beyond the positions that a model such as GPT-2 has learned embeddings of,
+            or a draft_model that set_draft_model() refuses.
         ModelFileError: the file is missing, truncated or not GGUF.
         UnsupportedModelError: the engine refuses the model, with its reason.
         OutOfMemoryError: the cache could not be allocated.
@@ -133,13 +135,28 @@ class Llama(DocumentedLlama):
                 f"the model has learned embeddings of {n_positions} positions, and knows no others",
                 f"give {{n_ctx={n_positions}}} or less",
             )
-        if snapkv is not None and self._is_hybrid and self.draft_model is not None:
+        # llama_cpp keeps all logits where there are drafts, and we those of one batch
+        self._logits_all = bool(kwargs.get("logits_all"))
+        try:
+            self.set_draft_model(self.draft_model)
+        except ConfigError:
             self.close()
-            raise ConfigError(
-                "draft_model",
-                "drafts that are wrong are taken back, and recurrent layers have no earlier state",
-                "leave it out for this model",
-            )
+            raise
+
+    def set_draft_model(self, draft_model: LlamaDraftModel | None) -> None:
+        """Let later answers have drafts of a draft model.
+
+        Args:
+            draft_model: a ModelDraft, a PromptLookup, or another of llama_cpp's kind; None for none.
+
+        Raises:
+            ConfigError: this model has recurrent layers, or the draft model is not fit to draft for it.
+        """
+        if draft_model is not None:
+            drafting.refuse_recurrent(self, "draft_model")
+        if isinstance(draft_model, drafting.ModelDraft):
+            draft_model.check(self)
+        self.draft_model = draft_model
 
     @classmethod
     def from_pretrained(

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from snapkv_local import hardware
+from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError
 
+if TYPE_CHECKING:
+    from snapkv_local.llama.llama import Llama
+
 KV_TYPE = "f16"  # where none is given
+
+
+@dataclass(frozen=True)
+class DraftOptions:
+    """What guesses the tokens of answers.
+
+    Attributes:
+        model: file of a smaller model; None for the conversation itself.
+        n_max, n_min, p_min: as ModelDraft and PromptLookup have them; None for their defaults.
+    """
+
+    model: Path | None = None
+    n_max: int | None = None
+    n_min: int | None = None
+    p_min: float | None = None
+
+    def numbers(self) -> dict[str, Any]:
+        """Those that are given, by name."""
+        found = {"n_max": self.n_max, "n_min": self.n_min, "p_min": self.p_min}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -23,6 +48,7 @@ class LoadOptions:
         threads: None for all cores.
         no_mmap: read files into memory, instead of mapping them.
         chat_format: for a model without a chat template.
+        drafts: what guesses the tokens of answers; None for nothing.
     """
 
     ctx: int | None = None
@@ -31,6 +57,7 @@ class LoadOptions:
     threads: int | None = None
     no_mmap: bool = False
     chat_format: str | None = None
+    drafts: DraftOptions | None = None
 
     def n_threads(self) -> int:
         """Threads that compute."""
@@ -70,6 +97,30 @@ class LoadOptions:
             "chat_format": self.chat_format,
             "verbose": False,
         }
+
+    def give_drafts(self, llm: Llama, config: SnapKVConfig | None) -> None:
+        """Let a model that was loaded so have its drafts; a smaller model's settings are its own.
+
+        Args:
+            llm: the model, which closes the smaller one, too.
+            config: its compression; a vault is not for drafts.
+
+        Raises:
+            SnapKVError: the smaller model cannot be loaded, or cannot draft for it.
+        """
+        from snapkv_local.llama.drafting import ModelDraft, PromptLookup
+
+        drafts = self.drafts
+        if drafts is None:
+            return
+        if drafts.model is None:
+            llm.set_draft_model(PromptLookup(**drafts.numbers()))
+            return
+        own = None if config is None else replace(config, vault="off")
+        arguments = replace(self, ctx=llm.n_ctx(), chat_format=None).arguments()
+        draft = type(llm)(str(drafts.model), snapkv=own, **arguments)
+        llm._stack.callback(draft.close)
+        llm.set_draft_model(ModelDraft(draft, **drafts.numbers()))
 
 
 def split_kv_type(kv_type: str) -> tuple[str, str]:

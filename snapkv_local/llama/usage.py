@@ -20,6 +20,7 @@ class Usage:
         n_kept: rows kept of the prompt, for each KV head: of what was compressed last, and all that came
             after it; n_prompt if nothing was compressed.
         n_generated: tokens of the answer.
+        n_drafted, n_accepted: guessed tokens that were looked at for the answer, and those that it has.
         bytes_kv: KV cache: the compact one, or what the conversation takes of the full one.
         bytes_decode_cells: of bytes_kv, what was free for new tokens when the prompt was compressed.
         bytes_kv_full: what the prompt that was compressed takes of a full cache.
@@ -29,6 +30,8 @@ class Usage:
     n_cached: int
     n_kept: int
     n_generated: int
+    n_drafted: int
+    n_accepted: int
     bytes_kv: int
     bytes_decode_cells: int
     bytes_kv_full: int
@@ -44,6 +47,8 @@ class Usage:
             n_kept=_n_kept(llm, stats) if stats else llm.n_prompt,
             # the last token is sampled and not evaluated
             n_generated=llm.n_tokens - llm.n_prompt + 1,
+            n_drafted=llm.n_drafted,
+            n_accepted=llm.n_accepted,
             bytes_kv=bytes_kv,
             bytes_decode_cells=stats.bytes_kv - stats.bytes_kept if stats else 0,
             bytes_kv_full=stats.bytes_kv_full if stats else bytes_kv,

@@ -145,6 +145,8 @@ class Answering:
             clock.prompt(),
             Usage.of(llm).n_generated if is_last else len(llm.answer_tokens),
             clock.predicted(),
+            llm.n_drafted,
+            llm.n_accepted,
         )
 
 

@@ -16,6 +16,7 @@ class Timings:
         prompt: seconds until the first token was drawn.
         n_predicted: tokens of answers.
         predicted: seconds from the first token to the last.
+        n_drafted, n_accepted: guessed tokens that were looked at, and those that answers have.
     """
 
     n_cached: int = 0
@@ -23,6 +24,8 @@ class Timings:
     prompt: float = 0.0
     n_predicted: int = 0
     predicted: float = 0.0
+    n_drafted: int = 0
+    n_accepted: int = 0
 
     def __add__(self, other: Timings) -> Timings:
         return Timings(
@@ -31,6 +34,8 @@ class Timings:
             self.prompt + other.prompt,
             self.n_predicted + other.n_predicted,
             self.predicted + other.predicted,
+            self.n_drafted + other.n_drafted,
+            self.n_accepted + other.n_accepted,
         )
 
     def json(self) -> dict[str, Any]:
@@ -46,4 +51,6 @@ class Timings:
                 f"{name}_per_token_ms": seconds * 1000 / n if n else 0.0,
                 f"{name}_per_second": n / seconds if seconds else 0.0,
             }
+        if self.n_drafted:
+            found |= {"draft_n": self.n_drafted, "draft_n_accepted": self.n_accepted}
         return found

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refused import refused
 from tiny_llama import Make, greedy, logits, maker, tokens
 
-from snapkv_local import SnapKVConfig
+from snapkv_local import ModelDraft, SnapKVConfig
 from snapkv_local.errors import ConfigError
 from snapkv_local.llama import saved
 
@@ -271,6 +272,8 @@ def test_the_places_to_go_back_to_are_in_a_session(make: Make, tmp_path: Path) -
 def test_drafts_are_refused(make: Make) -> None:
     with pytest.raises(ConfigError, match="recurrent layers have no earlier state"):
         make(draft_model=LlamaPromptLookupDecoding())
+    with refused(ConfigError, "the draft model"):
+        ModelDraft(make())
 
 
 def test_a_policy_in_python_sees_the_attention_layers(make: Make) -> None:

@@ -12,7 +12,7 @@ from snapkv_local.cli import main
 from snapkv_local.cli.options import CONFIG_NAMES
 from snapkv_local.cli.sampling import Sampling
 from snapkv_local.errors import OutOfMemoryError, option_of
-from snapkv_local.llama.load_options import LoadOptions
+from snapkv_local.llama.load_options import DraftOptions, LoadOptions
 
 # its name in the package is that of the command
 RUN = sys.modules["snapkv_local.cli.run"]
@@ -135,6 +135,31 @@ def test_how_a_model_is_loaded(loaded):
         no_mmap=True,
         chat_format="chatml",
     )
+
+
+def test_what_guesses_tokens(loaded, write_gguf):
+    draft = write_gguf()
+    _, _, options = loaded("-md", str(draft), "--draft-max", "5", "--draft-p-min", "0.5")
+    assert options.drafts == DraftOptions(draft, n_max=5, p_min=0.5)
+    assert options.drafts.numbers() == {"n_max": 5, "p_min": 0.5}
+    _, _, options = loaded("--lookup", "--spec-draft-n-max", "16")
+    assert options.drafts == DraftOptions(n_max=16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["--draft-max", "3"], "--draft-max 3"),
+        (["--lookup", "--draft-min", "1"], "--draft-min 1"),
+        (["--draft-p-min", "0.5"], "--draft-p-min 0.5"),
+        (["-md", "demo", "--draft-min", "4"], "--draft-min 4"),
+        (["-md", "demo", "--lookup"], "--lookup"),
+    ],
+)
+def test_guesses_of_nothing_are_refused(write_gguf, arguments, option):
+    result = CliRunner().invoke(main, ["run", str(write_gguf()), "--prompt", "Who?", *arguments])
+    assert result.exit_code == 2
+    assert f"Error: {option}" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["-ub", "--ubatch-size", "--ubatch-size"])

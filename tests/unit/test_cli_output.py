@@ -53,6 +53,8 @@ ANSWER = Answer(
     n_cached=0,
     n_kept=512,
     n_generated=5,
+    n_drafted=0,
+    n_accepted=0,
     bytes_kv=30 * 2**20,
     bytes_decode_cells=19 * 2**20,
     bytes_kv_full=180 * 2**20,
@@ -68,6 +70,11 @@ def test_the_line_of_figures():
         "kept 512 of 8,000 prompt tokens · KV 11.0 MiB of 180 MiB, and 19.0 MiB of room for new tokens · "
         "first token after 40.2 s · then 45.5 tokens/s"
     )
+
+
+def test_the_line_of_an_answer_that_was_guessed():
+    guessed = dataclasses.replace(ANSWER, n_drafted=2000, n_accepted=1500)
+    assert guessed.line().endswith("tokens/s · 1,500 of 2,000 guessed tokens were right")
 
 
 def test_the_line_of_a_prompt_that_was_kept_whole_compares_nothing():
@@ -88,6 +95,8 @@ def test_rows_kept_in_later_turns_are_those_of_the_last_eviction_and_all_since(n
         n_prompt=n_prompt,
         n_tokens=n_prompt + 4,
         n_cached=0,
+        n_drafted=0,
+        n_accepted=0,
     )
     assert Usage.of(llm).n_kept == n_kept
 
