@@ -122,7 +122,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "keys.txt").write_text("a key\n", encoding="utf-8")
     station = (ROOT / "snapkv_local" / "demo" / "station.txt").read_text(encoding="utf-8")
     (folder / "station.txt").write_text(station[:3000], encoding="utf-8")
-    (folder / "model.gguf").symlink_to(needle_model())
+    for name in ("model.gguf", "small.gguf"):
+        (folder / name).symlink_to(needle_model())
     (folder / "results").symlink_to(ROOT / "results")
     (folder / ".venv" / "bin").mkdir(parents=True)
     for name, shorter, smaller in (("snapkv-local", SHORTER, SMALLER), ("whole", {}, {})):
