@@ -28,8 +28,7 @@ extern "C" {
 enum llama_snapkv_pooling {
     LLAMA_SNAPKV_POOLING_AVG = 0, // torch.avg_pool1d(count_include_pad = True)
     LLAMA_SNAPKV_POOLING_MAX = 1,
-    LLAMA_SNAPKV_POOLING_TRIM = 2, // the mean of the kernel's votes without the greatest: one peak lifts none of its neighbours
-    LLAMA_SNAPKV_POOLING_NOSINK = 3, // AVG in which the first key's vote is 0: an attention sink there lifts none of its neighbours
+    LLAMA_SNAPKV_POOLING_NOSINK = 2, // AVG in which the first key's vote is 0: an attention sink there lifts none of its neighbours
 };
 
 // how the window's query rows vote together

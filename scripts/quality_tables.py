@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from snapkv_local.report.units import MIB
-from table_parts import size, table
+from table_parts import former, size, table
 
 Record = dict[str, Any]
 Row = dict[str, Any]
@@ -22,17 +22,19 @@ PAPER = "snapkv-paper"
 OURS = "snapkv"
 WIDE = "snapkv-paper:kernel_size=21+aggregation=max+observation=16"
 
-# what the default keeps in records that name its two halves: the question's words vote where the
-# prompt ends with a question, which in all of these tasks is in the window, else the last tokens
-ASKED = "question:kernel_size=21+self_weight=0.25+pooling=trim+aggregation=max"
 LAST = "snapkv:observation=16"
+# the default before, and its two halves, which older records name: the question's words vote where the
+# prompt ends with a question, which in all of these tasks is in the window, else the last tokens
+FORMER = "snapkv:pooling=trim"
+ASKED = "question:kernel_size=21+self_weight=0.25+pooling=trim+aggregation=max"
 
 # of the short tables, and how they are called there; the default's place is before all
 SHORT = {
     PAPER: "paper's form",
+    FORMER: "former default",
     WIDE: "21, max",
     LAST: "last 16",
-    "value:kernel_size=21+self_weight=0.25+pooling=trim+aggregation=max+observation=16": "`value`",
+    "value:kernel_size=21+self_weight=0.25+pooling=nosink+aggregation=max+observation=16": "`value`",
     "sentence:of=snapkv-paper:kernel_size=1+aggregation=max+observation=16": "`sentence`",
     "h2o": "H2O",
     "streaming": "StreamingLLM",
@@ -110,11 +112,13 @@ class _Cell:
 
     @property
     def policy(self) -> str:
-        """The row's, or the default if it is what that keeps in this task."""
+        """The row's; of older records the former default, if it is what that keeps in this task."""
         policy = str(self.row["policy"])
+        if not former(self.record):
+            return policy
         half = ASKED if self.row["task"] in ASKS else LAST
         has_both = any(cell["policy"] == OURS for cell in self.record["cells"].values())
-        return OURS if policy == half and not has_both else policy
+        return FORMER if policy == OURS or (policy == half and not has_both) else policy
 
     @property
     def prompts(self) -> tuple[str, frozenset[str]]:
@@ -249,9 +253,9 @@ def _by_bytes(cells: Sequence[_Cell]) -> str:
 
 
 def _is_measured(cell: _Cell, budget: int) -> bool:
-    """Is it of the default, or of what the default is compared with?"""
+    """Is it of the default, the former one, or the paper's form?"""
     policy, at = cell.policy, cell.row["budget"]
-    return at == budget and policy in (default_policy(budget), PAPER)
+    return at == budget and policy in (default_policy(budget), FORMER, PAPER)
 
 
 def _kept(cell: _Cell) -> tuple[str, int | None, str]:
@@ -304,4 +308,4 @@ def _device(record: Record) -> str:
 
 
 def _where(record: Record) -> str:
-    return f"({_device(record)}, commit {(record['commit'] or 'unknown')[:9]}.)"
+    return f"({_device(record)}, commit {(record['commit'] or 'unknown')[:9]}{former(record)}.)"

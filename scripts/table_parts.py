@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from snapkv_local.report.units import GIB
 
 
@@ -17,3 +20,13 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
         return ("| " + " | ".join(cells) + " |").replace("|  |", "| |")
 
     return [line(head), "|" + "---|" * len(head), *map(line, rows)]
+
+
+def former(record: dict[str, Any]) -> str:
+    """Of a record of `eval` that measured another default than today's: which one; "" of others."""
+    if "snapkv" in record["settings"]:
+        return ""
+    named = re.compile(r"(^|=)(snapkv(:|$)|joint$)")
+    if not any(named.search(policy) for policy in record["settings"]["policies"]):
+        return ""
+    return "; `snapkv` stands for the default before `nosink`: pooling without the largest vote"

@@ -13,7 +13,7 @@ from snapkv_local.declared import option
 from snapkv_local.errors import ConfigError
 from snapkv_local.policies import budget
 from snapkv_local.policies.policy import OF_THE_ENGINE, Policy
-from snapkv_local.policies.scoring import MOST_SELF_WEIGHT, Aggregation, Pooling
+from snapkv_local.policies.scoring import INSTEAD, MOST_SELF_WEIGHT, Aggregation, Pooling
 from snapkv_local.policies.snapkv import SnapKV
 from snapkv_local.policies.snapkv_paper import DEFAULT_VOTERS, SnapKVPaper
 from snapkv_local.policies.view import PromptView
@@ -53,18 +53,15 @@ class SnapKVConfig:
             pooling off. The paper has 5 and 7; docs/budget.md says what 21 gains.
         pooling: what a position gets of the votes within its kernel: "avg" for their mean (the
             paper's ablation and kvpress), "max" for the largest (the paper's long-context runs),
-            "trim" for their mean without the largest, "nosink" for their mean without the vote for
-            the prompt's first token. With "trim" a single peak, such as a first token or a frequent
-            word, does not lift its neighbours, and a cluster does. With "nosink" only the first
-            token does not, which draws attention whatever it says. Both are our own;
-            docs/budget.md says what they gain.
+            "nosink" for their mean without the vote for the prompt's first token, which draws
+            attention whatever it says, and so does not lift its neighbours. This one is our own;
+            docs/budget.md says what it gains.
         aggregation: how the votes of several tokens for one position are joined: "sum" adds them up
             (the paper, section 4.1), and "max" takes the largest, which keeps what any one of these
             tokens needs (arXiv 2510.13334).
         self_weight: how much a position's own vote counts beside the pooled one: the score is pooled
             vote + self_weight * own vote. It may be 0, as in the paper, to 1000. A wide kernel hardly
-            shows the position's own vote, and "trim" does not show it at all where it is the largest.
-            This setting is our own; docs/budget.md says what it gains.
+            shows the position's own vote. This setting is our own; docs/budget.md says what it gains.
         n_sink: how many tokens at the beginning of the prompt always stay. The paper has none, hence
             0; later work (arXiv 2309.17453) finds that about 4 help at small budgets.
         min_coverage: the share of the window's attention mass that must stay (mean over layers and KV
@@ -105,7 +102,7 @@ class SnapKVConfig:
     window_size: int = _count(32)
     observation: int | Literal["question"] = _count(SnapKV.observation)
     kernel_size: int = _count(SnapKV.kernel_size, odd=True)
-    pooling: Pooling = SnapKV.pooling
+    pooling: Pooling = option(SnapKV.pooling, instead=INSTEAD)
     aggregation: Aggregation = SnapKV.aggregation
     self_weight: float = option(
         SnapKV.self_weight, most=MOST_SELF_WEIGHT, cure="give one, such as 0.25"

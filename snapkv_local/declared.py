@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+from collections.abc import Mapping
 from numbers import Real
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from snapkv_local.errors import ConfigError
@@ -22,6 +23,7 @@ def option(
     above: bool = False,
     odd: bool = False,
     cure: str = "",
+    instead: Mapping[str, str] = MappingProxyType({}),
 ) -> Any:
     """A field, and what it can be beside what its type says.
 
@@ -31,8 +33,16 @@ def option(
         above: the least number itself is refused.
         odd: even numbers are refused.
         cure: of the error, where "give one" would not help.
+        instead: of words that it could be before, what to give now.
     """
-    rule = {"least": least, "most": most, "above": above, "odd": odd, "cure": cure}
+    rule = {
+        "least": least,
+        "most": most,
+        "above": above,
+        "odd": odd,
+        "cure": cure,
+        "instead": instead,
+    }
     return dataclasses.field(default=default, metadata=rule)
 
 
@@ -100,6 +110,10 @@ def _taken(subject: str, hint: Any, field: dataclasses.Field[Any], value: Any) -
             )
         return number
     if not kinds:
+        instead = field.metadata.get("instead", {})
+        if isinstance(value, str) and value in instead:
+            cure = f"use {instead[value]!r}, which took its place"
+            raise ConfigError(subject, "is no longer there", cure)
         raise ConfigError(subject, "is not known", f"choose one of {', '.join(words)}")
     if not isinstance(value, tuple(get_origin(kind) or kind for kind in kinds)):
         raise ConfigError(subject, "is of the wrong type", cure or "give True or False")

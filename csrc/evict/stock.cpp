@@ -45,18 +45,8 @@ static ggml_tensor * pool(ggml_context * ctx, ggml_tensor * t, const llama_snapk
         ++left;
     }
     ggml_tensor * padded = ggml_pad_ext(ctx, t, left, half, 0, 0, 0, 0, 0, 0);
-    const auto pooled = [&](ggml_op_pool kind) { return ggml_pool_1d(ctx, padded, kind, params.kernel_size, 1, 0); };
-    switch (params.pooling) {
-        case LLAMA_SNAPKV_POOLING_MAX: return pooled(GGML_OP_POOL_MAX);
-        case LLAMA_SNAPKV_POOLING_TRIM: {
-            // beside a peak the difference is as exact as the peak, not as the rest: relu keeps it from being negative
-            ggml_tensor * sum = ggml_scale(ctx, pooled(GGML_OP_POOL_AVG), (float) params.kernel_size);
-            return ggml_scale(ctx, ggml_relu(ctx, ggml_sub(ctx, sum, pooled(GGML_OP_POOL_MAX))), 1.0f / (float) (params.kernel_size - 1));
-        }
-        case LLAMA_SNAPKV_POOLING_AVG:
-        case LLAMA_SNAPKV_POOLING_NOSINK: break;
-    }
-    return pooled(GGML_OP_POOL_AVG);
+    const ggml_op_pool kind = params.pooling == LLAMA_SNAPKV_POOLING_MAX ? GGML_OP_POOL_MAX : GGML_OP_POOL_AVG;
+    return ggml_pool_1d(ctx, padded, kind, params.kernel_size, 1, 0);
 }
 
 // what positions are ranked by: [n, g] -> [n, g]

@@ -324,8 +324,7 @@ BODY void votes_range(ggml_tensor * dst, const inputs & in, int64_t head_kv, int
     float * out = (float *) dst->data + head_kv * in.n;
     float * out_mass = out + in.n * in.k->ne[2];
     const int n_out = (int) (end - begin);
-    const bool trims = in.params.pooling == LLAMA_SNAPKV_POOLING_TRIM;
-    const float divisor = (float) (trims ? kernel - 1 : kernel);
+    const float divisor = (float) kernel;
     float pooled[SPAN] = {};
     for (int h = 0; h < in.g; ++h) {
         float own[SPAN];
@@ -338,8 +337,7 @@ BODY void votes_range(ggml_tensor * dst, const inputs & in, int64_t head_kv, int
         for (int t = 0; t < kernel; ++t) {
             const float * x = votes[h] + t;
             for (int c = 0; c < n_out; ++c) {
-                // the greatest never enters the sum, so that nothing cancels
-                sum[c] += trims ? std::min(top[c], x[c]) : x[c];
+                sum[c] += x[c];
                 top[c] = larger(x[c], top[c]);
             }
         }

@@ -64,7 +64,7 @@ ggml_tensor * snapkv_op_votes(ggml_context * ctx, ggml_tensor * q, ggml_tensor *
     params.scale = scale;
     params.softcap = softcap;
     params.kernel_size = kernel_size;
-    params.pooling = kernel_size == 1 ? LLAMA_SNAPKV_POOLING_AVG : pooling; // TRIM would leave nothing, and NOSINK nothing of the first key
+    params.pooling = kernel_size == 1 ? LLAMA_SNAPKV_POOLING_AVG : pooling; // NOSINK would leave nothing of the first key
     params.aggregation = aggregation;
     params.self_weight = self_weight;
 

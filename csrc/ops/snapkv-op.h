@@ -82,8 +82,8 @@ struct ggml_tensor * snapkv_op_stats(struct ggml_context * ctx, struct ggml_tens
 // Votes of the window for each key, with p = exp(logit - maximum)/sum of the row, 0 where the row does not see the key:
 //   per query head: vote[j] = sum (or max, if aggregation says so) of p[i, j] over the w rows i, for the prefix j < n - w
 //   pooled over j with stride 1 and zeros beyond both ends of the prefix; AVG divides by the kernel size everywhere
-//   (torch.avg_pool1d, count_include_pad), TRIM leaves the greatest out of the sum and divides by kernel_size - 1, NOSINK is
-//   AVG with 0 for vote[0]; a kernel of 1 pools nothing. plus self_weight*vote[j]; then the mean over the query heads of a KV head.
+//   (torch.avg_pool1d, count_include_pad), NOSINK is AVG with 0 for vote[0]; a kernel of 1 pools nothing. plus
+//   self_weight*vote[j]; then the mean over the query heads of a KV head.
 //   q, k, scale, softcap as for stats;  stats: result of snapkv_op_stats
 //   result F32 [n, n_head_kv, 2]: plane 0 pooled votes, with 0 in the last w columns; plane 1 attention mass, the sum of p
 //          over the rows, mean over the query heads (for all n keys, not pooled)

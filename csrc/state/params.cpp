@@ -14,7 +14,7 @@ llama_snapkv_params llama_snapkv_default_params(void) {
     params.window_size = 32;
     params.observation = 0;
     params.kernel_size = 21;
-    params.pooling = LLAMA_SNAPKV_POOLING_TRIM;
+    params.pooling = LLAMA_SNAPKV_POOLING_NOSINK;
     params.aggregation = LLAMA_SNAPKV_AGGREGATION_MAX;
     params.self_weight = 0.25f;
     params.n_sink = 0;

@@ -22,7 +22,7 @@
 #include <string>
 
 static_assert((int) SNAPKV_METAL_POOLING_AVG == LLAMA_SNAPKV_POOLING_AVG && (int) SNAPKV_METAL_POOLING_MAX == LLAMA_SNAPKV_POOLING_MAX &&
-                (int) SNAPKV_METAL_POOLING_TRIM == LLAMA_SNAPKV_POOLING_TRIM && (int) SNAPKV_METAL_POOLING_NOSINK == LLAMA_SNAPKV_POOLING_NOSINK && AGGREGATION_MAX == LLAMA_SNAPKV_AGGREGATION_MAX,
+                (int) SNAPKV_METAL_POOLING_NOSINK == LLAMA_SNAPKV_POOLING_NOSINK && AGGREGATION_MAX == LLAMA_SNAPKV_AGGREGATION_MAX,
         "csrc/metal cannot include snapkv.h");
 
 //
@@ -219,8 +219,8 @@ struct reference {
                     }
                     const int divisor = f == POOLING ? std::max(cells, 1) : s.kernel;
                     double score = a / divisor;
-                    if (s.kernel > 1 && (s.pool == LLAMA_SNAPKV_POOLING_MAX || s.pool == LLAMA_SNAPKV_POOLING_TRIM)) {
-                        score = s.pool == LLAMA_SNAPKV_POOLING_MAX ? b : (a - b) / std::max(divisor - 1, 1);
+                    if (s.kernel > 1 && s.pool == LLAMA_SNAPKV_POOLING_MAX) {
+                        score = b;
                     }
                     score += f == OWN ? 0.0 : s.own * vote[j];
                     const int to = f == SHIFT ? j + 1 : j;
@@ -275,7 +275,7 @@ static void test_scoring(const shape & s) {
 
 // a reference with a fault must be rejected
 static void test_scoring_faults() {
-    for (const int pool : { LLAMA_SNAPKV_POOLING_AVG, LLAMA_SNAPKV_POOLING_TRIM, LLAMA_SNAPKV_POOLING_NOSINK }) {
+    for (const int pool : { LLAMA_SNAPKV_POOLING_AVG, LLAMA_SNAPKV_POOLING_NOSINK }) {
         const shape s = { GGML_TYPE_F16, 64, 200, 9, 2, 3, 8.0f, true, 5, pool, LLAMA_SNAPKV_AGGREGATION_SUM, 0.25f };
         scoring in(s);
         in.run(in.stats);

@@ -17,7 +17,6 @@ static const char * ops_pool_name(int pool) {
     switch (pool) {
         case LLAMA_SNAPKV_POOLING_AVG: return "avg";
         case LLAMA_SNAPKV_POOLING_MAX: return "maxpool";
-        case LLAMA_SNAPKV_POOLING_TRIM: return "trim";
         default: return "nosink";
     }
 }
@@ -187,11 +186,7 @@ static std::vector<double> ops_pool(const ops_case & c, const std::vector<double
             }
         }
         const int divisor = mistake == OPS_POOL_VALID_ONLY ? std::max(count, 1) : 2 * half + 1;
-        if (pool == LLAMA_SNAPKV_POOLING_TRIM && half > 0) {
-            res[j] = (sum - max) / std::max(divisor - 1, 1);
-        } else {
-            res[j] = pool == LLAMA_SNAPKV_POOLING_MAX ? max : sum / divisor;
-        }
+        res[j] = pool == LLAMA_SNAPKV_POOLING_MAX ? max : sum / divisor;
         res[j] += mistake == OPS_NO_OWN ? 0.0 : c.own * votes[j];
     }
     return res;
@@ -270,18 +265,20 @@ static double ops_error_of_stats(const ops_reference & ref, const std::vector<fl
     return worst;
 }
 
-// slack: what is allowed of a vote however small it is
-static double ops_error_of_votes(const std::vector<double> & ref, const std::vector<float> & votes, double tolerance, double slack = 1e-12) {
+// what is allowed of a vote however small it is
+static constexpr double OPS_SLACK = 1e-12;
+
+static double ops_error_of_votes(const std::vector<double> & ref, const std::vector<float> & votes, double tolerance) {
     double worst = 0.0;
     for (size_t i = 0; i < ref.size(); ++i) {
-        const double d = std::fabs(votes[i] - ref[i]) / (tolerance * std::fabs(ref[i]) + slack);
+        const double d = std::fabs(votes[i] - ref[i]) / (tolerance * std::fabs(ref[i]) + OPS_SLACK);
         worst = std::max(worst, std::isfinite(votes[i]) ? d : INFINITY);
     }
     return worst;
 }
 
 // a choice may differ from the reference's only where votes are equal up to the tolerance; 0 where it is the same
-static double ops_error_of_ids(const double * votes, int64_t m, const std::vector<int32_t> & ids, int n_sink, double tolerance, double slack = 1e-12) {
+static double ops_error_of_ids(const double * votes, int64_t m, const std::vector<int32_t> & ids, int n_sink, double tolerance) {
     std::vector<bool> kept((size_t) m, false);
     double lowest = INFINITY;
     for (const int32_t i : ids) {
@@ -292,5 +289,5 @@ static double ops_error_of_ids(const double * votes, int64_t m, const std::vecto
     for (int64_t j = n_sink; j < m; ++j) {
         highest = kept[j] ? highest : std::max(highest, votes[j]);
     }
-    return highest > lowest ? (highest - lowest) / (2.0 * tolerance * highest + slack) : 0.0;
+    return highest > lowest ? (highest - lowest) / (2.0 * tolerance * highest + OPS_SLACK) : 0.0;
 }

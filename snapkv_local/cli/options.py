@@ -198,7 +198,7 @@ config_options = together(
         "--pooling",
         type=_choices("pooling"),
         says="What a row gets of its neighbours' votes: their mean, the largest, or their mean without the "
-        "largest (trim) or without the vote for the prompt's first token (nosink).",
+        "vote for the prompt's first token (nosink).",
     ),
     setting(
         "--aggregation",

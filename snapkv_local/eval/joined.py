@@ -12,7 +12,7 @@ from snapkv_local.eval.record import read
 
 # settings that records may differ in: what they have of them is put together
 _LISTS = ("lengths", "policies", "budgets", "kv_types", "full_kv_types")
-_EQUAL = ("questions", "depths", "seed", "split", "window_size", "protect_system")
+_EQUAL = ("questions", "depths", "seed", "split", "window_size", "protect_system", "snapkv")
 
 
 def join(paths: Sequence[Path]) -> dict[str, Any]:

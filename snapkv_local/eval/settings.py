@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from snapkv_local.eval.case import Case
 from snapkv_local.eval.cell import FULL, REFERENCE, Cell, cells_of
 from snapkv_local.eval.tasks import Task, Wanted
 from snapkv_local.plan.layers import KvType
+from snapkv_local.policies.snapkv import SnapKV
 from snapkv_local.policies.view import PromptView
 
 
@@ -80,6 +82,8 @@ class Settings:
             "seed": self.wanted.seed,
             "split": self.wanted.split,
             "policies": list(self.policies),
+            # what that name stands for, which has changed before
+            SnapKV.name: dataclasses.asdict(SnapKV()),
             "budgets": list(self.budgets),
             "kv_types": list(self.kv_types),
             "full_kv_types": list(self.full_kv_types),

@@ -19,7 +19,7 @@ from snapkv_local.native.devices import Device, devices
 from snapkv_local.native.structs import llama_snapkv_params
 from snapkv_local.policies.budget import native_ratio
 
-POOLINGS = {"avg": 0, "max": 1, "trim": 2, "nosink": 3}
+POOLINGS = {"avg": 0, "max": 1, "nosink": 2}
 AGGREGATIONS = {"sum": 0, "max": 1}
 HIDDEN_STATES = {"auto": 0, "device": 1, "host": 2}
 OPS = {"auto": 0, "fused": 1, "ggml": 2}

@@ -58,14 +58,12 @@ def attention(
 def pool(votes: Array, kernel_size: int, pooling: str = "avg") -> Array:
     """Cluster votes over positions with stride 1 and zeros beyond both ends.
 
-    The average divides by the kernel at the borders too, as torch.avg_pool1d does by default. Without
-    the greatest vote it divides by one less.
+    The average divides by the kernel at the borders too, as torch.avg_pool1d does by default.
 
     Args:
         votes: [..., m], not negative, so that a zero beyond the end never wins the maximum.
         kernel_size: odd number of positions; 1 pools nothing.
-        pooling: "avg", "max", "trim": the mean of all but the greatest, or "nosink": "avg" in which
-            the first position has no vote.
+        pooling: "avg", "max", or "nosink": "avg" in which the first position has no vote.
 
     Returns:
         [..., m].
@@ -77,9 +75,8 @@ def pool(votes: Array, kernel_size: int, pooling: str = "avg") -> Array:
         votes[..., 0] = 0
     pad = [(0, 0)] * (votes.ndim - 1) + [(kernel_size // 2, kernel_size // 2)]
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(votes, pad), kernel_size, axis=-1)
-    total, top = windows.sum(axis=-1), windows.max(axis=-1)
-    mean, trimmed = total / kernel_size, (total - top) / (kernel_size - 1)
-    pooled = {"avg": mean, "nosink": mean, "max": top, "trim": trimmed}[pooling]
+    mean = windows.sum(axis=-1) / kernel_size
+    pooled = {"avg": mean, "nosink": mean, "max": windows.max(axis=-1)}[pooling]
     return np.asarray(pooled, dtype=np.float64)
 
 

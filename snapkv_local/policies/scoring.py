@@ -18,8 +18,10 @@ from snapkv_local.policies.rows import Scores
 from snapkv_local.policies.view import LayerView
 
 Floats = npt.NDArray[np.float32]
-Pooling = Literal["avg", "max", "trim", "nosink"]
+Pooling = Literal["avg", "max", "nosink"]
 Aggregation = Literal["sum", "max"]
+# words that pooling had, and what to give instead
+INSTEAD = {"trim": "nosink"}
 
 # of a position's own vote beside the pooled one: beyond it pooling says nothing
 MOST_SELF_WEIGHT = 1000
@@ -165,8 +167,6 @@ def pool(votes: Floats, kernel_size: int, pooling: Pooling) -> Floats:
     padded[..., half : half + m] = votes
     if pooling == "nosink":
         padded[..., half] = 0
-    if pooling == "trim":
-        return _trimmed(padded, kernel_size)
     pooled = padded[..., :m].copy()
     combine = np.maximum if pooling == "max" else np.add
     for shift in range(1, kernel_size):
@@ -174,29 +174,6 @@ def pool(votes: Floats, kernel_size: int, pooling: Pooling) -> Floats:
     if pooling != "max":
         pooled /= np.float32(kernel_size)
     return pooled
-
-
-def _trimmed(padded: Floats, kernel_size: int) -> Floats:
-    """Means of all votes of a kernel but the greatest.
-
-    That one never enters the sum: taken off it afterwards, a peak would leave its own rounding behind
-    where the others are small.
-
-    Args:
-        padded: [..., m + kernel_size - 1], not negative.
-
-    Returns:
-        [..., m].
-    """
-    m = padded.shape[-1] - kernel_size + 1
-    top = padded[..., :m].copy()
-    rest, lesser = np.zeros_like(top), np.empty_like(top)
-    for shift in range(1, kernel_size):
-        vote = padded[..., shift : shift + m]
-        rest += np.minimum(top, vote, out=lesser)
-        np.maximum(top, vote, out=top)
-    rest /= np.float32(kernel_size - 1)
-    return rest
 
 
 def weighed(votes: Floats, kernel_size: int, pooling: Pooling, self_weight: float) -> Floats:

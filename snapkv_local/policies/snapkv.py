@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from snapkv_local.declared import option
-from snapkv_local.policies.scoring import MOST_SELF_WEIGHT, Aggregation, Pooling
+from snapkv_local.policies.scoring import INSTEAD, MOST_SELF_WEIGHT, Aggregation, Pooling
 from snapkv_local.policies.snapkv_paper import SnapKVPaper
 
 
@@ -14,14 +14,14 @@ from snapkv_local.policies.snapkv_paper import SnapKVPaper
 class SnapKV(SnapKVPaper):
     """SnapKVPaper with options that are ours; docs/budget.md says what each gains.
 
-    The question's words vote, the largest vote of any of them counts, and it is pooled widely and
-    without the peak, which counts for itself.
+    The question's words vote, the largest vote of any of them counts, and it is pooled widely, but
+    for that for the prompt's first token, which counts for itself alone.
     """
 
     name: ClassVar[str] = "snapkv"
 
     kernel_size: int = option(21, least=1, odd=True)
     self_weight: float = option(0.25, most=MOST_SELF_WEIGHT)
-    pooling: Pooling = "trim"
+    pooling: Pooling = option("nosink", instead=INSTEAD)
     aggregation: Aggregation = "max"
     observation: int | Literal["question", "window"] = option("question", least=1)

@@ -8,6 +8,7 @@ from snapkv_local.declared import option
 from snapkv_local.policies.ranked import Ranked
 from snapkv_local.policies.rows import Scores, n_prefix
 from snapkv_local.policies.scoring import (
+    INSTEAD,
     MOST_SELF_WEIGHT,
     Aggregation,
     Floats,
@@ -27,17 +28,15 @@ class Voting(Ranked):
         kernel_size: pooling kernel over positions, odd; 1 turns pooling off.
         self_weight: a position's score is its pooled vote + self_weight * its own vote; 0 in the
             paper. Ours.
-        pooling: "avg", "max", "trim": the mean of the kernel's votes without the greatest of them, so
-            that a single peak lifts none of its neighbours, or "nosink": the mean, in which the
-            prompt's first position has no vote, so that an attention sink lifts none of its
-            neighbours. The last two are ours.
+        pooling: "avg", "max", or "nosink": the mean, in which the prompt's first position has no
+            vote, so that an attention sink lifts none of its neighbours. The last is ours.
         aggregation: how the query rows vote together: "sum", or "max" to keep what any one query
             needs (DefensiveKV, arXiv 2510.13334).
     """
 
     kernel_size: int = option(5, least=1, odd=True)
     self_weight: float = option(0.0, most=MOST_SELF_WEIGHT)
-    pooling: Pooling = "avg"
+    pooling: Pooling = option("avg", instead=INSTEAD)
     aggregation: Aggregation = "sum"
 
     def voters(self, prompt: PromptView) -> tuple[int, int]:

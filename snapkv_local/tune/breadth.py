@@ -12,11 +12,9 @@ from snapkv_local.tune.choose import By, Setting
 KERNELS = (1, 5, 13, 21, 31)
 WINDOWS = (16, 32)
 OBSERVATIONS = (0, 32)  # the question's words, or the paper's window
-# pooling and the weight of a row's own vote, which go together: the default, ours without the first
-# token, and the paper's two
+# pooling and the weight of a row's own vote, which go together: the default's, and the paper's two
 POOLS: tuple[tuple[Pooling, float], ...] = (
     (Setting.pooling, Setting.self_weight),
-    ("nosink", Setting.self_weight),
     ("avg", 0.0),
     ("max", 0.0),
 )

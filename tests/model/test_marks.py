@@ -196,7 +196,7 @@ def test_the_question_votes_in_the_engine(
     turns = [SYSTEM, user(f"{text}\n\nWho keeps the light?")]
     chooses = make(
         replace(
-            config, policy="question:kernel_size=21+self_weight=0.25+pooling=trim+aggregation=max"
+            config, policy="question:kernel_size=21+self_weight=0.25+pooling=nosink+aggregation=max"
         )
     )
     ask(chooses, *turns)

@@ -131,7 +131,7 @@ def test_the_rows_are_those_that_the_policy_chooses(
             {"kernel_size": 7, "pooling": "avg", "aggregation": "sum", "self_weight": 0},
             "question:kernel_size=7",
         ),
-        ({}, "question:kernel_size=21+self_weight=0.25+pooling=trim+aggregation=max"),
+        ({}, "question:kernel_size=21+self_weight=0.25+pooling=nosink+aggregation=max"),
     ],
 )
 def test_snapkv_in_python_keeps_what_the_engine_keeps(

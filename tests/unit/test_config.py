@@ -19,7 +19,7 @@ def test_defaults():
         "window_size": 32,
         "observation": "question",
         "kernel_size": 21,
-        "pooling": "trim",
+        "pooling": "nosink",
         "aggregation": "max",
         "self_weight": 0.25,
         "n_sink": 0,
@@ -56,7 +56,11 @@ def test_defaults():
             {"kernel_size": 4},
             "kernel_size=4: an even number has no middle, and would shift the scores; use 3 or 5",
         ),
-        ({"pooling": "mean"}, "pooling='mean': is not known; choose one of avg, max, trim"),
+        ({"pooling": "mean"}, "pooling='mean': is not known; choose one of avg, max, nosink"),
+        (
+            {"pooling": "trim"},
+            "pooling='trim': is no longer there; use 'nosink', which took its place",
+        ),
         (
             {"observation": "words"},
             "observation='words': is not a whole number from 1 to 4294967295; give one, or question",
@@ -92,7 +96,7 @@ def test_defaults():
             "give policy='snapkv' and window_size=64, pooling='max', observation=64",
         ),
         (
-            {"policy": "snapkv:pooling=trim+self_weight=0.5"},
+            {"policy": "snapkv:pooling=nosink+self_weight=0.5"},
             "give policy='snapkv' and self_weight=0.5",
         ),
         ({"policy": "pyramid"}, "choose what it shares rows out for, snapkv-paper"),

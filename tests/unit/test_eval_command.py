@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from click.testing import CliRunner
@@ -14,6 +14,7 @@ from snapkv_local.eval.case import Case
 from snapkv_local.eval.record import Record
 from snapkv_local.eval.scores import SCORES
 from snapkv_local.llama.load_options import LoadOptions
+from snapkv_local.policies.snapkv import SnapKV
 
 STAMP = {
     "model": {"name": "fake", "path": "fake.gguf", "type": "f16"},
@@ -92,6 +93,7 @@ def test_settings_are_those_that_were_given(fake):
         "full_kv_types": ["q4_0"],
         "window_size": 16,
         "protect_system": True,
+        "snapkv": asdict(SnapKV()),
     }
     assert (fake["loading"], fake["note"]) == (LoadOptions(threads=2), "hi")
 

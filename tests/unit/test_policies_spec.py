@@ -20,7 +20,7 @@ from snapkv_local.policies.value import Value
     [
         ("snapkv", SnapKV(), "snapkv"),
         (" snapkv ", SnapKV(), "snapkv"),
-        ("snapkv:observation=question+pooling=trim", SnapKV(), "snapkv"),
+        ("snapkv:observation=question+pooling=nosink", SnapKV(), "snapkv"),
         ("snapkv:observation=16", SnapKV(observation=16), "snapkv:observation=16"),
         ("snapkv-paper", SnapKVPaper(), "snapkv-paper"),
         ("snapkv-paper:kernel_size=5+pooling=avg", SnapKVPaper(), "snapkv-paper"),
@@ -30,11 +30,15 @@ from snapkv_local.policies.value import Value
             "snapkv-paper:kernel_size=13+pooling=max",
         ),
         (
-            "snapkv-paper:observation=16+pooling=trim+aggregation=max+self_weight=0.250+kernel_size=21",
+            "snapkv-paper:observation=16+pooling=nosink+aggregation=max+self_weight=0.250+kernel_size=21",
             SnapKVPaper(
-                kernel_size=21, self_weight=0.25, pooling="trim", aggregation="max", observation=16
+                kernel_size=21,
+                self_weight=0.25,
+                pooling="nosink",
+                aggregation="max",
+                observation=16,
             ),
-            "snapkv-paper:kernel_size=21+self_weight=0.25+pooling=trim+aggregation=max+observation=16",
+            "snapkv-paper:kernel_size=21+self_weight=0.25+pooling=nosink+aggregation=max+observation=16",
         ),
         (
             "snapkv-paper:self_weight=0+kernel_size=7",
@@ -138,7 +142,10 @@ def test_every_option_survives_the_round_trip(policy):
             "observation=0: is not a whole number from 1; give one, or question, or window",
         ),
         ("snapkv-paper:kernel_size=None", "'kernel_size=None': is not a whole number"),
-        ("snapkv-paper:pooling=mean", "pooling='mean': is not known; choose one of avg, max, trim"),
+        (
+            "snapkv-paper:pooling=mean",
+            "pooling='mean': is not known; choose one of avg, max, nosink",
+        ),
         ("snapkv-paper:self_weight=-1", "self_weight=-1.0: is not a number from 0 to 1000"),
         ("snapkv-paper:self_weight=1001", "self_weight=1001.0: is not a number from 0 to 1000"),
         ("snapkv-paper:self_weight=nan", "self_weight=nan: is not a number from 0 to 1000"),

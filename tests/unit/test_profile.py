@@ -52,9 +52,9 @@ def test_a_file_written_by_hand(tmp_path):
 
 
 def test_whole_numbers_are_numbers_too(tmp_path):
-    path = write(tmp_path, "[snapkv]\nself_weight = 1\npooling = 'trim'\n")
+    path = write(tmp_path, "[snapkv]\nself_weight = 1\npooling = 'max'\n")
     assert SnapKVConfig(**profile.load(path).settings) == SnapKVConfig(
-        self_weight=1.0, pooling="trim"
+        self_weight=1.0, pooling="max"
     )
 
 

@@ -363,7 +363,7 @@ def test_a_field_at_fault_is_named(serve: Callable[..., TestClient]) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"pooling": "trim", "self_weight": 0.5},
+        {"pooling": "nosink", "self_weight": 0.5},
         {"self_weight": 0},
         {"self_weight": 1000, "kernel_size": 1},
     ],

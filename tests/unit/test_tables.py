@@ -183,7 +183,12 @@ def eval_record(
         "model": {"name": "Test-1B"},
         "machine": {"cpu": "Test", "cores": 2},
         "commit": "0123456789abcdef",
-        "settings": {"window_size": 32, "kv_types": list(types)},
+        "settings": {
+            "window_size": 32,
+            "kv_types": list(types),
+            "policies": list(exact),
+            "snapkv": {},
+        },
         "cells": cells,
         "cases": cases,
     }
@@ -272,7 +277,7 @@ def test_a_default_that_is_not_measured_yet(tmp_path):
 
 
 def test_other_policies_with_the_defaults_settings(tmp_path):
-    given = "kernel_size=21+self_weight=0.25+pooling=trim+aggregation=max"
+    given = "kernel_size=21+self_weight=0.25+pooling=nosink+aggregation=max"
     ours = quality_tables.default_policy(128)
     exact = {
         f"value:{given}+observation=16": 0.5,
@@ -286,18 +291,25 @@ def test_other_policies_with_the_defaults_settings(tmp_path):
     assert head[3:] == ["default", "last 16", "`value`"]
     assert [cell.split(",")[0] for cell in needle[3:]] == ["100 %", "25 %", "50 %"]
     # as they are written in records
-    for policy in {*quality_tables.SHORT, ours, quality_tables.ASKED}:
+    for policy in {*quality_tables.SHORT, ours} - {quality_tables.FORMER}:
         assert policies.parse(policy).spec == policy
 
 
-def test_where_there_is_a_question_the_default_keeps_what_it_votes_for(tmp_path):
-    """Records that have the default's two halves, and not the default itself."""
+def test_records_of_the_default_before_say_so(tmp_path):
+    """Some name its two halves: the question's words vote where there is a question."""
     exact = {"snapkv-paper": 0.5, quality_tables.ASKED: 0.75, quality_tables.LAST: 0.25}
-    write(tmp_path, "a", eval_record(exact, ("needle", "continue"), budgets=(128,)))
-    _, _, needle, text = rows_below(quality_tables.short(tmp_path), "**Test-1B, 128 rows**")
-    # default, the paper's form, the last 16
-    assert [cell.split(",")[0] for cell in needle[3:]] == ["**75 %", "50 %", "25 %"]
-    assert [text[3], text[5]] == ["0.41 †", "-"]
+    record = eval_record(exact, ("needle", "continue"), budgets=(128,))
+    del record["settings"]["snapkv"]
+    write(tmp_path, "a", record)
+    text = quality_tables.short(tmp_path)
+    head, _, needle, prose = rows_below(text, "**Test-1B, 128 rows**")
+    assert head[3:] == ["default", "paper's form", "former default", "last 16"]
+    assert [cell.split(",")[0] for cell in needle[3:]] == ["-", "50 %", "75 %", "25 %"]
+    assert prose[3:] == ["-", "0.28", "0.41", "-"]
+    assert "the default before" in quality_tables.everything(tmp_path)
+    record["settings"]["policies"] = ["snapkv-paper", "streaming"]
+    write(tmp_path, "a", record)
+    assert "the default before" not in quality_tables.everything(tmp_path)
 
 
 def test_devices_are_not_mixed_in_a_row(tmp_path):

@@ -7,8 +7,7 @@ static constexpr int RING_STRIDE = RING + 8; // so that four neighbouring rings 
 // enum llama_snapkv_pooling and enum llama_snapkv_aggregation; snapkv.h would bring in llama.h, which ggml-cuda does not see
 enum { SNAPKV_CUDA_POOLING_AVG = 0,
     SNAPKV_CUDA_POOLING_MAX = 1,
-    SNAPKV_CUDA_POOLING_TRIM = 2,
-    SNAPKV_CUDA_POOLING_NOSINK = 3 };
+    SNAPKV_CUDA_POOLING_NOSINK = 2 };
 enum { SNAPKV_CUDA_AGGREGATION_SUM = 0,
     SNAPKV_CUDA_AGGREGATION_MAX = 1 };
 
@@ -54,7 +53,7 @@ struct votes_args {
     float self_weight;
 
     // the mean of the heads commutes with linear pooling alone
-    __host__ __device__ bool pools_heads() const { return pooling != SNAPKV_CUDA_POOLING_AVG && pooling != SNAPKV_CUDA_POOLING_NOSINK; }
+    __host__ __device__ bool pools_heads() const { return pooling == SNAPKV_CUDA_POOLING_MAX; }
 };
 
 // of the kernel's columns up to `last`; column `first` has the first key
@@ -63,11 +62,10 @@ static __device__ __forceinline__ float pooled(const votes_args & v, const float
     float top = 0.0f;
     for (int c = last - v.kernel_size + 1; c <= last; ++c) {
         const float x = v.pooling == SNAPKV_CUDA_POOLING_NOSINK && c == first ? 0.0f : ring[c & (RING - 1)];
-        // the greatest never enters a trimmed sum, so that nothing cancels
-        sum += v.pooling == SNAPKV_CUDA_POOLING_TRIM ? fminf(top, x) : x;
+        sum += x;
         top = fmaxf(top, x);
     }
-    return v.pooling == SNAPKV_CUDA_POOLING_MAX ? top : sum / (v.pooling == SNAPKV_CUDA_POOLING_TRIM ? v.kernel_size - 1 : v.kernel_size);
+    return v.pooling == SNAPKV_CUDA_POOLING_MAX ? top : sum / v.kernel_size;
 }
 
 // A block's keys are followed and preceded by half a kernel, so that it can pool alone. A tile goes through three steps, each

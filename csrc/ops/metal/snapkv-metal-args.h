@@ -23,8 +23,7 @@ enum snapkv_metal_k_type {
 enum snapkv_metal_pooling {
     SNAPKV_METAL_POOLING_AVG = 0,
     SNAPKV_METAL_POOLING_MAX = 1,
-    SNAPKV_METAL_POOLING_TRIM = 2,
-    SNAPKV_METAL_POOLING_NOSINK = 3,
+    SNAPKV_METAL_POOLING_NOSINK = 2,
 };
 
 // STATS, its merge, and VOTES

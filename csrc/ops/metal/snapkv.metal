@@ -287,12 +287,10 @@ kernel void snapkv_votes(
                 for (int t = 0; t < args.kernel_size; ++t) {
                     const bool is_sink = j + t == args.kernel_size / 2; // the first key
                     const float v = args.pooling == SNAPKV_METAL_POOLING_NOSINK && is_sink ? 0.0f : votes[h * args.cols + c + t];
-                    // the greatest never enters a trimmed sum, so that nothing cancels
-                    sum += args.pooling == SNAPKV_METAL_POOLING_TRIM ? min(top, v) : v;
+                    sum += v;
                     top = max(top, v);
                 }
-                const float mean = sum / float(args.pooling == SNAPKV_METAL_POOLING_TRIM ? args.kernel_size - 1 : args.kernel_size);
-                pooled += (args.pooling == SNAPKV_METAL_POOLING_MAX ? top : mean) + args.self_weight * votes[h * args.cols + c + args.kernel_size / 2];
+                pooled += (args.pooling == SNAPKV_METAL_POOLING_MAX ? top : sum / float(args.kernel_size)) + args.self_weight * votes[h * args.cols + c + args.kernel_size / 2];
             }
         }
         out[ulong(head_kv) * ulong(args.n) + ulong(j)] = pooled / float(args.g);
