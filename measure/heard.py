@@ -44,6 +44,7 @@ class Heard:
 
     Attributes:
         seconds, seconds_cpu, n_evaluated: as in Answer.
+        bytes_kv: what the sequence's K and V take then, by the size of its saved state.
         logits: of the question's last token, [1, n_vocab], and those that choose the answer's
             tokens, [n_gold, n_vocab].
     """
@@ -51,6 +52,7 @@ class Heard:
     seconds: float
     seconds_cpu: float
     n_evaluated: int
+    bytes_kv: int
     logits: Logits
 
     @property
@@ -67,10 +69,11 @@ def hear(llm: Llama, case: Case, evaluate: Callable[[], int]) -> Heard:
     n_evaluated = evaluate()
     llama_cpp.llama_synchronize(llm.ctx)
     seconds, seconds_cpu = time.monotonic() - started, time.process_time() - started_cpu
+    bytes_kv = llm.bytes_of_sequence()
     last = np.ctypeslib.as_array(llm._ctx.get_logits(), (1, llm.n_vocab())).copy()
     rows = llm.logits_for([*case.after, *case.gold[:-1]])
     logits = np.concatenate([last, rows[len(case.after) - 1 :]])
-    return Heard(seconds, seconds_cpu, n_evaluated, logits)
+    return Heard(seconds, seconds_cpu, n_evaluated, bytes_kv, logits)
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:

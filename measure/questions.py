@@ -128,7 +128,8 @@ def ask(
             Answer(h.seconds, h.seconds_cpu, h.n_evaluated, measure(Seen.of(h.gold, c.gold), full))
             for h, c, full in zip(heard, cases, truth, strict=True)
         ]
-        found = {"way": way, "budget": budget, **summary(answers), **beside}
+        held = max((h.bytes_kv for h in heard), default=0)
+        found = {"way": way, "budget": budget, "bytes_kv": held, **summary(answers), **beside}
         return {**found, "answers": [asdict(answer) for answer in answers]}
 
     yield row("full", None, in_place)

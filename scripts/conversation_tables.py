@@ -7,7 +7,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from table_parts import table
+from snapkv_local.report.units import MIB
+from table_parts import size, table
 
 Record = dict[str, Any]
 
@@ -25,15 +26,24 @@ WAYS = {
 
 def questions(results: Path) -> str:
     """Right answers and seconds by way of asking, and how far the vault is from new prefills."""
-    files = sorted(results.glob("questions-*.json"))
-    tables = [_questions(json.loads(file.read_text())) for file in files]
+    return _of_files(results, "questions-smollm2-*.json")
+
+
+def needle_questions(results: Path) -> str:
+    """The same, of the needle model."""
+    return _of_files(results, "questions-needle-*.json")
+
+
+def _of_files(results: Path, names: str) -> str:
+    tables = [_questions(json.loads(file.read_text())) for file in sorted(results.glob(names))]
     return "\n\n".join(tables) or "Many questions to one document are not measured yet."
 
 
 def _questions(record: Record) -> str:
     settings, rows = record["settings"], record["rows"]
     # where a GPU computes, the process waits
-    on_gpu = record.get("device", {}).get("backend", "CPU") != "CPU"
+    on_gpu = (record.get("device") or {}).get("backend", "CPU") != "CPU"
+    has_bytes = all("bytes_kv" in row for row in rows)
     clock, head_seconds = ("seconds", "seconds") if on_gpu else ("seconds_cpu", "CPU seconds")
     cells = [
         [
@@ -43,10 +53,12 @@ def _questions(record: Record) -> str:
             f"{row['kl_mean']:.2f}",
             f"{row['n_evaluated_median']:,.0f}",
             f"{row[f'{clock}_median']:.2f}",
+            *([size(row["bytes_kv"], MIB)] if has_bytes else []),
         ]
         for row in rows
     ]
     head = ["", "budget", "right", "KL", "tokens computed", head_seconds]
+    head += ["KV of the sequence"] if has_bytes else []
     lines = [
         f"One document of {settings['n_prompt']:,} tokens holds {settings['n_questions']} facts of the "
         f"task `{settings['task']}`, and there is one question for each. Tokens and {head_seconds} are "
@@ -141,6 +153,9 @@ def _speed(run: Record) -> list[str]:
 
 def _where(record: Record) -> str:
     machine, n = record["machine"], record["settings"]["threads"]
+    device = record.get("device") or {}
+    if device.get("backend", "CPU") != "CPU":
+        return f"{record['model']} ({device['name']}; commit {record['commit'][:9]})."
     return (
         f"{record['model']} ({machine['cpu']}, {machine['cores']} cores, {n} "
         f"{'thread' if n == 1 else 'threads'}; commit {record['commit'][:9]})."

@@ -1,5 +1,6 @@
 """The needle model's tables, from records of `snapkv-local eval needle`: needle-depth-*.json in results/ of
-its figure, needle-tasks-*.json of other tasks. All records of a table are of one set of cases.
+its figure, needle-tasks-*.json of other tasks, needle-h2o-*.json of H2O, which is slow. All records of a
+table are of one set of cases.
 
 They are apart from those of other models: its figures do not stand for a model that people chat with.
 """
@@ -7,9 +8,11 @@ They are apart from those of other models: its figures do not stand for a model 
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from snapkv_local.eval import show
+from snapkv_local.eval.cell import REFERENCE, Cell
 from snapkv_local.eval.joined import join
 from snapkv_local.eval.summary import summarize
 from snapkv_local.report.units import MIB
@@ -17,15 +20,116 @@ from table_parts import former, size, table
 
 Row = dict[str, Any]
 
+DEFAULT = "snapkv"
+
 
 def by_length(results: Path) -> str:
     """Exact answers with intervals by policy and budget, and length, of the figure's cases."""
     return _exact(joined(results, "needle-depth-*.json"))
 
 
+def share(results: Path) -> str:
+    """By length, how many of the full cache's right answers the default gives with its fewest rows."""
+    record = joined(results, "needle-depth-*.json")
+    if record is None:
+        return "The needle model: not measured yet."
+    n_rows = min(c["budget"] for c in record["cells"].values() if c["policy"] == DEFAULT)
+    name = Cell(DEFAULT, n_rows, "f16").name
+    right: dict[int, list[float]] = {}
+    for case in record["cases"].values():
+        if name in case["scores"] and case["scores"][REFERENCE.name]["exact"]:
+            right.setdefault(case["length"], []).append(case["scores"][name]["exact"])
+    shares = [f"{fmean(of):.0%} at {length:,}" for length, of in sorted(right.items())]
+    return (
+        f"Of the answers that are right with the full cache, the default gives with {n_rows} rows "
+        f"{', '.join(shares)} tokens{former(record)}."
+    )
+
+
 def by_task(results: Path) -> str:
     """A table as by_length() for each other task."""
     return _exact(joined(results, "needle-tasks-*.json"))
+
+
+def h2o(results: Path) -> str:
+    """A table as by_length() of shorter prompts, with H2O."""
+    return _exact(joined(results, "needle-h2o-*.json"))
+
+
+def rivals(results: Path) -> str:
+    """Where StreamingLLM, the paper's form or a full cache in fewer bits gives more right answers than the
+    default with the same rows, or the full cache with any rows, by more than the interval.
+    """
+    found = [joined(results, f"needle-{kind}-*.json") for kind in ("depth", "tasks")]
+    records = [record for record in found if record is not None]
+    if not records:
+        return "The needle model: not measured yet."
+    won, n, n_lost = [], 0, 0
+    for record in records:
+        for row in summarize(_with_full(record), DEFAULT):
+            if row["length"] is None or row["against"] is None or _rival(row["policy"]) is None:
+                continue
+            n += 1
+            verdict = show.verdict("exact", row["against"]["exact"])
+            n_lost += verdict == "worse"
+            if verdict == "better":
+                won.append(_won(row))
+    told = (
+        f"In {n:,} comparisons of StreamingLLM, the paper's form and a full cache in q4_0 with the default, "
+        f"case by case, they give fewer right answers in {n_lost:,} by more than the 95 % interval, and more "
+        f"in {len(won):,}"
+    )
+    if not won:
+        return f"{told}."
+    head = [
+        "",
+        "task",
+        "tokens",
+        "rows of the default",
+        "right answers",
+        "more than the default by",
+    ]
+    return "\n".join([f"{told}:\n", *table(head, won)])
+
+
+def _rival(policy: str) -> str | None:
+    """How a policy that the default is compared with is called; None for others."""
+    if policy.startswith("full "):
+        return policy.replace("full ", "full cache, ")
+    return {"streaming": "StreamingLLM", "snapkv-paper": "paper's form"}.get(policy)
+
+
+def _with_full(record: Row) -> Row:
+    """The record, with full caches in fewer bits as policies of each budget, to be compared."""
+    cells = dict(record["cells"])
+    budgets = sorted({cell["budget"] for cell in cells.values() if cell["policy"] == DEFAULT})
+    cases = {
+        name: {**case, "scores": dict(case["scores"])} for name, case in record["cases"].items()
+    }
+    for name, cell in record["cells"].items():
+        if cell["policy"] != "full" or cell["kv_type"] == "f16":
+            continue
+        for budget in budgets:
+            policy = f"full {cell['kv_type']}"
+            beside = f"{policy}/{budget}/f16"
+            cells[beside] = {"policy": policy, "budget": budget, "kv_type": "f16"}
+            for case in cases.values():
+                if name in case["scores"]:
+                    case["scores"][beside] = case["scores"][name]
+                    case["bytes"] = {**case["bytes"], beside: case["bytes"][name]}
+    return {**record, "cells": cells, "cases": cases}
+
+
+def _won(row: Row) -> list[str]:
+    difference = row["against"]["exact"]
+    return [
+        f"{_rival(row['policy'])}",
+        f"`{row['task']}`",
+        f"{row['length']:,}",
+        str(row["budget"]),
+        show.mean("exact", row["scores"]["exact"]),
+        f"{show.difference('exact', difference)} ({show.difference_between('exact', difference)})",
+    ]
 
 
 def _exact(record: Row | None) -> str:

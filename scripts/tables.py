@@ -222,12 +222,16 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "settings": settings_table.settings,
     "extract": extract,
     "questions": conversation_tables.questions,
+    "needle-questions": conversation_tables.needle_questions,
     "endless": conversation_tables.endless,
     "heads": heads_table.heads,
     "quality": quality_tables.short,
     "quality-bytes": quality_tables.by_bytes,
     "needle": needle_tables.by_length,
+    "needle-share": needle_tables.share,
     "needle-tasks": needle_tables.by_task,
+    "needle-rivals": needle_tables.rivals,
+    "needle-h2o": needle_tables.h2o,
     "quality-all": quality_tables.everything,
 }
 

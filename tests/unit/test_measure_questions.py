@@ -25,7 +25,7 @@ def test_jaccard_by_layer_and_head():
 
 
 def heard(*rows):
-    return Heard(1.0, 1.0, 1, np.array(rows, np.float32))
+    return Heard(1.0, 1.0, 1, 1, np.array(rows, np.float32))
 
 
 def test_logits_of_the_question_and_of_the_answer_are_told_apart():

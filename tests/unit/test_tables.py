@@ -433,6 +433,68 @@ def test_the_needle_models_figure_is_of_its_records(tmp_path, monkeypatch):
     assert needle_figure.main(tmp_path, figure) == 1
 
 
+def rival_record():
+    """Of 4 documents: streaming is right in all, q4_0 and the paper's form in none, the default in some."""
+    record = needle_record((1024,))
+    right = {"streaming/128/f16": 1.0, "snapkv-paper/128/f16": 0.0, "full/q4_0": 0.0}
+    for cell in (
+        Cell("streaming", 128, "f16"),
+        Cell("snapkv-paper", 128, "f16"),
+        Cell("full", 0, "q4_0"),
+    ):
+        record["cells"][cell.name] = cell.to_dict()
+        for case in record["cases"].values():
+            case["bytes"] = {**case["bytes"], cell.name: 2**20}
+            case["scores"][cell.name] = {**case["scores"]["full/f16"], "exact": right[cell.name]}
+    return record
+
+
+def test_where_others_win_against_the_needle_models_default(tmp_path):
+    assert "not measured yet" in needle_tables.rivals(tmp_path)
+    record = rival_record()
+    (tmp_path / "needle-depth-1.json").write_text(json.dumps(record))
+    # 3 of 4 right: one document more is within the interval, three fewer are not
+    assert needle_tables.rivals(tmp_path) == (
+        "In 3 comparisons of StreamingLLM, the paper's form and a full cache in q4_0 with the default, case "
+        "by case, they give fewer right answers in 2 by more than the 95 % interval, and more in 0."
+    )
+    for case in record["cases"].values():
+        case["task"] = "trace"
+        case["scores"]["snapkv/128/f16"]["exact"] = 0.0
+        case["scores"]["full/q4_0"]["exact"] = 1.0
+    (tmp_path / "needle-tasks-1.json").write_text(json.dumps(record))
+    lines = needle_tables.rivals(tmp_path).splitlines()
+    assert lines[0].startswith("In 6 comparisons ") and lines[0].endswith("and more in 2:")
+    assert lines[4:] == [
+        "| StreamingLLM | `trace` | 1,024 | 128 | 100% | +100 (+100..+100) |",
+        "| full cache, q4_0 | `trace` | 1,024 | 128 | 100% | +100 (+100..+100) |",
+    ]
+
+
+def test_the_share_of_the_full_caches_right_answers(tmp_path):
+    assert "not measured yet" in needle_tables.share(tmp_path)
+    record = needle_record()
+    record["settings"]["snapkv"] = {}
+    record["cases"]["4096/3"]["scores"]["full/f16"]["exact"] = 0.0  # does not count
+    (tmp_path / "needle-depth-1.json").write_text(json.dumps(record))
+    assert needle_tables.share(tmp_path) == (
+        "Of the answers that are right with the full cache, the default gives with 128 rows 75% at 1,024, "
+        "67% at 4,096 tokens."
+    )
+
+
+def test_the_needle_models_questions_are_apart_and_have_their_bytes(tmp_path):
+    record = json.loads((tables.RESULTS / "questions-smollm2-6k.json").read_text())
+    for row in record["rows"]:
+        row["bytes_kv"] = 3 * 2**20
+    record["device"] = {"name": "a GPU", "backend": "CUDA"}
+    (tmp_path / "questions-needle-1.json").write_text(json.dumps(record))
+    assert "not measured yet" in tables.conversation_tables.questions(tmp_path)
+    text = tables.conversation_tables.needle_questions(tmp_path)
+    assert "| right | KL | tokens computed | seconds | KV of the sequence |" in text
+    assert text.count("| 3.0 MiB |") == len(record["rows"]) and "(a GPU; commit " in text
+
+
 def test_the_needle_models_figure_is_up_to_date(monkeypatch):
     monkeypatch.setattr("sys.argv", ["needle_figure.py", "--check"])
     assert needle_figure.main() == 0
