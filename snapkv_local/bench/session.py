@@ -74,6 +74,11 @@ class Settings(RunOptions):
     n_warmup: int = N_WARMUP
     seed: int = 1
 
+    @property
+    def n_positions(self) -> int:
+        """Tokens of a sequence's prompt, and all that is decoded after it."""
+        return self.n_prompt + self.n_warmup + self.decode_repeats * self.n_decode
+
     @classmethod
     def take(cls, settings: dict[str, Any]) -> Settings:
         """From a case's settings, which say more than one process needs."""

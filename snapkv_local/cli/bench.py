@@ -135,6 +135,7 @@ def bench(model: str, out: Path | None, repeat: int, note: str | None, **options
     # only now: NumPy and gguf take a moment, which no other command needs
     from snapkv_local.bench.matrix import Matrix, Model
     from snapkv_local.bench.runner import Machine, measure, start_record
+    from snapkv_local.models.gguf_shape import read_shape
 
     found = Model.read(find_model(model))
     machine = Machine.describe()
@@ -146,7 +147,12 @@ def bench(model: str, out: Path | None, repeat: int, note: str | None, **options
         n_decode=options.pop("decode_tokens"),
         **options,
     ).cases(found.path)
-    longest = max(case.settings.n_prompt + case.settings.n_decode for case in cases)
+    longest = max(case.settings.n_positions for case in cases)
+    read_shape(found.path).check_positions(
+        f"prompt and answer of {longest} tokens",
+        longest,
+        "measure shorter ones, of {most} together",
+    )
     if longest > found.n_ctx_train:
         click.echo(
             f"Note: the model was trained for {found.n_ctx_train:,} tokens. Speed and memory are "

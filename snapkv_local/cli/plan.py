@@ -113,6 +113,7 @@ def plan(
     config = SnapKVConfig(**take_config(options))
     planned = read_model(locate(model))
     ctx = ctx or planned.shape.n_ctx_train
+    planned.shape.check_positions(f"ctx {ctx}", ctx, "give --ctx {most} or less")
     n_prompt = ctx - config.decode_cells
     if n_prompt < 1:
         raise ConfigError(

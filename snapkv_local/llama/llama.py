@@ -18,6 +18,7 @@ from snapkv_local.llama import drafting
 from snapkv_local.llama.documents import DocumentedLlama
 from snapkv_local.mapped import MappedFile
 from snapkv_local.models import files, hub
+from snapkv_local.models.gguf_shape import too_many_positions
 from snapkv_local.native import support, voices
 from snapkv_local.prompt.chat import Chat
 from snapkv_local.prompt.marks import Marks
@@ -130,9 +131,9 @@ class Llama(DocumentedLlama):
         # embeddings are of many short texts, and a long one is an error of its own
         if n_positions is not None and n_positions < self.n_ctx() and not kwargs.get("embedding"):
             self.close()
-            raise ConfigError(
+            raise too_many_positions(
                 f"n_ctx={self.context_params.n_ctx}",
-                f"the model has learned embeddings of {n_positions} positions, and knows no others",
+                n_positions,
                 f"give {{n_ctx={n_positions}}} or less",
             )
         # llama_cpp keeps all logits where there are drafts, and we those of one batch

@@ -8,7 +8,7 @@ from typing import Any
 
 from gguf.constants import Keys
 
-from snapkv_local.errors import ModelFileError
+from snapkv_local.errors import ConfigError, ModelFileError
 from snapkv_local.models.gguf_header import GGUFHeader, LongArray, read_header
 
 
@@ -30,6 +30,7 @@ class ModelShape:
             often fixed in llama.cpp's code and not in the file.
         n_vocab: tokens in the vocabulary.
         has_chat_template: whether the file has one.
+        has_learned_positions: it has embeddings of the n_ctx_train positions, and knows no others.
     """
 
     arch: str
@@ -44,10 +45,34 @@ class ModelShape:
     n_swa: int
     n_vocab: int
     has_chat_template: bool
+    has_learned_positions: bool
+
+    def check_positions(self, asked: str, n: int, cure: str) -> None:
+        """Refuse what llama.cpp would end the process for.
+
+        Args:
+            asked: what asks for so many positions, for the error.
+            n: positions.
+            cure: for the error; {most} stands for how many there are.
+
+        Raises:
+            ConfigError: the model has embeddings of fewer positions.
+        """
+        if self.has_learned_positions and n > self.n_ctx_train:
+            raise too_many_positions(asked, self.n_ctx_train, cure.format(most=self.n_ctx_train))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, for JSON."""
         return asdict(self)
+
+
+def too_many_positions(asked: str, n_known: int, cure: str) -> ConfigError:
+    """Of a model that has learned embeddings of n_known positions."""
+    return ConfigError(
+        asked,
+        f"the model has learned embeddings of {n_known} positions, and knows no others",
+        cure,
+    )
 
 
 def read_shape(path: Path) -> ModelShape:
@@ -86,6 +111,9 @@ def shape_of(header: GGUFHeader, path: Path) -> ModelShape:
             n_swa=get(Keys.Attention.SLIDING_WINDOW, 0),
             n_vocab=_length(metadata.get(Keys.Tokenizer.LIST, [])),
             has_chat_template=Keys.Tokenizer.CHAT_TEMPLATE in metadata,
+            has_learned_positions=any(
+                tensor.name == "position_embd.weight" for tensor in header.tensors
+            ),
         )
     except (KeyError, ZeroDivisionError) as e:
         raise ModelFileError(

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from snapkv_local import Llama, SnapKVConfig
+from snapkv_local.cli import main
 from snapkv_local.errors import ConfigError, LongPromptError, NativeError
 from snapkv_local.native import support
 from snapkv_local.native.context import ContextOptions, SnapKVContext, our_contexts
@@ -74,6 +76,23 @@ def test_a_context_beyond_them_is_refused(make: Make, snapkv: SnapKVConfig | Non
         make(snapkv, n_ctx=N_POSITIONS + 1)
     llm = make(snapkv)
     assert support.n_positions(llm._model.model) == N_POSITIONS
+
+
+@pytest.mark.parametrize(
+    ("command", "subject"),
+    [
+        (("plan", "--ctx", "257"), "ctx 257"),
+        (("bench", "--n-prompt", "240", "--n-gen", "9", "--budget", "64"), "of 257 tokens"),
+    ],
+)
+def test_commands_refuse_what_lies_beyond(
+    arch_models: Path, command: tuple[str, ...], subject: str
+) -> None:
+    name, *options = command
+    model = str(arch_models / "gpt2-dense.gguf")
+    result = CliRunner().invoke(main, [name, model, *options], prog_name="snapkv-local")
+    assert result.exit_code == 1
+    assert f"{subject}: the model has learned embeddings of 256 positions" in result.stderr
 
 
 def test_other_models_have_no_bound(arch_models: Path) -> None:

@@ -1,11 +1,12 @@
 """The header of a GGUF file, and the model's shape in it."""
 
 import struct
+from dataclasses import replace
 
 import pytest
 from gguf import GGUFReader
 
-from snapkv_local.errors import ModelFileError
+from snapkv_local.errors import ConfigError, ModelFileError
 from snapkv_local.models import gguf_shape
 from snapkv_local.models.gguf_header import LongArray, read_header
 from snapkv_local.models.gguf_shape import read_shape
@@ -101,6 +102,7 @@ def test_shape(write_gguf):
         n_swa=0,
         n_vocab=3,
         has_chat_template=False,
+        has_learned_positions=False,
     )
 
 
@@ -117,6 +119,15 @@ def test_shape_with_sizes_of_its_own(write_gguf):
     assert (shape.head_k, shape.head_v, shape.n_swa) == (32, 24, 512)
     assert shape.n_head_kv == (1, 4)
     assert shape.has_chat_template
+
+
+def test_positions_end_where_no_more_are_learned(write_gguf):
+    shape = read_shape(write_gguf())
+    shape.check_positions("ctx 1025", 1025, "")
+    learned = replace(shape, has_learned_positions=True)
+    learned.check_positions("ctx 1024", 1024, "")
+    with pytest.raises(ConfigError, match=r"ctx 1025: .* of 1024 positions.*; give 1024"):
+        learned.check_positions("ctx 1025", 1025, "give {most}")
 
 
 def test_shape_of_a_long_vocabulary(write_gguf):
