@@ -116,7 +116,6 @@ uint32_t llama_snapkv_graph_cut(ggml_context * ctx, ggml_cgraph * dst, llama_sna
         }
     }
 
-    std::unordered_set<const ggml_tensor *> inside(gf->nodes + i0, gf->nodes + i1);
     std::unordered_set<const ggml_tensor *> stores; // what the whole graph writes to
     for (int i = 0; i < gf->n_nodes; ++i) {
         if (is_store(gf->nodes[i])) {
@@ -124,24 +123,28 @@ uint32_t llama_snapkv_graph_cut(ggml_context * ctx, ggml_cgraph * dst, llama_sna
         }
     }
 
-    const int n0 = dst->n_nodes;
-    for (int i = i0; i < i1; ++i) {
-        ggml_tensor * t = gf->nodes[i];
-        if (params.store_only && !is_store(t)) {
-            continue;
-        }
-        if (t->flags & GGML_TENSOR_FLAG_COMPUTE) {
-            ggml_build_forward_expand(dst, t);
-        } else {
-            ggml_build_forward_order(dst, t);
+    // those of the cut, and what they are computed from. in the graph's order: devices compute some neighbours as one node, which
+    // rounds otherwise
+    std::unordered_set<const ggml_tensor *> wanted;
+    for (int i = i1 - 1; i >= 0; --i) {
+        const ggml_tensor * t = gf->nodes[i];
+        if ((i >= i0 && (!params.store_only || is_store(t))) || wanted.count(t)) {
+            wanted.insert(t);
+            wanted.insert(std::begin(t->src), std::end(t->src));
         }
     }
 
     uint32_t n_foreign = 0;
-    for (int i = n0; i < dst->n_nodes; ++i) {
-        const ggml_tensor * t = dst->nodes[i];
-        if (!inside.count(t) && (t->op == GGML_OP_FLASH_ATTN_EXT || is_stateful(t, stores))) {
-            n_foreign++;
+    for (int i = 0; i < i1; ++i) {
+        ggml_tensor * t = gf->nodes[i];
+        if (!wanted.count(t)) {
+            continue;
+        }
+        n_foreign += i < i0 && (t->op == GGML_OP_FLASH_ATTN_EXT || is_stateful(t, stores));
+        if (t->flags & GGML_TENSOR_FLAG_COMPUTE) {
+            ggml_build_forward_expand(dst, t);
+        } else {
+            ggml_build_forward_order(dst, t);
         }
     }
 
@@ -179,8 +182,15 @@ uint64_t llama_snapkv_graph_topology(const ggml_cgraph * gf) {
     for (int i = 0; i < gf->n_leafs; ++i) {
         visit(gf->leafs[i]);
     }
+    std::unordered_set<const ggml_tensor *> read;
     for (int i = 0; i < gf->n_nodes; ++i) {
         visit(gf->nodes[i]);
+        read.insert(std::begin(gf->nodes[i]->src), std::end(gf->nodes[i]->src));
+    }
+    for (int i = 0; i < gf->n_leafs; ++i) {
+        if (!read.count(gf->leafs[i])) {
+            mix(ggml_nbytes(gf->leafs[i])); // which the allocator does not compare
+        }
     }
     return hash;
 }

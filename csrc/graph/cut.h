@@ -38,5 +38,6 @@ struct llama_snapkv_cut_params {
 // write K, V or a recurrent state: none, or the model's layers cannot be run one group after the other
 uint32_t llama_snapkv_graph_cut(ggml_context * ctx, ggml_cgraph * dst, llama_snapkv_graph & graph, const llama_snapkv_cut_params & params);
 
-// the allocator's plan for one graph is valid for another one of equal topology, if that is not larger in any tensor
+// the allocator's plan for one graph is valid for another one of equal topology, if that is not larger in any tensor that a node reads;
+// inputs that none reads, such as a mask of layers outside of the cut, belong to the topology with their sizes
 uint64_t llama_snapkv_graph_topology(const ggml_cgraph * gf);

@@ -1,5 +1,6 @@
 // A GPU of a backend that nobody has proven, for machines without one. It computes on the CPU, in memory that nobody else may use,
-// has no fused ops, and like Vulkan's its flash attention takes the rows of a mask as adjacent, whatever their stride.
+// has no fused ops of ours, and like Vulkan's its flash attention takes the rows of a mask as adjacent, whatever their stride. It can
+// be like CUDA's instead, which obeys strides and computes neighbours as one.
 #pragma once
 
 #include "ggml-backend-impl.h"
@@ -7,10 +8,16 @@
 
 #include "ggml-backend.h"
 
+#include <cmath>
+#include <cstring>
+#include <vector>
+
 namespace imaginary {
 
 inline uint32_t n_attention = 0; // attention nodes that the device has computed
 inline uint32_t n_strided = 0;   // of these, with a mask whose rows are apart
+inline bool like_cuda = false;   // strides are obeyed, and RMS_NORM, MUL and ADD that follow each other are one node, which rounds once
+inline uint32_t n_joined = 0;    // such nodes
 inline size_t memory = (size_t) 1 << 40; // bytes that are free, it says
 
 inline ggml_backend_dev_t cpu() {
@@ -19,10 +26,35 @@ inline ggml_backend_dev_t cpu() {
 
 inline ggml_status (*compute_on_cpu)(ggml_backend_t, ggml_cgraph *) = nullptr;
 
+inline bool is_joined(const ggml_cgraph * gf, int i) {
+    static constexpr ggml_op OPS[] = { GGML_OP_RMS_NORM, GGML_OP_MUL, GGML_OP_ADD };
+    ggml_tensor ** t = gf->nodes + i;
+    return ggml_can_fuse(gf, i, OPS, 3) && t[1]->src[0] == t[0] && ggml_nelements(t[1]->src[1]) == t[1]->ne[0] && ggml_is_contiguous(t[2]->src[0]) && ggml_is_contiguous(t[2]->src[1]);
+}
+
+inline std::vector<float> values(const ggml_tensor * t) {
+    std::vector<float> res(ggml_nelements(t));
+    memcpy(res.data(), t->data, ggml_nbytes(t));
+    return res;
+}
+
+inline void compute_joined(ggml_backend_t backend, ggml_cgraph * gf, int i) {
+    ggml_tensor ** t = gf->nodes + i;
+    ggml_cgraph norm = ggml_graph_view(gf, i, i + 1);
+    const auto added = values(t[2]->src[t[2]->src[0] == t[1]]); // before it may be overwritten in its place
+    compute_on_cpu(backend, &norm);
+    const auto normed = values(t[0]);
+    const auto weights = values(t[1]->src[1]);
+    for (size_t k = 0; k < normed.size(); ++k) {
+        ((float *) t[2]->data)[k] = std::fma(normed[k], weights[k % weights.size()], added[k]);
+    }
+    n_joined++;
+}
+
 inline ggml_status compute(ggml_backend_t backend, ggml_cgraph * gf) {
     for (int i = 0; i < gf->n_nodes; ++i) {
         ggml_tensor * mask = gf->nodes[i]->op == GGML_OP_FLASH_ATTN_EXT ? gf->nodes[i]->src[3] : nullptr;
-        if (mask) {
+        if (mask && !like_cuda) {
             n_attention++;
             n_strided += !ggml_is_contiguous(mask);
             for (int d = 1; d < GGML_MAX_DIMS; ++d) {
@@ -30,7 +62,17 @@ inline ggml_status compute(ggml_backend_t backend, ggml_cgraph * gf) {
             }
         }
     }
-    return compute_on_cpu(backend, gf);
+    int done = 0;
+    for (int i = 0; like_cuda && i + 2 < gf->n_nodes; ++i) {
+        if (is_joined(gf, i)) {
+            ggml_cgraph before = ggml_graph_view(gf, done, i);
+            compute_on_cpu(backend, &before);
+            compute_joined(backend, gf, i);
+            done = i + 3;
+        }
+    }
+    ggml_cgraph rest = ggml_graph_view(gf, done, gf->n_nodes);
+    return compute_on_cpu(backend, &rest);
 }
 
 inline ggml_backend_reg_t reg();
@@ -92,7 +134,7 @@ inline ggml_backend_reg_t reg() {
     static ggml_backend_reg res = {
         GGML_BACKEND_API_VERSION,
         {
-                [](ggml_backend_reg_t) { return "Imaginary"; },
+                [](ggml_backend_reg_t) { return like_cuda ? "MTL" : "Imaginary"; }, // unproven ones, with strides and without
                 [](ggml_backend_reg_t) { return (size_t) 1; },
                 [](ggml_backend_reg_t, size_t) { return device(); },
                 [](ggml_backend_reg_t, const char * name) { return ggml_backend_reg_get_proc_address(cpu()->reg, name); },

@@ -57,10 +57,20 @@ def test_cuda_sources_compile(binaries: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arch",
-    ["llama-dense", "gemma3-dense", "gpt-oss-moe", "qwen3-dense", "gemma4-shared-dense"],
+    [
+        "llama-dense",
+        "gemma3-dense",
+        "gpt-oss-moe",
+        "qwen3-dense",
+        "gemma4-shared-dense",
+        "cohere2moe-moe",
+    ],
 )
 def test_devices_that_nobody_has_proven(run: Run, arch_models: Path, arch: str) -> None:
-    """Refused; and tried, exact on a made device that ignores the stride of masks, as Vulkan does."""
+    """Refused; and tried, exact on a made device.
+
+    It ignores the stride of masks, as Vulkan does, and computes neighbours as one, as CUDA does.
+    """
     assert run("test-snapkv-devices", arch_models / f"{arch}.gguf").strip() == "OK"
 
 
