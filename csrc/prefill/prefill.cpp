@@ -6,6 +6,7 @@
 #include "state/cells.h"
 #include "state/logits.h"
 #include "upstream/access.h"
+#include "upstream/snapkv-wipe.h"
 
 #include "llama-impl.h"
 
@@ -142,6 +143,9 @@ void llama_snapkv_prefill_run::run() {
         known->load(staging, groups, ig, target.strm[0]);
         for (uint32_t i = 0; i < batches.count(); ++i) {
             begin_chunk(i);
+            if (ig == 0 && i == 0) {
+                llama_snapkv_wipe_states(ctx);
+            }
             compute_chunk(ig, i);
             if (known->wants_state(batches.end(i))) {
                 flights.land_all();

@@ -1,7 +1,9 @@
 #include "state/recurrent.h"
 
 #include "upstream/snapkv-alloc.h"
+#include "upstream/snapkv-wipe.h"
 
+#include "llama-context.h"
 #include "llama-memory-recurrent.h"
 
 #include "ggml-backend.h"
@@ -76,6 +78,19 @@ void llama_snapkv_write_state(llama_memory_recurrent & recr, llama_seq_id seq_id
     const size_t row = recr.cells[seq_id].tail;
     each_row(recr, [&](int32_t, ggml_tensor * t, size_t offset) {
         ggml_backend_tensor_set(t, state.data + offset, row * t->nb[1], t->nb[1]);
+    });
+}
+
+void llama_snapkv_wipe_states(llama_context & ctx) {
+    const llama_memory_recurrent * recr = llama_snapkv_memory_of(ctx).recr;
+    if (!recr || recr->rs_z < 0) {
+        return;
+    }
+    ggml_backend_sched_synchronize(ctx.get_sched()); // what is computed may write there
+    std::vector<uint8_t> zeros;
+    each_row(*recr, [&](int32_t, ggml_tensor * t, size_t) {
+        zeros.resize(std::max(zeros.size(), t->nb[1]));
+        ggml_backend_tensor_set(t, zeros.data(), recr->rs_z * t->nb[1], t->nb[1]);
     });
 }
 
