@@ -2,20 +2,29 @@
 
     scripts/architectures.py BIN            # BIN: folder of make-arch-models and test-snapkv-exact
     scripts/architectures.py BIN --check    # do not write, fail if the table would change
+    scripts/architectures.py BIN --device --jobs 12 --out sweep.txt    # on the GPU that is there
 
 The models are tiny and have random weights; make-arch-models builds them, with upstream's test and,
 where that builds none, without; our test runs them. A supported one must be exact (layer-group
 prefill against llama_decode() with equal chunks, difference 0, and so the states of recurrent
 layers), and every other one must be refused with its reason.
+
+--device writes no table. It tries models that nobody has proven there, too, with longer prompts, two
+sequences, and KV in f16 and in q8_0, each in a process of its own: one that ends is told and ends no
+other. Its last line counts what was exact.
 """
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +69,53 @@ def sweep(binaries: Path, folder: Path) -> list[dict[str, Any]]:
     if len(records) != len(models):
         raise RuntimeError(f"{len(models)} models, but {len(records)} results")
     return records
+
+
+_LEARNED_POSITIONS = ("gpt2-", "starcoder-")  # of which there are 256
+_SECONDS = 60  # that a model may take on a device
+
+
+def on_device(binaries: Path, model: Path, kv_type: str) -> dict[str, Any]:
+    """What test-snapkv-exact prints of a model, or as its error how the process ended."""
+    short = model.name.startswith(_LEARNED_POSITIONS)
+    length = ["-n", "200", "-u", "64"] if short else ["-n", "1200", "-u", "256"]
+    options = [*length, "-g", "1,2,0", "-s", "2", "-t", kv_type]
+    command = [str(binaries / "test-snapkv-exact"), *options, str(model)]
+    environment = {**os.environ, "SNAPKV_UNPROVEN": "1", "OMP_NUM_THREADS": "1"}
+    named = {"model": model.name, "kv_type": kv_type}
+    try:
+        result = subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return {**named, "error": f"stopped after {_SECONDS} s"}
+    try:
+        return {**named, **json.loads(result.stdout)}
+    except json.JSONDecodeError:
+        said = [line for line in result.stderr.splitlines() if "ASSERT" in line or "rror" in line]
+        return {**named, "error": f"ended with {result.returncode}: {' '.join(said)[:300]}"}
+
+
+def sweep_device(binaries: Path, models: list[Path], jobs: int, out: Path | None) -> int:
+    """Prints a line for each run that is wrong, writes all to a file; 1 if one is wrong."""
+    runs = [(model, kv_type) for model in models for kv_type in ("f16", "q8_0")]
+    with ThreadPoolExecutor(jobs) as pool:
+        records = list(pool.map(lambda run: on_device(binaries, *run), runs))
+    counts: Counter[str] = Counter()
+    lines = []
+    for record in records:
+        wrong = problems([record])
+        kind = "refused" if not wrong and not record["supported"] else "exact"
+        kind = "wrong" if wrong else kind
+        counts[kind] += 1
+        lines.append(f"{kind} {json.dumps(record)}")
+        for problem in wrong:
+            print(f"{record['kv_type']} {problem}")
+    lines.append(f"{len(records)} runs: {dict(counts)}")
+    if out is not None:
+        out.write_text("\n".join(lines) + "\n")
+    print(lines[-1])
+    return 1 if counts["wrong"] else 0
 
 
 def run(command: list[Any]) -> str:
@@ -126,10 +182,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("binaries", type=Path)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--device", action="store_true", help="see above")
+    parser.add_argument("--jobs", type=int, default=1, help="with --device: processes at a time")
+    parser.add_argument("--only", default="*", help="with --device: a pattern of models' names")
+    parser.add_argument("--models", type=Path, help="with --device: a folder that has them")
+    parser.add_argument("--out", type=Path, help="with --device: a file for what was found")
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
-        make_models(args.binaries, Path(folder))
+        if args.models is None:
+            make_models(args.binaries, Path(folder))
+        if args.device:
+            found = sorted((args.models or Path(folder)).glob("*.gguf"))
+            models = [path for path in found if fnmatch.fnmatchcase(path.stem, args.only)]
+            return sweep_device(args.binaries, models, args.jobs, args.out)
         records = sweep(args.binaries, Path(folder))
     for problem in problems(records):
         print(problem, file=sys.stderr)
