@@ -30,15 +30,38 @@ struct sizes {
     size_t hidden_row = 0; // hidden state of a token
     size_t mask_row = 0;  // mask of a token of a chunk, and its copy where there is one
     size_t compute_row = 0; // compute buffers for a token of a chunk
+    size_t queries_row = 0; // queries of a cached layer for a token of the last chunk, all of a group
+    size_t state = 0; // copy of a recurrent layer's
     size_t votes = 0; // scratch of scoring
 
     size_t of(const llama_snapkv_plan & plan, uint32_t n_layer, uint32_t n_prompt) const {
         const size_t hidden = plan.group >= n_layer ? 0 : hidden_row * (plan.hidden_host ? (size_t) 2 * plan.chunk : (size_t) n_prompt);
-        return plan.group * layer + hidden + (size_t) plan.chunk * (mask_row + compute_row) + votes + MARGIN;
+        return plan.group * layer + hidden + (size_t) plan.chunk * (mask_row + compute_row + plan.group * queries_row) + state + votes + MARGIN;
     }
 };
 
 } // namespace
+
+// elements of a token that a layer has at its largest moment, on the safe side
+static size_t n_elements(const llama_model & model, int32_t il) {
+    const auto & hparams = model.hparams;
+    const bool is_recurrent = hparams.is_recr(il);
+    size_t n_mix = 0; // of a recurrent layer
+    if (is_recurrent) {
+        // convolved three times as queries, keys and values; of Mamba all heads thrice beside them
+        const size_t n_conv = std::max<size_t>(1, hparams.n_shortconv_l_cache ? hparams.n_shortconv_l_cache - 1 : std::max(hparams.ssm_d_conv, 1u) - 1);
+        const bool is_delta = model.arch == LLM_ARCH_QWEN35 || model.arch == LLM_ARCH_QWEN35MOE || model.arch == LLM_ARCH_QWEN3NEXT;
+        n_mix = 3 * hparams.n_embd_r() / n_conv + (is_delta ? 0 : 3 * (size_t) hparams.ssm_d_inner);
+    }
+    // Mixtral has one length for a dense layer and for experts
+    const size_t n_used = hparams.n_expert > 0 ? hparams.n_expert_used(il) : 0;
+    const size_t n_ff_exp = hparams.n_ff_exp(il);
+    const size_t n_ff = std::max(hparams.n_ff(il) * (n_ff_exp ? 1 : std::max<size_t>(1, n_used)), n_ff_exp * std::max<size_t>(1, n_used));
+    const size_t n_feed_forward = 3 * n_ff + n_used * hparams.n_embd; // and what each expert gives, before it is summed
+    const bool attends = (!is_recurrent || model.arch == LLM_ARCH_FALCON_H1) && hparams.n_head_kv(il) > 0;
+    const size_t n_q = attends ? (size_t) hparams.n_head(il) * hparams.n_embd_head_k(il) : 0;
+    return std::max(n_feed_forward, n_mix) + 4 * n_q + 4 * (size_t) hparams.n_embd;
+}
 
 static sizes measure(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params, const llama_snapkv_groups & groups,
         const llama_snapkv_place & place, uint32_t n_prompt) {
@@ -50,12 +73,15 @@ static sizes measure(llama_context & ctx, const llama_snapkv_memory & mem, const
     res.hidden_row = llama_snapkv_hidden_size(ctx.get_model()) * sizeof(float);
     res.mask_row = (n_max + ctx.n_ubatch() + 2 * LLAMA_SNAPKV_N_KV_PAD) * sizeof(ggml_fp16_t);
     res.mask_row += place.reads_mask_stride ? 0 : n_max * sizeof(ggml_fp16_t);
+    for (int32_t il = 0; il < groups.n_layer; ++il) {
+        res.compute_row = std::max(res.compute_row, n_elements(ctx.get_model(), il) * sizeof(float));
+    }
+    res.state = mem.recr ? (hparams.n_embd_r() + hparams.n_embd_s()) * sizeof(float) : 0;
     for (const int32_t il : groups.ils) {
-        const size_t n_ff = (size_t) std::max(hparams.n_ff(il), hparams.n_ff_exp(il) * std::max(1u, hparams.n_expert_used(il)));
-        const size_t n_qkv = (size_t) hparams.n_head(il) * hparams.n_embd_head_k(il);
-        res.compute_row = std::max(res.compute_row, (3 * n_ff + 4 * n_qkv + 4 * hparams.n_embd) * sizeof(float));
+        const size_t n_voters = llama_snapkv_n_head(ctx.get_model(), *mem.base, il);
+        res.queries_row = std::max(res.queries_row, n_voters * hparams.n_embd_head_k(il) * sizeof(float));
         // of stock ops, for one head: K in f32, and three times the attention of the window's rows
-        const size_t rows = (size_t) params.window_size * llama_snapkv_n_head(ctx.get_model(), *mem.base, il) / hparams.n_head_kv(il);
+        const size_t rows = (size_t) params.window_size * n_voters / hparams.n_head_kv(il);
         const size_t stock = n_max * (hparams.n_embd_head_k(il) + 3 * rows) * sizeof(float);
         const size_t fused = n_max * 2 * hparams.n_head_kv(il) * sizeof(float);
         res.votes = std::max(res.votes, params.ops == LLAMA_SNAPKV_OPS_FUSED ? fused : stock);

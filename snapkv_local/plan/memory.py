@@ -219,12 +219,16 @@ def engine_estimate(
     if group < len(layers):
         hidden = 4 * model.n_hidden * (2 * n_ubatch if hidden_host else n_prompt)
     mask_row = 2 * (n_max + N_UBATCH + 2 * N_PAD)
-    compute_row = max(
-        4 * (3 * model.layers[il].n_ff + 4 * model.layers[il].n_q + 4 * shape.n_embd)
-        for il in layers
+    compute_row = 4 * max(
+        max(3 * each.n_ff + each.n_expert_used * shape.n_embd, each.n_mix)
+        + 4 * (each.n_q + shape.n_embd)
+        for each in model.layers
     )
+    queries = 4 * max(model.layers[il].n_voting for il in layers)
+    state = max(each.bytes_state for each in model.layers)
     votes = compute.votes(model, n_prompt, config, fused=config.ops == "fused")
-    return group * layer + hidden + n_ubatch * (mask_row + compute_row) + votes + MARGIN
+    rows = n_ubatch * (mask_row + compute_row + group * queries)
+    return group * layer + hidden + rows + state + votes + MARGIN
 
 
 def _vault(model: PlannedModel, n_prompt: int, config: SnapKVConfig, kv_type: KvType) -> int:
