@@ -548,7 +548,7 @@ int main(int argc, char ** argv) {
         s.softcap = c % 3 == 0 ? 20.0f : 0.0f;
         s.sinks = pick(0, 1);
         s.kernel = c % 8 == 0 ? 127 : 2 * pick(0, 6) + 1;
-        s.pool = pick(0, 3);
+        s.pool = pick(0, LLAMA_SNAPKV_POOLING_NOSINK);
         s.reduce = pick(0, 1);
         s.own = 0.25f * (float) pick(0, 2);
         device_max_threads = maxima[pick(0, 4)];
