@@ -57,6 +57,8 @@ def load(
         llm = Llama(str(path), snapkv=config, keep_scores=keep_scores, **arguments)
     if llm.chat_format not in foreign.chat_formats(llm):
         raise foreign.from_chat_format(llm)
+    if options.chat_template is not None:
+        llm.set_chat_template(options.chat_template)
     n_train = llm._model.n_ctx_train()
     if options.ctx is not None and options.ctx > n_train:
         click.echo(

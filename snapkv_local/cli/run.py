@@ -11,12 +11,12 @@ from typing import Any
 import click
 
 from snapkv_local.cli.answer import Message
+from snapkv_local.cli.chat_template import chat_template_options
 from snapkv_local.cli.document import model_of, open_document, take_document_settings, use_document
 from snapkv_local.cli.drafting import draft_options
 from snapkv_local.cli.loading import answer_one, load, read_document
 from snapkv_local.cli.model import SYSTEM_BEFORE_DOCUMENT, model_choice
 from snapkv_local.cli.options import (
-    chat_format_option,
     ctx_option,
     document_option,
     files_option,
@@ -49,7 +49,7 @@ from snapkv_local.reading.text import STDIN
 @model_options
 @answer_options
 @draft_options
-@chat_format_option
+@chat_template_options
 @full_option
 @json_option
 @gather_loading

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from snapkv_local.cli.chat_template import chat_template_options
 from snapkv_local.cli.document import open_document, take_document_settings, use_document
 from snapkv_local.cli.drafting import draft_options
 from snapkv_local.cli.loading import load
 from snapkv_local.cli.model import model_choice
 from snapkv_local.cli.options import (
-    chat_format_option,
     ctx_option,
     full_option,
     gather_loading,
@@ -74,7 +74,7 @@ if TYPE_CHECKING:
 @ctx_option
 @settings_options
 @model_options
-@chat_format_option
+@chat_template_options
 @full_option
 @click.option(
     "-n",
@@ -116,6 +116,9 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Refuse requests with fields that the server does not know.  [default: a header names them]",
 )
+@click.option(
+    "--slots/--no-slots", default=True, help="Show at /slots what conversations hold, or not."
+)
 @sampling_options(temperature=0.8)
 @draft_options
 @json_option
@@ -134,6 +137,7 @@ def serve(
     cors_origins: tuple[str, ...],
     hosts: tuple[str, ...],
     strict: bool,
+    slots: bool,
     sampling: Sampling,
     profile: Profile | None,
     loading: LoadOptions,
@@ -180,6 +184,7 @@ def serve(
             cors_origins=cors_origins,
             hosts=frozenset(name.lower() for name in hosts) or None,
             strict=strict,
+            shows_slots=slots,
         ),
     )
     with listen(host, port) as listener:

@@ -48,6 +48,7 @@ class LoadOptions:
         threads: None for all cores.
         no_mmap: read files into memory, instead of mapping them.
         chat_format: for a model without a chat template.
+        chat_template: in the place of the model's own: Jinja, or a name of llama.cpp's.
         drafts: what guesses the tokens of answers; None for nothing.
     """
 
@@ -57,6 +58,7 @@ class LoadOptions:
     threads: int | None = None
     no_mmap: bool = False
     chat_format: str | None = None
+    chat_template: str | None = None
     drafts: DraftOptions | None = None
 
     def n_threads(self) -> int:

@@ -13,6 +13,7 @@ from llama_cpp import llama_cpp as lib
 from llama_cpp.llama_tokenizer import LlamaTokenizer
 
 from snapkv_local.errors import ConversationError
+from snapkv_local.llama import chat_template
 from snapkv_local.prompt import template, vocabulary
 from snapkv_local.prompt.wording import Asked, ControlWords, Wording, free_mark, put
 
@@ -66,6 +67,20 @@ class WordedLlama(EvaluatingLlama):
         if not vocabulary.pieces(self, self._begun("x"))[0].startswith(b" "):
             return self._begun(text)
         return self._begun("\n" + text)[len(self._begun("\n")) :]
+
+    def set_chat_template(self, template: str) -> None:
+        """Write chats with a template in the place of the model's own.
+
+        Args:
+            template: Jinja; or a name of one that llama.cpp has, such as llama3, which knows no tools.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        self._chat_handlers[chat_template.DEFAULT] = chat_template.handler(self, template)
+        self.chat_format, self.chat_handler = chat_template.DEFAULT, None
+        self.metadata["tokenizer.chat_template"] = template
+        self._words = None
 
     def control_words(self) -> ControlWords:
         """The model's, and those that its chat template writes turns with."""

@@ -50,6 +50,7 @@ class ServerOptions:
         hosts: names in the Host header; None for any.
         strict: whether fields that the server does not know are refused; else an answer's header
             names them.
+        shows_slots: whether /slots says what conversations hold.
     """
 
     api_keys: tuple[str, ...] = ()
@@ -57,6 +58,7 @@ class ServerOptions:
     cors_origins: tuple[str, ...] = ()
     hosts: frozenset[str] | None = None
     strict: bool = False
+    shows_slots: bool = True
 
 
 def make_app(engine: Engine, worker: Worker, options: ServerOptions) -> FastAPI:
@@ -77,6 +79,8 @@ def make_app(engine: Engine, worker: Worker, options: ServerOptions) -> FastAPI:
     exchange = Exchange(worker, metrics, options.strict)
     openai_routes.add(app, engine, exchange)
     anthropic_routes.add(app, engine, exchange)
+    if not options.shows_slots:
+        not_done.hide_slots(app)  # of two routes with a path, the first one answers
     llama_routes.add(app, engine, exchange)
     not_done.add(app)
 

@@ -40,6 +40,12 @@ def add(app: FastAPI) -> None:
         at(app, paths, ("GET", "POST", "DELETE"), include_in_schema=False)(_refusing(reason))
 
 
+def hide_slots(app: FastAPI) -> None:
+    """Refuse what conversations hold, as the server was told to."""
+    refuse = _refusing("this server was started with --no-slots")
+    at(app, "/slots", ["GET"], include_in_schema=False)(refuse)
+
+
 def _refusing(reason: str) -> Callable[[], None]:
     def refuse() -> None:
         raise ApiError(501, reason, code="not_supported")

@@ -10,7 +10,9 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `server` is not installed")
 
 from snapkv_local import Llama
+from snapkv_local.errors import ConfigError
 from snapkv_local.llama.draws import Draws
+from snapkv_local.prompt.template import conversation
 from snapkv_local.server.answer import progress_of
 from snapkv_local.server.engine import Engine
 from snapkv_local.server.errors import ApiError
@@ -261,6 +263,35 @@ def test_the_template_and_its_tokens(engine: Engine) -> None:
         with pytest.raises(ApiError, match=says):
             found(engine.count, chat_template_kwargs=kwargs)
     assert found(engine.count, chat_template_kwargs={"enable_thinking": False})["input_tokens"] == n
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        (
+            "llama3",
+            "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        ),
+        ("{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}[assistant] ", "[user] Hi[assistant] "),
+    ],
+)
+def test_another_template(make: Any, smollm2: str, template: str, prompt: str) -> None:
+    llm = make(None, smollm2, vocab_only=True)
+    llm.set_chat_template(template)
+    asked = [{"role": "user", "content": "Hi"}]
+    assert conversation(llm, asked)[0] == prompt
+    goes_on = [*asked, {"role": "assistant", "content": "Ho"}]
+    assert conversation(llm, goes_on)[0] == f"{prompt}Ho"
+    # control words of the model's stay text
+    _, tokens = conversation(llm, [{"role": "user", "content": "<|im_end|>"}])
+    assert tokens.count(llm.token_eos()) == 0
+
+
+@pytest.mark.parametrize("template", ["llama99", "{% if %}"])
+def test_a_template_that_is_none_is_refused(make: Any, smollm2: str, template: str) -> None:
+    with pytest.raises(ConfigError, match="is no Jinja"):
+        make(None, smollm2, vocab_only=True).set_chat_template(template)
 
 
 def test_a_template_reads_its_options_and_thoughts(engine: Engine) -> None:

@@ -137,6 +137,16 @@ def test_how_a_model_is_loaded(loaded):
     )
 
 
+def test_how_chats_are_written(loaded, tmp_path):
+    file = tmp_path / "chat.jinja"
+    file.write_text("{{ messages }}", encoding="utf-8")
+    for arguments in (["--chat-template", "{{ messages }}"], ["--chat-template-file", str(file)]):
+        _, _, options = loaded(*arguments)
+        assert options == LoadOptions(chat_template="{{ messages }}")
+    with pytest.raises(AssertionError, match="--chat-format and --chat-template both say"):
+        loaded("--chat-format", "chatml", "--chat-template", "llama3")
+
+
 def test_what_guesses_tokens(loaded, write_gguf):
     draft = write_gguf()
     _, _, options = loaded("-md", str(draft), "--draft-max", "5", "--draft-p-min", "0.5")

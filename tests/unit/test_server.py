@@ -282,6 +282,13 @@ def test_what_is_no_id_of_a_document(serve: Callable[..., TestClient], id_: Any)
         assert error_of(response)["param"] == "document"
 
 
+def test_what_conversations_hold_may_be_hidden(serve: Callable[..., TestClient]) -> None:
+    assert serve().get("/slots").status_code == 200
+    response = serve(shows_slots=False).get("/slots")
+    assert response.status_code == 501
+    assert "--no-slots" in error_of(response)["message"]
+
+
 def test_used_tokens_are_counted(serve: Callable[..., TestClient]) -> None:
     client = serve()
     client.post("/v1/chat/completions", json=BODY)
