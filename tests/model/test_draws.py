@@ -273,7 +273,10 @@ def test_the_template_and_its_tokens(engine: Engine) -> None:
             "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
             "<|start_header_id|>assistant<|end_header_id|>\n\n",
         ),
-        ("{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}[assistant] ", "[user] Hi[assistant] "),
+        (
+            "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}[assistant] ",
+            "[user] Hi[assistant] ",
+        ),
     ],
 )
 def test_another_template(make: Any, smollm2: str, template: str, prompt: str) -> None:
