@@ -48,6 +48,11 @@ class Case:
         """Cells that it needs after the prompt. The last gold token is predicted and not fed."""
         return len(self.after) + len(self.gold) - 1
 
+    @property
+    def n_repeated(self) -> int:
+        """Tokens that are evaluated once more for a policy that repeats the prompt."""
+        return len(self.prompt) - self.system[1]
+
     def digest(self) -> str:
         """Says whether a case of the same id is the same."""
         parts = (self.prompt, self.after, self.gold)

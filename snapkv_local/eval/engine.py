@@ -22,6 +22,9 @@ class Engine(Protocol):
     def layer_views(self) -> list[LayerView]:
         """Queries, keys and values of each cached layer."""
 
+    def repeated_views(self, begin: int, /) -> list[LayerView]:
+        """As layer_views(), with the prompt from there on evaluated once more behind it."""
+
     def select_rows(self, ids: Ids | None, /) -> None:
         """Only these rows of the prompt and its window, or all; what followed it is removed."""
 
@@ -38,6 +41,9 @@ class Chooser(Protocol):
     @property
     def spec(self) -> str:
         """Its canonical text."""
+
+    def repeats(self) -> bool:
+        """Does it need repeated_views()?"""
 
     def n_observed(self, prompt: PromptView, /) -> int:
         """Query rows at the prompt's end that it needs."""

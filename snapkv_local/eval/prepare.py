@@ -48,7 +48,8 @@ def prepare(
     tokens = open_tokens(path, loading.chat_format)
     cases = [case for task in settings.tasks for case in task.cases(tokens, settings.wanted)]
     tokens.llm.close()
-    check_cases(cases, settings, found.n_ctx_train)
+    repeats = any(policy.repeats() for policy in policies)
+    check_cases(cases, settings, found.n_ctx_train, repeats)
     needs = Needs.of(settings, cases, policies)
 
     machine = Machine.describe()

@@ -23,6 +23,7 @@ from snapkv_local.eval.scores import Logits, Seen, measure
 from snapkv_local.eval.settings import Settings
 from snapkv_local.plan.layers import KvType
 from snapkv_local.plan.model import PlannedModel
+from snapkv_local.policies.view import LayerView
 
 # called with the type of cache and a case, when the case is done in it
 Done = Callable[[KvType, Case], object]
@@ -33,8 +34,8 @@ class Needs:
     """What a model must be loaded with.
 
     Attributes:
-        n_ctx: tokens of the longest case, answer included.
-        n_cells: of the longest prompt.
+        n_ctx: tokens of the longest case, answer included, or of the longest prompt and its repetition.
+        n_cells: of the longest prompt, and its repetition where a policy repeats it.
         decode_cells: most tokens after a prompt.
         n_observed: query rows that some policy looks at.
     """
@@ -57,10 +58,14 @@ class Needs:
             view = settings.view(case)
             for policy in policies:
                 observed.append(policy.n_observed(view))
+                if policy.repeats():
+                    observed.append(case.n_repeated)
                 _check_budgets(settings, case, policy.spec, len(policy.always(view)))
+        repeats = any(policy.repeats() for policy in policies)
+        n_cells = max(len(case.prompt) + repeats * case.n_repeated for case in cases)
         return cls(
-            n_ctx=max(len(case.prompt) + case.n_after for case in cases),
-            n_cells=max(len(case.prompt) for case in cases),
+            n_ctx=max(n_cells, *(len(case.prompt) + case.n_after for case in cases)),
+            n_cells=n_cells,
             decode_cells=max(case.n_after for case in cases),
             n_observed=max(observed, default=0),
         )
@@ -165,8 +170,7 @@ class Evaluation:
                 found[cell] = None, kv_bytes(self.model, kv_type, n_prompt, None)
                 continue
             if layers is None:
-                with self._timed("views"):
-                    layers = engine.layer_views()
+                layers = self._views(engine, case, cells)
             policy = self.policies[cell.policy]
             with self._timed(f"select {cell.policy}"):
                 rows = policy.rows(n_rows, layers, view)
@@ -176,6 +180,15 @@ class Evaluation:
             held = [n + window_size for n in rows]
             found[cell] = ids, kv_bytes(self.model, kv_type, n_prompt, held)
         return found
+
+    def _views(self, engine: Engine, case: Case, cells: Sequence[Cell]) -> list[LayerView]:
+        """What the policies of the cells see."""
+        named = [self.policies[cell.policy] for cell in cells if cell.policy in self.policies]
+        if any(policy.repeats() for policy in named):
+            with self._timed("repeat"):
+                return engine.repeated_views(case.system[1])
+        with self._timed("views"):
+            return engine.layer_views()
 
     def _score(self, engine: Engine, case: Case, is_full: bool = False) -> Seen:
         with self._timed("score"):

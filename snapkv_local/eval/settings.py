@@ -92,8 +92,13 @@ class Settings:
         }
 
 
-def check_cases(cases: Sequence[Case], settings: Settings, n_ctx_train: int) -> None:
+def check_cases(
+    cases: Sequence[Case], settings: Settings, n_ctx_train: int, repeats: bool = False
+) -> None:
     """Refuse cases that the model or the window cannot take.
+
+    Args:
+        repeats: a policy repeats the prompts.
 
     Raises:
         ConfigError: a prompt is longer than the model's context, or not longer than the window.
@@ -102,9 +107,11 @@ def check_cases(cases: Sequence[Case], settings: Settings, n_ctx_train: int) -> 
         raise ConfigError("the tasks", "make no cases", "give more --cases")
     for case in cases:
         n = len(case.prompt) + case.n_after
-        if n > n_ctx_train:
+        twice = len(case.prompt) + case.n_repeated if repeats else 0
+        if max(n, twice) > n_ctx_train:
+            what = "answer included" if n >= twice else "which a policy repeats"
             raise ConfigError(
-                f"case {case.id} of {n:,} tokens, answer included",
+                f"case {case.id} of {max(n, twice):,} tokens, {what}",
                 f"is longer than the model's context of {n_ctx_train:,}",
                 "give shorter --lengths or shorter documents",
             )

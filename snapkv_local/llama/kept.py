@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,8 @@ import numpy.typing as npt
 # first of all: it loads our library, which llama_cpp then uses
 from snapkv_local.llama.completion import CompletingLlama  # isort: skip
 
-from snapkv_local.policies.view import LayerView
+from snapkv_local.errors import ConfigError
+from snapkv_local.policies.view import Again, LayerView
 from snapkv_local.prompt.parts import ranges
 
 
@@ -66,6 +68,37 @@ class KeepingLlama(CompletingLlama):
         """
         self._check_vault()
         return self._context("layer_views").layer_views()
+
+    def repeated_views(self, begin: int = 0) -> list[LayerView]:
+        """As layer_views(), and what policies see that repeat the prompt, such as `replay`.
+
+        The prompt's tokens are evaluated once more behind it, which takes as long as the prompt has
+        taken and more. Afterwards the context holds the prompt again, and nothing that followed it.
+
+        Args:
+            begin: position from which on it is repeated, such as the end of the system prompt.
+
+        Raises:
+            ConfigError: made without a vault, nothing was prefilled, or keep_queries is less than what
+                is repeated.
+            LongPromptError: the context does not hold the prompt twice.
+        """
+        views = self.layer_views()
+        prompt = self.input_ids[: self.n_prompt].tolist()
+        n_again = len(prompt) - begin
+        if self.keep_queries < n_again:
+            raise ConfigError(
+                f"a prompt of which {n_again} tokens are repeated",
+                f"needs their queries, and the vault keeps those of the last {self.keep_queries}",
+                f"give Llama(keep_queries={n_again})",
+            )
+        self.prefill([*prompt, *prompt[begin:]])
+        twice = self.layer_views()
+        self.prefill(prompt)
+        return [
+            replace(view, again=Again(both.q[:, -n_again:], both.k[:, -n_again:]))
+            for view, both in zip(views, twice, strict=True)
+        ]
 
     def select_rows(self, ids: Sequence[npt.NDArray[np.int32]] | None) -> None:
         """Choose other rows of the last prompt, from the vault. What followed the prompt is removed.

@@ -11,12 +11,15 @@ from typing import cast
 from snapkv_local.errors import ConfigError
 from snapkv_local.policies import options
 from snapkv_local.policies.adaptive import Adaptive
+from snapkv_local.policies.expected import Expected
 from snapkv_local.policies.h2o import H2O
 from snapkv_local.policies.joint import Joint
+from snapkv_local.policies.level import Level
 from snapkv_local.policies.policy import Policy
 from snapkv_local.policies.pyramid import Pyramid
 from snapkv_local.policies.question import Question
 from snapkv_local.policies.random import Random
+from snapkv_local.policies.replay import Replay
 from snapkv_local.policies.sentence import Sentence
 from snapkv_local.policies.snapkv import SnapKV
 from snapkv_local.policies.snapkv_paper import SnapKVPaper
@@ -42,6 +45,9 @@ POLICIES: dict[str, type[Policy]] = {
         Adaptive,
         Sentence,
         Joint,
+        Expected,
+        Replay,
+        Level,
     )
 }
 

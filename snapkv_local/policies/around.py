@@ -26,6 +26,10 @@ class Around(Ranked):
         """As the inner policy."""
         return self.of.seeks()
 
+    def repeats(self) -> bool:
+        """As the inner policy."""
+        return self.of.repeats()
+
     def n_observed(self, prompt: PromptView) -> int:
         """As the inner policy."""
         return self.of.n_observed(prompt)

@@ -29,6 +29,10 @@ class Layered(Policy):
         """The inner policy: a prefill evicts a layer's rows before it has seen the next one."""
         return self.of
 
+    def repeats(self) -> bool:
+        """As the inner policy."""
+        return self.of.repeats()
+
     def n_observed(self, prompt: PromptView) -> int:
         """As the inner policy."""
         return self.of.n_observed(prompt)

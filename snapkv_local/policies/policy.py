@@ -66,6 +66,10 @@ class Policy(ABC):
         """Does it use PromptView.question where there is one?"""
         return self.asks()
 
+    def repeats(self) -> bool:
+        """Does it need LayerView.again?"""
+        return False
+
     def in_prefill(self) -> Policy:
         """What of it a prefill can use: all, but for what shares rows out over layers."""
         return self

@@ -57,17 +57,10 @@ def attention(layer: LayerView, begin: int, end: int) -> Iterator[Block]:
     Raises:
         ConfigError: the layer does not have these rows.
     """
-    n_head, n_observed, d = layer.q.shape
-    n_head_kv, n, _ = layer.k.shape
+    n_head, _, d = layer.q.shape
+    n_head_kv = layer.k.shape[0]
     group = n_head // n_head_kv
-    first = n - n_observed
-    if not first <= begin < end <= n:
-        raise ConfigError(
-            f"queries at [{begin}, {end})",
-            f"the layer has those of the last {n_observed} of {n} positions",
-            f"observe the last {n - max(0, begin)} or more: Llama(keep_queries=...)",
-        )
-    q = layer.q[:, begin - first : end - first] * np.float32(layer.scale)
+    q = queries(layer, begin, end) * np.float32(layer.scale)
     step = min(end - begin, max(1, _BLOCK // (group * end)))
     space = np.empty(group * step * end, dtype=np.float32)
     later = np.triu(np.ones((step, step), dtype=bool), k=1)
@@ -88,6 +81,23 @@ def attention(layer: LayerView, begin: int, end: int) -> Iterator[Block]:
             flat -= flat.max(axis=1, keepdims=True)
             np.exp(flat, out=flat)
             yield Block(head_kv, at, e, 1 / e.sum(axis=2))
+
+
+def queries(layer: LayerView, begin: int, end: int) -> Floats:
+    """The query rows at [begin, end): [n_head, end - begin, d].
+
+    Raises:
+        ConfigError: the layer does not have these rows.
+    """
+    n_observed, n = layer.q.shape[1], layer.k.shape[1]
+    first = n - n_observed
+    if not first <= begin < end <= n:
+        raise ConfigError(
+            f"queries at [{begin}, {end})",
+            f"the layer has those of the last {n_observed} of {n} positions",
+            f"observe the last {n - max(0, begin)} or more: Llama(keep_queries=...)",
+        )
+    return layer.q[:, begin - first : end - first]
 
 
 def dot(rows: Floats, keys: Floats, out: Floats) -> None:

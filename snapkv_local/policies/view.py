@@ -10,6 +10,19 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True)
+class Again:
+    """Rows of one layer for the prompt's tokens, evaluated once more behind the prompt.
+
+    Attributes:
+        q: [n_head, n_again, head_dim], after RoPE.
+        k: [n_head_kv, n_again, head_dim].
+    """
+
+    q: npt.NDArray[np.float32]
+    k: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class LayerView:
     """One cached layer after a prefill.
 
@@ -21,6 +34,7 @@ class LayerView:
         v: [n_head_kv, n_prompt, head_dim_v].
         scale: factor on the dot products.
         softcap: c > 0 turns a logit x into c * tanh(x / c); 0 for none.
+        again: for policies that repeat the prompt.
     """
 
     index: int
@@ -30,6 +44,7 @@ class LayerView:
     v: npt.NDArray[np.float32]
     scale: float
     softcap: float
+    again: Again | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from refused import refused
 
 from snapkv_local import Llama, SnapKVConfig, policies
 from snapkv_local.errors import ConfigError
@@ -30,6 +31,7 @@ RUNNING = [
     "streaming",
     "random:seed=7",
     "h2o",
+    "expected:observation=200",
     "value:kernel_size=7+observation=24",
     "question:kernel_size=21+aggregation=max",
     "windows:observation=8",
@@ -354,3 +356,41 @@ def test_what_does_not_fit(make: Callable[..., Llama], prompt: list[int]) -> Non
     assert (llm.kept_positions() == np.arange(80)).all()
     with pytest.raises(ConfigError, match="the engine's scores are those of snapkv"):
         make(replace(CONFIG, policy="question"), keep_scores=True)
+
+
+def test_a_prompt_said_once_more_shows_which_rows_it_takes(
+    make: Callable[..., Llama], prompt: list[int]
+) -> None:
+    """Afterwards the context holds the prompt; the views are those of one that is twice as long."""
+    config = replace(CONFIG, budget=600, decode_cells=16, vault="ram")
+    llm = make(config, keep_queries=300, n_ctx=640)
+    llm.prefill(prompt)
+    logits = llm.logits_for(prompt[:2], 1)
+    views = llm.repeated_views(begin=20)
+    assert llm.n_tokens == llm.n_prompt == len(prompt)
+    # its last tokens were computed in other chunks
+    np.testing.assert_allclose(llm.logits_for(prompt[:2], 1), logits, atol=0.5)
+    llm.prefill([*prompt, *prompt[20:]])
+    for view, twice in zip(views, llm.layer_views(), strict=True):
+        assert view.again is not None
+        np.testing.assert_allclose(view.again.k, twice.k[:, len(prompt) :], atol=0.3)
+        assert view.again.q.shape[1] == view.again.k.shape[1] == 280
+    view = PromptView(len(prompt), WINDOW)
+    llm.prefill(prompt)
+    llm.select_rows([policies.parse("replay").select(layer, view, N_ROWS) for layer in views])
+    assert llm.kept_positions().shape[-1] == N_ROWS
+
+
+def test_a_policy_that_repeats_the_prompt_is_none_for_a_prefill(
+    make: Callable[..., Llama], prompt: list[int]
+) -> None:
+    llm = make(replace(CONFIG, policy="replay"))
+    with refused(ConfigError, "policy replay"):
+        llm.prefill(prompt)
+
+
+def test_what_a_repetition_needs(make: Callable[..., Llama], prompt: list[int]) -> None:
+    llm = make(replace(CONFIG, vault="ram"), keep_queries=40)
+    llm.prefill(prompt)
+    with refused(ConfigError, "a prompt of which 300 tokens are repeated"):
+        llm.repeated_views()

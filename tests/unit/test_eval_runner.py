@@ -54,6 +54,10 @@ class FakeEngine:
             for i in range(N_LAYER)
         ]
 
+    def repeated_views(self, begin):
+        self.calls.append(f"repeat from {begin}")
+        return self.layer_views()
+
     def select_rows(self, ids):
         self.calls.append("keep")
         n = len(self.prompt)
@@ -86,6 +90,9 @@ class Recent:
     """Keeps the rows before the window."""
 
     spec = "recent"
+
+    def repeats(self):
+        return False
 
     def n_observed(self, prompt):
         return prompt.window_size
@@ -394,6 +401,33 @@ def test_needs():
     cases = make_cases()
     needs = Needs.of(SETTINGS, cases, list(POLICIES.values()))
     assert needs == Needs(n_ctx=120 + 6, n_cells=120, decode_cells=6, n_observed=WINDOW)
+
+
+class Repeating(Recent):
+    """Needs what it does not use."""
+
+    spec = "repeating"
+
+    def repeats(self):
+        return True
+
+
+def test_needs_of_a_policy_that_repeats_the_prompt():
+    cases = [replace(case, system=(0, 20)) for case in make_cases()]
+    needs = Needs.of(SETTINGS, cases, [Recent(), Repeating()])
+    assert needs == Needs(n_ctx=220, n_cells=220, decode_cells=6, n_observed=100)
+    check_cases(cases, SETTINGS, 220, repeats=True)
+    with pytest.raises(ConfigError, match=r"of 220 tokens, which a policy repeats"):
+        check_cases(cases, SETTINGS, 219, repeats=True)
+
+
+def test_the_prompt_is_repeated_where_a_policy_needs_it(path):
+    settings = replace(SETTINGS, policies=("recent", "repeating"))
+    run = Run(path, settings, policies={"recent": Recent(), "repeating": Repeating()})
+    run.run()
+    calls = run.engines["f16"].calls
+    assert calls.count("prefill") == 3
+    assert calls.count("repeat from 0") == calls.count("views") == 3
 
 
 def test_a_policy_that_cannot_work_on_a_case_is_refused_before_the_model_is_loaded():

@@ -10,11 +10,15 @@ import pytest
 from snapkv_local import policies
 from snapkv_local.errors import ConfigError
 from snapkv_local.policies import LayerView, PromptView, reference, scoring
+from snapkv_local.policies.expected import Expected, expected_logits
+from snapkv_local.policies.replay import Replay
 from snapkv_local.policies.snapkv_paper import SnapKVPaper
+from snapkv_local.policies.view import Again
 from snapkv_local.policies.voting import Voting
 
 WINDOW = 9
 QUESTION = (101, 115)
+N_AGAIN = 37
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ def make_layer(shape: Shape = Shape(), n_observed: int | None = None, index: int
     k, v = (random(shape.n_head_kv, shape.n, size) for size in (shape.d, shape.d_v))
     v *= rng.lognormal(size=(shape.n_head_kv, shape.n, 1)).astype(np.float32)
     first = 0 if n_observed is None else shape.n - n_observed
-    return LayerView(index, 4, q[:, first:], k, v, 0.4, shape.softcap)
+    again = Again(random(len(q), N_AGAIN, shape.d), random(len(k), N_AGAIN, shape.d))
+    return LayerView(index, 4, q[:, first:], k, v, 0.4, shape.softcap, again)
 
 
 def prompt_of(shape: Shape, **settings: object) -> PromptView:
@@ -390,6 +395,92 @@ def test_h2o_keeps_half_for_recent_rows_the_window_included():
     np.testing.assert_array_equal(kept[:, :-16], reference.select(heavy, n_rows - 16))
 
 
+# expected
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_expected_attention_is_that_of_gaussian_queries(shape):
+    # a share by the moments of the last queries in float64; of drawn ones, below
+    layer, prompt = make_layer(shape), prompt_of(shape)
+    m, group = shape.n - WINDOW, shape.group
+    policy = Expected(n_sink=0, observation=40, epsilon=0.01)
+    q = layer.q[:, -40:].astype(np.float64)
+    share = np.empty((len(q), m))
+    for head, rows in enumerate(q):
+        k = layer.k[head // group, :m].astype(np.float64)
+        spread = np.cov(rows.T, bias=True).reshape(shape.d, shape.d)
+        logits = 0.4 * k @ rows.mean(axis=0) + 0.08 * np.einsum("nd,de,ne->n", k, spread, k)
+        if shape.softcap:
+            logits = shape.softcap * np.tanh(logits / shape.softcap)
+        share[head] = np.exp(logits) / np.exp(logits).sum()
+    right = (reference.group_mean(share, len(layer.k)) + 0.01) * np.linalg.norm(
+        layer.v[:, :m].astype(np.float64), axis=2
+    )
+    found = policy.scores(layer, prompt)
+    np.testing.assert_allclose(found, right, rtol=2e-5)
+    assert policy.select(layer, prompt, 1).tolist() == reference.select(right, 1).tolist()
+
+
+def test_the_closed_form_is_the_mean_over_many_queries():
+    rng = np.random.default_rng(0)
+    mean, mix = rng.normal(size=4), rng.normal(size=(4, 4)) / 3
+    drawn = (mean + rng.normal(size=(400_000, 4)) @ mix.T).astype(np.float32)
+    keys = rng.normal(size=(5, 4)).astype(np.float32)
+    sampled = np.log(np.exp(0.5 * drawn @ keys.T).mean(axis=0))
+    np.testing.assert_allclose(expected_logits(drawn, keys, 0.5), sampled, atol=0.02)
+
+
+# replay
+
+
+def most(layer, prompt):
+    """The largest attention of any repeated row, in float64: [n_head_kv, m]."""
+    n, m = prompt.n_prompt, prompt.n_prompt - WINDOW
+    keys = np.concatenate([layer.k, layer.again.k], axis=1)
+    weights = reference.attention(
+        layer.again.q, keys, layer.scale, layer.softcap, n + layer.again.k.shape[1]
+    )
+    return weights[:, :, :m].max(axis=1).reshape(len(layer.k), -1, m).max(axis=1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_replay_keeps_what_any_repeated_row_attends_to_most(shape):
+    layer, prompt = make_layer(shape), prompt_of(shape)
+    right = most(layer, prompt)
+    policy = Replay(n_sink=0)
+    np.testing.assert_allclose(policy.scores(layer, prompt), right, rtol=2e-5)
+    n_rows = (shape.n - WINDOW) // 3
+    np.testing.assert_array_equal(
+        policy.select(layer, prompt, n_rows), reference.select(right, n_rows)
+    )
+
+
+@pytest.mark.parametrize("spec", ["replay", "level:of=replay", "sentence:of=replay"])
+def test_who_repeats_the_prompt_cannot_choose_without(spec):
+    policy = policies.parse(spec)
+    assert policy.repeats()
+    layer = dataclasses.replace(make_layer(), again=None)
+    with pytest.raises(ConfigError, match="needs the prompt once more"):
+        policy.select(layer, prompt_of(Shape()), 30)
+
+
+def test_one_bar_for_all_layers():
+    layers = [make_layer(index=i) for i in range(4)]
+    # the last layer looks at nothing in particular
+    layers[3] = dataclasses.replace(
+        layers[3], again=Again(0 * layers[3].again.q, layers[3].again.k)
+    )
+    prompt, policy = prompt_of(Shape()), policies.parse("level:of=replay:n_sink=0")
+    rows = policy.rows(40, layers, prompt)
+    assert rows[3] == 4  # a tenth of the even budget
+    assert 150 <= sum(rows) <= 160
+    scores = [policy.of.scores(layer, prompt) for layer in layers[:3]]
+    bars = np.concatenate(scores, axis=None)
+    # the mean of what the two heads have above one bar
+    counted = [[-(-np.count_nonzero(score > bar) // 2) for score in scores] for bar in bars]
+    assert rows[:3] in counted
+
+
 # sentences
 
 
@@ -437,7 +528,10 @@ def test_joint_heads_keep_the_rows_of_their_mean(of):
 # protection
 
 
-ALL = [*SPECS, "h2o", "streaming", "random", "pyramid", "adaptive", "sentence", "joint"]
+ALL = [
+    *(*SPECS, "h2o", "streaming", "random", "pyramid", "adaptive", "sentence", "joint"),
+    *("expected:n_sink=0", "replay:n_sink=0", "level"),
+]
 SINKS = [
     *(
         f"{name}:n_sink=3"
@@ -446,6 +540,9 @@ SINKS = [
     "streaming:n_sink=3",
     "sentence:n_sink=3",
     "sentence:of=snapkv-paper:n_sink=3",
+    "expected:n_sink=3",
+    "replay:n_sink=3",
+    "level:of=replay:n_sink=3",
     "joint:n_sink=3",
     "joint:of=value:n_sink=3",
     "pyramid:of=snapkv-paper:n_sink=3",
@@ -629,6 +726,10 @@ def test_who_looks_for_a_question_and_who_needs_one(spec, seeks, asks):
         ("adaptive:of=snapkv-paper:observation=50", 50),
         ("sentence:of=h2o", 131),
         ("joint:of=h2o", 131),
+        ("expected", 131),
+        ("expected:observation=50", 50),
+        ("replay", 0),
+        ("level:of=expected:observation=50", 50),
     ],
 )
 def test_queries_that_a_policy_needs(spec, n_observed):

@@ -76,7 +76,7 @@ def test_every_option_survives_the_round_trip(policy):
     others = {
         "kernel_size": 7, "self_weight": 0.1, "pooling": "max", "n_sink": 3, "observation": 9,
         "seed": 5, "beta": 0.1 + 2, "recent": 0.3, "kind": "caote", "weight": 1 / 3, "share": 0.95,
-        "least": 0.0, "block": 24, "by": "max", "heads": "all",
+        "least": 0.0, "epsilon": 0.1, "block": 24, "by": "max", "heads": "all",
         "of": Value(aggregation="max", n_sink=1),
     }  # fmt: skip
     assert policies.parse(policy.name) == policy()
