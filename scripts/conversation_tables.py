@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from snapkv_local.config import SnapKVConfig
 from snapkv_local.report.units import MIB
 from table_parts import size, table
 
@@ -151,14 +152,20 @@ def _speed(run: Record) -> list[str]:
     return cells
 
 
+def _earlier(record: Record) -> str:
+    """Of a record with another pooling than the default's: which one; "" of others."""
+    pooling = record["settings"]["snapkv"]["pooling"]
+    return "" if pooling == SnapKVConfig.pooling else f"; an earlier default, `pooling` {pooling}"
+
+
 def _where(record: Record) -> str:
     machine, n = record["machine"], record["settings"]["threads"]
     device = record.get("device") or {}
     if device.get("backend", "CPU") != "CPU":
-        return f"{record['model']} ({device['name']}; commit {record['commit'][:9]})."
+        return f"{record['model']} ({device['name']}; commit {record['commit'][:9]}{_earlier(record)})."
     return (
         f"{record['model']} ({machine['cpu']}, {machine['cores']} cores, {n} "
-        f"{'thread' if n == 1 else 'threads'}; commit {record['commit'][:9]})."
+        f"{'thread' if n == 1 else 'threads'}; commit {record['commit'][:9]}{_earlier(record)})."
     )
 
 

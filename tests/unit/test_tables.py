@@ -493,6 +493,10 @@ def test_the_needle_models_questions_are_apart_and_have_their_bytes(tmp_path):
     text = tables.conversation_tables.needle_questions(tmp_path)
     assert "| right | KL | tokens computed | seconds | KV of the sequence |" in text
     assert text.count("| 3.0 MiB |") == len(record["rows"]) and "(a GPU; commit " in text
+    record["settings"]["snapkv"]["pooling"] = "max"
+    (tmp_path / "questions-needle-1.json").write_text(json.dumps(record))
+    text = tables.conversation_tables.needle_questions(tmp_path)
+    assert "; an earlier default, `pooling` max)." in text
 
 
 def test_the_needle_models_figure_is_up_to_date(monkeypatch):
