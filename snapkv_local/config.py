@@ -22,6 +22,7 @@ DEFAULT_BUDGET = 2048
 MOST_BUDGETS = 4  # of max_budget, where it is not given
 
 N_THREADS_MAX = 512  # GGML_MAX_N_THREADS
+N_PARALLEL_MAX = 64  # sequences of a context that are tested
 
 _UINT32_MAX = 2**32 - 1
 _VAULT_CURE = 'give "off", "ram", or a folder that is there'

@@ -42,19 +42,23 @@ def load(
     *,
     keep_scores: bool = False,
     must_chat: bool = True,
+    n_parallel: int = 1,
 ) -> Llama:
     """Load a model.
 
     Args:
         keep_scores: as for Llama.
         must_chat: refuse a model that can_chat() is false for.
+        n_parallel: as for Llama.
     """
     # only now: it loads the native library
     from snapkv_local.llama.llama import Llama
 
     arguments = options.arguments()
     with Lines("loading the model"):
-        llm = Llama(str(path), snapkv=config, keep_scores=keep_scores, **arguments)
+        llm = Llama(
+            str(path), snapkv=config, keep_scores=keep_scores, n_parallel=n_parallel, **arguments
+        )
     if llm.chat_format not in foreign.chat_formats(llm):
         raise foreign.from_chat_format(llm)
     if options.chat_template is not None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snapkv_local.cli.chat_template import chat_template_options
+from snapkv_local.cli.conversations import conversation_options, how_many, resting
 from snapkv_local.cli.document import open_document, take_document_settings, use_document
 from snapkv_local.cli.drafting import draft_options
 from snapkv_local.cli.loading import load
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
 @model_options
 @chat_template_options
 @full_option
+@conversation_options
 @click.option(
     "-n",
     "--predict",
@@ -138,6 +140,10 @@ def serve(
     hosts: tuple[str, ...],
     strict: bool,
     slots: bool,
+    parallel: int | str,
+    cache_ram: int | None,
+    cache_dir: Path | None,
+    cache_disk: int,
     sampling: Sampling,
     profile: Profile | None,
     loading: LoadOptions,
@@ -146,8 +152,8 @@ def serve(
 ) -> None:
     """Serve MODEL with OpenAI's HTTP API, and a chat page at /.
 
-    Requests are answered one after the other. The address is printed on stdout; the log goes to
-    stderr. Ctrl-C ends what runs, and the server.
+    Several requests are answered at once, each with the conversation that it continues. The address is
+    printed on stdout; the log goes to stderr. Ctrl-C ends what runs, and the server.
     """
     paths = dict(documents)
     if len(paths) < len(documents):
@@ -173,7 +179,10 @@ def serve(
     if not api_keys and host not in LOOPBACK:
         click.echo(f"Anybody who reaches {host} can use this server: see --api-key", err=True)
     server = Server(
-        load=lambda: load_with(path, config, loading, paths),
+        load=lambda: (
+            *load_with(path, config, loading, paths, how_many(parallel, path, config, loading)),
+            resting(cache_ram, cache_dir, cache_disk),
+        ),
         model=alias or path.stem,
         max_tokens=max_tokens or None,
         max_queue=max_queue,
@@ -198,16 +207,18 @@ def load_with(
     config: SnapKVConfig | None,
     loading: LoadOptions,
     documents: dict[str, Path],
+    n_parallel: int,
 ) -> tuple[Llama, dict[str, Document]]:
     """Load the model, and open documents in it.
 
     Args:
         documents: files by id.
+        n_parallel: conversations that there is room for.
     """
     opened = {}
     for id_, file in documents.items():
         opened[id_], loading = open_document(file, loading)
-    llm = load(path, config, loading)
+    llm = load(path, config, loading, n_parallel=n_parallel)
     return llm, {id_: use_document(llm, document) for id_, document in opened.items()}
 
 

@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import time
 import uuid
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 # first of all: it loads our library, which llama_cpp then uses
@@ -21,6 +21,7 @@ from snapkv_local import foreign
 from snapkv_local.errors import LongPromptError, NoRoomError, SnapKVError
 from snapkv_local.llama.answer_text import AnswerText, Logprobs, TokenText, likeliest, with_bytes
 from snapkv_local.llama.drafting import ModelDraft
+from snapkv_local.native.shared import SharedContext
 from snapkv_local.prompt import vocabulary
 from snapkv_local.prompt.chat import Chat
 from snapkv_local.prompt.wording import Asked
@@ -44,11 +45,14 @@ class CompletingLlama(GuidedLlama):
         stopped_by: the text of `stop` that ended it; None if none did.
         n_drafted: tokens of drafts that were looked at for it.
         n_accepted: of these, those that it has.
+        place: called with each prompt before it is evaluated; it may give this Llama another conversation.
     """
 
     answer_tokens: list[int]
     n_accepted: int = 0
     stopped_by: str | None = None
+    place: Callable[[Sequence[int]], object] | None = None
+    _running: Generator[int, Any, None] | None = None
 
     _asked: Chat | None
     _preparing: bool
@@ -63,6 +67,8 @@ class CompletingLlama(GuidedLlama):
         """
         if self._preparing:
             raise _Prepared(list(tokens), kwargs)
+        if self.place is not None:
+            self.place(tokens)
         self.n_prompt = len(tokens)
         self._before = tokens
         self._is_prompt = True
@@ -71,9 +77,16 @@ class CompletingLlama(GuidedLlama):
         if given.get("reset", True):
             self._return_to_turn(tokens)
         inner = super().generate(tokens, *args, **kwargs)
-        if self.snapkv is None and self.draft_model is None:
-            return inner
-        return self._until_full(inner)
+        if self.snapkv is not None or self.draft_model is not None:
+            inner = self._until_full(inner)
+        self._running = inner
+        return inner
+
+    def end_answer(self) -> None:
+        """End the answer that is being generated, if there is one, before another conversation is taken."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.close()
 
     def _until_full(self, inner: Generator[int, Any, None]) -> Generator[int, Any, None]:
         sent = None
@@ -101,6 +114,7 @@ class CompletingLlama(GuidedLlama):
                 sent = yield token
         finally:
             inner.close()
+            self._leave_steps()
             if n_sure is not None and self.draft_model is not None:
                 self._end_at(n_sure)
 
@@ -109,6 +123,11 @@ class CompletingLlama(GuidedLlama):
         if n < self.n_tokens and self._ctx.ctx is not None:
             self.n_tokens, self._requires_eval = n, True
             self._trim()
+
+    def _leave_steps(self) -> None:
+        """No token of this conversation follows: those of others need not wait for it."""
+        if isinstance(self._ctx, SharedContext):
+            self._ctx.leave()
 
     def detokenize(
         self, tokens: list[int], prev_tokens: list[int] | None = None, special: bool = False

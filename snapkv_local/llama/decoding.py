@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ import llama_cpp
 
 from snapkv_local.errors import ConfigError, NoRoomError
 from snapkv_local.llama.file_checks import FileChecks
+from snapkv_local.native.shared import SharedContext
 
 
 class DecodingLlama(FileChecks, llama_cpp.Llama):
@@ -57,10 +59,25 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
         found = np.concatenate([np.empty((0, self._n_vocab), np.float32), *rows])
         return found[len(found) - n :]
 
+    @property
+    def seq_id(self) -> int:
+        """The sequence of the native context that the conversation is in."""
+        context: Any = self._ctx  # one of ours
+        return int(context.seq_id)
+
     def bytes_of_sequence(self) -> int:
         """Bytes that the conversation takes of the KV cache, by the size of its saved state."""
-        seq_id = self._ctx.seq_id if isinstance(self._ctx, SnapKVContext) else 0
-        return int(llama_cpp.llama_state_seq_get_size(self.ctx, seq_id))
+        if isinstance(self._ctx, SnapKVContext):
+            return self._ctx.state_size()
+        return int(llama_cpp.llama_state_seq_get_size(self.ctx, 0))
+
+    def reset(self) -> None:
+        """Forget what was evaluated, of this conversation alone."""
+        if isinstance(self._ctx, SharedContext):
+            self.n_tokens, self._requires_eval = 0, True
+            self._ctx.kv_cache_seq_rm(-1, -1, -1)
+        else:
+            super().reset()  # type: ignore[no-untyped-call]
 
     def n_ctx(self) -> int:
         """Tokens that a conversation may have: n_ctx as it was asked for, or the model's.
@@ -161,10 +178,15 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
         self._requires_eval = False
 
     def _logits(self, n: int) -> npt.NDArray[np.float32]:
-        return np.ctypeslib.as_array(self._ctx.get_logits(), shape=(n, self._n_vocab))
+        context: Any = self._ctx  # one of ours
+        found: npt.NDArray[np.float32] = context.logits(n)
+        return found
 
     def _logits_at(self, pos: int) -> npt.NDArray[np.float32]:
         """[n_vocab] behind a token of the last batch, by its position."""
+        if isinstance(self._ctx, SharedContext):
+            row: npt.NDArray[np.float32] = self._logits(self.n_tokens - pos)[0]
+            return row
         found = llama_cpp.llama_get_logits_ith(self.ctx, pos - self.n_tokens)
         return np.ctypeslib.as_array(found, shape=(self._n_vocab,))
 

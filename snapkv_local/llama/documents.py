@@ -11,8 +11,9 @@ import numpy.typing as npt
 from snapkv_local.native.context import Progress  # isort: skip
 
 from snapkv_local.errors import DocumentError
-from snapkv_local.llama import saved
+from snapkv_local.llama import saved, session
 from snapkv_local.llama.kept import KeepingLlama
+from snapkv_local.llama.turn import n_common
 from snapkv_local.native import vault
 from snapkv_local.storage.document import Document
 
@@ -95,7 +96,7 @@ class DocumentedLlama(KeepingLlama):
                 changed. A file that was there stays then.
         """
         self._check_vault()
-        return saved.save(self, path)
+        return session.save(self, path)
 
     def load_session(self, path: str | Path) -> None:
         """Go on with a conversation that save_session() has written, in the place of this one.
@@ -108,7 +109,7 @@ class DocumentedLlama(KeepingLlama):
                 longer than n_ctx. This conversation stays then.
             NoRoomError: the KV cache has too few cells. The context is empty then.
         """
-        self._attached = saved.load(self, path)
+        self._attached = session.load(self, path)
 
     def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
         """As llama_cpp.Llama.tokenize(); what an open document spells becomes its tokens.
@@ -147,22 +148,15 @@ class DocumentedLlama(KeepingLlama):
                 continue
             if segment is self._attached:
                 self.clear_vault()
-            if _n_common(segment.tokens, prompt) == len(segment.tokens):
+            if n_common(segment.tokens, prompt) == len(segment.tokens):
                 raise error
         whole = [found for found in self.documents if found.segment.change() is None]
         if not whole:
             return
         context = self._context("prefill")
-        common = [_n_common(found.tokens, prompt) for found in whole]
-        if max(common) > _n_common(vault.tokens(context), prompt):
+        common = [n_common(found.tokens, prompt) for found in whole]
+        if max(common) > n_common(vault.tokens(context), prompt):
             best = whole[common.index(max(common))]
             self.clear_vault()
             self._attached = best.segment
             vault.attach(context, best.segment)
-
-
-def _n_common(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> int:
-    """Tokens with which both begin."""
-    n = min(len(a), len(b))
-    differ = np.flatnonzero(a[:n] != b[:n])
-    return int(differ[0]) if len(differ) else n

@@ -16,6 +16,8 @@ from snapkv_local.llama.worded import WordedLlama  # isort: skip
 from llama_cpp import llama_cpp as lib
 from llama_cpp._internals import LlamaSampler
 
+from snapkv_local.native.shared import SharedContext
+
 SAMPLERS = (
     *("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc"),
     "temperature",
@@ -109,8 +111,8 @@ class DrawingLlama(WordedLlama):
     def _init_sampler(self, *args: Any, **kwargs: Any) -> Any:
         draws = self.draws
         if draws is None or kwargs.get("grammar") is not None:
-            return super()._init_sampler(*args, **kwargs)
-        sampler: Any = LlamaSampler()
+            return self._of_own(super()._init_sampler(*args, **kwargs))
+        sampler: Any = self._of_own(LlamaSampler())
         processors = kwargs.get("logits_processor")
         if processors is not None:
             sampler.add_custom(lambda found: self._process(found, processors))
@@ -136,6 +138,12 @@ class DrawingLlama(WordedLlama):
         # what penalties look back at
         for token in self._before[-max(draws.repeat_last_n, draws.dry_penalty_last_n, 1) :]:
             sampler.accept(token)
+        return sampler
+
+    def _of_own(self, sampler: Any) -> Any:
+        """A sampler of the conversation's own logits, where others have theirs in the native context."""
+        if isinstance(self._ctx, SharedContext):
+            sampler.__class__ = _RowSampler
         return sampler
 
     def _adders(self, sampler: Any, of: Draws) -> dict[str, Callable[[], None]]:
@@ -184,6 +192,23 @@ class DrawingLlama(WordedLlama):
         self.drawn_from.append(
             [(int(candidates["id"][i]), float(weights[i])) for i in order if weights[i] > 0]
         )
+
+
+class _RowSampler(LlamaSampler):
+    """Draws from the logits that a conversation has, not from those of the native context."""
+
+    def sample(self, ctx: Any, idx: int = -1) -> int:
+        """The token that is drawn from a row of logits."""
+        row = ctx.logits(-idx)[0]
+        candidates = np.zeros(len(row), _CANDIDATE)
+        candidates["id"] = np.arange(len(row))
+        candidates["logit"] = row
+        pointer = ctypes.cast(candidates.ctypes.data, ctypes.POINTER(lib.llama_token_data))
+        found = lib.llama_token_data_array(data=pointer, size=len(row), selected=-1, sorted=False)
+        lib.llama_sampler_apply(self.sampler, ctypes.byref(found))
+        token = int(found.data[found.selected].id)
+        self.accept(token)
+        return token
 
 
 def _candidates(found: Any) -> npt.NDArray[Any]:

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 # first of all: it loads our library, which llama_cpp then uses
-from snapkv_local.native.context import ContextOptions, Progress  # isort: skip
+from snapkv_local.native.context import Progress  # isort: skip
 
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import LongPromptError, PromptError
 from snapkv_local.llama.decoding import DecodingLlama
-from snapkv_local.llama.turn import Standing, Turn, decide, n_again
+from snapkv_local.llama.turn import Standing, Turn, decide, n_again, n_common
 from snapkv_local.native import states
 from snapkv_local.prompt.marks import Marks
 from snapkv_local.stats import PrefillStats
@@ -132,10 +132,10 @@ class EvaluatingLlama(DecodingLlama):
         Raises:
             ConfigError: made without snapkv, or the settings need more cells than the cache has.
         """
-        options = ContextOptions(config, self.keep_scores, self.keep_queries)
-        self._context("set_snapkv").set_config(options)
+        context = self._context("set_snapkv")
+        context.set_config(replace(context.options, config=config))
         self.snapkv = config
-        self.reset()  # type: ignore[no-untyped-call]
+        self.reset()
 
     def _standing(self, tokens: list[int]) -> Standing:
         """Where the conversation stands when these tokens come; what followed it in the cache is removed."""
@@ -164,9 +164,7 @@ class EvaluatingLlama(DecodingLlama):
         """
         if self.snapkv is None or not self._is_hybrid or self.n_tokens == 0:
             return
-        n = min(self.n_tokens, len(tokens))
-        differs = np.flatnonzero(self.input_ids[:n] != np.asarray(tokens[:n], np.int32))
-        n_same = int(differs[0]) if len(differs) else n
+        n_same = n_common(self._input_ids, np.asarray(tokens, np.int32))
         context = self._context("generate")
         # at the prompt's end there is no token left to get logits from
         places = [

@@ -12,14 +12,16 @@ from snapkv_local.native.context import ContextOptions, Progress, our_contexts  
 
 
 from snapkv_local import foreign
-from snapkv_local.config import N_THREADS_MAX, SnapKVConfig
+from snapkv_local.config import N_PARALLEL_MAX, N_THREADS_MAX, SnapKVConfig
 from snapkv_local.errors import ConfigError
-from snapkv_local.llama import drafting
+from snapkv_local.llama import conversation, drafting
+from snapkv_local.llama.conversation import Conversation
 from snapkv_local.llama.documents import DocumentedLlama
 from snapkv_local.mapped import MappedFile
 from snapkv_local.models import files, hub
 from snapkv_local.models.gguf_shape import too_many_positions
 from snapkv_local.native import support, voices
+from snapkv_local.native.shared import kind_of
 from snapkv_local.prompt.chat import Chat
 from snapkv_local.prompt.marks import Marks
 from snapkv_local.stats import PrefillStats
@@ -59,6 +61,8 @@ class Llama(DocumentedLlama):
             the observation window's are always there.
         prefill_progress: called with (done, total) while a prompt is evaluated. What it raises ends
             the prefill.
+        n_parallel: conversations that there is room for, each with a compact cache of its own for n_ctx
+            tokens: conversation() has the others.
         kwargs: all other arguments of llama_cpp.Llama. snapkv turns flash_attn on, and swa_full off
             unless it is given: sliding-window layers then have cells for their window.
 
@@ -79,6 +83,7 @@ class Llama(DocumentedLlama):
         keep_scores: bool = False,
         keep_queries: int = 0,
         prefill_progress: Progress | None = None,
+        n_parallel: int = 1,
         **kwargs: Any,
     ) -> None:
         # close(), which __del__ calls, needs it even if an exception leaves this function
@@ -87,6 +92,8 @@ class Llama(DocumentedLlama):
         self.keep_scores = keep_scores
         self.keep_queries = keep_queries
         self.prefill_progress = prefill_progress
+        self.n_parallel = n_parallel
+        self._sequences = {0}  # of this and of the others
         self.last_prefill: PrefillStats | None = None
         self.evictions: list[PrefillStats] = []
         self.n_prompt = 0
@@ -107,20 +114,30 @@ class Llama(DocumentedLlama):
             kwargs.setdefault("swa_full", False)
             if kwargs.get("n_gpu_layers", 0) == 0 and support.unproven_devices():
                 kwargs.setdefault("op_offload", False)  # else such a GPU gets products all the same
+        elif n_parallel > 1:
+            raise ConfigError(
+                f"n_parallel={n_parallel}",
+                "the full cache holds one conversation",
+                "pass snapkv, or leave it out",
+            )
         elif keep_scores:
             raise ConfigError(
                 "keep_scores=True", "there are no scores without snapkv", "pass snapkv"
             )
-        _check_numbers(kwargs)
+        _check_numbers({**kwargs, "n_parallel": n_parallel})
         files.check(Path(model_path))
         self.maps_files = bool(kwargs.get("use_mmap", True))
         # with an adapter llama_cpp maps none
         if self.maps_files and kwargs.get("lora_path") is None:
             # from now on: what happens while it is loaded counts, too
             self._model_files = tuple(map(MappedFile, files.files(Path(model_path))))
-        options = None if snapkv is None else ContextOptions(snapkv, keep_scores, keep_queries)
+        options = (
+            None
+            if snapkv is None
+            else ContextOptions(snapkv, keep_scores, keep_queries, n_parallel)
+        )
         # a vocabulary has no layers, and so no cache to compress
-        made = our_contexts(None if kwargs.get("vocab_only") else options)
+        made = our_contexts(None if kwargs.get("vocab_only") else options, kind_of(options))
         with voices.heard(silent=not kwargs.get("verbose", True)) as said, made:
             try:
                 super().__init__(model_path, **kwargs)
@@ -157,7 +174,44 @@ class Llama(DocumentedLlama):
             drafting.refuse_recurrent(self, "draft_model")
         if isinstance(draft_model, drafting.ModelDraft):
             draft_model.check(self)
+            if self.n_parallel > 1:
+                raise ConfigError(
+                    "draft_model",
+                    f"drafts for one conversation, and there is room for {self.n_parallel}",
+                    "take PromptLookup, or leave out {n_parallel}",
+                )
         self.draft_model = draft_model
+
+    def conversation(self) -> Self:
+        """Another conversation with the model, in one of the n_parallel sequences that is free.
+
+        It has its own cache, vault, statistics and protected positions, and what it holds is gone when
+        it is closed. Several may be used at once, each on a thread of its own: tokens that they generate
+        share each step, and a long prompt lets the others go on between its chunks. It ends with this
+        Llama.
+
+        Raises:
+            ConfigError: all sequences are taken.
+        """
+        free = set(range(self.n_parallel)) - self._sequences
+        if not free:
+            raise ConfigError(
+                "conversation()",
+                f"there is room for {self.n_parallel}, and each is taken",
+                "close one, or raise {n_parallel}",
+            )
+        seq_id = min(free)
+        other, context = conversation.sibling(self), conversation.context_of(self, seq_id)
+        self._sequences.add(seq_id)
+        Conversation.empty(self, context).give_to(other)
+
+        def give_back() -> None:
+            if context.ctx is not None:
+                context.forget()
+            self._sequences.discard(seq_id)
+
+        other._stack.callback(give_back)
+        return other
 
     @classmethod
     def from_pretrained(
@@ -201,6 +255,7 @@ class Llama(DocumentedLlama):
             "keep_scores": self.keep_scores,
             "keep_queries": self.keep_queries,
             "prefill_progress": self.prefill_progress,
+            "n_parallel": self.n_parallel,
         }
 
 
@@ -210,6 +265,7 @@ def _check_numbers(kwargs: dict[str, Any]) -> None:
         ("n_ctx", 0, 2**31 - 1),
         ("n_batch", 1, 2**31 - 1),
         ("n_ubatch", 1, 2**31 - 1),
+        ("n_parallel", 1, N_PARALLEL_MAX),
         ("n_threads", 0, N_THREADS_MAX),
         ("n_threads_batch", 0, N_THREADS_MAX),
     ):

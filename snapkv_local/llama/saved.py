@@ -1,8 +1,7 @@
-"""What is kept in files of a Llama: a document to ask later, a conversation to go on with."""
+"""Documents that a Llama reads once, and writes to files to be asked later."""
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,130 +11,24 @@ from snapkv_local.native import api, support  # isort: skip
 
 from functools import partial
 
-import llama_cpp
 import numpy as np
 
-from snapkv_local.errors import DocumentError, NoRoomError, PromptError
+from snapkv_local.errors import DocumentError, PromptError
 from snapkv_local.llama.worded import WordedLlama
 from snapkv_local.native import states, vault
 from snapkv_local.prompt import template
 from snapkv_local.prompt.build import SEPARATOR
-from snapkv_local.storage import fingerprint, seal, sealed
+from snapkv_local.storage import fingerprint, seal
 from snapkv_local.storage.document import KIND, Document, blocks_of
 from snapkv_local.storage.new_file import check_space
 
 if TYPE_CHECKING:
     from snapkv_local.native.context import Progress
 
-SESSION = "session"
-
 _ROPE = (
     *("rope_scaling_type", "rope_freq_base", "rope_freq_scale"),
     *("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow", "yarn_orig_ctx"),
 )
-
-
-def save(llm: WordedLlama, path: str | Path) -> int:
-    """Llama.save_session()."""
-    context = llm._context("save_session")
-    n_bytes = llm.bytes_of_sequence()
-    state = np.empty(n_bytes, np.uint8)
-    pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-    if llama_cpp.llama_state_seq_get_data(context.ctx, pointer, n_bytes, context.seq_id) != n_bytes:
-        api.fail("llama_state_seq_get_data")
-    tokens = np.array(llm._input_ids, np.int32)
-    # without them the last token would be evaluated again, with the compact cache before it
-    logits = np.empty(0, np.float32)
-    if llm.n_tokens > 0 and not llm._requires_eval:
-        logits = np.array(llm._logits(1)[0])
-    parts = vault.segments(context)
-    turns, held = states.kept(context), states.kept(context, in_vault=True)
-    header = {
-        "model": asdict(_model_of(llm)),
-        "n_prompt": llm.n_prompt,
-        "seed": int(llm._seed),
-        "n_swa_rows": parts[-1].n_swa_rows if parts else 0,
-        "turns": [state.pos for state in turns],
-        "states": [state.pos for state in held],
-    }
-    blocks = [
-        seal.Block("tokens", np.int32, tokens.shape, [tokens]),
-        seal.Block("state", np.uint8, state.shape, [state]),
-        seal.Block("logits", np.float32, logits.shape, [logits]),
-    ]
-    if turns:
-        rows = [turn.data for turn in turns]
-        blocks.append(seal.Block("turns", np.uint8, (len(rows), rows[0].size), rows))
-    for turn in turns:
-        name = f"turns.logits.{turn.pos}"
-        blocks.append(seal.Block(name, np.float32, turn.logits.shape, [turn.logits]))
-    if parts:
-        spelt = np.concatenate([part.tokens for part in parts])
-        blocks.append(seal.Block("vault", np.int32, spelt.shape, [spelt]))
-        blocks += blocks_of(parts, held)
-    return seal.write(path, SESSION, header, blocks)
-
-
-def load(llm: WordedLlama, path: str | Path) -> vault.Segment | None:
-    """Llama.load_session(); returns what of the file the vault goes on to use."""
-    context = llm._context("load_session")
-    with sealed.Sealed.open(path, SESSION, llm.maps_files) as file:
-        about = file.header
-        problem = _model_of(llm).differs(fingerprint.Model(**about["model"]))
-        if problem is not None:
-            raise DocumentError(
-                str(path),
-                f"is a session with {about['model']['name'] or about['model']['file']}: {problem}",
-                "load it into the model that made it, with its settings",
-            )
-        found = {name: file.array(name) for name in file.names()}
-    tokens = found.pop("tokens")
-    if len(tokens) > llm.n_ctx():
-        raise DocumentError(
-            str(path),
-            f"has {len(tokens):,} tokens, and the context holds {llm.n_ctx():,}",
-            "raise {n_ctx}",
-        )
-    state, logits = found.pop("state"), found.pop("logits")
-    llm.reset()  # type: ignore[no-untyped-call]
-    context.clear_vault()
-    pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-    if (
-        llama_cpp.llama_state_seq_set_data(context.ctx, pointer, state.size, context.seq_id)
-        != state.size
-    ):
-        context.kv_cache_seq_rm(-1, -1, -1)
-        raise NoRoomError(
-            str(path),
-            "has more rows than the KV cache has cells",
-            "raise {budget} or {decode_cells}",
-        )
-    for i, pos in enumerate(about.get("turns", ())):
-        of_turn = np.ascontiguousarray(found[f"turns.logits.{pos}"])
-        states.add(context, [states.State(pos, found["turns"][i], of_turn)])
-    segment = None
-    keeps = llm.snapkv is not None and llm.snapkv.vault != "off"
-    if "vault" in found and keeps:
-        segment = vault.from_arrays(
-            found,
-            np.array(found["vault"]),
-            about["n_swa_rows"],
-            about.get("states", ()),
-            file.file,
-        )
-        vault.attach(context, segment)
-    llm.input_ids[: len(tokens)] = tokens
-    llm.n_tokens, llm.n_prompt = len(tokens), about["n_prompt"]
-    llm.set_seed(about["seed"])
-    llm._requires_eval = logits.size == 0
-    if logits.size:
-        values = np.ascontiguousarray(logits)
-        pointer_f32 = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        if not api.llama_snapkv_set_logits(context.ctx, pointer_f32):
-            api.fail("llama_snapkv_set_logits")
-        if llm._logits_all:
-            llm._store_logits(llm.n_tokens - 1, 1)
-    return segment
 
 
 def ingest(
@@ -168,7 +61,7 @@ def ingest(
     header = {
         "title": title,
         "opening": opening,
-        "model": asdict(_model_of(llm)),
+        "model": asdict(model_of(llm)),
         "n_swa_rows": parts[-1].n_swa_rows,
         "states": [state.pos for state in held],
     }
@@ -188,7 +81,7 @@ def check(llm: WordedLlama, document: Document) -> None:
     Raises:
         DocumentError: with what differs.
     """
-    own = _model_of(llm)
+    own = model_of(llm)
     problem = own.differs(document.model)
     if problem is not None:
         raise DocumentError(
@@ -234,7 +127,7 @@ def _opening(llm: WordedLlama, text: str) -> tuple[str, list[int]]:
     return written[:at], tokens
 
 
-def _model_of(llm: WordedLlama) -> fingerprint.Model:
+def model_of(llm: WordedLlama) -> fingerprint.Model:
     """The model of a Llama."""
     path = Path(llm.model_path)
     params = llm.context_params

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
+import numpy as np
+import numpy.typing as npt
+
 from snapkv_local.config import SnapKVConfig
 
 
@@ -86,3 +89,10 @@ def _eviction(config: SnapKVConfig, at: Standing) -> Turn:
     if config.vault != "off" or config.chooser() is not None or not at.goes_back:
         return Turn.CHOOSE
     return Turn.EVICT if config.window_size < at.n_tokens else Turn.FULL
+
+
+def n_common(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> int:
+    """Tokens with which both begin."""
+    n = min(len(a), len(b))
+    differ = np.flatnonzero(a[:n] != b[:n])
+    return int(differ[0]) if len(differ) else n

@@ -5,13 +5,26 @@ from __future__ import annotations
 # first of all: it loads our library, which llama_cpp then uses
 from snapkv_local.native import api  # isort: skip
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 from llama_cpp import _internals
 
 from snapkv_local.native import voices
 
 
 class CheckedContext(_internals.LlamaContext):
-    """llama_cpp's context with the full cache."""
+    """llama_cpp's context with the full cache.
+
+    Attributes:
+        gate: entered by whoever uses what several threads use.
+        seq_id: of its only sequence.
+    """
+
+    seq_id: int = 0
+    gate: AbstractContextManager[Any] = nullcontext()
 
     def decode(self, batch: _internals.LlamaBatch) -> None:
         """Evaluate a batch.
@@ -23,3 +36,8 @@ class CheckedContext(_internals.LlamaContext):
             rc = api.llama_snapkv_decode(self.ctx, batch.batch)
         if rc != 0:
             api.fail("a batch of tokens", said.reason)
+
+    def logits(self, n: int) -> npt.NDArray[np.float32]:
+        """Of the last batch, whose last n tokens have some, [n, n_vocab]; valid until the next."""
+        found = self.get_logits()  # type: ignore[no-untyped-call]
+        return np.ctypeslib.as_array(found, shape=(n, self.model.n_vocab()))

@@ -318,17 +318,20 @@ def _for_sequences(params: Any, n_seq: int, n_ctx_train: int) -> Any:
 
 
 @contextmanager
-def our_contexts(options: ContextOptions | None) -> Iterator[None]:
+def our_contexts(
+    options: ContextOptions | None, kind: type[SnapKVContext] = SnapKVContext
+) -> Iterator[None]:
     """While open, contexts that llama_cpp makes on this thread are ours.
 
     Args:
         options: of compact ones; None for the full cache.
+        kind: of compact ones.
     """
 
     def blank() -> CheckedContext:
         if options is None:
             return object.__new__(CheckedContext)
-        made = object.__new__(SnapKVContext)
+        made = object.__new__(kind)
         made.options = options
         return made
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 
+import numpy as np
+import numpy.typing as npt
+
 # first of all: it loads our library, which llama_cpp then uses
 from snapkv_local.native import api, structs  # isort: skip
 
 from llama_cpp import _internals, llama_cpp
 
 from snapkv_local.native.checked import CheckedContext
-from snapkv_local.native.kept_rows import KeptRows
+from snapkv_local.native.kept_rows import KeptRows, pointer
 
 
 class SequenceContext(KeptRows, CheckedContext):
@@ -109,3 +112,9 @@ class SequenceContext(KeptRows, CheckedContext):
         """Tokens of the prompt that was compressed, 0 if none was."""
         info = self.info()
         return int(info.n_prompt) if info.compacted else 0
+
+    def set_logits(self, values: npt.NDArray[np.float32]) -> None:
+        """The logits are those of the last token of a state that was read, [n_vocab]."""
+        row = np.ascontiguousarray(values, np.float32)
+        if not api.llama_snapkv_set_logits(self.ctx, pointer(row, ctypes.c_float)):
+            api.fail("llama_snapkv_set_logits")

@@ -21,6 +21,7 @@ from snapkv_local.plan.model import PlannedModel
 MAX_PROMPT = 1 << 26  # tokens; the search ends here
 _MIN_CHUNK = 64  # MIN_CHUNK of csrc/staging/plan.cpp
 _STEP = 256  # tokens
+_SHARE = 0.25  # of the memory that is left, for further conversations
 
 _Plan = tuple[int, int, bool]  # G, n_ubatch, hidden state on the host
 
@@ -105,6 +106,24 @@ class Task:
             if c.n_ubatch != "auto" or n_ubatch <= _MIN_CHUNK:
                 return
             n_ubatch = max(n_ubatch // 2, _MIN_CHUNK)
+
+
+def conversations(task: Task, n_prompt: int, most: int) -> tuple[int, int]:
+    """How many conversations a context may have, and bytes that each takes.
+
+    Those beside the first take no more than a share of the memory that its prefill leaves.
+    """
+    estimate = task.auto(n_prompt)
+    parts = [
+        estimate.parts[name] for name in ("kv", "recurrent", "states") if name in estimate.parts
+    ]
+    each = sum(part.main for part in parts)
+    vault = estimate.parts.get("vault")
+    if vault is not None and not task.place.gpu:
+        limit = task.config.vault_limit
+        each += vault.main if limit is None else min(vault.main, limit)
+    left = max(0, task.memory - estimate.peak)
+    return max(1, min(most, 1 + int(_SHARE * left) // max(1, each))), each
 
 
 def largest_prompt(task: Task, way: Callable[[int], Estimate], most: int = MAX_PROMPT) -> int:

@@ -1,4 +1,4 @@
-"""What the server says of its model and of its one conversation, in llama-server's form."""
+"""What the server says of its model and of its conversations, in llama-server's form."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def props(engine: Engine) -> dict[str, Any]:
     params = engine.defaults()
     return {
         "default_generation_settings": {"params": params, "n_ctx": engine.n_ctx},
-        "total_slots": 1,
+        "total_slots": len(engine.pool.places),
         "model_alias": engine.model,
         # the name alone: nobody needs to know where files are
         "model_path": engine.file_name,
@@ -46,15 +46,16 @@ def props(engine: Engine) -> dict[str, Any]:
     }
 
 
-def slots(engine: Engine, is_processing: bool) -> list[dict[str, Any]]:
-    """GET /slots: the one conversation, and what the last answer left of it."""
-    figures = engine.last_figures
+def slots(engine: Engine) -> list[dict[str, Any]]:
+    """GET /slots: what each sequence holds, and what the last answer left of it."""
     return [
         {
-            "id": 0,
+            "id": place.index,
             "n_ctx": engine.n_ctx,
             "speculative": False,
-            "is_processing": is_processing,
-            "snapkv": figures,
+            "is_processing": place.user is not None,
+            "n_tokens": len(place.reach.tokens),
+            "snapkv": place.figures,
         }
+        for place in engine.pool.places
     ]

@@ -134,7 +134,7 @@ def final(ended: Ended, model: str, text: str, content: str) -> dict[str, Any]:
         "index": ended.index,
         "content": content,
         "tokens": [],
-        "id_slot": 0,
+        "id_slot": ended.slot,
         "stop": True,
         "model": model,
         "tokens_predicted": ended.timings["predicted_n"],

@@ -1,4 +1,4 @@
-"""One answer of the Llama, as events. All of it runs on the worker's thread."""
+"""One answer of a Llama, as events."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Answering:
         for chunk in start():
             if not began:
                 began = True
-                yield Began(llm.n_prompt, llm.n_cached, index)
+                yield Began(llm.n_prompt, llm.n_cached, index, llm.seq_id)
             choice = {**chunk["choices"][0], "index": index}
             # a chat begins with a chunk that has no text
             says = "role" not in choice.get("delta", {})
@@ -119,6 +119,7 @@ class Answering:
             stopped_by=stopped_by,
             timings=timings.json(),
             settings=settings(draws, self.request),
+            slot=llm.seq_id,
         )
 
     def _drawn(

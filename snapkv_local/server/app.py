@@ -65,7 +65,7 @@ def make_app(engine: Engine, worker: Worker, options: ServerOptions) -> FastAPI:
     """The server's application.
 
     Args:
-        engine: answers; used on the worker's thread only.
+        engine: answers, on the worker's threads.
         worker: started by the caller.
         options: what is allowed.
     """
@@ -75,7 +75,7 @@ def make_app(engine: Engine, worker: Worker, options: ServerOptions) -> FastAPI:
         redoc_url=None,
         responses={status: {"model": ErrorResponse} for status in _STATUSES},
     )
-    app.state.metrics = metrics = Metrics(worker)
+    app.state.metrics = metrics = Metrics(worker, engine)
     exchange = Exchange(worker, metrics, options.strict)
     openai_routes.add(app, engine, exchange)
     anthropic_routes.add(app, engine, exchange)

@@ -160,6 +160,9 @@ class CommonRequest(ReadRequest):
         True,
         description="False: evaluate the whole prompt, whatever was evaluated before.",
     )
+    id_slot: Annotated[int, Field(ge=-1, le=2**31 - 1)] = Field(
+        -1, description="The sequence to answer in, of GET /slots; -1 for any."
+    )
     timings_per_token: StrictBool = False
     return_progress: StrictBool = False
     verbose: StrictBool = False

@@ -1,11 +1,11 @@
-"""What requests do with the Llama. All of it runs on the worker's thread, but for what says otherwise."""
+"""What requests do with the Llama: each on a thread of the worker, with a conversation of the pool."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ from snapkv_local.server import grammar, template_options, thoughts, tools
 from snapkv_local.server.answering import Answering, Start, settings
 from snapkv_local.server.common import CommonRequest, Overrides
 from snapkv_local.server.errors import ApiError, refusal
+from snapkv_local.server.pool import Place, Pool
 from snapkv_local.server.schemas import (
     ChatRequest,
     CompletionRequest,
@@ -31,18 +32,21 @@ from snapkv_local.server.worker import Chunk, Done, Event, Found, Job
 if TYPE_CHECKING:
     from snapkv_local.llama.draws import Draws
     from snapkv_local.llama.llama import Llama
+    from snapkv_local.server.resting import Resting
+    from snapkv_local.stats import PrefillStats
     from snapkv_local.storage.document import Document
 
 _MOST_PROMPTS = 64
 
-Load = Callable[[], "tuple[Llama, Mapping[str, Document]]"]
+Load = Callable[[], "tuple[Llama, Mapping[str, Document], Resting]"]
 
 
 class Engine:
     """One Llama and what it is called.
 
     Args:
-        load: makes the Llama, and gives it with the documents that are open in it, by id.
+        load: makes the Llama, and gives it with the documents that are open in it, by id, and with where
+            conversations rest.
         model: name in answers.
         max_tokens: of an answer, at most; None for what the context allows.
         sampling: how tokens are drawn where a request does not say it: fields of Draws. A seed of -1
@@ -51,7 +55,6 @@ class Engine:
     Attributes:
         documents: that requests may name, by id; none before load().
         fingerprint: of the engine, in answers.
-        last_figures: what the last answer's usage says of the cache; None before there is one.
     """
 
     def __init__(
@@ -66,14 +69,16 @@ class Engine:
         self.sampling = dict(sampling or {})
         self.documents: Mapping[str, Document] = {}
         self.fingerprint = "b0"
-        self.last_figures: dict[str, Any] | None = None
         self._load = load
 
-    def load(self) -> None:
-        """Load the model; everything else needs it."""
+    def load(self) -> int:
+        """Load the model; everything else needs it. How many requests may run at once."""
         from snapkv_local.native import devices
 
-        self.llm, self.documents = self._load()
+        self.llm, self.documents, resting = self._load()
+        self.llm.control_words()  # which all conversations then know
+        resting.open()
+        self.pool = Pool(self.llm, resting)
         self.config = self.llm.snapkv
         self.n_ctx = self.llm.n_ctx()
         self.fingerprint = devices.build_name()
@@ -84,6 +89,7 @@ class Engine:
         self._template_knows_tools = "tools" in self.template
         self._thinks = thoughts.OPEN in self.template
         self.file_name = Path(self.llm.model_path).name
+        return len(self.pool.places)
 
     def is_whole(self) -> bool:
         """Whether the model's file is what was loaded; from any thread."""
@@ -91,7 +97,8 @@ class Engine:
 
     def close(self) -> None:
         """Free the model, if it was loaded."""
-        if hasattr(self, "llm"):
+        if hasattr(self, "pool"):
+            self.pool.close()
             self.llm.close()
 
     def tokens(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
@@ -112,19 +119,26 @@ class Engine:
         if request.echo and request.logprobs is not None:
             raise refusal("logprobs of a prompt are not kept: leave out echo or logprobs", "echo")
         most = 16 if request.max_tokens is None else request.max_tokens  # OpenAI's default
-        yield from self._complete(request, job, most, request.logprobs, echo=request.echo)
+        with self.pool.llama() as llm:
+            yield from self._complete(llm, request, job, most, request.logprobs, echo=request.echo)
 
     def native(self, request: NativeRequest, job: Job) -> Iterator[Event]:
         """Answer POST /completion."""
         n_probs = request.n_probs or None
-        yield from self._complete(request, job, request.max_tokens, n_probs, needs_prompt=True)
+        with self.pool.llama() as llm:
+            most = request.max_tokens
+            yield from self._complete(llm, request, job, most, n_probs, needs_prompt=True)
 
     def chat(self, request: ChatRequest, job: Job) -> Iterator[Event]:
         """Answer POST /v1/chat/completions, and what other APIs make of it."""
         if request.messages and request.messages[-1].tool_calls:
             raise refusal("the last message is a call: append the function's result", "messages")
+        with self.pool.llama() as llm:
+            yield from self._chat(llm, request, job)
+
+    def _chat(self, llm: Llama, request: ChatRequest, job: Job) -> Iterator[Event]:
         offered = tools.offered(request)
-        answer_grammar = grammar.of(self.llm, request, offered)
+        answer_grammar = grammar.of(llm, request, offered)
         messages, options = self._asked(request, offered)
         # a grammar has no room for thoughts
         thinks = self._thinks and request.reasoning_format != "none" and answer_grammar is None
@@ -137,22 +151,24 @@ class Engine:
         }
 
         def start() -> Iterator[dict[str, Any]]:
-            with self._template_errors(), self._templated(request):
-                chunks: Any = self.llm.create_chat_completion(messages, **options, **arguments)
+            with self._template_errors(), self._templated(llm, request):
+                chunks: Any = llm.create_chat_completion(messages, **options, **arguments)
             chunks = map(_with_null_content, chunks)
             if thinks:
-                chunks = thoughts.with_thoughts(chunks, self._has_begun_to_think)
+                chunks = thoughts.with_thoughts(chunks, lambda: _has_begun_to_think(llm))
             return tools.with_calls(chunks, offered) if offered else chunks
 
-        yield from self._answers(request, job, [start], request.verbose)
+        yield from self._answers(llm, request, job, [start], request.verbose)
 
     def count(self, request: ChatRequest, _job: Job) -> Iterator[Event]:
         """Count the tokens of a chat's prompt."""
-        yield Found({"input_tokens": len(self._prompt(request)[1])})
+        with self.pool.llama() as llm:
+            yield Found({"input_tokens": len(self._prompt(llm, request)[1])})
 
     def apply_template(self, request: ChatRequest, _job: Job) -> Iterator[Event]:
         """Show a chat's prompt."""
-        yield Found({"prompt": self._prompt(request)[0]})
+        with self.pool.llama() as llm:
+            yield Found({"prompt": self._prompt(llm, request)[0]})
 
     def defaults(self) -> dict[str, Any]:
         """How tokens are drawn where a request does not say it, as llama-server has it."""
@@ -184,12 +200,12 @@ class Engine:
         seed = self.sampling.get("seed", -1)
         return 2**32 - 1 if seed == -1 else int(seed)
 
-    def _prompt(self, request: ChatRequest) -> tuple[str, list[int]]:
+    def _prompt(self, llm: Llama, request: ChatRequest) -> tuple[str, list[int]]:
         from snapkv_local.prompt import template
 
         messages, options = self._asked(request, tools.offered(request))
-        with self._template_errors(), self._templated(request):
-            return template.conversation(self.llm, messages, **options)
+        with self._template_errors(), self._templated(llm, request):
+            return template.conversation(llm, messages, **options)
 
     def _asked(
         self, request: ChatRequest, offered: list[Tool]
@@ -202,12 +218,12 @@ class Engine:
         functions = [tool.model_dump(exclude_none=True) for tool in offered]
         return messages, {"tools": functions if functions and native else None}
 
-    def _templated(self, request: ChatRequest) -> Any:
+    def _templated(self, llm: Llama, request: ChatRequest) -> Any:
         """While open, the chat template reads what the request says."""
         options = dict(request.chat_template_kwargs or {})
         if request.reasoning_effort is not None and "reasoning_effort" in self.template:
             options.setdefault("reasoning_effort", request.reasoning_effort)
-        return template_options.given(self.llm, options)
+        return template_options.given(llm, options)
 
     @contextlib.contextmanager
     def _template_errors(self) -> Iterator[None]:
@@ -219,13 +235,9 @@ class Engine:
         except Exception as e:
             raise refusal(f"the model's chat template refuses this: {e}", "messages") from e
 
-    def _has_begun_to_think(self) -> bool:
-        llm = self.llm
-        end = llm._input_ids[max(0, llm.n_prompt - 8) : llm.n_prompt].tolist()
-        return llm.detokenize(end, special=True).rstrip().endswith(thoughts.OPEN.encode())
-
     def _complete(
         self,
+        llm: Llama,
         request: CompletionRequest | NativeRequest,
         job: Job,
         most: int | None,
@@ -238,20 +250,20 @@ class Engine:
             raise refusal(f"more than {_MOST_PROMPTS} answers: send fewer prompts", "prompt")
         asked = [self._prompt_tokens(prompt) for prompt in given]
         arguments = {
-            "grammar": grammar.of(self.llm, request),
+            "grammar": grammar.of(llm, request),
             "logprobs": logprobs,
             **self._arguments(request, most),
         }
 
         def starting(tokens: list[int]) -> Start:
             def start() -> Iterator[dict[str, Any]]:
-                chunks: Any = self.llm.create_completion(tokens, **arguments)
+                chunks: Any = llm.create_completion(tokens, **arguments)
                 return self._echoed(tokens, chunks) if echo else chunks
 
             return start
 
         starts = [starting(tokens) for tokens in asked]
-        yield from self._answers(request, job, starts, needs_prompt or request.verbose)
+        yield from self._answers(llm, request, job, starts, needs_prompt or request.verbose)
 
     def _prompt_tokens(self, prompt: list[int | str]) -> list[int]:
         """Texts and tokens as tokens; a text at the beginning begins as the model's texts do."""
@@ -305,24 +317,50 @@ class Engine:
         return [{**first, "content": document.text + SEPARATOR + first["content"]}, *rest]
 
     def _answers(
-        self, request: CommonRequest, job: Job, starts: list[Start], needs_prompt: bool
+        self,
+        llm: Llama,
+        request: CommonRequest,
+        job: Job,
+        starts: list[Start],
+        needs_prompt: bool,
     ) -> Iterator[Event]:
         """Answers, one after the other: n of each start."""
-        llm = self.llm
-        self._configure(request.snapkv)
-        if not request.cache_prompt:
-            self._forget()
-        before = llm.last_prefill
+        config = self._settings(request.snapkv)
+        compressed = False
         with Answering(llm, request, self._draws(request), job) as answering:
             for index in range(len(starts) * request.n):
                 start, is_new = starts[index // request.n], index % request.n == 0
+                placed: list[tuple[Place, PrefillStats | None]] = []
+                llm.place = self._placing(llm, request, config, job, is_new, placed)
                 for event in answering.answer(index, start, is_new, needs_prompt):
                     if isinstance(event, Chunk):
                         named = {"model": self.model, "system_fingerprint": self.fingerprint}
                         event = dataclasses.replace(event, data={**event.data, **named})
                     yield event
-            compressed = llm.last_prefill is not before
-            yield Done(self._usage(answering, compressed), answering.timings.json())
+                place, before = placed[-1]
+                compressed |= llm.last_prefill is not None and llm.last_prefill is not before
+            usage = self._usage(llm, answering, compressed)
+            place.figures = usage["snapkv"]
+            yield Done(usage, answering.timings.json())
+
+    def _placing(
+        self,
+        llm: Llama,
+        request: CommonRequest,
+        config: SnapKVConfig | None,
+        job: Job,
+        is_new: bool,
+        placed: list[tuple[Place, PrefillStats | None]],
+    ) -> Callable[[Sequence[int]], None]:
+        """What gives an answer's prompt its conversation, and notes which, with its last prefill."""
+        fresh = is_new and not request.cache_prompt
+
+        def place(tokens: Sequence[int]) -> None:
+            index = request.id_slot if request.id_slot >= 0 else None
+            found = self.pool.place(llm, tokens, config, index=index, fresh=fresh, check=job.check)
+            placed.append((found, llm.last_prefill))
+
+        return place
 
     def _arguments(self, request: CommonRequest, most: int | None) -> dict[str, Any]:
         """Of create_completion() and create_chat_completion(), whatever is asked for."""
@@ -359,12 +397,13 @@ class Engine:
         """Tokens that end an answer."""
         return [token for token in range(self.llm.n_vocab()) if self.llm._ends(token)]
 
-    def _configure(self, overrides: Overrides | None) -> None:
+    def _settings(self, overrides: Overrides | None) -> SnapKVConfig | None:
+        """How a request's prompt is compressed."""
         given = {} if overrides is None else overrides.model_dump(exclude_none=True)
         if self.config is None:
             if given:
                 raise refusal("this server keeps the full cache: leave out snapkv", "snapkv")
-            return
+            return None
         if "keep_ratio" in given and "budget" not in given:
             given["budget"] = None
         if "budget" in given and "keep_ratio" not in given:
@@ -373,25 +412,17 @@ class Engine:
             # a policy of the request's has none of the options that the server gave its own
             own = {name: getattr(SnapKVConfig, name) for name in OF_THE_ENGINE}
             given = {**own, **given}
-        config = dataclasses.replace(self.config, **given)
-        if config != self.llm.snapkv:
-            self.llm.set_snapkv(config)
-
-    def _forget(self) -> None:
-        """What was evaluated before; a document's file is not of a request."""
-        self.llm.reset()  # type: ignore[no-untyped-call]
-        if self.llm.snapkv is not None and self.llm.snapkv.vault != "off":
-            self.llm.clear_vault()
+        return dataclasses.replace(self.config, **given)
 
     def _check_tokens(self, tokens: list[int], field: str) -> None:
         n_vocab = self.llm.n_vocab()
         if max(tokens, default=0) >= n_vocab:
             raise refusal(f"{field}: the model has token ids up to {n_vocab - 1}", field)
 
-    def _usage(self, answering: Answering, compressed: bool) -> dict[str, Any]:
-        used, stats = Usage.of(self.llm), self.llm.last_prefill
+    def _usage(self, llm: Llama, answering: Answering, compressed: bool) -> dict[str, Any]:
+        used, stats = Usage.of(llm), llm.last_prefill
         n_prompt, n_generated = answering.n_prompt, answering.n_generated
-        self.last_figures = {
+        figures = {
             "n_prompt": used.n_prompt,
             "n_kept": used.n_kept,
             "n_cached": used.n_cached,
@@ -401,14 +432,14 @@ class Engine:
             "coverage": stats.coverage if stats else 1.0,
             "seconds_prefill": answering.timings.prompt,
             "layer_group": stats.layer_group if stats else 0,
-            "compressed_now": compressed and stats is not None,
+            "compressed_now": compressed,
         }
         return {
             "prompt_tokens": n_prompt,
             "completion_tokens": n_generated,
             "total_tokens": n_prompt + n_generated,
             "prompt_tokens_details": {"cached_tokens": answering.n_cached},
-            "snapkv": self.last_figures,
+            "snapkv": figures,
         }
 
 
@@ -419,3 +450,8 @@ def _with_null_content(chunk: dict[str, Any]) -> dict[str, Any]:
         return chunk
     delta = {"role": choice["delta"]["role"], "content": None}
     return {**chunk, "choices": [{**choice, "delta": delta}]}
+
+
+def _has_begun_to_think(llm: Llama) -> bool:
+    end = llm._input_ids[max(0, llm.n_prompt - 8) : llm.n_prompt].tolist()
+    return llm.detokenize(end, special=True).rstrip().endswith(thoughts.OPEN.encode())

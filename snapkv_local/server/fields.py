@@ -61,8 +61,8 @@ LLAMA = table(
     "dry_multiplier dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers "
     "xtc_probability xtc_threshold dynatemp_range dynatemp_exponent mirostat mirostat_tau "
     "mirostat_eta min_keep samplers seed logit_bias ignore_eos grammar json_schema cache_prompt "
-    "snapkv",
-    "id_slot slot_id n_keep n_discard n_cache_reuse sse_ping_interval backend_sampling",
+    "id_slot snapkv",
+    "slot_id n_keep n_discard n_cache_reuse sse_ping_interval backend_sampling",
     adaptive_target=refused(_SAMPLER, -1),
     adaptive_decay=refused(_SAMPLER, 0.9),
     n_indent=refused("text is not cut by its indentation: leave it out", 0),

@@ -82,9 +82,9 @@ def add(app: FastAPI, engine: Engine, exchange: Exchange) -> None:
 
     @at(app, "/slots", ["GET"])
     async def slots() -> list[dict[str, Any]]:
-        """What the one conversation holds."""
+        """What each conversation holds."""
         exchange.check_ready()
-        return about.slots(engine, worker.n_running > 0)
+        return about.slots(engine)
 
     @at(app, "/health /v1/health", ["GET", "HEAD"])
     async def health() -> Response:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from snapkv_local.server.engine import Engine
 from snapkv_local.server.guard import App, Receive, Send
 from snapkv_local.server.worker import Worker
 
@@ -18,9 +21,10 @@ class Metrics:
 
     Args:
         worker: whose queue is shown.
+        engine: whose conversations are shown.
     """
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, engine: Engine) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "snapkv_requests", "Answered requests.", ["path", "status"], registry=self.registry
@@ -48,6 +52,7 @@ class Metrics:
             "What the last prompt would take of a full cache.",
             registry=self.registry,
         )
+        self.registry.register(_Conversations(worker, engine))
         for name, what, value in (
             ("snapkv_queue_length", "Requests that wait.", lambda: worker.n_waiting),
             ("snapkv_running", "Requests that run.", lambda: worker.n_running),
@@ -68,6 +73,37 @@ class Metrics:
     def text(self) -> bytes:
         """In Prometheus's text format."""
         return generate_latest(self.registry)
+
+
+class _Conversations(Collector):
+    """What each conversation holds, and those that rest."""
+
+    def __init__(self, worker: Worker, engine: Engine) -> None:
+        self.worker = worker
+        self.engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures as they are."""
+        if not self.worker.ready:
+            return
+        pool = self.engine.pool
+        tokens = GaugeMetricFamily(
+            "snapkv_conversation_tokens", "Tokens of each conversation.", labels=["slot"]
+        )
+        kept = GaugeMetricFamily(
+            "snapkv_conversation_kept_tokens",
+            "Rows for each KV head of each conversation's last prompt.",
+            labels=["slot"],
+        )
+        for place in pool.places:
+            tokens.add_metric([str(place.index)], len(place.reach.tokens))
+            kept.add_metric([str(place.index)], (place.figures or {}).get("n_kept", 0))
+        resting = GaugeMetricFamily(
+            "snapkv_resting_bytes", "Conversations that rest, by where.", labels=["where"]
+        )
+        resting.add_metric(["ram"], pool.resting.bytes_ram)
+        resting.add_metric(["disk"], pool.resting.bytes_disk)
+        yield from (tokens, kept, resting)
 
 
 class CountAnswers:

@@ -27,6 +27,7 @@ class NativeForm:
         self._probabilities: dict[int, list[dict[str, Any]]] = defaultdict(list)
         self._n_predicted: dict[int, int] = defaultdict(int)
         self._n_prompt = 0
+        self._slot = 0
 
     def events(self, event: Event) -> Iterator[str]:
         """As Form has it."""
@@ -58,7 +59,7 @@ class NativeForm:
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Began):
-            self._n_prompt = event.n_prompt
+            self._n_prompt, self._slot = event.n_prompt, event.slot
 
     def _noted(self, chunk: Chunk) -> dict[str, Any]:
         """The event of a stream, which the answer grows by."""
@@ -81,7 +82,7 @@ class NativeForm:
             "content": text,
             "tokens": list(tokens),
             "stop": False,
-            "id_slot": 0,
+            "id_slot": self._slot,
             "tokens_predicted": self._n_predicted[index],
             "tokens_evaluated": self._n_prompt,
         }

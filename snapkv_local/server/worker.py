@@ -1,9 +1,10 @@
-"""The bounded queue, and the one thread that owns the Llama."""
+"""The bounded queue, and the threads that answer."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -42,11 +43,13 @@ class Began:
         n_prompt: its tokens.
         n_cached: of these, those at the start that were there.
         index: of the answer that begins.
+        slot: the sequence that answers.
     """
 
     n_prompt: int
     n_cached: int
     index: int = 0
+    slot: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Ended:
         stopped_by: the text of the request's `stop` that ended it, if one did.
         timings: in llama-server's form.
         settings: how tokens were drawn, in llama-server's form.
+        slot: the sequence that answered.
     """
 
     index: int
@@ -87,6 +91,7 @@ class Ended:
     stopped_by: str | None
     timings: dict[str, Any]
     settings: dict[str, Any]
+    slot: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ class Job:
     """One request, from the event loop that made it to the worker and back.
 
     Args:
-        work: run by the worker's thread; yields events, the last one Done or Found.
+        work: run by a thread of the worker; yields events, the last one Done or Found.
     """
 
     def __init__(self, work: Work) -> None:
@@ -155,7 +160,7 @@ class Job:
             raise self._cancelled
 
     def run(self) -> None:
-        """Do the work; on the worker's thread."""
+        """Do the work; on a thread of the worker."""
         try:
             self.check()
             for event in self.work(self):
@@ -168,18 +173,19 @@ class Job:
 
 
 class Worker:
-    """Runs jobs one after the other.
+    """Runs jobs, in the order in which they came, each on a thread; as many at once as load() says.
 
     Args:
-        max_waiting: jobs that may wait while one runs.
-        load: run first, on the worker's thread. Until it returns, jobs wait.
+        max_waiting: jobs that may wait while others run.
+        load: run first, on the first thread. Until it returns, jobs wait; it returns how many may run
+            at once.
         on_failure: gets what load raises; from the worker's thread.
     """
 
     def __init__(
         self,
         max_waiting: int,
-        load: Callable[[], object],
+        load: Callable[[], int],
         on_failure: Callable[[BaseException], object],
     ) -> None:
         self.max_waiting = max_waiting
@@ -187,25 +193,25 @@ class Worker:
         self._load = load
         self._on_failure = on_failure
         self._waiting: deque[Job] = deque()
-        self._running: Job | None = None
+        self._running: set[Job] = set()
+        self._n_threads = 1
         self._stopping = False
         self._changed = threading.Condition()
-        # a daemon, so that a native call that does not return cannot keep the process alive
-        self._thread = threading.Thread(target=self._run, name="snapkv-worker", daemon=True)
+        self._threads = [self._thread(self._first)]
 
     def start(self) -> None:
         """Load, then take jobs."""
-        self._thread.start()
+        self._threads[0].start()
 
     @property
     def n_waiting(self) -> int:
-        """Jobs in the queue, the running one excluded."""
+        """Jobs in the queue, those that run excluded."""
         return len(self._waiting)
 
     @property
     def n_running(self) -> int:
-        """0 or 1."""
-        return int(self._running is not None)
+        """Jobs that are answered."""
+        return len(self._running)
 
     def submit(self, job: Job) -> None:
         """Queue a job.
@@ -217,7 +223,7 @@ class Worker:
             if self._stopping:
                 raise _going_down()
             # an idle worker takes the job at once, so that it does not count as waiting
-            if self.n_waiting + self.n_running >= self.max_waiting + 1:
+            if self.n_waiting + self.n_running >= self.max_waiting + self._n_threads:
                 raise ApiError(
                     429,
                     f"{self.n_waiting} requests are waiting, which is the limit; try again later",
@@ -235,14 +241,16 @@ class Worker:
                 self._waiting.remove(job)
 
     def stop(self, timeout: float = 10.0) -> None:
-        """End all jobs, telling their clients, and wait for the thread.
+        """End all jobs, telling their clients, and wait for the threads.
 
         Args:
-            timeout: seconds to wait for a step of the running job.
+            timeout: seconds to wait for a step of what runs.
         """
         self.end_jobs()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
+        ends = time.monotonic() + timeout
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, ends - time.monotonic()))
 
     def end_jobs(self) -> None:
         """End all jobs and take no more."""
@@ -251,31 +259,44 @@ class Worker:
             for job in self._waiting:
                 job.emit(Failed(_going_down()))
             self._waiting.clear()
-            if self._running is not None:
-                self._running.cancel(_going_down())
-            self._changed.notify()
+            for job in self._running:
+                job.cancel(_going_down())
+            self._changed.notify_all()
 
-    def _run(self) -> None:
+    def _thread(self, target: Callable[[], None]) -> threading.Thread:
+        # a daemon, so that a native call that does not return cannot keep the process alive
+        return threading.Thread(target=target, name="snapkv-worker", daemon=True)
+
+    def _first(self) -> None:
         try:
-            self._load()
+            n_threads = self._load()
         except BaseException as e:
             self._on_failure(e)
             return
+        with self._changed:
+            self._n_threads = n_threads
+            self._threads += [self._thread(self._run) for _ in range(n_threads - 1)]
+        for thread in self._threads[1:]:
+            thread.start()
         self.ready = True
+        self._run()
+
+    def _run(self) -> None:
         while True:
             with self._changed:
                 while not self._waiting and not self._stopping:
                     self._changed.wait()
                 if self._stopping:
                     return
-                self._running = self._waiting.popleft()
+                job = self._waiting.popleft()
+                self._running.add(job)
             try:
-                self._running.run()
+                job.run()
             except Exception:  # the next request is to be answered all the same
                 logger.exception("a job failed to report")
             finally:
                 with self._changed:
-                    self._running = None
+                    self._running.discard(job)
 
 
 def _going_down() -> ApiError:

@@ -18,6 +18,7 @@ import stat
 import struct
 import threading
 import zlib
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -144,6 +145,34 @@ class Sealed:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def peek(
+    path: Path, kind: str, names: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]], int]:
+    """The header of a file, some of its arrays, and its bytes. The rest is not read, nor are the arrays
+    checked: who uses the file opens it.
+
+    Raises:
+        DocumentError: it is no such file, of a newer format, truncated, or of another kind.
+        OSError: it cannot be read.
+    """
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        about, data = _read_header(path, fd)
+        if about["kind"] != kind:
+            raise DocumentError(
+                str(path), f"holds a {about['kind']}, no {kind}", f"give a file of a {kind}"
+            )
+        spans = _spans(path, about["blocks"], data)
+        found = {}
+        for name in spans.keys() & set(names):
+            span = spans[name]
+            content = os.pread(fd, span.n_bytes(), span.offset)
+            found[name] = np.frombuffer(content, span.dtype).reshape(span.shape)
+        return about["header"], found, os.fstat(fd).st_size
+    finally:
+        os.close(fd)
 
 
 @dataclass(frozen=True)

@@ -140,8 +140,9 @@ def test_llama_servers_own(http: httpx.Client) -> None:
     props = http.get("/props").json()
     assert props["default_generation_settings"]["n_ctx"] == 8192
     assert props["default_generation_settings"]["params"]["temperature"] == 0.8
-    (slot,) = http.get("/slots").json()
-    assert not slot["is_processing"]
+    slots = http.get("/slots").json()
+    assert [slot["id"] for slot in slots] == list(range(props["total_slots"]))
+    assert not any(slot["is_processing"] for slot in slots)
     assert http.get("/v1/models").json()["data"][0]["meta"]["n_ctx"] == 8192
     chat = {"messages": [USER], "max_tokens": 1}
     assert http.post("/chat/completions", json=chat).status_code == 200

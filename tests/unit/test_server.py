@@ -51,7 +51,12 @@ class FakeEngine:
     template = ""
     file_name = "fake.gguf"
     fingerprint = "b-fake"
-    last_figures = FIGURES
+    pool = SimpleNamespace(
+        places=[
+            SimpleNamespace(index=0, user=None, reach=SimpleNamespace(tokens=[]), figures=FIGURES)
+        ],
+        resting=SimpleNamespace(bytes_ram=0, bytes_disk=0),
+    )
 
     def sizes(self) -> dict[str, Any]:
         return {"n_ctx": self.n_ctx}
@@ -91,7 +96,7 @@ def serve(engine: FakeEngine) -> Iterator[Callable[..., TestClient]]:
     workers: list[Worker] = []
 
     def serve(**options: Any) -> TestClient:
-        worker = Worker(1, load=lambda: None, on_failure=lambda _: None)
+        worker = Worker(1, load=lambda: 1, on_failure=lambda _: None)
         worker.start()
         workers.append(worker)
         app = make_app(engine, worker, ServerOptions(**options))  # type: ignore[arg-type]
@@ -267,7 +272,7 @@ def test_documents_are_listed(serve: Callable[..., TestClient]) -> None:
 
 
 def test_no_documents_are_listed_before_they_are_open(engine: FakeEngine) -> None:
-    never_started = Worker(1, load=lambda: None, on_failure=lambda _: None)
+    never_started = Worker(1, load=lambda: 1, on_failure=lambda _: None)
     app = make_app(engine, never_started, ServerOptions())  # type: ignore[arg-type]
     response = TestClient(app).get("/v1/documents")
     assert response.status_code == 503

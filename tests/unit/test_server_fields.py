@@ -118,7 +118,7 @@ def test_nulls_within_are_absent_too() -> None:
         {"n": 1},
         {"modalities": ["text"]},
         {"function_call": "none", "functions": []},
-        {"id_slot": 0},
+        {"slot_id": 0},
         {"grammar_lazy": False, "lora": [], "n_probs": 0, "t_max_predict_ms": -1},
         {"parallel_tool_calls": False},
     ],
