@@ -45,6 +45,7 @@ _LABELS = {
     "compute": "compute buffer",
     "vault": "vault",
     "states": "kept states",
+    "draft": "draft model",
     "process": "driver's context",
 }
 
@@ -75,6 +76,14 @@ _LABELS = {
 )
 @gpu_layers_option
 @click.option(
+    "-md",
+    "--model-draft",
+    "--spec-draft-model",
+    "model_draft",
+    metavar="MODEL",
+    help="A smaller model that is loaded, too, to guess tokens.",
+)
+@click.option(
     "--measure", is_flag=True, help="Run the prompt here, and compare what it takes with the plan."
 )
 @click.option(
@@ -92,6 +101,7 @@ def plan(
     memory: str | None,
     device: str | None,
     gpu_layers: Any,
+    model_draft: str | None,
     measure: bool,
     threads: int | None,
     as_json: bool,
@@ -110,6 +120,8 @@ def plan(
         raise click.UsageError("--memory and --device both say how much there is: give one")
     if measure and (memory is not None or device is not None):
         raise click.UsageError("--measure runs on this machine: leave out --memory and --device")
+    if measure and model_draft is not None:
+        raise click.UsageError("--measure runs one model: leave out --model-draft")
     config = SnapKVConfig(**take_config(options))
     planned = read_model(locate(model))
     ctx = ctx or planned.shape.n_ctx_train
@@ -127,7 +139,8 @@ def plan(
     if where.is_gpu and not place.gpu and where.source == "this machine":
         machine = hardware.read_hardware()
         available = machine.ram_available or machine.ram_total
-    task = fit.Task(planned, config, kv_type, place, available)
+    draft = None if model_draft is None else read_model(locate(model_draft))
+    task = fit.Task(planned, config, kv_type, place, available, draft)
     if measure:
         compare(task, n_prompt, threads or hardware.n_cores(), as_json)
         return

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from snapkv_local.config import SnapKVConfig
+from snapkv_local.plan.draft import beside
 from snapkv_local.plan.layers import (
     KV_TYPES,
     N_UBATCH,
@@ -36,6 +37,7 @@ class Task:
         kv_type: of our cache.
         place: where layers are computed.
         memory: bytes there are where the layers are computed.
+        draft: a smaller model, that drafts tokens; None for none.
     """
 
     model: PlannedModel
@@ -43,10 +45,15 @@ class Task:
     kv_type: KvType
     place: Place
     memory: int
+    draft: PlannedModel | None = None
 
     def plain(self, kv_type: KvType, n_prompt: int) -> Estimate:
         """llama.cpp's full cache."""
-        return plain(self.model, n_prompt, self.config.decode_cells, kv_type, self.place)
+        n_cells = self.config.decode_cells
+        found = plain(self.model, n_prompt, n_cells, kv_type, self.place)
+        if self.draft is None:
+            return found
+        return beside(found, plain(self.draft, n_prompt, n_cells, kv_type, self._place_of_draft()))
 
     def group_of_one(self, n_prompt: int) -> Estimate:
         """G = 1, the hidden state where the layers are, chunks of a ubatch."""
@@ -78,10 +85,18 @@ class Task:
         return estimate.peak <= self.memory
 
     def _ours(self, name: str, n: int, group: int, n_ubatch: int, host: bool) -> Estimate:
-        return compressed(
-            self.model, n, self.config, self.kv_type, self.place,
-            group=group, n_ubatch=n_ubatch, hidden_host=host, name=name,
-        )  # fmt: skip
+        how: dict[str, Any] = {"n_ubatch": n_ubatch, "hidden_host": host, "name": name}
+        found = compressed(self.model, n, self.config, self.kv_type, self.place, group=group, **how)
+        if self.draft is None:
+            return found
+        config = replace(self.config, vault="off", layer_group=1)
+        drafts = compressed(
+            self.draft, n, config, self.kv_type, self._place_of_draft(), group=1, **how
+        )
+        return beside(found, drafts)
+
+    def _place_of_draft(self) -> Place:
+        return replace(self.place, n_gpu_layers=None)
 
     def _wanted(self, n_prompt: int, plan: _Plan) -> int:
         return engine_estimate(self.model, n_prompt, self.config, self.kv_type, *plan)

@@ -83,7 +83,7 @@ class Estimate:
     @property
     def lasting(self) -> Part:
         """What stays from the load to the end."""
-        lasting = ("weights", "kv", "recurrent", "states", "process")
+        lasting = ("weights", "kv", "recurrent", "states", "draft", "process")
         return _sum(self.parts[name] for name in lasting if name in self.parts)
 
     @property

@@ -256,6 +256,26 @@ def test_changes_make_it_fit(write_metadata):
     assert fit.largest_prompt(tiny, tiny.auto) == 0
 
 
+@pytest.mark.parametrize("place", [CPU, Place(True)])
+@pytest.mark.parametrize("name", ["plain f16", "ours auto"])
+def test_a_smaller_model_that_drafts_is_counted(name, place, write_metadata):
+    main, small = (read_model(write_metadata(SHAPES[n])) for n in ("llama31-8b", "llama32-1b"))
+    task = fit.Task(main, SnapKVConfig(), "f16", place, 80 * GIB)
+    alone, drafting, of_small = (
+        each.ways()[name](32_768)
+        for each in (task, replace(task, draft=small), replace(task, model=small))
+    )
+    assert "draft" not in alone.parts
+    # weights, cache and what generation takes; its prefill takes less than that of the large one
+    stays = of_small.lasting.main - of_small.parts["process"].main + of_small.decode.main
+    assert drafting.parts["draft"].main == stays == drafting.peak - alone.peak
+    # the other way round the larger prefill is the draft's
+    odd = replace(task, model=small, draft=main).ways()[name](32_768)
+    assert odd.peak >= of_small.lasting.main + of_small.decode.main + alone.peak - (
+        alone.parts["process"].main
+    )
+
+
 def test_split_models_are_summed(write_metadata, tmp_path):
     whole = write_metadata(SHAPES["tiny"])
     for i in (1, 2):
@@ -529,6 +549,7 @@ def test_a_context_beyond_the_training_is_warned_of():
     [
         (("--memory", "8GiB", "--device", "H100"), 2, "give one"),
         (("--memory", "8GiB", "--measure"), 2, "leave out --memory"),
+        (("--model-draft", "demo", "--measure"), 2, "leave out --model-draft"),
         (("--memory", "much"), 1, "write 8GiB"),
         (("--ctx", "512"), 1, "leaves no prompt"),
     ],
