@@ -2,9 +2,9 @@
 // against llama_decode() with equal chunks, and the states of recurrent layers, byte by byte. Prints one JSON line a model;
 // exits with 1 if one differs.
 //
-//   test-snapkv-exact [-n tokens] [-u ubatch] [-g G,G,...] [-t f16|q8_0|q4_0] [-b budget] [-w window] [-s sequences] MODEL.gguf ...
+//   test-snapkv-exact [-n tokens] [-u ubatch] [-g G,G,...] [-t f16|q8_0|q4_0] [-b budget] [-w window] [-s sequences] [-r host:port] MODEL.gguf ...
 //
-// G = 0 stands for all cached layers. Each sequence gets the same prompt, one after the other. Tokens are drawn with a fixed seed.
+// -r: all layers on an RPC server's device, llama_decode()'s too. G = 0 stands for all cached layers. Each sequence gets the same prompt, one after the other. Tokens are drawn with a fixed seed.
 
 #include "llama-cpp.h"
 #include "snapkv.h"
@@ -181,6 +181,23 @@ static ggml_type parse_type(const std::string & name) {
     return name == "q4_0" ? GGML_TYPE_Q4_0 : GGML_TYPE_F16;
 }
 
+// llama.cpp then takes its device for layers, before any other
+static bool add_rpc_server(const char * endpoint) {
+    ggml_backend_reg_t rpc = ggml_backend_reg_by_name("RPC");
+    if (!rpc) {
+        fprintf(stderr, "this build has no RPC backend: build with -DGGML_RPC=ON\n");
+        return false;
+    }
+    auto * add = (ggml_backend_reg_t (*)(const char *)) ggml_backend_reg_get_proc_address(rpc, "ggml_backend_rpc_add_server");
+    ggml_backend_reg_t server = add ? add(endpoint) : nullptr;
+    if (!server) {
+        fprintf(stderr, "no RPC server answers at %s\n", endpoint);
+        return false;
+    }
+    ggml_backend_register(server);
+    return true;
+}
+
 static bool parse(int argc, char ** argv, options & opt) {
     for (int i = 1; i < argc; ++i) {
         const std::string arg = argv[i];
@@ -201,6 +218,11 @@ static bool parse(int argc, char ** argv, options & opt) {
             case 't':
                 opt.type = parse_type(value);
                 break;
+            case 'r':
+                if (!add_rpc_server(value)) {
+                    return false;
+                }
+                break;
             case 'g':
                 opt.groups.clear();
                 for (const char * p = value; *p; p += *p == ',') {
@@ -214,12 +236,12 @@ static bool parse(int argc, char ** argv, options & opt) {
 }
 
 int main(int argc, char ** argv) {
+    ggml_backend_load_all();
     options opt;
     if (!parse(argc, argv, opt)) {
-        fprintf(stderr, "usage: %s [-n tokens] [-u ubatch] [-g G,G,...] [-t f16|q8_0|q4_0] [-b budget] [-w window] [-s sequences] MODEL.gguf ...\n", argv[0]);
+        fprintf(stderr, "usage: %s [-n tokens] [-u ubatch] [-g G,G,...] [-t f16|q8_0|q4_0] [-b budget] [-w window] [-s sequences] [-r host:port] MODEL.gguf ...\n", argv[0]);
         return 2;
     }
-    ggml_backend_load_all();
     llama_log_set([](ggml_log_level level, const char * text, void *) {
         if (level == GGML_LOG_LEVEL_ERROR && !strstr(text, "snapkv:")) {
             fputs(text, stderr);
