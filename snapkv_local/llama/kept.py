@@ -11,8 +11,9 @@ import numpy.typing as npt
 # first of all: it loads our library, which llama_cpp then uses
 from snapkv_local.llama.completion import CompletingLlama  # isort: skip
 
+from snapkv_local import policies
 from snapkv_local.errors import ConfigError
-from snapkv_local.policies.view import Again, LayerView
+from snapkv_local.policies.view import Again, LayerView, PromptView
 from snapkv_local.prompt.parts import ranges
 
 
@@ -99,6 +100,35 @@ class KeepingLlama(CompletingLlama):
             replace(view, again=Again(both.q[:, -n_again:], both.k[:, -n_again:]))
             for view, both in zip(views, twice, strict=True)
         ]
+
+    def keep_for_later(self, budget: int, policy: str = "replay", begin: int = 0) -> None:
+        """Keep rows of the last prompt for questions that are not known yet, and free the vault.
+
+        save_session() then writes a file with these rows alone, which a Llama without a vault goes on
+        from. This Llama, with its vault, reads the prompt anew.
+
+        Args:
+            budget: rows that each KV head keeps, the window included; a prompt within it stays whole.
+            policy: one that looks at no question, such as replay.
+            begin: as for repeated_views().
+
+        Raises:
+            ConfigError: as repeated_views(), or no such policy, or the budget does not hold what it
+                always keeps.
+            NoRoomError: a layer keeps more rows than the cache has cells.
+        """
+        chosen = policies.parse(policy)
+        self._check_vault()
+        assert self.snapkv is not None
+        window_size = self.snapkv.window_size
+        prompt = PromptView(self.n_prompt, window_size, tuple(self._marks.protected))
+        if budget < self.n_prompt:
+            layers = self.repeated_views(begin) if chosen.repeats() else self.layer_views()
+            rows = chosen.rows(budget - window_size, layers, prompt)
+            self.select_rows(
+                [chosen.select(layer, prompt, n) for layer, n in zip(layers, rows, strict=True)]
+            )
+        self.clear_vault()
 
     def select_rows(self, ids: Sequence[npt.NDArray[np.int32]] | None) -> None:
         """Choose other rows of the last prompt, from the vault. What followed the prompt is removed.

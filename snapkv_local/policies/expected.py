@@ -29,8 +29,8 @@ class Expected(Ranked):
 
     Attributes:
         observation: how many of the last rows' queries stand for those to come.
-        epsilon: added to the share before it is multiplied by the value's length.
-        n_sink: first positions that always stay; 4 in the authors' code.
+        epsilon: added to the share before it is multiplied by the value's length; 0 in the authors' code.
+        n_sink: first positions that always stay, and count in no share; 4 in the authors' code.
     """
 
     name: ClassVar[str] = "expected"
@@ -38,7 +38,7 @@ class Expected(Ranked):
 
     n_sink: int = option(4)
     observation: int = option(512, least=2)
-    epsilon: float = option(0.02, most=1)
+    epsilon: float = option(0.0, most=1)
 
     def n_observed(self, prompt: PromptView) -> int:
         """As many as there are, up to `observation`."""
@@ -47,15 +47,16 @@ class Expected(Ranked):
     def score(self, layer: LayerView, prompt: PromptView) -> Scores:
         """Expected share times the value's length, mean over the query heads of a KV head."""
         n, n_head_kv = n_prefix(prompt), layer.k.shape[0]
+        first = min(self.n_sink, n)
         group = len(layer.q) // n_head_kv
-        share = np.empty((len(layer.q), n), dtype=np.float32)
+        share = np.zeros((len(layer.q), n), dtype=np.float32)
         begin = prompt.n_prompt - self.n_observed(prompt)
         for head, rows in enumerate(queries(layer, begin, prompt.n_prompt)):
-            logits = expected_logits(rows, layer.k[head // group, :n], layer.scale)
+            logits = expected_logits(rows, layer.k[head // group, first:n], layer.scale)
             if layer.softcap > 0:
                 logits = layer.softcap * np.tanh(logits / layer.softcap)
-            weights = np.exp(logits - logits.max())
-            share[head] = weights / weights.sum()
+            weights = np.exp(logits - logits.max(initial=-np.inf))
+            share[head, first:] = weights / weights.sum()
         values = np.linalg.norm(layer.v[:, :n], axis=2)
         found: Scores = (group_mean(share, n_head_kv) + np.float32(self.epsilon)) * values
         return found

@@ -50,7 +50,7 @@ class Replay(Ranked):
             raise ConfigError(
                 f"policy {self.name}",
                 "needs the prompt once more, and a prefill evaluates it once",
-                "choose rows from Llama.repeated_views(), or measure it with `snapkv-local eval`",
+                "keep rows with Llama.keep_for_later(), or measure it with `snapkv-local eval`",
             )
         n, n_again = prompt.n_prompt, again.k.shape[1]
         joined = replace(layer, q=again.q, k=np.concatenate([layer.k, again.k], axis=1))

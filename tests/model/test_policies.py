@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -394,3 +395,35 @@ def test_what_a_repetition_needs(make: Callable[..., Llama], prompt: list[int]) 
     llm.prefill(prompt)
     with refused(ConfigError, "a prompt of which 300 tokens are repeated"):
         llm.repeated_views()
+
+
+def test_rows_for_questions_that_come_later(
+    make: Callable[..., Llama], prompt: list[int], tmp_path: Path
+) -> None:
+    """A vault is there while they are chosen; afterwards a small cache goes on from them."""
+    reader = make(replace(CONFIG, budget=600, vault="ram"), keep_queries=300, n_ctx=700)
+    reader.prefill(prompt)
+    reader.keep_for_later(BUDGET)
+    assert reader.kept_positions().shape[-1] == N_ROWS
+    with refused(ConfigError, "the vault"):
+        reader.layer_views()
+    reader.save_session(tmp_path / "document")
+    logits = reader.logits_for(prompt[:8], 1)
+
+    llm = make(CONFIG, n_ctx=700)
+    llm.load_session(tmp_path / "document")
+    np.testing.assert_array_equal(llm.kept_positions(), reader.kept_positions())
+    np.testing.assert_allclose(llm.logits_for(prompt[:8], 1), logits, atol=1e-3)
+    list(zip(range(2), llm.generate([*prompt, *prompt[:8]], temp=0.0), strict=False))
+    assert llm.n_cached >= len(prompt)
+
+
+@pytest.mark.parametrize(
+    ("budget", "subject"), [(WINDOW - 1, "n_rows=-1"), (WINDOW + 3, "n_rows=3")]
+)
+def test_budgets_that_keep_nothing_for_later(
+    chooses: Llama, prompt: list[int], budget: int, subject: str
+) -> None:
+    chooses.prefill(prompt)
+    with refused(ConfigError, subject):
+        chooses.keep_for_later(budget, "streaming")
