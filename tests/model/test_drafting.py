@@ -1,6 +1,7 @@
 """Drafts: at temperature 0 an answer has the tokens that it has without them, whoever guesses."""
 
 import dataclasses
+import json
 import threading
 from itertools import islice
 
@@ -169,6 +170,24 @@ def test_logprobs_are_those_without_drafts(make, llm, prompt):
         answer = model.create_completion(prompt, max_tokens=16, temperature=0.0, logprobs=1)
         found.append(answer["choices"][0]["logprobs"]["token_logprobs"])
     np.testing.assert_allclose(*found, atol=1e-2)
+
+
+def test_a_schema_is_obeyed_as_without_drafts(make, llm):
+    room = {"type": "string", "pattern": "^[A-Z][0-9]{3}$"}
+    schema = {"type": "object", "properties": {"room": room}, "required": ["room"]}
+    form = {"type": "json_schema", "json_schema": {"schema": schema}}
+    asked = [{"role": "user", "content": "The pump stands in B417.\n\nWhere does the pump stand?"}]
+    drafting = make(draft_model=ModelDraft(make()))
+    texts = []
+    for model in (llm, drafting):
+        model.reset()
+        answer = model.create_chat_completion(
+            asked, response_format=form, max_tokens=40, temperature=0.0
+        )
+        texts.append(answer["choices"][0]["message"]["content"])
+    assert texts[0] == texts[1]
+    assert len(json.loads(texts[0])["room"]) == 4
+    assert drafting.n_drafted > drafting.n_accepted
 
 
 def test_ctrl_c_in_the_drafts_prefill(make, prompt, greedy, expected, ctrl_c):
