@@ -137,9 +137,19 @@ LLAMA_API uint64_t llama_snapkv_row_bytes(const struct llama_context * ctx);    
 // prompts
 //
 
-// called between chunks. done and total count token passes through layer groups: n_prompt * n_groups in total.
-// return false to abort
+// called while chunks are computed, and after them. done and total count token passes through layer groups: n_prompt * n_groups in
+// total. return false to abort. nothing of the context may be changed meanwhile, nor within a tap
 typedef bool (*llama_snapkv_progress_callback)(uint64_t done, uint64_t total, void * user_data);
+
+// called between two chunks, when the context is an ordinary one for all sequences but that of the prompt: these may be decoded
+// (llama_snapkv_decode, llama_decode) and their logits read, they may be removed, copied, saved and loaded, keep states and go back to
+// them, and have their vaults. what the context computes with (threads, adapters) holds for the chunks that follow, too. return false
+// to abort. refused, with a reason: the sequence of the prompt, another prefill or selection of rows, what concerns all sequences, and
+// to free the context. rows and logits are those of a prefill with nothing in between, bit for bit where each sequence has
+// cells of its own (kv_unified = false). other cells: those that the prompt will take are taken from the start, and in sliding-window
+// layers that is a window and a chunk, so that its sums there are made in another order than without this callback. compute buffers for
+// others are held beside those of the prefill. there is no call after the last chunk: the logits are then those of the prompt
+typedef bool (*llama_snapkv_yield_callback)(void * user_data);
 
 // what the scorer of one cached layer sees; for policies, tests and tools. called before eviction
 struct llama_snapkv_tap_data {
@@ -187,6 +197,8 @@ struct llama_snapkv_prompt {
 
     llama_snapkv_progress_callback progress; // may be NULL
     void * progress_data;
+    llama_snapkv_yield_callback on_yield; // may be NULL: other sequences wait
+    void * yield_data;
     llama_snapkv_tap_callback tap; // may be NULL
     void * tap_data;
 };
@@ -233,7 +245,7 @@ struct llama_snapkv_stats {
     uint64_t bytes_state;        // states of recurrent layers in host memory, which the sequence and its vault can go back to
     uint64_t bytes_compute;      // largest compute buffer during prefill
     uint64_t bytes_kv_full;      // KV cache that the prompt would take without eviction
-    double seconds_prefill;      // all of it, scoring and eviction included
+    double seconds_prefill;      // all of it, scoring and eviction included, on_yield not
     double seconds_score;
     double seconds_evict;
     double ratio_fused;          // share of the cached layers that fused ops scored and evicted

@@ -2,6 +2,7 @@
 #include "snapkv.h"
 
 #include "state/context.h"
+#include "state/lock.h"
 #include "upstream/snapkv-alloc.h"
 
 #include "llama-context.h"
@@ -39,6 +40,9 @@ static std::string check_positions(const llama_context & ctx, const llama_batch 
 
 int32_t llama_snapkv_decode(llama_context * ctx, llama_batch batch) {
     try {
+        if (llama_snapkv_refuses_batch(ctx, batch)) {
+            return -1;
+        }
         const std::string error = check_positions(*ctx, batch);
         if (!error.empty()) {
             llama_snapkv_set_error(error);

@@ -4,6 +4,7 @@
 #include "prefill/support.h"
 #include "state/cells.h"
 #include "state/context.h"
+#include "state/lock.h"
 #include "state/logits.h"
 #include "state/params.h"
 #include "upstream/access.h"
@@ -78,7 +79,7 @@ static uint32_t seqs_per_stream(const llama_context & ctx) {
 
 bool llama_snapkv_set_params(llama_context * ctx, llama_snapkv_params params) {
     llama_snapkv * sk = llama_snapkv_of(ctx);
-    if (!sk) {
+    if (!sk || llama_snapkv_refuses(*ctx, -1)) {
         return false;
     }
     std::string error = llama_snapkv_check_params(params);

@@ -2,10 +2,12 @@
 #include "snapkv.h"
 
 #include "graph/runner.h"
+#include "prefill/others.h"
 #include "prefill/prefill.h"
 #include "staging/staging.h"
 #include "state/cells.h"
 #include "state/context.h"
+#include "state/lock.h"
 #include "state/params.h"
 #include "state/recurrent.h"
 #include "state/task.h"
@@ -44,8 +46,12 @@ static int32_t prefill_ordinary(llama_context & ctx, llama_snapkv & sk, const ll
         }
         rc = llama_snapkv_decode(&ctx, batch);
         ctx.synchronize();
-        if (rc == 0 && prompt.progress && !prompt.progress(p + batch.n_tokens, n_tokens, prompt.progress_data)) {
-            rc = 2;
+        if (rc == 0 && prompt.progress) {
+            const llama_snapkv_lock lock(ctx, prompt.seq_id, /*all =*/true);
+            rc = prompt.progress(p + batch.n_tokens, n_tokens, prompt.progress_data) ? 0 : 2;
+        }
+        if (rc == 0 && prompt.on_yield && p + batch.n_tokens < n_tokens) {
+            rc = llama_snapkv_call_on_yield(ctx, sk, prompt) ? 0 : 2;
         }
     }
     llama_batch_free(batch);
@@ -125,6 +131,7 @@ static bool refuses(const std::string & error) {
 static void begin_stats(llama_context & ctx, llama_snapkv & sk, uint32_t n_prompt) {
     const auto mem = llama_snapkv_memory_of(ctx);
     sk.has_stats = false;
+    sk.seconds_others = 0.0;
     sk.scores.clear();
     sk.coverage.clear();
     sk.stats = {};
@@ -151,7 +158,7 @@ static void begin_stats(llama_context & ctx, llama_snapkv & sk, uint32_t n_promp
 // of a prefill that has ended well, or not
 static void end_stats(llama_context & ctx, llama_snapkv & sk, llama_seq_id seq_id, int64_t t0, bool ok) {
     sk.stats.bytes_state = llama_snapkv_kept_bytes(sk, llama_snapkv_memory_of(ctx), seq_id);
-    sk.stats.seconds_prefill = (ggml_time_us() - t0) * 1e-6;
+    sk.stats.seconds_prefill = (ggml_time_us() - t0) * 1e-6 - sk.seconds_others;
     sk.has_stats = ok;
 }
 
@@ -167,7 +174,7 @@ static int32_t run_groups(llama_context & ctx, llama_snapkv & sk, const llama_sn
 
 int32_t llama_snapkv_prefill(llama_context * ctx, const llama_snapkv_prompt * prompt) {
     llama_snapkv * sk = llama_snapkv_of(ctx);
-    if (!sk || refuses(check_prompt(*ctx, prompt, 0))) {
+    if (!sk || llama_snapkv_refuses(*ctx, -1) || refuses(check_prompt(*ctx, prompt, 0))) {
         return -1;
     }
     const int64_t t0 = ggml_time_us();
@@ -216,7 +223,7 @@ static std::string check_extension(const llama_context & ctx, const llama_snapkv
 
 int32_t llama_snapkv_extend(llama_context * ctx, llama_pos pos0, const llama_snapkv_prompt * prompt) {
     llama_snapkv * sk = llama_snapkv_of(ctx);
-    if (!sk || refuses(check_prompt(*ctx, prompt, pos0))) {
+    if (!sk || llama_snapkv_refuses(*ctx, -1) || refuses(check_prompt(*ctx, prompt, pos0))) {
         return -1;
     }
     const int64_t t0 = ggml_time_us();

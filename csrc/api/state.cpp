@@ -2,6 +2,7 @@
 #include "snapkv.h"
 
 #include "state/context.h"
+#include "state/lock.h"
 #include "state/logits.h"
 #include "state/recurrent.h"
 #include "upstream/access.h"
@@ -45,7 +46,7 @@ static const llama_snapkv_states * states_of(const llama_context * ctx, llama_se
 }
 
 bool llama_snapkv_keep_state(llama_context * ctx, llama_seq_id seq_id, bool with_logits) {
-    if (!states_owner(ctx, seq_id)) {
+    if (!states_owner(ctx, seq_id) || llama_snapkv_refuses(*ctx, seq_id)) {
         return false;
     }
     ctx->synchronize();
@@ -72,7 +73,7 @@ bool llama_snapkv_keep_state(llama_context * ctx, llama_seq_id seq_id, bool with
 }
 
 bool llama_snapkv_go_back(llama_context * ctx, llama_seq_id seq_id, llama_pos pos) {
-    if (!states_owner(ctx, seq_id)) {
+    if (!states_owner(ctx, seq_id) || llama_snapkv_refuses(*ctx, seq_id)) {
         return false;
     }
     ctx->synchronize();
@@ -119,7 +120,7 @@ bool llama_snapkv_get_state(const llama_context * ctx, llama_seq_id seq_id, bool
 
 bool llama_snapkv_add_state(llama_context * ctx, llama_seq_id seq_id, bool in_vault, const llama_snapkv_state * state) {
     llama_snapkv * sk = states_owner(ctx, seq_id);
-    if (!sk) {
+    if (!sk || llama_snapkv_refuses(*ctx, seq_id)) {
         return false;
     }
     const auto mem = memory_of(ctx);

@@ -3,6 +3,7 @@
 
 #include "prefill/tail.h"
 #include "state/context.h"
+#include "state/lock.h"
 #include "upstream/access.h"
 
 #include "llama-impl.h"
@@ -80,7 +81,7 @@ bool llama_snapkv_vault_read(const llama_context * ctx, llama_seq_id seq_id, uin
 }
 
 void llama_snapkv_vault_clear(llama_context * ctx, llama_seq_id seq_id) {
-    if (llama_snapkv_enabled(ctx)) {
+    if (llama_snapkv_enabled(ctx) && !llama_snapkv_refuses(*ctx, seq_id)) {
         access::snapkv(*ctx)->vaults.erase(seq_id);
     }
 }
@@ -122,7 +123,7 @@ bool llama_snapkv_vault_get_segment(const llama_context * ctx, llama_seq_id seq_
 }
 
 bool llama_snapkv_vault_attach(llama_context * ctx, llama_seq_id seq_id, const llama_snapkv_vault_segment * segment) {
-    if (!llama_snapkv_of(ctx)) {
+    if (!llama_snapkv_of(ctx) || llama_snapkv_refuses(*ctx, seq_id)) {
         return false;
     }
     auto & sk = *llama_snapkv_of(ctx);

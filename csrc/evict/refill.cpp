@@ -4,6 +4,7 @@
 #include "evict/rank.h"
 #include "state/cells.h"
 #include "state/context.h"
+#include "state/lock.h"
 #include "state/recurrent.h"
 #include "upstream/access.h"
 
@@ -140,7 +141,7 @@ void keep(llama_context & ctx, const llama_snapkv_vault & vault, llama_seq_id se
 
 int32_t llama_snapkv_select_rows(llama_context * ctx, llama_seq_id seq_id, const uint32_t * n_kept, const int32_t * ids) {
     const auto * vault = llama_snapkv_vault_of(ctx, seq_id);
-    if (!vault) {
+    if (!vault || llama_snapkv_refuses(*ctx, -1)) {
         return -1;
     }
     ctx->synchronize();

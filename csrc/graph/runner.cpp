@@ -30,22 +30,36 @@ llama_snapkv_runner::llama_snapkv_runner(llama_context & ctx) :
 }
 
 llama_snapkv_runner::~llama_snapkv_runner() {
-    if (max_nodes > 0) {
+    if (kept) {
+        access::sched(ctx) = std::move(kept);
+        forget_graphs();
+    } else if (max_nodes > 0) {
         reset_sched(ctx, 64); // holds the place until the ordinary one is reserved
         access::sched_need_reserve(ctx) = true;
     }
 }
 
-void llama_snapkv_runner::begin(int64_t n_nodes) {
-    const auto & cparams = ctx.get_cparams();
-    llama_snapkv_require_step(std::max(cparams.n_threads, cparams.n_threads_batch));
-    max_nodes = n_nodes;
-    ctx.synchronize();
+// those of the context, which it would compute again as they are
+void llama_snapkv_runner::forget_graphs() {
     for (auto & prev : access::gf_res_prev(ctx)) {
         prev.reset();
     }
     access::gf_res_prev_active(ctx) = nullptr;
-    access::sched(ctx).reset();
+}
+
+void llama_snapkv_runner::begin(int64_t n_nodes, bool keep) {
+    const auto & cparams = ctx.get_cparams();
+    llama_snapkv_require_step(std::max(cparams.n_threads, cparams.n_threads_batch));
+    ctx.synchronize();
+    if (keep) {
+        llama_snapkv_reserve(ctx); // unless it is
+        kept_bytes = llama_snapkv_compute_bytes(ctx);
+        kept = std::move(access::sched(ctx));
+    } else {
+        forget_graphs();
+        access::sched(ctx).reset();
+    }
+    max_nodes = n_nodes;
     llama_snapkv_require_sched(max_nodes);
     reset_sched(ctx, max_nodes);
     ggml_backend_sched_set_eval_callback(ctx.get_sched(), ctx.get_cparams().cb_eval, ctx.get_cparams().cb_eval_user_data);
@@ -87,7 +101,7 @@ llama_snapkv_gctx llama_snapkv_runner::allocate(const builder & build, ggml_cgra
         throw std::runtime_error("out of memory: the compute buffers of the prefill");
     }
 
-    bytes = std::max(bytes, llama_snapkv_compute_bytes(ctx));
+    bytes = std::max(bytes, llama_snapkv_compute_bytes(ctx) + kept_bytes);
     return gctx;
 }
 
@@ -101,7 +115,7 @@ void llama_snapkv_runner::reserve(const builder & build) {
     if (!ok || llama_snapkv_alloc_fails("compute")) {
         throw std::runtime_error("out of memory: the compute buffers of the prefill");
     }
-    bytes = std::max(bytes, llama_snapkv_compute_bytes(ctx));
+    bytes = std::max(bytes, llama_snapkv_compute_bytes(ctx) + kept_bytes);
 }
 
 llama_snapkv_gctx llama_snapkv_runner::compute(const builder & build, const std::function<void()> & set_inputs) {
@@ -120,6 +134,11 @@ llama_snapkv_gctx llama_snapkv_runner::compute(const builder & build, const std:
 
 ggml_status llama_snapkv_runner::start(ggml_cgraph * gf, bool batched) {
     return ctx.graph_compute(gf, batched);
+}
+
+void llama_snapkv_runner::swap() {
+    ctx.synchronize(); // the devices are the same
+    std::swap(access::sched(ctx), kept);
 }
 
 void llama_snapkv_runner::finish() {

@@ -22,8 +22,12 @@ public:
     // drops the compute buffers; the context has to reserve its own again (llama_snapkv_reserve(), or decode() does)
     ~llama_snapkv_runner();
 
-    // drop the context's compute buffers, which would only lie beside these. throws std::bad_alloc
-    void begin(int64_t max_nodes);
+    // drop the context's compute buffers, which would only lie beside these; keep: they are needed before this one ends. throws
+    // std::bad_alloc or std::runtime_error
+    void begin(int64_t max_nodes, bool keep = false);
+
+    // where they were kept: the context is an ordinary one until the next swap()
+    void swap();
 
     // build a graph and allocate it; gf is in the context that is returned. throws std::runtime_error or std::bad_alloc
     llama_snapkv_gctx allocate(const builder & build, ggml_cgraph *& gf);
@@ -49,8 +53,11 @@ public:
 
 private:
     void forget_plan();
+    void forget_graphs();
 
     llama_context & ctx;
+    ggml_backend_sched_ptr kept; // the other scheduler: the context's, or within two swap() this one's
+    size_t kept_bytes = 0;
     int64_t max_nodes = 0;
     uint64_t planned = 0; // topology that the scheduler's buffers are planned for
     size_t bytes = 0;

@@ -1,5 +1,6 @@
 #include "prefill/batches.h"
 
+#include "state/cells.h"
 #include "upstream/access.h"
 
 #include <algorithm>
@@ -12,8 +13,10 @@ llama_snapkv_batches::llama_snapkv_batches(llama_context & ctx, const llama_snap
 }
 
 void llama_snapkv_batches::split(uint32_t n_past, uint32_t n_chunk, const std::vector<uint32_t> & stops) {
-    if (mem.recr && !ubatches.empty()) {
-        cells_recr.restore(*mem.recr); // from before the chunks of another size
+    if (mem.recr && ubatches.empty()) {
+        cell_recr = llama_snapkv_recurrent_cell(*mem.recr, task.prompt.seq_id);
+    } else if (mem.recr) {
+        cell_recr.restore(*mem.recr); // from before the chunks of another size
     }
     ubatches.clear();
     starts.clear();
@@ -66,24 +69,81 @@ void llama_snapkv_batches::find_cells() {
     // those of tokens before the first ones, whose rows are still there for the next group's layers
     if (mem.iswa) {
         llama_kv_cache & swa = *mem.iswa->get_swa();
+        const auto & cells = swa.get_cells(task.prompt.seq_id);
+        if (task.prompt.on_yield && swa.get_n_stream() == 1 && ctx.n_seq_max() > 1) {
+            make_ring(swa);
+            cells_swa = std::make_unique<llama_kv_cells>(cells.cp(cells_ring));
+            return;
+        }
         sinfos_swa = swa.prepare(ubatches);
         if (sinfos_swa.empty()) {
             throw llama_snapkv_no_room();
         }
-        cells_swa = std::make_unique<llama_kv_cells>(swa.get_cells(task.prompt.seq_id));
+        cells_swa = std::make_unique<llama_kv_cells>(cells);
     }
-    if (mem.recr) {
-        cells_recr = llama_snapkv_recurrent_cells(*mem.recr);
+}
+
+// no more cells than the sequence needs, and the same in all groups: those it has, which begin the ring, and such as no other needs
+void llama_snapkv_batches::make_ring(llama_kv_cache & swa) {
+    const llama_seq_id seq_id = task.prompt.seq_id;
+    const auto & hparams = ctx.get_model().hparams;
+    auto & cells = access::v_cells(swa)[0];
+    cells_ring.clear();
+    sinfos_swa.clear();
+    const auto own = cells.seq_pos_get(seq_id); // a copy, by position
+    for (const auto & [pos, i] : own) {
+        if (cells.seq_count(i) > 1) {
+            throw std::invalid_argument("the sequence shares cells of sliding-window layers with another: remove that one, or let others wait (no on_yield)");
+        }
+        if (llama_hparams::is_masked_swa(hparams.n_swa, hparams.swa_type, pos, task.pos0 + (llama_pos) starts[0] - (llama_pos) task.n_cells)) {
+            cells.rm(i);
+        } else {
+            cells_ring.push_back(i);
+        }
+    }
+    uint32_t n_chunk = 0;
+    uint32_t n_new = 0;
+    for (const auto & ubatch : ubatches) {
+        n_chunk = std::max(n_chunk, ubatch.n_tokens);
+        n_new += ubatch.n_tokens;
+    }
+    const auto n_own = (uint32_t) cells_ring.size();
+    const uint32_t n_ring = std::min(n_own + n_new, std::max(n_own, hparams.n_swa + n_chunk));
+    const auto more = n_ring > n_own ? llama_snapkv_free_cells(swa, seq_id, n_ring - n_own, false) : llama_kv_cache::slot_info();
+    if (n_ring > n_own && more.empty()) {
+        throw llama_snapkv_no_room();
+    }
+    for (uint32_t k = 0; k < n_ring - n_own; ++k) {
+        const uint32_t i = more.idxs[0][k];
+        if (!cells.is_empty(i)) { // out of its sequence's window, and so are those before it
+            swa.seq_rm(cells.seq_get(i), 0, cells.pos_get(i) + 1);
+        }
+        cells_ring.push_back(i);
+    }
+    uint32_t next = n_own;
+    for (const auto & ubatch : ubatches) {
+        llama_kv_cache::slot_info sinfo = { 0, 0, {}, {} };
+        sinfo.resize(1);
+        sinfo.strm[0] = 0;
+        for (uint32_t j = 0; j < ubatch.n_tokens; ++j, ++next) {
+            sinfo.idxs[0].push_back(cells_ring[next % n_ring]);
+        }
+        sinfos_swa.push_back(std::move(sinfo));
     }
 }
 
 void llama_snapkv_batches::begin_group(llama_kv_cache & full) {
     if (mem.iswa) {
         auto & swa = *mem.iswa->get_swa();
-        access::v_cells(swa)[swa.get_stream(task.prompt.seq_id)] = *cells_swa;
+        auto & cells = access::v_cells(swa)[swa.get_stream(task.prompt.seq_id)];
+        if (cells_ring.empty()) {
+            cells = *cells_swa;
+        } else {
+            cells.set(cells_ring, *cells_swa);
+        }
     }
     if (mem.recr) {
-        cells_recr.restore(*mem.recr);
+        cell_recr.restore(*mem.recr);
     }
     chunk = llama_snapkv_chunk_memory(mem, full, sinfos_base, sinfos_swa, ubatches);
 }

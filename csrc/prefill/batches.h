@@ -38,8 +38,12 @@ public:
     void end() { chunk = {}; }
     const llama_memory_context_i * memory() const { return chunk.get(); }
 
+    // cells of the sliding-window layers that chunks take turn and turn about, where sequences that share them go on between chunks
+    const std::vector<uint32_t> & ring() const { return cells_ring; }
+
 private:
     void find_cells();
+    void make_ring(llama_kv_cache & swa);
 
     llama_context & ctx;
     const llama_snapkv_memory & mem;
@@ -51,7 +55,8 @@ private:
 
     llama_kv_cache::slot_info_vec_t sinfos_base;
     llama_kv_cache::slot_info_vec_t sinfos_swa;
-    std::unique_ptr<llama_kv_cells> cells_swa; // before the tokens, for each group
-    llama_snapkv_recurrent_cells cells_recr;   // the same
+    std::vector<uint32_t> cells_ring;          // empty: any cells
+    std::unique_ptr<llama_kv_cells> cells_swa; // before the tokens, for each group: of the ring, or of the sequence's stream
+    llama_snapkv_recurrent_cell cell_recr;     // the same
     llama_snapkv_chunk_memory chunk;
 };

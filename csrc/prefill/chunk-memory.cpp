@@ -46,8 +46,16 @@ void llama_snapkv_chunk_memory::set_n_kv(uint32_t n_kv) {
     access::n_kv(*base) = n_kv;
 }
 
-void llama_snapkv_recurrent_cells::restore(llama_memory_recurrent & mem) const {
-    mem.cells = cells;
-    mem.head = head;
-    mem.used = used;
+llama_snapkv_recurrent_cell::llama_snapkv_recurrent_cell(const llama_memory_recurrent & mem, llama_seq_id seq_id) :
+    seq_id(seq_id) {
+    const int32_t i = mem.cells[seq_id].tail;
+    pos = i < 0 ? -1 : mem.cells[i].pos;
+}
+
+void llama_snapkv_recurrent_cell::restore(llama_memory_recurrent & mem) const {
+    const int32_t i = mem.cells[seq_id].tail;
+    if (i >= 0) {
+        mem.cells[i].pos = pos;
+        mem.cells[i].src = pos < 0 ? -1 : i; // -1: an empty state
+    }
 }

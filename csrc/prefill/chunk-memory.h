@@ -31,19 +31,17 @@ private:
     llama_memory_recurrent_context * recr = nullptr; // null: no recurrent layers
 };
 
-// Which cell has the state of each sequence. All layers share the cells, each has states of its own: with the cells from before the
-// prompt, each layer group begins with the state that its layers had then, or with an empty one
-class llama_snapkv_recurrent_cells {
+// The cell that has the state of a sequence. All layers share it, each has a state of its own in it: restored to what it was before the
+// prompt, each layer group begins with the state that its layers had then, or with an empty one. Where other sequences go on in
+// between, their graphs may move it, with the states of all layers, and it is restored where it is then
+class llama_snapkv_recurrent_cell {
 public:
-    llama_snapkv_recurrent_cells() = default;
-    explicit llama_snapkv_recurrent_cells(const llama_memory_recurrent & mem) :
-        cells(mem.cells), head(mem.head), used(mem.used) {
-    }
+    llama_snapkv_recurrent_cell() = default;
+    llama_snapkv_recurrent_cell(const llama_memory_recurrent & mem, llama_seq_id seq_id);
 
     void restore(llama_memory_recurrent & mem) const;
 
 private:
-    std::vector<llama_memory_recurrent::mem_cell> cells;
-    uint32_t head = 0;
-    uint32_t used = 0;
+    llama_seq_id seq_id = 0;
+    llama_pos pos = -1; // of the token before the prompt; -1: there is none
 };

@@ -131,7 +131,9 @@ void llama_snapkv_prefill_run::compute_chunk(uint32_t ig, uint32_t i) {
     f.gctx = runner.allocate([&](ggml_context * c) { return build_chunk(c, *f.res, ig, i); }, gf);
     if (!inputs.is_ready()) {
         f.res->set_inputs(&batches.ubatch(i));
-        if (ig == 0 && place.device && groups.count() > 1) {
+        // where others go on in cells that all share, what a later group's graphs are given may differ
+        const bool differ = others.wait() && (mem.recr || (mem.iswa && mem.base->get_n_stream() == 1));
+        if (ig == 0 && place.device && groups.count() > 1 && !differ) {
             inputs.take(i, gf, 64 * ((size_t) batches.row0(i) + batches.n_tokens(i)) + 4096 * (i + 1));
         }
     }

@@ -4,7 +4,9 @@
 
 #include "staging/plan.h"
 #include "state/cells.h"
+#include "state/lock.h"
 #include "state/logits.h"
+#include "state/recurrent.h"
 #include "upstream/access.h"
 #include "upstream/snapkv-wipe.h"
 
@@ -18,7 +20,7 @@ using access = llama_snapkv_access;
 
 llama_snapkv_prefill_run::llama_snapkv_prefill_run(llama_context & ctx, llama_snapkv & sk, const llama_snapkv_task & task) :
     ctx(ctx), sk(sk), task(task), seq_id(task.prompt.seq_id), mem(llama_snapkv_memory_of(ctx)), positions({ mem.base->snapkv.get(seq_id), task.pos0 - (llama_pos) task.n_cells }),
-    runner(ctx), progress(ctx, task.prompt), flights(runner, progress), batches(ctx, mem, task) {
+    runner(ctx), progress(ctx, task.prompt), flights(runner, progress), batches(ctx, mem, task), others(ctx, sk, mem, task, runner, progress) {
 }
 
 llama_snapkv_prefill_run::~llama_snapkv_prefill_run() {
@@ -55,13 +57,21 @@ void llama_snapkv_prefill_run::prepare() {
         weights = std::make_unique<llama_snapkv_lent_weights>(place.device);
     }
 
+    if (mem.recr) {
+        llama_snapkv_own_memory(*mem.recr, seq_id);
+    }
     known->load_state();
 
-    runner.begin(ctx.graph_max_nodes(std::max(sk.params.n_ubatch, ctx.n_ubatch())) + 32 * n_heads + 1024); // stock ops take about 20 for each KV head
+    runner.begin(ctx.graph_max_nodes(std::max(sk.params.n_ubatch, ctx.n_ubatch())) + 32 * n_heads + 1024, others.wait()); // stock ops take about 20 for each KV head
     flights.begin(runner.get_max_nodes(), place.device);
 
     // cells that go before are used again: their rows are in the staging cache before they are overwritten
-    target = task.n_cells > 0 ? llama_snapkv_cells_at(*mem.base, seq_id, task.cell0, task.n_kept_max) : llama_snapkv_free_cells(*mem.base, seq_id, task.n_kept_max);
+    if (task.n_cells > 0) {
+        target = llama_snapkv_cells_at(*mem.base, seq_id, task.cell0, task.n_kept_max);
+    }
+    if (target.empty()) {
+        target = llama_snapkv_free_cells(*mem.base, seq_id, task.n_kept_max);
+    }
     if (target.empty()) {
         throw llama_snapkv_no_room();
     }
@@ -151,11 +161,19 @@ void llama_snapkv_prefill_run::run() {
                 flights.land_all();
                 known->save_state(batches.end(i), groups.il0(ig), groups.il1(ig));
             }
+            // after the last one the context has the prefill's logits
+            if (others.wait() && !(is_last_group(ig) && batches.is_last(i))) {
+                flights.land_all();
+                others.turn(target, batches);
+            }
         }
         flights.land_all();
         known->load_queries(staging, layers);
         known->save(staging, layers);
-        compressor->score(layers, *record);
+        {
+            const llama_snapkv_lock lock(ctx, seq_id, /*all =*/true); // it calls taps
+            compressor->score(layers, *record);
+        }
         compressor->evict(layers, *record, *mem.base, target);
     }
     const uint32_t n_kept = compressor->shrink(*record, *mem.base, target) + task.window;

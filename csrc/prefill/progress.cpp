@@ -1,5 +1,6 @@
 #include "prefill/progress.h"
 
+#include "state/lock.h"
 #include "upstream/access.h"
 
 using access = llama_snapkv_access;
@@ -8,11 +9,21 @@ using access = llama_snapkv_access;
 static constexpr int64_t CALLBACK_INTERVAL_US = 50 * 1000;
 
 llama_snapkv_progress::llama_snapkv_progress(llama_context & ctx, const llama_snapkv_prompt & prompt) :
-    ctx(ctx), prompt(prompt), saved_abort(access::abort_callback(ctx)), saved_abort_data(access::abort_callback_data(ctx)) {
-    ctx.set_abort_callback(on_abort_poll, this);
+    ctx(ctx), prompt(prompt) {
+    resume();
 }
 
 llama_snapkv_progress::~llama_snapkv_progress() {
+    pause();
+}
+
+void llama_snapkv_progress::resume() {
+    saved_abort = access::abort_callback(ctx);
+    saved_abort_data = access::abort_callback_data(ctx);
+    ctx.set_abort_callback(on_abort_poll, this);
+}
+
+void llama_snapkv_progress::pause() {
     ctx.set_abort_callback(saved_abort, saved_abort_data);
 }
 
@@ -25,8 +36,9 @@ void llama_snapkv_progress::advance(uint32_t n_passes) {
 
 bool llama_snapkv_progress::report() {
     t_last_report_us = ggml_time_us();
-    if (!stop && prompt.progress && !prompt.progress(done, total, prompt.progress_data)) {
-        stop = true;
+    if (!stop && prompt.progress) {
+        const llama_snapkv_lock lock(ctx, prompt.seq_id, /*all =*/true);
+        stop = !prompt.progress(done, total, prompt.progress_data);
     }
     return !stop;
 }

@@ -25,14 +25,18 @@ public:
     // so many more are done. throws llama_snapkv_aborted
     void advance(uint32_t n_passes);
 
+    // what is computed in between is not the prefill
+    void pause();
+    void resume();
+
 private:
     static bool on_abort_poll(void * data);
     bool report();
 
     llama_context & ctx;
     const llama_snapkv_prompt & prompt;
-    const ggml_abort_callback saved_abort;
-    void * const saved_abort_data;
+    ggml_abort_callback saved_abort = nullptr;
+    void * saved_abort_data = nullptr;
     uint64_t done = 0;
     uint64_t total = 0;
     int64_t t_last_report_us = 0;

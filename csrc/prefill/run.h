@@ -7,6 +7,7 @@
 #include "graph/runner.h"
 #include "prefill/batches.h"
 #include "prefill/flights.h"
+#include "prefill/others.h"
 #include "prefill/progress.h"
 #include "prefill/rows.h"
 #include "staging/inputs.h"
@@ -58,6 +59,7 @@ private:
     llama_snapkv_progress progress;
     llama_snapkv_flights flights;
     llama_snapkv_batches batches;
+    llama_snapkv_others others;
     std::unique_ptr<llama_snapkv_known_rows> known;
 
     llama_snapkv_staging staging;

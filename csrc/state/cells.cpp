@@ -29,7 +29,7 @@ uint32_t llama_snapkv_n_cells(uint32_t kv_size, bool is_swa) {
     return std::min(kv_size, scope_n_cells);
 }
 
-llama_kv_cache::slot_info llama_snapkv_free_cells(llama_kv_cache & base, llama_seq_id seq_id, uint32_t n_cells) {
+llama_kv_cache::slot_info llama_snapkv_free_cells(llama_kv_cache & base, llama_seq_id seq_id, uint32_t n_cells, bool side_by_side) {
     llama_batch_allocr allocr(1);
     llama_ubatch rows = allocr.ubatch_reserve(n_cells, 1);
     rows.seq_id_unq[0] = seq_id;
@@ -37,20 +37,48 @@ llama_kv_cache::slot_info llama_snapkv_free_cells(llama_kv_cache & base, llama_s
         rows.n_seq_id[i] = 1;
         rows.seq_id[i] = rows.seq_id_unq;
     }
-    return base.find_slot(rows, true);
+    return base.find_slot(rows, side_by_side);
 }
 
 llama_kv_cache::slot_info llama_snapkv_cells_at(const llama_kv_cache & base, llama_seq_id seq_id, uint32_t cell0, uint32_t n_cells) {
     const uint32_t stream = base.get_stream(seq_id);
-    llama_kv_cache::slot_info res = { stream, stream, {}, {} };
-    if (cell0 + n_cells <= base.get_size()) {
-        res.resize(1);
-        res.strm[0] = stream;
-        for (uint32_t i = 0; i < n_cells; ++i) {
-            res.idxs[0].push_back(cell0 + i);
+    const auto & cells = base.get_cells(seq_id);
+    const llama_kv_cache::slot_info none = { stream, stream, {}, {} };
+    if (cell0 + n_cells > base.get_size()) {
+        return none;
+    }
+    auto res = none;
+    res.resize(1);
+    res.strm[0] = stream;
+    for (uint32_t i = cell0; i < cell0 + n_cells; ++i) {
+        if (!cells.is_empty(i) && (cells.seq_count(i) > 1 || !cells.seq_has(i, seq_id))) {
+            return none;
         }
+        res.idxs[0].push_back(i);
     }
     return res;
+}
+
+llama_snapkv_held_cells::llama_snapkv_held_cells(llama_kv_cache & kv, llama_seq_id seq_id, const std::vector<uint32_t> & idxs) {
+    if (kv.get_n_stream() > 1 || idxs.empty()) {
+        return;
+    }
+    this->idxs = idxs;
+    cells = &access::v_cells(kv)[0];
+    before = cells->cp(idxs);
+    for (const uint32_t i : idxs) {
+        if (!cells->is_empty(i)) {
+            cells->rm(i);
+        }
+        cells->pos_set(i, 0); // the same one for all: none is out of a window that ends at the last one
+        cells->seq_add(i, seq_id);
+    }
+}
+
+void llama_snapkv_held_cells::release() {
+    if (cells) {
+        cells->set(idxs, before);
+    }
 }
 
 void llama_snapkv_place_cells(llama_kv_cache & base, llama_seq_id seq_id, const llama_kv_cache::slot_info & target, llama_snapkv_record_ptr record) {

@@ -24,6 +24,7 @@ struct llama_snapkv {
     llama_snapkv_params params = {};
     llama_snapkv_stats stats = {};
     bool has_stats = false;
+    double seconds_others = 0.0; // of the last prefill: in on_yield
 
     // pooled scores [n_prompt - window_size] of the last prefill, for each cached layer and KV head; empty unless keep_scores
     std::vector<std::vector<std::vector<float>>> scores;

@@ -94,6 +94,16 @@ void llama_snapkv_wipe_states(llama_context & ctx) {
     });
 }
 
+void llama_snapkv_own_memory(llama_memory_recurrent & recr, llama_seq_id seq_id) {
+    const int32_t i = recr.cells[seq_id].tail;
+    if (i < 0 || (recr.cells[i].src == i && recr.cells[i].seq_id.size() == 1)) {
+        return;
+    }
+    auto state = llama_snapkv_make_state(recr, recr.cells[i].pos + 1);
+    llama_snapkv_read_state(recr, seq_id, 0, (int32_t) recr.r_l.size(), *state);
+    llama_snapkv_write_state(recr, seq_id, *state);
+}
+
 uint64_t llama_snapkv_kept_bytes(const llama_snapkv & sk, const llama_snapkv_memory & mem, llama_seq_id seq_id) {
     std::set<const llama_snapkv_kept_state *> counted; // one may be kept twice
     uint64_t res = 0;

@@ -22,6 +22,9 @@ llama_snapkv_kept_state_ptr llama_snapkv_own_state(const llama_memory_recurrent 
 // layers from il0 to il1 - 1 of a sequence that has a state
 void llama_snapkv_read_state(const llama_memory_recurrent & recr, llama_seq_id seq_id, int32_t il0, int32_t il1, llama_snapkv_kept_state & state);
 
+// one that is not in memory of the sequence's own, such as that of a copied sequence, is copied there. throws std::runtime_error, std::bad_alloc
+void llama_snapkv_own_memory(llama_memory_recurrent & recr, llama_seq_id seq_id);
+
 // in the place of what the sequence's recurrent layers hold. throws std::runtime_error
 void llama_snapkv_write_state(llama_memory_recurrent & recr, llama_seq_id seq_id, const llama_snapkv_kept_state & state);
 

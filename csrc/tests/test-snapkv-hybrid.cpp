@@ -16,8 +16,6 @@
 #include <string>
 #include <vector>
 
-using bytes_t = std::vector<uint8_t>;
-
 static constexpr uint32_t N = 150;
 static constexpr uint32_t BUDGET = 48;
 static constexpr uint32_t WINDOW = 8;
@@ -64,11 +62,6 @@ static int32_t decode(llama_context * ctx, const tokens_t & tokens, llama_pos po
     return rc;
 }
 
-static std::vector<float> logits(llama_context * ctx) {
-    const float * row = llama_get_logits_ith(ctx, -1);
-    return { row, row + llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx))) };
-}
-
 // logits after some tokens more
 static std::vector<float> goes_on(llama_context * ctx, llama_seq_id seq_id = 0) {
     const llama_pos pos = llama_memory_seq_pos_max(llama_get_memory(ctx), seq_id) + 1;
@@ -76,13 +69,6 @@ static std::vector<float> goes_on(llama_context * ctx, llama_seq_id seq_id = 0) 
         CHECK(decode(ctx, { 3 + i }, pos + i, seq_id) == 0);
     }
     return logits(ctx);
-}
-
-// K, V and states, or states only; without the head of the format, which names the sequence
-static bytes_t state_of(llama_context * ctx, llama_seq_id seq_id, llama_state_seq_flags flags = 0) {
-    bytes_t res(llama_state_seq_get_size_ext(ctx, seq_id, flags));
-    CHECK(llama_state_seq_get_data_ext(ctx, res.data(), res.size(), seq_id, flags) == res.size());
-    return { res.begin() + 8, res.end() };
 }
 
 static bool is_empty(llama_context * ctx, llama_seq_id seq_id) {

@@ -20,20 +20,12 @@
 #include <string>
 #include <vector>
 
-using bytes_t = std::vector<uint8_t>;
-using row_t = std::vector<float>;
-
 static constexpr uint32_t N_CTX = 256; // of a sequence
 static constexpr uint32_t N = 60;
 static constexpr uint32_t BUDGET = 32;
 static constexpr uint32_t WINDOW = 8;
 static constexpr uint32_t UBATCH = 32;
 static constexpr uint32_t N_ANSWER = 3;
-
-// squared error of logits over their square, where a batch has other tokens: products of several columns are summed in another
-// order than those of one, and what is rounded to f16 after that may go the other way: up to 1e-10 for most models, and 5e-6 where
-// attention is as sharp as in our gemma4-shared. On this scale another sequence's logits are about 1
-static constexpr double MAX_ERROR = 1e-4;
 
 static llama_context_params context_params(uint32_t n_seq_max, bool unified) {
     llama_context_params cp = llama_context_default_params();
@@ -85,40 +77,6 @@ struct outcome {
 
     bool operator==(const outcome & o) const { return rows == o.rows && state == o.state && kept == o.kept; }
 };
-
-static row_t logits(llama_context * ctx, int32_t i) {
-    const float * row = llama_get_logits_ith(ctx, i);
-    CHECK(row);
-    return row ? row_t(row, row + llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx)))) : row_t();
-}
-
-static bytes_t state_of(llama_context * ctx, llama_seq_id seq_id) {
-    bytes_t res(llama_state_seq_get_size(ctx, seq_id));
-    CHECK(llama_state_seq_get_data(ctx, res.data(), res.size(), seq_id) == res.size());
-    return res;
-}
-
-// positions, for each cached layer and KV head
-static std::vector<int32_t> kept_of(llama_context * ctx, llama_seq_id seq_id) {
-    std::vector<int32_t> res;
-    for (uint32_t ic = 0; ic < llama_snapkv_n_layer(ctx); ++ic) {
-        for (uint32_t h = 0; h < llama_snapkv_n_head_kv(ctx, ic); ++h) {
-            int32_t ids[BUDGET];
-            res.insert(res.end(), ids, ids + llama_snapkv_kept(ctx, seq_id, ic, h, ids, BUDGET));
-        }
-    }
-    return res;
-}
-
-static double error_of(const row_t & row, const row_t & expected) {
-    double error = 0.0;
-    double norm = 0.0;
-    for (size_t i = 0; i < expected.size(); ++i) {
-        error += ((double) row[i] - expected[i]) * ((double) row[i] - expected[i]);
-        norm += (double) expected[i] * expected[i];
-    }
-    return error / norm;
-}
 
 // one batch: token number step of each of these answers
 static void answer(llama_context * ctx, const std::vector<conversation> & all, const std::vector<size_t> & which, uint32_t step, std::vector<outcome> & outcomes) {

@@ -6,6 +6,7 @@
 
 #include "llama-cpp.h"
 
+#include <cstdint>
 #include <cstdio>
 #include <string>
 #include <utility>
@@ -23,8 +24,10 @@ static std::string current; // model and test
     } while (0)
 
 using tokens_t = std::vector<llama_token>;
+using bytes_t = std::vector<uint8_t>;
+using row_t = std::vector<float>;
 
-static tokens_t make_tokens(const llama_model * model, uint32_t n, uint32_t seed) {
+[[maybe_unused]] static tokens_t make_tokens(const llama_model * model, uint32_t n, uint32_t seed) {
     const uint32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
     tokens_t res(n);
     for (uint32_t i = 0; i < n; ++i) {
@@ -33,9 +36,50 @@ static tokens_t make_tokens(const llama_model * model, uint32_t n, uint32_t seed
     return res;
 }
 
-static int32_t prefill(llama_context * ctx, const tokens_t & tokens, llama_seq_id seq_id = 0) {
+[[maybe_unused]] static int32_t prefill(llama_context * ctx, const tokens_t & tokens, llama_seq_id seq_id = 0) {
     const llama_snapkv_prompt prompt = llama_snapkv_default_prompt(seq_id, tokens.data(), (uint32_t) tokens.size());
     return llama_snapkv_prefill(ctx, &prompt);
+}
+
+[[maybe_unused]] static row_t logits(llama_context * ctx, int32_t i = -1) {
+    const float * row = llama_get_logits_ith(ctx, i);
+    CHECK(row);
+    return row ? row_t(row, row + llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx)))) : row_t();
+}
+
+// K, V and states of recurrent layers, or states only; without the head of the format, which names the sequence
+[[maybe_unused]] static bytes_t state_of(llama_context * ctx, llama_seq_id seq_id, llama_state_seq_flags flags = 0) {
+    bytes_t res(llama_state_seq_get_size_ext(ctx, seq_id, flags));
+    CHECK(llama_state_seq_get_data_ext(ctx, res.data(), res.size(), seq_id, flags) == res.size());
+    return { res.begin() + 8, res.end() };
+}
+
+// positions, for each cached layer and KV head
+[[maybe_unused]] static std::vector<int32_t> kept_of(llama_context * ctx, llama_seq_id seq_id) {
+    std::vector<int32_t> res;
+    for (uint32_t ic = 0; ic < llama_snapkv_n_layer(ctx); ++ic) {
+        for (uint32_t h = 0; h < llama_snapkv_n_head_kv(ctx, ic); ++h) {
+            std::vector<int32_t> ids(llama_snapkv_kept(ctx, seq_id, ic, h, nullptr, 0));
+            llama_snapkv_kept(ctx, seq_id, ic, h, ids.data(), (uint32_t) ids.size());
+            res.insert(res.end(), ids.begin(), ids.end());
+        }
+    }
+    return res;
+}
+
+// squared error of logits over their square, where a batch has other tokens: products of several columns are summed in another
+// order than those of one, and what is rounded to f16 after that may go the other way: up to 1e-10 for most models, and 5e-6 where
+// attention is as sharp as in our gemma4-shared. On this scale another sequence's logits are about 1
+static constexpr double MAX_ERROR = 1e-4;
+
+[[maybe_unused]] static double error_of(const row_t & row, const row_t & expected) {
+    double error = 0.0;
+    double norm = 0.0;
+    for (size_t i = 0; i < expected.size(); ++i) {
+        error += ((double) row[i] - expected[i]) * ((double) row[i] - expected[i]);
+        norm += (double) expected[i] * expected[i];
+    }
+    return error / norm;
 }
 
 using tests_t = std::vector<std::pair<const char *, void (*)(llama_model *)>>;

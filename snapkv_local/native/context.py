@@ -32,6 +32,9 @@ from snapkv_local.stats import PrefillStats
 
 Progress = Callable[[int, int], object]
 
+# what other sequences do between two chunks
+Others = Callable[[], object]
+
 
 @dataclass(frozen=True)
 class ContextOptions:
@@ -145,14 +148,19 @@ class SnapKVContext(SequenceContext):
         tokens: npt.NDArray[np.int32],
         progress: Progress | None = None,
         parts: Parts | None = None,
+        others: Others | None = None,
     ) -> PrefillStats:
         """Evaluate a prompt in the place of whatever the sequence held.
 
         Args:
             tokens: [n_prompt].
-            progress: called with (done, total) between chunks; what it raises ends the prefill and
-                is raised here, and so are Ctrl-C and what a policy raises.
+            progress: called with (done, total) while chunks are computed, when nothing of the context
+                may be changed; what it raises ends the prefill and is raised here, and so are Ctrl-C
+                and what a policy raises.
             parts: of the prompt; None for one without.
+            others: called between two chunks, when other sequences of the native context may decode,
+                be removed, saved and loaded; all of this one is refused, and so is another prefill.
+                What it raises ends the prefill, too. None: they wait.
 
         Raises:
             ConfigError: the policy or the budget does not fit the prompt.
@@ -165,7 +173,7 @@ class SnapKVContext(SequenceContext):
         def prefill(prompt: Any) -> int:
             return int(api.llama_snapkv_prefill(self.ctx, prompt))
 
-        if self._evaluate(prefill, tokens, len(tokens), progress, parts, choice) != 0:
+        if self._evaluate(prefill, tokens, len(tokens), progress, parts, choice, others) != 0:
             api.fail("the prefill")
         return self._stats()
 
@@ -188,13 +196,14 @@ class SnapKVContext(SequenceContext):
         tokens: npt.NDArray[np.int32],
         progress: Progress | None = None,
         parts: Parts | None = None,
+        others: Others | None = None,
     ) -> PrefillStats | None:
         """Evaluate tokens from a position on, and evict all rows down to the budget.
 
         Args:
             pos0: of the first token; what the sequence has there and later is replaced.
             tokens: [n], at least as many as the window has.
-            progress: as in prefill().
+            progress: as in prefill(), and so are others.
             parts: of all that is evaluated by then; None for such without.
 
         Returns:
@@ -208,7 +217,8 @@ class SnapKVContext(SequenceContext):
         def extend(prompt: Any) -> int:
             return int(api.llama_snapkv_extend(self.ctx, pos0, prompt))
 
-        rc = self._evaluate(extend, tokens, pos0 + len(tokens), progress, parts or Parts())
+        end = pos0 + len(tokens)
+        rc = self._evaluate(extend, tokens, end, progress, parts or Parts(), None, others)
         if rc == api.RC_REFUSED:
             return None
         if rc != 0:
@@ -222,7 +232,8 @@ class SnapKVContext(SequenceContext):
         end: int,
         progress: Progress | None,
         parts: Parts,
-        choice: Choice | None = None,
+        choice: Choice | None,
+        others: Others | None,
     ) -> int:
         """Call a native function with a prompt; its return code if it is none of those raised here.
 
@@ -233,15 +244,21 @@ class SnapKVContext(SequenceContext):
         """
         raised: list[BaseException] = []
 
-        # called even without a progress function: Python sees Ctrl-C only while it runs
-        def report(done: int, total: int, _user_data: Any) -> bool:
+        def call(function: Callable[..., object] | None, *args: int) -> bool:
             try:
-                if progress is not None:
-                    progress(done, total)
+                if function is not None:
+                    function(*args)
             except BaseException as e:  # cannot pass through native frames
                 raised.append(e)
                 return False
             return not noted and not raised
+
+        # called even without a progress function: Python sees Ctrl-C only while it runs
+        def report(done: int, total: int, _user_data: Any) -> bool:
+            return call(progress, done, total)
+
+        def give_way(_user_data: Any) -> bool:
+            return call(others)
 
         n_layer = api.llama_snapkv_n_layer(self.ctx)
         tap = self.tap if choice is None else choosing(choice, n_layer)
@@ -253,6 +270,7 @@ class SnapKVContext(SequenceContext):
         # these must outlive the call, and so must the arrays
         on_progress = structs.llama_snapkv_progress_callback(report)
         on_tap = callback(tap, raised)
+        on_yield = structs.llama_snapkv_yield_callback(*() if others is None else (give_way,))
         prompt = structs.llama_snapkv_prompt(
             seq_id=self.seq_id,
             n_tokens=len(tokens),
@@ -265,6 +283,7 @@ class SnapKVContext(SequenceContext):
             n_queries=max(self.options.n_queries, n_observed),
             vault_dir=None if folder is None else os.fsencode(folder),
             progress=on_progress,
+            on_yield=on_yield,
             tap=on_tap,
         )
         self._settle(self.options)  # another sequence may have had others

@@ -101,6 +101,9 @@ llama_snapkv_progress_callback = ctypes.CFUNCTYPE(
     ctypes.c_bool, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_void_p
 )
 
+# typedef bool (*llama_snapkv_yield_callback)(void * user_data);
+llama_snapkv_yield_callback = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)
+
 
 # struct llama_snapkv_tap_data
 class llama_snapkv_tap_data(ctypes.Structure):
@@ -205,6 +208,8 @@ class llama_snapkv_prompt(_Sized):
         ("vault_dir", ctypes.c_char_p),
         ("progress", llama_snapkv_progress_callback),
         ("progress_data", ctypes.c_void_p),
+        ("on_yield", llama_snapkv_yield_callback),
+        ("yield_data", ctypes.c_void_p),
         ("tap", llama_snapkv_tap_callback),
         ("tap_data", ctypes.c_void_p),
     ]

@@ -106,6 +106,22 @@ def test_many_sequences(run: Run, arch_models: Path, arch: str) -> None:
     assert run("test-snapkv-parallel", arch_models / f"{arch}.gguf").strip().endswith("OK")
 
 
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "llama-dense",
+        "gemma3-dense",
+        "gpt-oss-moe",
+        "gemma4-shared-dense",
+        "deepseek2-moe",
+        "qwen35-dense",
+    ],
+)
+def test_others_between_chunks(run: Run, arch_models: Path, arch: str) -> None:
+    """They decode while a prompt is prefilled: all as without each other. What is not theirs is refused."""
+    assert run("test-snapkv-interleave", arch_models / f"{arch}.gguf").strip().endswith("OK")
+
+
 def test_numbers_of_sequences_that_llama_cpp_ends_the_process_for(
     run: Run, arch_models: Path
 ) -> None:

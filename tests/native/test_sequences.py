@@ -12,7 +12,7 @@ from refused import refused
 from tiny_llama import CHUNK, tokens
 
 from snapkv_local import SnapKVConfig
-from snapkv_local.errors import ConfigError
+from snapkv_local.errors import ConfigError, NativeError
 from snapkv_local.native import vault
 from snapkv_local.native.context import ContextOptions, SnapKVContext, our_contexts
 
@@ -73,6 +73,46 @@ def test_each_sequence_has_settings_of_its_own(context: SnapKVContext) -> None:
     other.kv_cache_seq_rm(-1, -1, -1)
     assert other.n_compacted() == 0
     assert context.n_compacted() == 300
+
+
+def test_others_decode_between_the_chunks_of_a_prefill(context: SnapKVContext) -> None:
+    long, other = np.array(tokens(300), np.int32), context.of_sequence(2)
+
+    def prefilled() -> None:
+        other.prefill(np.array(tokens(100), np.int32))
+
+    prefilled()
+    context.prefill(long)
+    alone, kept = step(context, 5, 300), context.kept()
+    expected = [step(other, 5 + i, 100 + i) for i in range(9)]
+
+    found: list[Any] = []
+
+    def decode() -> None:
+        if len(found) < len(expected):
+            found.append(step(other, 5 + len(found), 100 + len(found)))
+
+    other.clear_vault()
+    context.clear_vault()
+    prefilled()
+    context.prefill(long, others=decode)
+    assert len(found) > 2
+    assert np.array_equal(found, expected[: len(found)])
+    assert np.array_equal(context.kept(), kept)
+    assert np.array_equal(step(context, 5, 300), alone)
+
+
+def test_what_others_raise_ends_the_prefill(context: SnapKVContext) -> None:
+    other = context.of_sequence(1)
+    other.prefill(np.array(tokens(100), np.int32))
+
+    def decode_the_prefilled_one() -> None:
+        step(context, 5, 300)
+
+    with refused(NativeError, "a batch of tokens"):
+        context.prefill(np.array(tokens(300), np.int32), others=decode_the_prefilled_one)
+    assert context.n_compacted() == 0
+    assert other.n_compacted() == 100
 
 
 def test_an_object_of_a_sequence_is_no_owner(context: SnapKVContext) -> None:
