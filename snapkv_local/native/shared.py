@@ -17,15 +17,11 @@ from snapkv_local.native import states  # isort: skip
 from llama_cpp import _internals, llama_cpp
 
 from snapkv_local.native.checked import CheckedContext
-from snapkv_local.native.context import ContextOptions, Progress, SnapKVContext
+from snapkv_local.native.context import ContextOptions, Others, Progress, SnapKVContext
 from snapkv_local.native.gate import Gate
 from snapkv_local.native.steps import Steps
 from snapkv_local.prompt.parts import Parts
 from snapkv_local.stats import PrefillStats
-
-INTERLEAVES = (
-    False  # whether the engine lets other sequences decode between the chunks of a prefill
-)
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -106,10 +102,11 @@ class SharedContext(SnapKVContext):
         tokens: npt.NDArray[np.int32],
         progress: Progress | None = None,
         parts: Parts | None = None,
+        others: Others | None = None,
     ) -> PrefillStats:
-        """As SnapKVContext.prefill(); between chunks other sequences decode."""
+        """As SnapKVContext.prefill(); other sequences go on between chunks."""
         with self._prefilling(len(tokens), progress):
-            stats = super().prefill(tokens, self._giving_way(progress), parts)
+            stats = super().prefill(tokens, progress, parts, others or self.gate.give_way)
             self._take_logits(1)
             return stats
 
@@ -119,10 +116,12 @@ class SharedContext(SnapKVContext):
         tokens: npt.NDArray[np.int32],
         progress: Progress | None = None,
         parts: Parts | None = None,
+        others: Others | None = None,
     ) -> PrefillStats | None:
-        """As SnapKVContext.extend(); between chunks other sequences decode."""
+        """As SnapKVContext.extend(); other sequences go on between chunks."""
         with self._prefilling(len(tokens), progress):
-            stats = super().extend(pos0, tokens, self._giving_way(progress), parts)
+            others = others or self.gate.give_way
+            stats = super().extend(pos0, tokens, progress, parts, others)
             if stats is not None:
                 self._take_logits(1)
             return stats
@@ -182,15 +181,6 @@ class SharedContext(SnapKVContext):
                 progress(0, max(1, n_tokens))
 
         return self.gate.prefill(poll)
-
-    def _giving_way(self, progress: Progress | None) -> Progress:
-        def report(done: int, total: int) -> None:
-            if INTERLEAVES:
-                self.gate.give_way()
-            if progress is not None:
-                progress(done, total)
-
-        return report
 
     def _stats(self) -> PrefillStats:
         """Of this sequence's share of the context's memory."""
