@@ -18,14 +18,14 @@ NATIVE_ARGS := -DGGML_NATIVE=ON
 # No dependencies: .venv/.deps has them.
 INSTALL := CMAKE_ARGS="$(NATIVE_ARGS) $(CMAKE_ARGS)" $(PIP) install --quiet --no-build-isolation --no-deps --editable .
 
-.PHONY: help build build.cuda build.metal demo test test.unit test.native test.model test.patches \
+.PHONY: help build build.cuda build.metal build.vulkan demo test test.unit test.native test.model test.patches \
         test.offswitch lint format patch.check patch.export patch.stats tables docs clean
 
 help:
 	@echo "make demo            find a fact in a long text, compressed and with the full cache"
 	@echo "make test            all tests; also test.unit test.native test.model test.patches"
 	@echo "make test.offswitch  unpatched llama.cpp against ours with SnapKV off, bit for bit (builds twice)"
-	@echo "make build           also build.cuda, build.metal; CMAKE_ARGS=... is passed on"
+	@echo "make build           also build.cuda, build.metal, build.vulkan; CMAKE_ARGS=... is passed on"
 	@echo "make lint format     ruff, mypy, clang-format"
 	@echo "make patch.check     also patch.stats; patch.export TREE=edited-llama.cpp-tree"
 	@echo "make tables          the tables and the figure of README.md and docs/, and the CLI reference"
@@ -66,6 +66,9 @@ build.cuda:
 
 build.metal:
 	$(MAKE) build CMAKE_ARGS="-DGGML_METAL=on $(CMAKE_ARGS)"
+
+build.vulkan:
+	$(MAKE) build CMAKE_ARGS="-DGGML_VULKAN=on $(CMAKE_ARGS)"
 
 # options given are options to build with, whatever was built before
 ifdef CMAKE_ARGS
@@ -116,11 +119,12 @@ patch.check patch.stats: patch.%:
 patch.export:
 	$(PYTHON) scripts/patches.py export "$(or $(TREE),$(error name the edited tree: make patch.export TREE=build/py3-.../llama.cpp))"
 
-tables: $(VENV)/.tools
+tables: $(VENV)/.tools $(VENV)/.built
 	$(PY) scripts/tables.py
 	$(PY) scripts/readme_figure.py
 	$(PY) scripts/needle_figure.py
 	$(PY) scripts/cli_reference.py
+	$(PY) scripts/backends.py
 
 docs: $(VENV)/.tools
 	$(PY) -m mkdocs build --strict

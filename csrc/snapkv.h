@@ -95,20 +95,75 @@ LLAMA_API int32_t llama_snapkv_decode(struct llama_context * ctx, struct llama_b
 LLAMA_API void llama_snapkv_exit_on_abort(int fd);
 
 //
+// devices
+//
+
+// true if a device, named as ggml names it, has the fused ops for usual shapes (128 elements a head, K in f16); elsewhere
+// ggml's own ops do the same
+LLAMA_API bool llama_snapkv_has_fused_ops(const char * device);
+
+// what the register says of one of ggml's backends. on devices of those that are not proven, or in no line, contexts are refused, unless
+// the environment variable SNAPKV_UNPROVEN is 1: then a small model with heads of the same shape is computed there first, as
+// llama_snapkv_prove() does it, and a difference is a refusal, which SNAPKV_UNPROVEN=2 overrides
+struct llama_snapkv_backend_info {
+    size_t size;           // sizeof(struct llama_snapkv_backend_info), set by the caller
+
+    const char * name;     // ggml's name of the backend
+    const char * title;    // what people call it
+    const char * evidence; // what was run where and when, or why results cannot be relied on: sentences
+    bool proven;           // prefills there were shown to be exact; the others are about models of a kind
+    bool proven_recurrent; // with recurrent layers
+    bool proven_latent;    // with latent attention (MLA)
+    bool proven_wide;      // with heads of more than 256 elements
+    bool proven_sharing;   // with layers that read the KV of another
+    bool fused;            // has the fused ops; where it has not, ggml's own ops score and evict, which takes longer
+    bool copies_mask;      // each chunk's part of the mask is copied, since the backend's flash attention does not obey the mask's row stride
+};
+
+// the register's line i. false past its end
+LLAMA_API bool llama_snapkv_get_backend(uint32_t i, struct llama_snapkv_backend_info * info);
+
+// true if prefills on devices of one of ggml's backends, by its name, were shown to be exact on hardware
+LLAMA_API bool llama_snapkv_proven(const char * backend);
+
+// what the last llama_snapkv_supported() or llama_snapkv_init_from_model() of this thread that was true warns of: devices that nobody has
+// proven, and what came out of the check there; "" if nothing
+LLAMA_API const char * llama_snapkv_last_warning(void);
+
+// whether a prefill is exact on a device: a small model with random weights is made there and computed, by llama_decode() and by layer groups
+struct llama_snapkv_proof {
+    size_t size;            // sizeof(struct llama_snapkv_proof), checked
+
+    // what to compute
+    uint32_t head_dim_k, head_dim_v, n_head, n_head_kv;
+    int32_t type_k, type_v; // enum ggml_type, of the KV cache
+    uint32_t n_tokens, n_ubatch;
+    uint32_t layer_group;   // G, of 5 layers
+
+    // what came out
+    double max_diff;        // between the last token's logits after a prefill by layer groups and after llama_decode(); 0: exact
+    double max_logit;       // the largest of these, by its amount
+    double max_diff_cpu;    // between those after llama_decode() there and on the CPU: rounding, unless the backend computes something else
+    double max_diff_ops;    // between the votes that fused ops and ggml's ops count there, as a share of the greatest; -1: it has no fused ops
+    double ratio_fused;     // share of the layers that fused ops scored and evicted
+    double seconds_plain;   // of the prompt, by llama_decode()
+    double seconds_prefill; // by layer groups, scoring and eviction included
+    double decode_speed;    // tokens a second after that
+};
+
+// f16, G = 1, heads of 128 elements
+LLAMA_API struct llama_snapkv_proof llama_snapkv_default_proof(void);
+
+// fill in what came out on a device, by ggml's name of it, proven or not. false if it could not be computed
+LLAMA_API bool llama_snapkv_prove(const char * device, struct llama_snapkv_proof * proof);
+
+//
 // contexts
 //
 
 // true if contexts for this model can be made with these parameters. nothing of the model's KV size is allocated.
 // if false, llama_snapkv_last_error() names the reason
 LLAMA_API bool llama_snapkv_supported(struct llama_model * model, struct llama_context_params cparams, struct llama_snapkv_params params);
-
-// true if a device, named as ggml names it, has the fused ops for usual shapes (128 elements a head, K in f16); elsewhere
-// ggml's own ops do the same
-LLAMA_API bool llama_snapkv_has_fused_ops(const char * device);
-
-// true if prefills on devices of one of ggml's backends, by its name, were shown to be exact on hardware. on others a context is
-// refused unless the environment variable SNAPKV_UNPROVEN is 1
-LLAMA_API bool llama_snapkv_proven(const char * backend);
 
 // positions that a model has learned embeddings of, as GPT-2 has: where a token has another one, llama_decode() ends the process, or
 // reads what is no embedding, and our functions refuse it. 0: the model has no such embeddings

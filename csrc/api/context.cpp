@@ -2,6 +2,7 @@
 #include "snapkv.h"
 
 #include "prefill/support.h"
+#include "proof/check.h"
 #include "state/cells.h"
 #include "state/context.h"
 #include "state/lock.h"
@@ -28,13 +29,28 @@ static uint32_t cells_needed(const llama_model & model, const llama_snapkv_param
 // context
 //
 
+static std::string & last_warning() {
+    static thread_local std::string warning;
+    return warning;
+}
+
+const char * llama_snapkv_last_warning(void) {
+    return last_warning().c_str();
+}
+
 bool llama_snapkv_supported(llama_model * model, llama_context_params cparams, llama_snapkv_params params) {
     if (!model) {
         llama_snapkv_set_error("model is NULL");
         return false;
     }
     try {
-        llama_snapkv_error() = llama_snapkv_check_support(*model, cparams, params);
+        std::string warning;
+        std::string reason = llama_snapkv_check_support(*model, cparams, params);
+        if (reason.empty()) {
+            reason = llama_snapkv_check_unproven(*model, cparams, warning); // has contexts of its own, which come here
+        }
+        llama_snapkv_error() = reason;
+        last_warning() = warning;
     } catch (const std::exception & e) {
         llama_snapkv_error() = e.what();
     }

@@ -19,6 +19,7 @@ inline uint32_t n_strided = 0;   // of these, with a mask whose rows are apart
 inline bool like_cuda = false;   // strides are obeyed, and RMS_NORM, MUL and ADD that follow each other are one node, which rounds once
 inline uint32_t n_joined = 0;    // such nodes
 inline size_t memory = (size_t) 1 << 40; // bytes that are free, it says
+inline bool is_wrong = false; // attends otherwise where the mask is a copy: right in llama_decode(), and not in our prefill
 
 inline ggml_backend_dev_t cpu() {
     return ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
@@ -57,6 +58,9 @@ inline ggml_status compute(ggml_backend_t backend, ggml_cgraph * gf) {
         if (mask && !like_cuda) {
             n_attention++;
             n_strided += !ggml_is_contiguous(mask);
+            if (is_wrong && mask->op == GGML_OP_CONT) {
+                ((float *) gf->nodes[i]->op_params)[0] *= 1.5f; // the scale
+            }
             for (int d = 1; d < GGML_MAX_DIMS; ++d) {
                 mask->nb[d] = mask->nb[d - 1] * mask->ne[d - 1];
             }

@@ -1,5 +1,6 @@
-// Devices that nobody has proven: refused with a reason; and where SNAPKV_UNPROVEN=1 tries them, the prefill does not rest on the
-// row stride of a mask, which some backends ignore, and leaves neighbours in the graph which some compute as one.
+// The register of backends. Devices that nobody has proven: refused with a reason; and where SNAPKV_UNPROVEN=1 tries them, a small model
+// is computed there first, and the prefill does not rest on the row stride of a mask, which some backends ignore, and leaves
+// neighbours in the graph which some compute as one.
 //
 //   test-snapkv-devices MODEL.gguf ...
 
@@ -40,10 +41,24 @@ static void test_table() {
     for (const char * name : { "MTL", "ROCm" }) {
         CHECK(!llama_snapkv_proven(name) && llama_snapkv_backend_of(std::string(name)).reads_mask_stride);
     }
-    for (const char * name : { "Vulkan", "WebGPU", "SYCL", "RPC", "OpenCL", "a new one", "" }) {
+    for (const char * name : { "Vulkan", "WebGPU", "SYCL", "RPC", "RPC[host:50052]", "OpenCL", "a new one", "" }) {
         CHECK(!llama_snapkv_proven(name) && !llama_snapkv_backend_of(std::string(name)).reads_mask_stride);
     }
     CHECK(!llama_snapkv_proven(nullptr));
+    CHECK(strcmp(llama_snapkv_backend_of(std::string("RPC[host:50052]")).name, "RPC") == 0);
+    CHECK(strcmp(llama_snapkv_backend_of(std::string("a new one")).name, "") == 0);
+
+    uint32_t n = 0;
+    llama_snapkv_backend_info info = {};
+    CHECK(!llama_snapkv_get_backend(0, &info)); // of another version
+    for (info.size = sizeof(info); llama_snapkv_get_backend(n, &info); ++n) {
+        const auto line = llama_snapkv_backend_of(std::string(info.name));
+        CHECK(line.proven == info.proven && line.proven_sharing == info.proven_sharing && line.fused == info.fused && line.reads_mask_stride == !info.copies_mask);
+        CHECK(info.title[0] && strchr(info.evidence, '.'));
+        // of what is not proven, no kind of models is
+        CHECK(info.proven || !(info.proven_recurrent || info.proven_latent || info.proven_wide || info.proven_sharing));
+    }
+    CHECK(n >= 10);
     CHECK(llama_snapkv_backend_of(imaginary::cpu()).proven && llama_snapkv_backend_of(imaginary::cpu()).proven_latent);
     const auto cuda = llama_snapkv_backend_of(std::string("CUDA"));
     CHECK(cuda.proven_latent && cuda.proven_wide && !cuda.proven_sharing);
@@ -108,7 +123,7 @@ static void test_refusal(const char * path) {
     const auto model = load(path, 99);
     const auto cp = context_params(GGML_TYPE_F16, true);
     CHECK(!llama_snapkv_supported(model.get(), cp, snapkv_params()));
-    for (const char * part : { "nobody has proven", "Imaginary0", "backend Imaginary", "CPU", "SNAPKV_UNPROVEN=1" }) {
+    for (const char * part : { "nobody has proven", "Imaginary0", "backend Imaginary", "in no line of the register", "CPU", "SNAPKV_UNPROVEN=1" }) {
         CHECK(strstr(llama_snapkv_last_error(), part));
     }
     const std::string arch = arch_of(model.get());
@@ -129,6 +144,72 @@ static void test_refusal(const char * path) {
     const auto tokens = make_tokens(on_host.get());
     CHECK(ctx && prefill(ctx.get(), tokens) == 0);
     CHECK(imaginary::n_attention == 0);
+}
+
+static void check_parts(const char * text, const std::vector<const char *> & parts) {
+    for (const char * part : parts) {
+        if (!strstr(text, part)) {
+            printf("%s: no \"%s\" in \"%s\"\n", current.c_str(), part, text);
+            n_failed++;
+        }
+    }
+}
+
+// a type of the KV cache for each case: what came out of a check is kept
+static void test_check(const char * path) {
+    const auto model = load(path, 99);
+    const auto on_host = load(path, 0);
+    imaginary::is_wrong = true;
+    setenv(LLAMA_SNAPKV_UNPROVEN, "1", 1);
+    const auto cp = context_params(GGML_TYPE_BF16, true);
+    CHECK(!llama_snapkv_supported(model.get(), cp, snapkv_params()));
+    check_parts(llama_snapkv_last_error(), { "nobody has proven", "Imaginary0", "the check says no", "elements", "differ from those of llama_decode() by", "SNAPKV_UNPROVEN=2" });
+    CHECK(!llama_snapkv_init_from_model(model.get(), cp, snapkv_params()));
+
+    setenv(LLAMA_SNAPKV_UNPROVEN, "2", 1);
+    llama_context_ptr ctx(llama_snapkv_init_from_model(model.get(), cp, snapkv_params()));
+    CHECK(ctx);
+    check_parts(llama_snapkv_last_warning(), { "nobody has proven", "Imaginary0", "SNAPKV_UNPROVEN=2", "differ from those of llama_decode() by" });
+    imaginary::is_wrong = false;
+
+    setenv(LLAMA_SNAPKV_UNPROVEN, "1", 1);
+    CHECK(llama_snapkv_supported(model.get(), context_params(GGML_TYPE_F16, true), snapkv_params()));
+    check_parts(llama_snapkv_last_warning(), { "nobody has proven", "Imaginary0", "SNAPKV_UNPROVEN=1", "difference 0" });
+    CHECK(llama_snapkv_supported(on_host.get(), context_params(GGML_TYPE_F16, false), snapkv_params()));
+    CHECK(strcmp(llama_snapkv_last_warning(), "") == 0);
+    unsetenv(LLAMA_SNAPKV_UNPROVEN);
+}
+
+static void test_proofs() {
+    for (const char * device : { "CPU", "Imaginary0" }) {
+        for (const uint32_t group : { 1u, UINT32_MAX }) {
+            llama_snapkv_proof proof = llama_snapkv_default_proof();
+            proof.head_dim_k = proof.head_dim_v = 64;
+            proof.n_head = 4;
+            proof.n_tokens = 520;
+            proof.layer_group = group;
+            current = device;
+            imaginary::n_attention = 0;
+            CHECK(llama_snapkv_prove(device, &proof));
+            CHECK((imaginary::n_attention > 0) == (strcmp(device, "Imaginary0") == 0));
+            CHECK(proof.max_diff == 0.0 && proof.max_diff_cpu == 0.0 && proof.max_logit > 0.1);
+            CHECK(proof.seconds_plain > 0.0 && proof.seconds_prefill > 0.0 && proof.decode_speed > 0.0);
+            if (strcmp(device, "CPU") == 0) {
+                CHECK(proof.ratio_fused == 1.0 && proof.max_diff_ops >= 0.0 && proof.max_diff_ops < 1e-4);
+            } else {
+                CHECK(proof.ratio_fused == 0.0 && proof.max_diff_ops == -1.0);
+            }
+        }
+    }
+    llama_snapkv_proof proof = llama_snapkv_default_proof();
+    imaginary::is_wrong = true;
+    CHECK(llama_snapkv_prove("Imaginary0", &proof) && proof.max_diff > 1e-3 && proof.max_diff_cpu == 0.0);
+    imaginary::is_wrong = false;
+    CHECK(!llama_snapkv_prove("Nowhere", &proof) && strstr(llama_snapkv_last_error(), "Nowhere"));
+    proof.n_tokens = 100;
+    CHECK(!llama_snapkv_prove("CPU", &proof) && strstr(llama_snapkv_last_error(), "at least"));
+    proof.size = 0;
+    CHECK(!llama_snapkv_prove("CPU", &proof) && strstr(llama_snapkv_last_error(), "version"));
 }
 
 // logits after a prefill and after one more token, with layers that keep different numbers of rows
@@ -251,9 +332,11 @@ int main(int argc, char ** argv) {
     test_table();
     ggml_backend_register(imaginary::reg());
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
+    test_proofs();
     for (int i = 1; i < argc; ++i) {
         current = argv[i];
         test_refusal(argv[i]);
+        test_check(argv[i]);
         test_masks(argv[i]);
         test_neighbours(argv[i]);
         test_plans(argv[i]);

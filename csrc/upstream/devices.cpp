@@ -8,34 +8,71 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 
 // test-snapkv-exact has to give a difference of 0 on the hardware before a backend is called proven, and for recurrent layers one
 // of 0 in their states.
-// the stride: from the sources of the pinned llama.cpp. ROCm and MUSA are the CUDA backend, compiled otherwise.
-// BLAS, ZenDNN and zDNN compute products of matrices only, in the place of the CPU backend: the same ones in a prefill by groups
-// as in llama_decode(), and never attention
+// the stride: from the sources of the pinned llama.cpp; where nobody has looked or run it, it is taken as not read. ROCm and MUSA are the
+// CUDA backend, compiled otherwise
+// clang-format off
 static constexpr llama_snapkv_backend BACKENDS[] = {
-    { "CPU", true, true, true, true, true, true },
-    { "CUDA", true, true, true, true, false, true },
-    { "ROCm", false, false, false, false, false, true },
-    { "MUSA", false, false, false, false, false, true },
-    { "MTL", false, false, false, false, false, true }, // Metal
-    { "BLAS", true, true, true, true, true, true },
-    { "ZenDNN", true, true, true, true, true, true },
-    { "zDNN", true, true, true, true, true, true },
+    //                                  proven: recurrent latent wide  sharing  stride fused
+    { "CPU",     "CPU",                 true,   true,     true,  true, true,    true,  true,
+      "Linux on x86-64: with each change the test programs run there, among them test-snapkv-exact on all architectures and "
+      "test-snapkv-ops against float64." },
+    { "CUDA",    "CUDA (NVIDIA)",       true,   true,     true,  true, false,   true,  true,
+      "Compute capability 9.0, an H100 on 2026-11-25 and an H200 on 2026-11-29: test-snapkv-exact, test-snapkv-ops, kept positions "
+      "against the CPU (results/gpu-*.json). A prefill of cohere2moe ended the process." },
+    { "BLAS",    "BLAS (Accelerate, OpenBLAS, MKL)", true, true, true, true, true, true,  false,
+      "It computes products of matrices for the CPU, never attention: the same ones in a prefill as in llama_decode(). "
+      "Taken as proven for that; not run." },
+    { "ZenDNN",  "ZenDNN (AMD)",        true,   true,     true,  true, true,    true,  false,
+      "As BLAS: not run." },
+    { "zDNN",    "zDNN (IBM Z)",        true,   true,     true,  true, true,    true,  false,
+      "As BLAS: not run." },
+    { "MTL",     "Metal (Apple)",       false,  false,    false, false, false,  true,  true,
+      "Never run on Apple hardware. The kernels, and what starts them, run as C++ on a CPU (test-snapkv-metal)." },
+    { "Vulkan",  "Vulkan",              false,  false,    false, false, false,  false, false,
+      "Its flash attention takes a mask's rows as adjacent, so each chunk gets a copy of its part. Nobody has run that on a GPU." },
+    { "ROCm",    "ROCm (AMD)",          false,  false,    false, false, false,  true,  false, "Never run." },
+    { "MUSA",    "MUSA (Moore Threads)", false, false,    false, false, false,  true,  false, "Never run." },
+    { "SYCL",    "SYCL (Intel)",        false,  false,    false, false, false,  false, false, "Never run." },
+    { "OpenCL",  "OpenCL",              false,  false,    false, false, false,  false, false, "Never run." },
+    { "CANN",    "CANN (Ascend)",       false,  false,    false, false, false,  false, false, "Never run." },
+    { "HTP",     "Hexagon (Qualcomm)",  false,  false,    false, false, false,  false, false, "Never run." },
+    { "WebGPU",  "WebGPU",              false,  false,    false, false, false,  false, false,
+      "Never run. Its flash attention takes a mask's rows as adjacent." },
+    { "OPENVINO", "OpenVINO (Intel)",   false,  false,    false, false, false,  false, false, "Never run." },
+    { "RPC",     "RPC",                 false,  false,    false, false, false,  false, false,
+      "Never run. Which backend computes at the other end is not known here." },
 };
+// clang-format on
+
+const llama_snapkv_backend * llama_snapkv_backend_at(uint32_t i) {
+    return i < std::size(BACKENDS) ? &BACKENDS[i] : nullptr;
+}
 
 llama_snapkv_backend llama_snapkv_backend_of(const std::string & name) {
+    const std::string kind = name.substr(0, name.find('[')); // RPC's has the address after it
     for (const auto & backend : BACKENDS) {
-        if (name == backend.name) {
+        if (kind == backend.name) {
             return backend;
         }
     }
-    return { "", false, false, false, false, false, false };
+    return { "", "", false, false, false, false, false, false, false, "It is in no line of the register." };
 }
 
 llama_snapkv_backend llama_snapkv_backend_of(ggml_backend_dev_t dev) {
     return llama_snapkv_backend_of(std::string(ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev))));
+}
+
+bool llama_snapkv_get_backend(uint32_t i, llama_snapkv_backend_info * info) {
+    const llama_snapkv_backend * line = llama_snapkv_backend_at(i);
+    if (!line || info->size != sizeof(*info)) {
+        return false;
+    }
+    *info = { sizeof(*info), line->name, line->title, line->evidence, line->proven, line->proven_recurrent, line->proven_latent, line->proven_wide, line->proven_sharing, line->fused, !line->reads_mask_stride };
+    return true;
 }
 
 bool llama_snapkv_proven(const char * backend) {
@@ -80,45 +117,74 @@ static std::vector<ggml_backend_dev_t> used_devices(const llama_model & model, c
     return devs;
 }
 
-// null where a backend is proven for the model, else for which models it is not, as a sentence goes on
+// null where a backend is proven for the model, else for which models it is not; "": for all
 static const char * unproven_for(const llama_model & model, const llama_snapkv_backend & backend) {
     if (!backend.proven) {
         return "";
     }
     if (llama_model_is_hybrid(&model) && !backend.proven_recurrent) {
-        return " for models with recurrent layers";
+        return "models with recurrent layers";
     }
     // the prefill of a synthetic one ended the process there
     if (model.arch == LLM_ARCH_COHERE2MOE && strcmp(backend.name, "CUDA") == 0) {
-        return " for models of the architecture cohere2moe";
+        return "models of the architecture cohere2moe";
     }
     const auto & hparams = model.hparams;
     if (hparams.is_mla()) {
-        return backend.proven_latent ? nullptr : " for models with latent attention (MLA)";
+        return backend.proven_latent ? nullptr : "models with latent attention (MLA)";
     }
     if (hparams.n_embd_head_k_full > 256 && !backend.proven_wide) {
-        return " for models with heads of more than 256 elements";
+        return "models with heads of more than 256 elements";
     }
     const bool shares = hparams.n_layer_kv_from_start >= 0 && hparams.n_layer_kv_from_start < (int32_t) hparams.n_layer();
-    return shares && !backend.proven_sharing ? " for models whose layers share KV" : nullptr;
+    return shares && !backend.proven_sharing ? "models whose layers share KV" : nullptr;
 }
 
-std::string llama_snapkv_check_devices(const llama_model & model, const llama_context_params & cparams) {
+std::vector<llama_snapkv_unproven_device> llama_snapkv_unproven_devices(const llama_model & model, const llama_context_params & cparams) {
+    std::vector<llama_snapkv_unproven_device> res;
+    if (llama_snapkv_proving::is_on()) {
+        return res;
+    }
     const bool cuda_is_proven = !unproven_for(model, llama_snapkv_backend_of(std::string("CUDA")));
     for (ggml_backend_dev_t dev : used_devices(model, cparams)) {
-        const char * models = unproven_for(model, llama_snapkv_backend_of(dev));
+        const auto backend = llama_snapkv_backend_of(dev);
+        const char * models = unproven_for(model, backend);
         if (!models) {
             continue;
         }
-        const char * backend = ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev));
-        const std::string unproven = format("nobody has proven that results are right on %s (%s, ggml's backend %s)%s",
-                ggml_backend_dev_name(dev), ggml_backend_dev_description(dev), backend, models);
-        const char * tries = getenv(LLAMA_SNAPKV_UNPROVEN);
-        if (!tries || strcmp(tries, "1") != 0) {
-            return format("%s: compute on the CPU (n_gpu_layers 0, op_offload false), %sor set the environment variable %s=1 to try it",
-                    unproven.c_str(), cuda_is_proven ? "take a build for CUDA, " : "", LLAMA_SNAPKV_UNPROVEN);
-        }
-        LLAMA_LOG_WARN("snapkv: %s; %s=1 tries it all the same: compare its answers with those of the CPU\n", unproven.c_str(), LLAMA_SNAPKV_UNPROVEN);
+        const std::string what = format("nobody has proven that results are right on %s (%s, ggml's backend %s%s)%s%s",
+                ggml_backend_dev_name(dev), ggml_backend_dev_description(dev), ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev)),
+                backend.name[0] ? "" : ", which is in no line of the register", models[0] ? " for " : "", models);
+        res.push_back({ dev, what, models, cuda_is_proven });
     }
-    return "";
+    return res;
+}
+
+int32_t llama_snapkv_tries_unproven() {
+    const char * tries = getenv(LLAMA_SNAPKV_UNPROVEN);
+    return tries && strcmp(tries, "2") == 0 ? 2 : tries && strcmp(tries, "1") == 0 ? 1
+                                                                                   : 0;
+}
+
+std::string llama_snapkv_check_devices(const llama_model & model, const llama_context_params & cparams) {
+    const auto unproven = llama_snapkv_unproven_devices(model, cparams);
+    if (unproven.empty() || llama_snapkv_tries_unproven()) {
+        return "";
+    }
+    return format("%s: compute on the CPU (n_gpu_layers 0, op_offload false), %sor set the environment variable %s=1 to try it",
+            unproven[0].what.c_str(), unproven[0].cuda_is_proven ? "take a build for CUDA, " : "", LLAMA_SNAPKV_UNPROVEN);
+}
+
+static thread_local int32_t n_proving = 0;
+
+llama_snapkv_proving::llama_snapkv_proving() {
+    n_proving++;
+}
+
+llama_snapkv_proving::~llama_snapkv_proving() {
+    n_proving--;
+}
+
+bool llama_snapkv_proving::is_on() {
+    return n_proving > 0;
 }

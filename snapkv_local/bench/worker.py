@@ -2,6 +2,7 @@
 
 python -m snapkv_local.bench.worker run SETTINGS    # prefill and decode
 python -m snapkv_local.bench.worker describe        # the build, and the devices that it finds
+python -m snapkv_local.bench.worker prove ASKED     # is a prefill exact on a device?
 """
 
 from __future__ import annotations
@@ -120,12 +121,36 @@ def describe() -> dict[str, Any]:
     return {"build": build, "devices": [asdict(device) for device in devices.devices()]}
 
 
+def prove(given: dict[str, Any]) -> dict[str, Any]:
+    """Small models on a device.
+
+    Args:
+        given: the device's name, and questions as native.proof.Question has them.
+
+    Returns:
+        The cases, and the questions that could not be computed with their error.
+    """
+    from snapkv_local.native import proof
+
+    cases, failures = [], []
+    for question in given["questions"]:
+        try:
+            cases.append(proof.prove(given["device"], proof.Question(**question)))
+        except SnapKVError as e:
+            failures.append({**question, "error": str(e)})
+    return {"cases": cases, "failures": failures}
+
+
 def main(arguments: list[str]) -> int:
     """The command; an error of the package is one line on stderr."""
     # what libraries print must not mix with the result
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    verbs: dict[str, Callable[..., dict[str, Any]]] = {"run": run, "describe": describe}
+    verbs: dict[str, Callable[..., dict[str, Any]]] = {
+        "run": run,
+        "describe": describe,
+        "prove": prove,
+    }
     try:
         result = verbs[arguments[0]](*map(json.loads, arguments[1:]))
     except (SnapKVError, RuntimeError) as e:

@@ -7,7 +7,7 @@ import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -19,18 +19,49 @@ from snapkv_local.cli.options import json_option
 from snapkv_local.cli.progress import find_model
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.models.gguf_shape import read_shape
+from snapkv_local.models.resolve import needle_model
 from snapkv_local.native import library
 from snapkv_local.report.units import size
+from snapkv_local.storage.new_file import write_text
+
+if TYPE_CHECKING:
+    from snapkv_local.native.register import Backend
 
 
 @click.command()
 @model_choice(required=False)
+@click.option(
+    "--prove",
+    is_flag=True,
+    help="Compute small models on each device and compare them with what llama.cpp computes there; "
+    "takes some minutes, and writes a file to send to the project.",
+)
+@click.option(
+    "--device", "names", multiple=True, help="With --prove: this device only; may be repeated."
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="snapkv-proof.json",
+    show_default=True,
+    help="With --prove: the file to write.",
+)
 @json_option
-def doctor(model: str | None, as_json: bool) -> None:
+def doctor(
+    model: str | None, prove: bool, names: tuple[str, ...], out: Path, as_json: bool
+) -> None:
     """Show versions and devices, and whether MODEL can be compressed.
 
     Without MODEL it shows the versions, the build, and the devices with their backends and ops.
     """
+    if prove:
+        if model is not None:
+            raise click.UsageError("--prove computes models of its own: leave MODEL out")
+        prove_devices(names, out, as_json)
+        return
+    if names:
+        raise click.UsageError("--device is for --prove")
     report = examine(find_model(model) if model is not None else None)
     if as_json:
         click.echo(json.dumps(report))
@@ -45,7 +76,7 @@ def examine(path: Path | None) -> dict[str, Any]:
         path: of a GGUF file, if one is to be examined.
     """
     # only now: it loads the native library
-    from snapkv_local.native import api, devices  # isort: skip
+    from snapkv_local.native import api, devices, register  # isort: skip
 
     import llama_cpp
 
@@ -67,7 +98,7 @@ def examine(path: Path | None) -> dict[str, Any]:
             {
                 **device.to_dict(),
                 **state(
-                    api.llama_snapkv_proven(device.backend.encode()),
+                    register.find(device.backend),
                     api.llama_snapkv_has_fused_ops(device.name.encode()),
                 ),
             }
@@ -79,14 +110,89 @@ def examine(path: Path | None) -> dict[str, Any]:
     return report
 
 
-def state(proven: bool, has_fused: bool) -> dict[str, Any]:
-    """What scores and evicts on a device, and what becomes of a model on it if its backend is unproven."""
-    found: dict[str, Any] = {"ops": "fused ops" if has_fused else "ggml's ops", "proven": proven}
-    if proven:
-        return found
-    tries = os.environ.get(library.ENV_UNPROVEN) == "1"
-    what = "tried all the same" if tries else f"refused; {library.ENV_UNPROVEN}=1 tries it"
+def state(line: Backend | None, has_fused: bool) -> dict[str, Any]:
+    """What is known of a device, what scores and evicts there, and what becomes of models there.
+
+    Args:
+        line: of its backend in the register, if it has one.
+        has_fused: the device has fused ops.
+    """
+    found: dict[str, Any] = {
+        "ops": "fused ops" if has_fused else "ggml's ops",
+        "proven": line is not None and line.proven,
+        "known": line.evidence if line else "its backend is in no line of the register",
+    }
+    if line is not None and line.proven:
+        return {**found, "state": line.state}
+    tries = os.environ.get(library.ENV_UNPROVEN, "")
+    what = {
+        "1": "tried where a small model is exact",
+        "2": "tried whatever comes out",
+    }.get(tries, f"refused; {library.ENV_UNPROVEN}=1 tries it where a small model is exact")
     return {**found, "warning": f"nobody has proven that results are right: {what}"}
+
+
+def prove_devices(names: tuple[str, ...], out: Path, as_json: bool) -> None:
+    """`doctor --prove`.
+
+    Args:
+        names: of devices; empty for all.
+        out: the file to write.
+        as_json: print the record, too.
+    """
+    from snapkv_local.bench import proof
+    from snapkv_local.bench.runner import Machine
+
+    machine = Machine.describe()
+    there = [device["name"] for device in machine.devices]
+    for name in names:
+        if name not in there:
+            raise click.UsageError(f"--device {name}: there are {', '.join(there)}")
+    record = proof.make_record(
+        machine, names, needle_model(), lambda line: click.echo(line, err=True)
+    )
+    write_text(out, json.dumps(record, indent=1) + "\n")
+    if as_json:
+        click.echo(json.dumps(record))
+    else:
+        show_proof(record, out)
+
+
+def show_proof(record: dict[str, Any], out: Path) -> None:
+    """Print what came out, and what to do with the file."""
+    console = result_console()
+    table = Table("device", "exact", "ops", box=None, padding=(0, 2), title_justify="left")
+    for device in record["devices"]:
+        n = len(device["cases"])
+        failed = f", {len(device['failures'])} failed" if device["failures"] else ""
+        exact = (
+            f"yes, difference 0 in {n} cases"
+            if device["exact"]
+            else f"no: difference {device['max_diff']} in {n} cases{failed}"
+        )
+        ops = "ggml's"
+        if device["max_diff_ops"] is not None:
+            agree = "agree" if device["ops_agree"] else "DIFFER"
+            ops = f"fused, votes {agree} with ggml's ({device['max_diff_ops']:.1g})"
+        table.add_row(f"{device['name']} ({device['description']})", exact, ops)
+    console.print(table)
+    console.print()
+    for name, what in (("full", "full cache"), ("snapkv", "compressed")):
+        figures = record["run"][name]
+        console.print(
+            f"{what}: {figures['error']}"
+            if "error" in figures
+            else f"{what}: {record['run']['n_prompt']:,} tokens at "
+            f"{figures['prefill_tokens_per_second']:,.0f} tokens/s, then "
+            f"{figures['decode_tokens_per_second'][0]:,.0f} tokens/s"
+        )
+    console.print()
+    console.print(
+        f"{out} has all of it, and nothing of yours but the names of the hardware and the system. "
+        "Please send it to the project, whatever came out: a device whose record shows no "
+        "difference can be called proven.",
+        soft_wrap=True,
+    )
 
 
 def support(path: Path) -> dict[str, Any]:

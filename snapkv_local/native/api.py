@@ -18,8 +18,10 @@ from llama_cpp._ctypes_extensions import ctypes_function_for_shared_library
 from snapkv_local import foreign, process
 from snapkv_local.errors import LibraryError, NativeError, OutOfMemoryError
 from snapkv_local.native.structs import (
+    llama_snapkv_backend_info,
     llama_snapkv_params,
     llama_snapkv_prompt,
+    llama_snapkv_proof,
     llama_snapkv_seq_info,
     llama_snapkv_state,
     llama_snapkv_stats,
@@ -80,6 +82,30 @@ def llama_snapkv_has_fused_ops(device: bytes, /) -> bool: ...
 # LLAMA_API bool llama_snapkv_proven(const char * backend);
 @_function("llama_snapkv_proven", [ctypes.c_char_p], ctypes.c_bool)
 def llama_snapkv_proven(backend: bytes, /) -> bool: ...
+
+
+# LLAMA_API bool llama_snapkv_get_backend(uint32_t i, struct llama_snapkv_backend_info * info);
+@_function(
+    "llama_snapkv_get_backend", [_u32, ctypes.POINTER(llama_snapkv_backend_info)], ctypes.c_bool
+)
+def llama_snapkv_get_backend(i: int, info: Any, /) -> bool: ...
+
+
+# LLAMA_API const char * llama_snapkv_last_warning(void);
+@_function("llama_snapkv_last_warning", [], ctypes.c_char_p)
+def llama_snapkv_last_warning() -> bytes: ...
+
+
+# LLAMA_API struct llama_snapkv_proof llama_snapkv_default_proof(void);
+@_function("llama_snapkv_default_proof", [], llama_snapkv_proof)
+def llama_snapkv_default_proof() -> llama_snapkv_proof: ...
+
+
+# LLAMA_API bool llama_snapkv_prove(const char * device, struct llama_snapkv_proof * proof);
+@_function(
+    "llama_snapkv_prove", [ctypes.c_char_p, ctypes.POINTER(llama_snapkv_proof)], ctypes.c_bool
+)
+def llama_snapkv_prove(device: bytes, proof: Any, /) -> bool: ...
 
 
 # LLAMA_API uint32_t llama_snapkv_n_positions(const struct llama_model * model);
@@ -320,3 +346,8 @@ def fail(what: str, said: str = "") -> NoReturn:
 def last_error() -> str:
     """The reason of this thread's last failure in a llama_snapkv_ function; "" if none."""
     return str(llama_snapkv_last_error(), "utf-8", errors="replace")
+
+
+def last_warning() -> str:
+    """What this thread's last check of a model that ended well warns of; "" if nothing."""
+    return str(llama_snapkv_last_warning(), "utf-8", errors="replace")

@@ -18,9 +18,8 @@ from snapkv_local.errors import LibraryError
 LLAMA_CPP_PYTHON = "0.3.36"
 
 ENV_LIB = "SNAPKV_LOCAL_LIB"
-ENV_UNPROVEN = (
-    "SNAPKV_UNPROVEN"  # 1: try devices of backends on which nobody has proven the results
-)
+# 1: try devices on which nobody has proven the results, if a small model is exact there; 2: even if not
+ENV_UNPROVEN = "SNAPKV_UNPROVEN"
 ENV_LLAMA_CPP = "LLAMA_CPP_LIB_PATH"
 ENV_MTMD = "MTMD_CPP_LIB"
 

@@ -52,6 +52,47 @@ class llama_snapkv_params(_Sized):
     ]
 
 
+# struct llama_snapkv_backend_info
+class llama_snapkv_backend_info(_Sized):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("name", ctypes.c_char_p),
+        ("title", ctypes.c_char_p),
+        ("evidence", ctypes.c_char_p),
+        ("proven", ctypes.c_bool),
+        ("proven_recurrent", ctypes.c_bool),
+        ("proven_latent", ctypes.c_bool),
+        ("proven_wide", ctypes.c_bool),
+        ("proven_sharing", ctypes.c_bool),
+        ("fused", ctypes.c_bool),
+        ("copies_mask", ctypes.c_bool),
+    ]
+
+
+# struct llama_snapkv_proof
+class llama_snapkv_proof(_Sized):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("head_dim_k", _u32),
+        ("head_dim_v", _u32),
+        ("n_head", _u32),
+        ("n_head_kv", _u32),
+        ("type_k", ctypes.c_int32),
+        ("type_v", ctypes.c_int32),
+        ("n_tokens", _u32),
+        ("n_ubatch", _u32),
+        ("layer_group", _u32),
+        ("max_diff", ctypes.c_double),
+        ("max_logit", ctypes.c_double),
+        ("max_diff_cpu", ctypes.c_double),
+        ("max_diff_ops", ctypes.c_double),
+        ("ratio_fused", ctypes.c_double),
+        ("seconds_plain", ctypes.c_double),
+        ("seconds_prefill", ctypes.c_double),
+        ("decode_speed", ctypes.c_double),
+    ]
+
+
 # struct llama_snapkv_stats
 class llama_snapkv_stats(_Sized):
     _fields_ = [

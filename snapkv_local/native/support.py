@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from typing import Any
 
@@ -14,7 +13,7 @@ from llama_cpp import llama_cpp
 from snapkv_local import foreign
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import UnsupportedModelError
-from snapkv_local.native import library, voices
+from snapkv_local.native import voices
 from snapkv_local.native.devices import Device, devices
 from snapkv_local.native.structs import llama_snapkv_params
 from snapkv_local.policies.budget import native_ratio
@@ -112,11 +111,6 @@ def check_supported(
     reason = supported(model, cparams, params, silent)
     if reason is not None:
         raise UnsupportedModelError(name, reason, "use it with the full cache ({full})")
-    if os.environ.get(library.ENV_UNPROVEN) == "1":
-        for device in unproven_devices():
-            warnings.warn(
-                f"{device.name} ({device.description}): nobody has proven that results are right on "
-                f"ggml's backend {device.backend}, and {library.ENV_UNPROVEN}=1 tries it; compare "
-                "answers with those of the CPU",
-                stacklevel=2,
-            )
+    warning = api.last_warning()
+    if warning:
+        warnings.warn(warning, stacklevel=2)

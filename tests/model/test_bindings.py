@@ -1,12 +1,18 @@
 """The ctypes mirror of snapkv.h, and the library that it is bound to."""
 
 import ctypes
+import json
 import shutil
 import typing
 
 import pytest
+from click.testing import CliRunner
+from refused import refused
 
+import backends
 from snapkv_local import SnapKVConfig
+from snapkv_local.bench import proof as bench_proof
+from snapkv_local.cli import main
 from snapkv_local.errors import NativeError, OutOfMemoryError
 from snapkv_local.native import library
 
@@ -57,6 +63,65 @@ def test_the_cpu_is_proven_and_others_are_not():
     assert [api.llama_snapkv_proven(name) for name in (b"CPU", b"CUDA")] == [True, True]
     assert not any(api.llama_snapkv_proven(name) for name in (b"Vulkan", b"MTL", b"ROCm", b""))
     assert support.unproven_devices() == []
+
+
+def test_the_register_is_what_the_engine_refuses_by():
+    from snapkv_local.native import api, register
+
+    lines = register.register()
+    assert [line.name for line in lines][:2] == ["CPU", "CUDA"]
+    for line in lines:
+        assert api.llama_snapkv_proven(line.name.encode()) == line.proven
+        assert register.find(line.name) == line
+    assert register.find("RPC[host:50052]") == register.find("RPC")
+    assert register.find("a new one") is None
+    cuda = register.find("CUDA")
+    assert cuda is not None and cuda.state == "proven, but not for layers that share KV"
+    vulkan = register.find("Vulkan")
+    assert vulkan is not None
+    assert (vulkan.state, vulkan.path) == ("refused", "ggml's ops, slower; masks are copied")
+
+
+def test_the_page_of_gpus_shows_the_register():
+    text = backends.PAGE.read_text(encoding="utf-8")
+    assert text == backends.render(text), "run `make tables`"
+
+
+SMALL = {"head_dim": 64, "n_head": 4, "n_head_kv": 2, "n_tokens": 520}
+
+
+@pytest.mark.parametrize(("kv_type", "group"), [("f16", 1), ("q8_0", 0)])
+def test_a_proof_of_the_processor(kv_type, group):
+    from snapkv_local.native import proof
+
+    question = proof.Question(**SMALL, kv_type=kv_type, layer_group=group)
+    found = proof.prove("CPU", question)
+    assert (found["max_diff"], found["max_diff_cpu"], found["ratio_fused"]) == (0, 0, 1)
+    assert 0 <= found["max_diff_ops"] < 1e-4
+    assert (found["head_dim"], found["kv_type"], found["layer_group"]) == (64, kv_type, group)
+
+
+def test_a_proof_that_cannot_be_computed():
+    from snapkv_local.native import proof
+
+    with refused(NativeError, "Nowhere"):
+        proof.prove("Nowhere", proof.Question(**SMALL))
+    with refused(NativeError, "CPU"):  # 34 bytes
+        proof.prove("CPU", proof.Question(**SMALL | {"head_dim": 32}, kv_type="q8_0"))
+
+
+def test_doctor_proves_the_processor_in_processes_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench_proof, "HEADS", (SMALL,))
+    monkeypatch.setattr(bench_proof, "BENCH_PROMPT", 600)
+    monkeypatch.setattr(bench_proof, "BENCH_BUDGET", 128)
+    out = tmp_path / "proof.json"
+    result = CliRunner().invoke(main, ["doctor", "--prove", "--device", "CPU", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "yes, difference 0 in 6 cases" in result.output
+    record = json.loads(out.read_text())
+    (device,) = record["devices"]
+    assert (device["exact"], device["ops_agree"], device["fused"]) == (True, True, 1.0)
+    assert all(record["run"][name]["prefill_tokens_per_second"] > 0 for name in ("full", "snapkv"))
 
 
 @pytest.mark.parametrize("n_seq_max", [1, 8, 9, 16, 64])

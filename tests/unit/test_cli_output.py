@@ -206,39 +206,56 @@ def test_a_pipe_gets_whole_paths(monkeypatch, capsys):
     assert "".join(line[10:].strip() for line in lines[1:]).startswith(path)
 
 
+PROVEN = SimpleNamespace(proven=True, evidence="All tests.", state="proven")
+OTHER = SimpleNamespace(proven=False, evidence="Never run.", state="refused")
+REFUSED = "nobody has proven that results are right: "
+
+
 @pytest.mark.parametrize(
-    ("proven", "has_fused", "tries", "found"),
+    ("line", "has_fused", "tries", "found"),
     [
-        (True, True, "", {"ops": "fused ops", "proven": True}),
-        (True, False, "1", {"ops": "ggml's ops", "proven": True}),  # before compute capability 8.0
+        (PROVEN, True, "", {"ops": "fused ops", "proven": True, "state": "proven"}),
+        # before compute capability 8.0
+        (PROVEN, False, "1", {"ops": "ggml's ops", "proven": True, "state": "proven"}),
         (
-            False,
+            OTHER,
             False,
             "",
             {
                 "ops": "ggml's ops",
                 "proven": False,
-                "warning": "nobody has proven that results are right: refused; "
-                "SNAPKV_UNPROVEN=1 tries it",
+                "warning": REFUSED
+                + "refused; SNAPKV_UNPROVEN=1 tries it where a small model is exact",
             },
         ),
         (
-            False,
+            OTHER,
             True,
             "1",
             {
                 "ops": "fused ops",
                 "proven": False,
-                "warning": "nobody has proven that results are right: tried all the same",
+                "warning": REFUSED + "tried where a small model is exact",
+            },
+        ),
+        (
+            None,
+            True,
+            "2",
+            {
+                "ops": "fused ops",
+                "proven": False,
+                "warning": REFUSED + "tried whatever comes out",
             },
         ),
     ],
 )
 def test_doctor_says_which_ops_run_and_what_nobody_has_proven(
-    proven, has_fused, tries, found, monkeypatch
+    line, has_fused, tries, found, monkeypatch
 ):
     monkeypatch.setenv("SNAPKV_UNPROVEN", tries)
-    assert state(proven, has_fused) == found
+    known = line.evidence if line else "its backend is in no line of the register"
+    assert state(line, has_fused) == found | {"known": known}
 
 
 @pytest.fixture
