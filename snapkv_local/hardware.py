@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
-import resource
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+try:
+    import resource
+except ModuleNotFoundError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+NVML = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"  # NVIDIA's driver has it
 
 
 @dataclass(frozen=True)
@@ -33,13 +41,9 @@ class Hardware:
 
 
 def read_hardware() -> Hardware:
-    """Ask the operating system (Linux and macOS)."""
-    return Hardware(
-        cpu=_cpu_name(),
-        n_cores=n_cores(),
-        ram_total=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        ram_available=_ram_available(),
-    )
+    """Ask the operating system (Linux, macOS and Windows)."""
+    total, available = _ram_of_windows() if resource is None else _ram()
+    return Hardware(cpu=_cpu_name(), n_cores=n_cores(), ram_total=total, ram_available=available)
 
 
 def n_cores() -> int:
@@ -55,15 +59,60 @@ def peak_rss() -> int:
     for line in _lines(Path("/proc/self/status")):
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
+    if resource is None:
+        return _peak_of_windows()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _ram_available() -> int | None:
+def _ram() -> tuple[int, int | None]:
+    """Total, and what can be had."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for line in _lines(Path("/proc/meminfo")):
         if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
+            return total, int(line.split()[1]) * 1024
+    return total, None
+
+
+class _MemoryStatus(ctypes.Structure):
+    """MEMORYSTATUSEX."""
+
+    _fields_ = [
+        ("length", ctypes.c_uint32),
+        ("load", ctypes.c_uint32),
+        *((name, ctypes.c_uint64) for name in ("total", "available", "a", "b", "c", "d", "e")),
+    ]
+
+
+class _MemoryCounters(ctypes.Structure):
+    """PROCESS_MEMORY_COUNTERS."""
+
+    _fields_ = [
+        ("size", ctypes.c_uint32),
+        ("faults", ctypes.c_uint32),
+        *((name, ctypes.c_size_t) for name in ("peak", "a", "b", "c", "d", "e", "f", "g")),
+    ]
+
+
+def _windows() -> Any:
+    return ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
+
+
+def _ram_of_windows() -> tuple[int, int | None]:
+    status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
+    _windows().GlobalMemoryStatusEx(ctypes.byref(status))
+    return status.total, status.available
+
+
+def _peak_of_windows() -> int:
+    counters = _MemoryCounters(size=ctypes.sizeof(_MemoryCounters))
+    kernel32 = _windows()
+    kernel32.GetCurrentProcess.restype = ctypes.c_void_p
+    kernel32.K32GetProcessMemoryInfo.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32]
+    kernel32.K32GetProcessMemoryInfo(
+        kernel32.GetCurrentProcess(), ctypes.addressof(counters), counters.size
+    )
+    return int(counters.peak)
 
 
 def _cpu_name() -> str:

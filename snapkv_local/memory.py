@@ -5,11 +5,15 @@ Native code that gets none does not always say so. What is known to need some as
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 from snapkv_local.errors import OutOfMemoryError
 from snapkv_local.report.units import size
+
+try:
+    import resource
+except ModuleNotFoundError:  # Windows, where a process has no such limit of its own
+    resource = None  # type: ignore[assignment]
 
 # bytes of address space; scripts/memory_walk.py finds them too small, where they are
 PROGRAM = 176 << 20  # Python's packages, before the engine is loaded
@@ -18,6 +22,8 @@ ENGINE = 256 << 20
 
 def left() -> int | None:
     """Bytes of address space; None if there is no limit, or none can be told."""
+    if resource is None:
+        return None
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     statm = Path("/proc/self/statm")
     if limit == resource.RLIM_INFINITY or not statm.exists():

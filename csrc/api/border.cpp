@@ -11,10 +11,15 @@
 
 #include "ggml.h"
 
+#ifdef _WIN32
+#include <io.h>
+#else
 #include <unistd.h>
+#endif
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <map>
@@ -68,21 +73,32 @@ int32_t llama_snapkv_decode(llama_context * ctx, llama_batch batch) {
 
 static int last_fd = -1;
 
+static bool write_last(const char * line, size_t n) {
+#ifdef _WIN32
+    return _write(last_fd, line, (unsigned) n) >= 0;
+#else
+    return write(last_fd, line, n) >= 0;
+#endif
+}
+
 // no allocation, no stdio, no destructors: nothing of the process can be trusted any more
 [[noreturn]] static void last_words(const char * reason) {
     static char line[1024];
     void * some = malloc(LLAMA_SNAPKV_STEP_BYTES); // not freed: the heap may be what is broken
     const int n = snprintf(line, sizeof(line), "Error: llama.cpp: ended the process (%.600s); %s\n", reason,
             !some ? "memory has run out: lower --ctx, --budget, --layer-group or --ubatch-size, or give it more" : "this is a fault: please report this line");
-    if (n > 0 && write(last_fd, line, strnlen(line, sizeof(line))) < 0) {
+    if (n > 0 && !write_last(line, strnlen(line, sizeof(line)))) {
         _exit(1);
     }
     _exit(1);
 }
 
 static void on_abort(const char * message) {
-    const char * name = strrchr(message, '/'); // the path of the builder's source file says nothing to a reader
-    last_words(name ? name + 1 : message);
+    const char * name = message; // the path of the builder's source file says nothing to a reader
+    for (const char * c = message; *c; ++c) {
+        name = *c == '/' || *c == '\\' ? c + 1 : name;
+    }
+    last_words(name);
 }
 
 [[noreturn]] static void on_terminate() {

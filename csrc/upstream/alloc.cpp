@@ -2,7 +2,9 @@
 
 #include "llama-impl.h"
 
+#ifndef _WIN32
 #include <sys/resource.h>
+#endif
 
 #include <algorithm>
 #include <cstring>
@@ -45,8 +47,12 @@ void llama_snapkv_require_sched(size_t max_nodes) {
 }
 
 static size_t stack_bytes() {
+#ifdef _WIN32
+    return 1 << 20; // what linkers write into a program
+#else
     rlimit limit;
     return getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY ? limit.rlim_cur : 8 << 20;
+#endif
 }
 
 void llama_snapkv_require_step(int n_threads) {

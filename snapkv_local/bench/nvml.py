@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any
 
 from snapkv_local.errors import LibraryError
+from snapkv_local.hardware import NVML
 
 _PERIOD = 0.02  # seconds between two looks at the memory in use
-_DRIVER = "libnvidia-ml.so.1"
 
 
 class Gpus:
@@ -49,7 +49,7 @@ class Gpus:
             LibraryError: there is a driver, and the package nvidia-ml-py is missing.
         """
         try:
-            ctypes.CDLL(_DRIVER)
+            ctypes.CDLL(NVML)
         except OSError:
             return None
         try:

@@ -115,7 +115,7 @@ def open_streams() -> None:
         mode = "r" if name == "stdin" else "w"
         setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
     if "stdout" in closed:
-        raise SnapKVError("stdout", "is closed", "leave it open, or redirect it to /dev/null")
+        raise SnapKVError("stdout", "is closed", f"leave it open, or redirect it to {os.devnull}")
     # a terminal may know fewer characters than a model
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
 

@@ -19,8 +19,6 @@ from snapkv_local.errors import ConfigError
 # 21845.34 of 32 (ollama/ollama#434), 49152 of 64 (ggml-org/llama.cpp#1870), 73728 of 96 (#3213)
 _METAL = ((32 << 30, 2 / 3), (1 << 62, 3 / 4))
 
-_DRIVER = "libnvidia-ml.so.1"
-
 
 @dataclass(frozen=True)
 class Device:
@@ -105,7 +103,7 @@ def this_machine() -> Device:
 def _nvidia() -> Device | None:
     """From the driver's library; None without a driver or a GPU."""
     try:
-        nvml = ctypes.CDLL(_DRIVER)
+        nvml = ctypes.CDLL(hardware.NVML)
     except OSError:
         return None
 

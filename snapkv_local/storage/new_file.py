@@ -106,6 +106,8 @@ class NewFile:
             if error is None:
                 with self._full_disk():
                     os.fsync(self.fd)
+                if fcntl is None:  # Windows renames no open file
+                    self._close()
                 self.partial.replace(self.path)
                 self.partial = self.path
                 _sync_folder(self.path.parent)
@@ -139,9 +141,13 @@ class NewFile:
 
     def _discard(self) -> None:
         """Close the file, and remove it if it has not got its name."""
+        self._close()  # first: Windows removes no open file
+        if self.partial != self.path:
+            self.partial.unlink(missing_ok=True)
+            self.partial = self.path
+
+    def _close(self) -> None:
         if self.fd >= 0:
-            if self.partial != self.path:
-                self.partial.unlink(missing_ok=True)
             os.close(self.fd)
             self.fd = -1
 

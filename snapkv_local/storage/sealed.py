@@ -32,6 +32,7 @@ import numpy.typing as npt
 from snapkv_local.errors import DocumentError, OutOfMemoryError
 from snapkv_local.hardware import n_cores
 from snapkv_local.mapped import MappedFile
+from snapkv_local.storage.reads import read_at, read_into
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -189,7 +190,7 @@ class _Span:
 
 def _read_header(path: Path, fd: int) -> tuple[dict[str, Any], range]:
     """The header, and where the blocks are, in bytes."""
-    front = os.pread(fd, PAGE, 0)
+    front = read_at(fd, PAGE, 0)
     if not front.startswith(MAGIC):
         raise DocumentError(
             str(path), "is not a file of snapkv-local", "give one that snapkv-local has made"
@@ -211,7 +212,7 @@ def _read_header(path: Path, fd: int) -> tuple[dict[str, Any], range]:
         raise _truncated(path, found, n_bytes)
     if found > n_bytes or n_bytes != begin + n_header:
         raise _damaged(path, f"behind byte {n_bytes:,}, where it ends")
-    content = os.pread(fd, n_header, begin)
+    content = read_at(fd, n_header, begin)
     if blake2b(content, digest_size=32).digest() != digest:
         raise _damaged(path, "in its header")
     about: dict[str, Any] = json.loads(content)
@@ -240,7 +241,7 @@ def _check_pieces(path: Path, fd: int, spans: dict[str, _Span], sums: str, data:
         n = min(PIECE, data.stop - start)
         n_read = 0
         while n_read < n:
-            more = os.preadv(fd, [local.buffer[n_read:n]], start + n_read)
+            more = read_into(fd, local.buffer[n_read:n], start + n_read)
             if more == 0:
                 raise _truncated(path, start + n_read, data.stop)
             n_read += more
@@ -277,7 +278,7 @@ def _read_all(path: Path, fd: int) -> npt.NDArray[np.uint8]:
     data = memoryview(memory)
     n_read = 0
     while n_read < n_bytes:
-        more = os.preadv(fd, [data[n_read : n_read + _READ]], n_read)
+        more = read_into(fd, data[n_read : n_read + _READ], n_read)
         if more == 0:
             raise _truncated(path, n_read, n_bytes)
         n_read += more

@@ -310,7 +310,7 @@ def test_the_growth_stands_in_where_the_driver_does_not_tell(monkeypatch):
 
 
 def test_no_gpu(monkeypatch):
-    monkeypatch.setattr(nvml, "_DRIVER", "libnone.so")
+    monkeypatch.setattr(nvml, "NVML", "libnone.so")
     assert nvml.Gpus.open() is None
     with nvml.PeakMemory(None) as watch:
         assert watch.look() == 0
