@@ -253,7 +253,7 @@ std::string llama_snapkv_check_unproven(const llama_model & model, const llama_c
         const std::string shape = format("a small model with %u KV heads of %u elements was computed there", proof.n_head_kv, proof.head_dim_k);
         const std::string found = prove_once(unproven.dev, proof);
         if (!found.empty() && llama_snapkv_tries_unproven() < 2) {
-            return format("%s, and the check says no: %s, and %s. Compute on the CPU (n_gpu_layers 0, op_offload false), or set the environment variable %s=2 to go on with wrong results",
+            return format("%s, and the check says no: %s, and %s. Compute on the CPU (n_gpu_layers 0, op_offload false), or set the environment variable %s=2 to go on all the same",
                     unproven.what.c_str(), shape.c_str(), found.c_str(), LLAMA_SNAPKV_UNPROVEN);
         }
         const std::string outcome = found.empty() ? "its logits were those of llama_decode(), difference 0" : found;
