@@ -9,7 +9,7 @@ from typing import Any
 
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.report.units import MIB
-from table_parts import size, table
+from table_parts import commit, size, table
 
 Record = dict[str, Any]
 
@@ -53,7 +53,7 @@ def _questions(record: Record) -> str:
             f"{row['right']} of {row['n']}",
             f"{row['kl_mean']:.2f}",
             f"{row['n_evaluated_median']:,.0f}",
-            f"{row[f'{clock}_median']:.2f}",
+            f"{row[f'{clock}_median']:.{3 if on_gpu else 2}f}",
             *([size(row["bytes_kv"], MIB)] if has_bytes else []),
         ]
         for row in rows
@@ -162,10 +162,10 @@ def _where(record: Record) -> str:
     machine, n = record["machine"], record["settings"]["threads"]
     device = record.get("device") or {}
     if device.get("backend", "CPU") != "CPU":
-        return f"{record['model']} ({device['name']}; commit {record['commit'][:9]}{_earlier(record)})."
+        return f"{record['model']} ({device['name']}; commit {commit(record)}{_earlier(record)})."
     return (
         f"{record['model']} ({machine['cpu']}, {machine['cores']} cores, {n} "
-        f"{'thread' if n == 1 else 'threads'}; commit {record['commit'][:9]}{_earlier(record)})."
+        f"{'thread' if n == 1 else 'threads'}; commit {commit(record)}{_earlier(record)})."
     )
 
 

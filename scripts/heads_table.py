@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from table_parts import former, table
+from table_parts import commit, former, table
 
 # of a policy, what its KV heads choose together; as columns
 PAIRS = {
@@ -36,9 +36,7 @@ def _record(name: str, record: dict[str, Any]) -> str:
     head = ["", "rows"]
     head += [f"{called}, {by}" for called in PAIRS for by in ("each head", "all together")]
     model, machine = record["model"]["name"], record["machine"]
-    where = (
-        f"{machine['cpu']}, {machine['cores']} cores; commit {record['commit'][:9]}{former(record)}"
-    )
+    where = f"{machine['cpu']}, {machine['cores']} cores; commit {commit(record)}{former(record)}"
     return "\n".join([f"**{model}**, `results/{name}` ({where})\n", *table(head, rows)])
 
 

@@ -16,7 +16,7 @@ from snapkv_local.eval.cell import REFERENCE, Cell
 from snapkv_local.eval.joined import join
 from snapkv_local.eval.summary import summarize
 from snapkv_local.report.units import MIB
-from table_parts import former, size, table
+from table_parts import commit, former, size, table
 
 Row = dict[str, Any]
 
@@ -138,9 +138,7 @@ def _exact(record: Row | None) -> str:
     summary = [row for row in summarize(record, record["against"]) if row["length"] is not None]
     tasks = dict.fromkeys(row["task"] for row in summary)
     shown = [_table(task, [row for row in summary if row["task"] == task]) for task in tasks]
-    made = (
-        f"Measured with {record['device']['name']}, commit {record['commit'][:9]}{former(record)}."
-    )
+    made = f"Measured with {record['device']['name']}, commit {commit(record)}{former(record)}."
     return "\n\n".join([*shown, made])
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from snapkv_local.report.units import MIB
-from table_parts import former, size, table
+from table_parts import commit, former, size, table
 
 Record = dict[str, Any]
 Row = dict[str, Any]
@@ -234,7 +234,9 @@ def _by_bytes(cells: Sequence[_Cell]) -> str:
         )
 
     rows = []
-    for kind in sorted(kinds, key=lambda kind: bytes_at(kind, lengths[0]) or 0):
+    for kind in sorted(
+        kinds, key=lambda kind: bytes_at(kind, lengths[0]) or bytes_at(kind, lengths[-1]) or 0
+    ):
         policy, budget, kv_type = kind
         if policy == "full":
             name = f"all tokens, {kv_type}"
@@ -308,4 +310,4 @@ def _device(record: Record) -> str:
 
 
 def _where(record: Record) -> str:
-    return f"({_device(record)}, commit {(record['commit'] or 'unknown')[:9]}{former(record)}.)"
+    return f"({_device(record)}, commit {commit(record)}{former(record)}.)"

@@ -30,3 +30,9 @@ def former(record: dict[str, Any]) -> str:
     if not any(named.search(policy) for policy in record["settings"]["policies"]):
         return ""
     return "; `snapkv` stands for the default before `nosink`: pooling without the largest vote"
+
+
+def commit(record: dict[str, Any]) -> str:
+    """Of the tree that measured, short; with a + if it had changes."""
+    found = record["commit"] or "unknown"
+    return found[:9] + ("+" if found.endswith("+") else "")

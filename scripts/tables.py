@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import conversation_tables
+import former_table
 import heads_table
 import needle_tables
 import quality_tables
@@ -226,6 +227,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "endless": conversation_tables.endless,
     "heads": heads_table.heads,
     "quality": quality_tables.short,
+    "quality-former": former_table.former,
+    "quality-again": former_table.again,
     "quality-bytes": quality_tables.by_bytes,
     "needle": needle_tables.by_length,
     "needle-share": needle_tables.share,

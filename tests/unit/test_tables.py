@@ -6,6 +6,7 @@ import json
 import pytest
 
 import cases
+import former_table
 import heads_table
 import needle_figure
 import needle_tables
@@ -431,6 +432,28 @@ def test_the_needle_models_figure_is_of_its_records(tmp_path, monkeypatch):
     assert needle_figure.main(tmp_path, figure) == 0
     (tmp_path / "needle-depth-2.json").write_text(json.dumps(needle_record((2048,))))
     assert needle_figure.main(tmp_path, figure) == 1
+
+
+def test_the_default_before_is_compared_prompt_by_prompt(tmp_path):
+    """What it lost by more than the interval is named, whatever the answers gained."""
+    (tmp_path / "former").mkdir()
+    before = eval_record({quality_tables.ASKED: 0.5}, budgets=(64, 128))
+    today = eval_record({"snapkv": 0.5}, budgets=(64, 128))
+    for case in today["cases"].values():
+        case["scores"]["snapkv/128/f16"]["kl"] += 0.25
+        case["scores"]["snapkv/64/f16"]["exact"] = 1.0
+    write(tmp_path / "former", "a", before)
+    write(tmp_path, "a", today)
+    told, _, _, _, *rows = former_table.former(tmp_path).splitlines()
+    assert told.startswith(
+        "In 1 comparisons at 128 and 512 rows, which were fixed beforehand, today's default gives more "
+        "right answers in 0 and fewer in 0, and is nearer to the full cache in 0 and farther from it in 1. "
+    )
+    assert [row.split(" | ")[2] for row in rows] == ["64", "128"]
+    assert rows[0].endswith("| better |") and rows[1].endswith("| worse |")
+    today["cases"]["needle-0"]["digest"] = today["cases"]["needle-1"]["digest"] = "other prompts"
+    write(tmp_path, "a", today)
+    assert "not measured yet" in former_table.former(tmp_path)
 
 
 def rival_record():
