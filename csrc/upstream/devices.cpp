@@ -33,7 +33,8 @@ static constexpr llama_snapkv_backend BACKENDS[] = {
     { "MTL",     "Metal (Apple)",       false,  false,    false, false, false,  true,  true,
       "Never run on Apple hardware. The kernels, and what starts them, run as C++ on a CPU (test-snapkv-metal)." },
     { "Vulkan",  "Vulkan",              false,  false,    false, false, false,  false, false,
-      "Its flash attention takes a mask's rows as adjacent, so each chunk gets a copy of its part. Nobody has run that on a GPU." },
+      "Its flash attention takes a mask's rows as adjacent, so each chunk gets a copy of its part. On Mesa's "
+      "software Vulkan a small model then differed by rounding, and larger runs ended the process. Nobody has run it on a GPU." },
     { "ROCm",    "ROCm (AMD)",          false,  false,    false, false, false,  true,  false, "Never run." },
     { "MUSA",    "MUSA (Moore Threads)", false, false,    false, false, false,  true,  false, "Never run." },
     { "SYCL",    "SYCL (Intel)",        false,  false,    false, false, false,  false, false, "Never run." },
