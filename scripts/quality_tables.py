@@ -155,7 +155,9 @@ def _records(results: Path) -> list[tuple[str, Record]]:
 
 
 def _cells(results: Path) -> Iterable[_Cell]:
-    for _, record in _records(results):
+    for name, record in _records(results):
+        if "question-free" in name:  # unasked_table.py has those
+            continue
         for row in record["summary"]:
             if row["length"]:  # not those of all tasks together
                 yield _Cell(record, row)

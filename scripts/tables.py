@@ -23,6 +23,7 @@ import heads_table
 import needle_tables
 import quality_tables
 import settings_table
+import unasked_table
 from snapkv_local.report.units import GIB, MIB
 from table_parts import size, table
 
@@ -236,6 +237,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "needle-rivals": needle_tables.rivals,
     "needle-h2o": needle_tables.h2o,
     "quality-all": quality_tables.everything,
+    "unasked": unasked_table.unasked,
 }
 
 

@@ -14,6 +14,7 @@ import quality_tables
 import readme_figure
 import settings_table
 import tables
+import unasked_table
 from snapkv_local import policies
 from snapkv_local.bench import record as records
 from snapkv_local.bench.summary import summarize
@@ -371,6 +372,30 @@ def test_all_policies_of_all_records(tmp_path):
         ["`other:x=1`", *2 * ["75 % (75 to 75), 0.14"]],
     ]
     assert "**continue, 2,048 tokens**" in text
+
+
+def test_policies_that_look_at_no_question(tmp_path):
+    assert "not measured yet" in unasked_table.unasked(tmp_path)
+    right = {
+        "snapkv": 0.0,
+        "streaming": 0.25,
+        "expected": 0.5,
+        "replay": 0.75,
+        "level:of=replay": 1.0,
+    }
+    write(
+        tmp_path, "tiny-question-free", eval_record(right, ("question-after",), budgets=(64, 128))
+    )
+    write(tmp_path, "tiny-question-after", eval_record({"replay": 0.0}))
+    text = unasked_table.unasked(tmp_path)
+    head, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[:4]
+    ]
+    assert head[3:5] == ["all tokens", "default"]
+    assert [row[2] for row in rows] == ["64", "128"]
+    shares = ["100 %", "0 %", "25 %", "50 %", "75 %", "100 %"]
+    assert [cell.split(",")[0] for cell in rows[0][3:]] == shares
+    assert "`results/eval-tiny-question-free.json`" in text.splitlines()[-1]
 
 
 def needle_record(lengths=(1024, 4096)):
