@@ -197,11 +197,18 @@ class DrawingLlama(WordedLlama):
 class _RowSampler(LlamaSampler):
     """Draws from the logits that a conversation has, not from those of the native context."""
 
+    _tokens: npt.NDArray[Any] | None = None  # [n_vocab] of _CANDIDATE, in their order
+    _found: npt.NDArray[Any]
+
     def sample(self, ctx: Any, idx: int = -1) -> int:
         """The token that is drawn from a row of logits."""
         row = ctx.logits(-idx)[0]
-        candidates = np.zeros(len(row), _CANDIDATE)
-        candidates["id"] = np.arange(len(row))
+        if self._tokens is None:
+            self._tokens = np.zeros(len(row), _CANDIDATE)
+            self._tokens["id"] = np.arange(len(row))
+            self._found = np.empty_like(self._tokens)
+        candidates = self._found
+        np.copyto(candidates, self._tokens)  # samplers change their order
         candidates["logit"] = row
         pointer = ctypes.cast(candidates.ctypes.data, ctypes.POINTER(lib.llama_token_data))
         found = lib.llama_token_data_array(data=pointer, size=len(row), selected=-1, sorted=False)

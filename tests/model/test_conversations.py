@@ -131,6 +131,53 @@ def test_an_error_of_one_conversation_is_no_other_ones(several: Llama) -> None:
     other.close()
 
 
+def test_others_go_on_while_a_long_prompt_is_read(alone: Llama, several: Llama) -> None:
+    long, short = prompt_of(alone, 5, 900), prompt_of(alone, 6, 30)
+    expected = [answer(alone, prompt) for prompt in (long, short)]
+    other, third = several.conversation(), several.conversation()
+    begun = threading.Event()
+    during: list[int] = []
+
+    def progress(done: int, total: int) -> None:
+        during.append(other.n_tokens)
+        begun.set()
+
+    def later(function: Callable[[], Any]) -> Any:
+        assert begun.wait(60)
+        return function()
+
+    def leaves() -> str:
+        """Its client has gone before its own prompt's turn comes."""
+
+        def stop(_done: int, _total: int) -> None:
+            raise InterruptedError
+
+        third.prefill_progress = stop
+        with pytest.raises(InterruptedError):
+            third.prefill(prompt_of(alone, 7, 200))
+        return "left"
+
+    several.reset()
+    several.prefill_progress = progress
+    found = at_once(
+        [
+            lambda: answer(several, long),
+            lambda: later(lambda: answer(other, short, 6)),
+            lambda: later(leaves),
+        ]
+    )
+    several.prefill_progress = None
+    assert found[2] == "left"
+    for (tokens, rows), (found_tokens, found_rows) in zip(expected, found[:2], strict=True):
+        assert tokens == found_tokens
+        np.testing.assert_allclose(found_rows, rows, rtol=1e-2, atol=1e-2)
+    np.testing.assert_array_equal(found[0][1][0], expected[0][1][0])
+    # the short one was there before the long one had been read
+    assert during[0] == 0 and during[-1] == len(short) + 5
+    for llm in (other, third):
+        llm.close()
+
+
 def test_the_full_cache_holds_one(load: Callable[..., Llama]) -> None:
     with refused(ConfigError, "n_parallel=2"):
         load(None, n_parallel=2)
