@@ -51,6 +51,12 @@ enum llama_snapkv_ops {
     LLAMA_SNAPKV_OPS_GGML = 2,
 };
 
+// what goes through all layers
+enum llama_snapkv_prefill_mode {
+    LLAMA_SNAPKV_PREFILL_EXACT = 0,     // all rows of the prompt
+    LLAMA_SNAPKV_PREFILL_SELECTIVE = 1, // not exact: from some layer on only the rows that the votes of those before rank highest
+};
+
 struct llama_snapkv_params {
     size_t size;           // sizeof(struct llama_snapkv_params), checked
 
@@ -74,6 +80,13 @@ struct llama_snapkv_params {
     bool keep_scores;      // keep the pooled scores for llama_snapkv_scores()
     bool vault;            // keep K and V of all prompt tokens off the device, see llama_snapkv_select_rows()
     uint64_t vault_limit;  // bytes that the vault of a sequence may take; 0: no limit
+    enum llama_snapkv_prefill_mode prefill; // selective: without a vault, without a tap, and not for models with recurrent layers
+    float select_share;    // of the prompt's rows, those that later layers compute, in (0, 1]: whole runs of 32 tokens, and always the
+                           // first run, protected spans, and what the window's queries and sliding-window layers need at the end
+    uint32_t select_min;   // they are so many at least, and no fewer than are kept of a layer
+    float select_depth;    // share of the layers that all rows go through at least, in [0, 1]
+    float select_settled;  // rows are chosen when those that the layers before would have chosen get this share of the newest layer's
+                           // votes, in [0, 1]; if they never do, the prefill is exact. 0: at select_depth
 };
 
 LLAMA_API struct llama_snapkv_params llama_snapkv_default_params(void);
@@ -193,7 +206,8 @@ LLAMA_API uint64_t llama_snapkv_row_bytes(const struct llama_context * ctx);    
 //
 
 // called while chunks are computed, and after them. done and total count token passes through layer groups: n_prompt * n_groups in
-// total. return false to abort. nothing of the context may be changed meanwhile, nor within a tap
+// total, fewer from where a selective prefill has chosen its rows. return false to abort. nothing of the context may be changed
+// meanwhile, nor within a tap
 typedef bool (*llama_snapkv_progress_callback)(uint64_t done, uint64_t total, void * user_data);
 
 // called between two chunks, when the context is an ordinary one for all sequences but that of the prompt: these may be decoded
@@ -305,6 +319,11 @@ struct llama_snapkv_stats {
     double seconds_evict;
     double ratio_fused;          // share of the cached layers that fused ops scored and evicted
     double coverage;             // share of the window's attention mass on the kept rows, mean over cached layers and KV heads; 1 if nothing was evicted
+    uint32_t n_selected;         // rows that later layers have computed; 0: a selection was not asked for, or was not made
+    uint32_t n_layer_all;        // layers of the model that all rows went through
+    double settled;              // share of the newest layer's votes on rows that those before would have chosen; at the selection, or at the end
+    double layer_work;           // rows that went through a layer, as share of all rows through all layers
+    double seconds_select;       // counting votes and gathering rows
 };
 
 // the state of one sequence
@@ -326,8 +345,12 @@ LLAMA_API bool llama_snapkv_get_seq_info(const struct llama_context * ctx, llama
 // prompt positions kept before the window by a compacted sequence, ascending. returns their number, writes up to n
 LLAMA_API uint32_t llama_snapkv_kept(const struct llama_context * ctx, llama_seq_id seq_id, uint32_t ic, uint32_t head, int32_t * ids, uint32_t n);
 
-// pooled scores [n_prompt - window_size] of the last prefill, if keep_scores. returns their number, writes up to n
+// pooled scores [n_prompt - window_size] of the last prefill, if keep_scores; 0 for rows that a layer had no more. returns their number, writes up to n
 LLAMA_API uint32_t llama_snapkv_scores(const struct llama_context * ctx, uint32_t ic, uint32_t head, float * scores, uint32_t n);
+
+// positions of the rows that later layers have computed in the last prefill, if that has made a selection, ascending. returns their
+// number, writes up to n
+LLAMA_API uint32_t llama_snapkv_selected(const struct llama_context * ctx, int32_t * ids, uint32_t n);
 
 // share of the window's attention mass that lies on the kept rows of a KV head, after the last prefill. negative if that has
 // evicted nothing

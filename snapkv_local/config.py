@@ -14,6 +14,7 @@ from snapkv_local.errors import ConfigError
 from snapkv_local.policies import budget
 from snapkv_local.policies.policy import OF_THE_ENGINE, Policy
 from snapkv_local.policies.scoring import INSTEAD, MOST_SELF_WEIGHT, Aggregation, Pooling
+from snapkv_local.policies.selective import Selective
 from snapkv_local.policies.snapkv import SnapKV
 from snapkv_local.policies.snapkv_paper import DEFAULT_VOTERS, SnapKVPaper
 from snapkv_local.policies.view import PromptView
@@ -86,6 +87,17 @@ class SnapKVConfig:
             prefill. Nobody else sees the file, and it goes when the vault does.
         vault_limit: the most bytes that the vault may take; None for no limit. A prompt that needs
             more is refused.
+        prefill: what goes through all layers: "exact" for all rows of the prompt, or "selective" for
+            those that the votes of earlier layers rank highest. Selective is faster and not exact:
+            what a later layer would have seen in the other rows is lost. It goes without a vault;
+            docs/how-it-works.md says how it works.
+        select_share: with a selective prefill, the share of the prompt's rows that go on. They go in
+            whole runs of 32 tokens; the first run, protected rows, and the last ones always do.
+        select_min: how many rows go on at least; never fewer than are kept.
+        select_depth: the share of the model's layers that all rows go through at least.
+        select_settled: when the votes are settled enough to choose: the rows that the layers so far
+            would choose get this share of the next layer's votes. If they never do, the prefill is
+            exact. 0 chooses at select_depth.
         policy: what chooses the rows: "snapkv", which the engine runs with the settings above, or one
             of snapkv_local.policies with its options, such as "value:kernel_size=21+aggregation=max".
             The others run in Python, layer by layer; docs/api.md says what that costs.
@@ -120,6 +132,11 @@ class SnapKVConfig:
     ops: Literal["auto", "fused", "ggml"] = "auto"
     vault: str | os.PathLike[str] = option("off", cure=_VAULT_CURE)
     vault_limit: int | None = option(None, least=1, most=2**64 - 1)
+    prefill: Literal["exact", "selective"] = "exact"
+    select_share: float = option(Selective.share, most=1, above=True)
+    select_min: int = _count(Selective.least)
+    select_depth: float = option(Selective.depth, most=1)
+    select_settled: float = option(Selective.settled, most=1)
     policy: str = option(SnapKV.name, cure="give a text such as 'snapkv'")
     protect_system: bool = False
 
@@ -143,6 +160,13 @@ class SnapKVConfig:
         object.__setattr__(self, "vault", os.fspath(self.vault))
         if self.vault_folder() is not None and not Path(self.vault).is_dir():
             raise ConfigError(f"vault={self.vault!r}", "is not a folder", _VAULT_CURE)
+        if self.prefill == "selective" and self.vault != "off":
+            raise ConfigError(
+                f"prefill='selective', vault={self.vault!r}",
+                "the vault would lack the rows that later layers have not computed, and the next "
+                "question may need them",
+                "leave one of the two out",
+            )
         object.__setattr__(self, "policy", self.policy.strip())
         policy = policies.parse(self.policy)
         self._check_policy(policy)
@@ -189,6 +213,13 @@ class SnapKVConfig:
                     f"give {{policy={SnapKV.name!r}}} and {self._settings_of(policy)}",
                 )
             return
+        if self.prefill == "selective":
+            raise ConfigError(
+                f"prefill='selective', policy={policy.spec!r}",
+                "the policy is shown all rows of a layer, and after a selection later layers have some "
+                "of them",
+                f"choose {SnapKV.name!r}, or an exact prefill",
+            )
         for name, value in vars(self).items():
             if name in OF_THE_ENGINE and value != getattr(type(self), name):
                 raise ConfigError(

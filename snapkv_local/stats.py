@@ -40,6 +40,13 @@ class PrefillStats:
             done by ops of ggml. 0 if nothing was evicted.
         coverage: share of the window's attention mass that lies on the kept rows, mean over cached
             layers and KV heads; 1 if nothing was evicted.
+        n_selected: rows that later layers have computed, with a selective prefill; 0 without one, and
+            where the votes have not settled, so that all layers have computed all rows.
+        n_layer_all: layers of the model that all rows went through.
+        settled: at the selection, or at the last layer without one, the share of the newest layer's
+            votes on rows that the layers before would have chosen.
+        layer_work: rows that went through a layer, as share of all rows through all layers.
+        seconds_select: choosing rows and bringing them together.
     """
 
     n_prompt: int
@@ -66,6 +73,11 @@ class PrefillStats:
     seconds_evict: float
     ratio_fused: float
     coverage: float
+    n_selected: int
+    n_layer_all: int
+    settled: float
+    layer_work: float
+    seconds_select: float
 
     @classmethod
     def of(cls, counted: Any, bytes_rows: int) -> PrefillStats:

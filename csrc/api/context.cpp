@@ -104,6 +104,9 @@ bool llama_snapkv_set_params(llama_context * ctx, llama_snapkv_params params) {
     if (error.empty() && std::min(needed, ctx->n_ctx_seq()) > have) {
         error = format("budget and decode_cells need %u cells and the context has %u: make a new context", needed, have);
     }
+    if (error.empty()) {
+        error = llama_snapkv_check_memory(ctx->get_model(), llama_snapkv_memory_of(*ctx), params);
+    }
     if (!error.empty()) {
         llama_snapkv_set_error(error);
         return false;

@@ -109,6 +109,17 @@ uint32_t llama_snapkv_scores(const llama_context * ctx, uint32_t ic, uint32_t he
     return (uint32_t) values.size();
 }
 
+uint32_t llama_snapkv_selected(const llama_context * ctx, int32_t * ids, uint32_t n) {
+    const llama_snapkv * sk = llama_snapkv_of(ctx);
+    if (!sk) {
+        return 0;
+    }
+    if (ids) {
+        std::copy_n(sk->selected.begin(), std::min<size_t>(n, sk->selected.size()), ids);
+    }
+    return (uint32_t) sk->selected.size();
+}
+
 float llama_snapkv_coverage(const llama_context * ctx, uint32_t ic, uint32_t head) {
     const llama_snapkv * sk = llama_snapkv_of(ctx);
     if (!sk) {

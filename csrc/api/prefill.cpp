@@ -134,10 +134,13 @@ static void begin_stats(llama_context & ctx, llama_snapkv & sk, uint32_t n_promp
     sk.seconds_others = 0.0;
     sk.scores.clear();
     sk.coverage.clear();
+    sk.selected.clear();
     sk.stats = {};
     sk.stats.size = sizeof(sk.stats);
     sk.stats.n_prompt = n_prompt;
     sk.stats.n_ubatch = ctx.n_ubatch();
+    sk.stats.n_layer_all = ctx.get_model().hparams.n_layer();
+    sk.stats.layer_work = 1.0;
     for (const auto & [_, size] : ctx.get_memory()->memory_breakdown()) {
         sk.stats.bytes_kv += size;
     }
@@ -175,6 +178,15 @@ static int32_t run_groups(llama_context & ctx, llama_snapkv & sk, const llama_sn
 int32_t llama_snapkv_prefill(llama_context * ctx, const llama_snapkv_prompt * prompt) {
     llama_snapkv * sk = llama_snapkv_of(ctx);
     if (!sk || llama_snapkv_refuses(*ctx, -1) || refuses(check_prompt(*ctx, prompt, 0))) {
+        return -1;
+    }
+    if (prompt->tap && sk->params.prefill == LLAMA_SNAPKV_PREFILL_SELECTIVE) {
+        llama_snapkv_set_error("a tap is shown all rows of a layer, and after a selection later layers have some of them: set prefill to exact, or leave the tap out");
+        return -1;
+    }
+    const auto * swa = llama_snapkv_memory_of(*ctx).iswa;
+    if (prompt->on_yield && sk->params.prefill == LLAMA_SNAPKV_PREFILL_SELECTIVE && swa && ctx->get_cparams().kv_unified && ctx->n_seq_max() > 1) {
+        llama_snapkv_set_error("a selective prefill moves rows between cells of sliding-window layers, which other sequences share here: let them wait (no on_yield), or set kv_unified to false");
         return -1;
     }
     const int64_t t0 = ggml_time_us();

@@ -45,7 +45,10 @@ llama_snapkv_chooser::choice llama_snapkv_chooser::choose(const llama_snapkv_lay
             ballot.read_votes(h, pooled, mass);
         }
         if (params.keep_scores) {
-            res.scores.push_back(pooled);
+            res.scores.push_back(selection.spread(pooled));
+        }
+        if (selection.is_open()) {
+            selection.add(layer.ic, pooled);
         }
 
         std::vector<int32_t> rows;

@@ -4,6 +4,7 @@
 
 #include "evict/positions.h"
 #include "evict/scorer.h"
+#include "evict/selection.h"
 #include "staging/layer.h"
 #include "state/task.h"
 
@@ -12,17 +13,17 @@
 
 class llama_snapkv_chooser {
 public:
-    llama_snapkv_chooser(const llama_snapkv_params & params, const llama_snapkv_task & task, const llama_snapkv_positions & positions) :
-        params(params), task(task), positions(positions) {
+    llama_snapkv_chooser(const llama_snapkv_params & params, const llama_snapkv_task & task, const llama_snapkv_positions & positions, llama_snapkv_selection & selection) :
+        params(params), task(task), positions(positions), selection(selection) {
     }
 
     // does choosing need the votes of fused ops, too?
-    bool reads_votes() const { return params.keep_scores || ranks(); }
+    bool reads_votes() const { return params.keep_scores || selection.is_open() || ranks(); }
 
     struct choice {
         std::vector<int32_t> rows;              // [n_prefix_kept_max, n_head_kv], ascending for each head
         std::vector<float> coverage;            // [n_head_kv]
-        std::vector<std::vector<float>> scores; // for each head [n_prefix], if they are to be kept
+        std::vector<std::vector<float>> scores; // for each head [n_prefix] of all rows, if they are to be kept
     };
     // layers come in order. throws std::invalid_argument
     choice choose(const llama_snapkv_layer & layer, const llama_snapkv_ballot & ballot, uint32_t n_seen);
@@ -47,6 +48,7 @@ private:
     const llama_snapkv_params & params;
     const llama_snapkv_task & task;
     const llama_snapkv_positions & positions;
+    llama_snapkv_selection & selection;
 
     std::vector<std::vector<ranking>> rankings; // by cached layer and KV head; empty unless ranks()
 };

@@ -6,8 +6,8 @@
 #include <numeric>
 
 llama_snapkv_compressor::llama_snapkv_compressor(llama_context & ctx, llama_snapkv & sk, llama_snapkv_runner & runner, const llama_snapkv_place & place,
-        const llama_snapkv_staging & staging, const llama_snapkv_task & task, const llama_snapkv_positions & positions) :
-    sk(sk), staging(staging), task(task), scorer(ctx, sk.params, runner, place, staging, task), chooser(sk.params, task, positions), packer(ctx, runner, place, staging, task) {
+        const llama_snapkv_staging & staging, const llama_snapkv_task & task, const llama_snapkv_positions & positions, llama_snapkv_selection & selection) :
+    sk(sk), staging(staging), task(task), scorer(ctx, sk.params, runner, place, staging, task), chooser(sk.params, task, positions, selection), packer(ctx, runner, place, staging, task) {
 }
 
 double llama_snapkv_compressor::get_coverage() const {
@@ -26,7 +26,7 @@ void llama_snapkv_compressor::score(const std::vector<llama_snapkv_layer> & laye
     for (size_t i = 0; i < layers.size(); ++i) {
         n_scored++;
         n_fused += ballots.of_layers[i].fused;
-        choices.push_back(chooser.choose(layers[i], ballots.of_layers[i], scorer.n_seen));
+        choices.push_back(chooser.choose(layers[i], ballots.of_layers[i], scorer.n_seen()));
     }
     sk.stats.seconds_score += (ggml_time_us() - t0) * 1e-6;
     sk.stats.n_voters = scorer.voters.n;

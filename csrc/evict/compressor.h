@@ -19,7 +19,7 @@
 class llama_snapkv_compressor {
 public:
     llama_snapkv_compressor(llama_context & ctx, llama_snapkv & sk, llama_snapkv_runner & runner, const llama_snapkv_place & place,
-            const llama_snapkv_staging & staging, const llama_snapkv_task & task, const llama_snapkv_positions & positions);
+            const llama_snapkv_staging & staging, const llama_snapkv_task & task, const llama_snapkv_positions & positions, llama_snapkv_selection & selection);
 
     // votes of the group's layers; appends the kept rows to record. throws std::runtime_error
     void score(const std::vector<llama_snapkv_layer> & layers, llama_snapkv_record & record);

@@ -40,7 +40,7 @@ std::vector<int32_t> llama_snapkv_ballot::read_chosen(int64_t head, uint32_t n_k
 
 llama_snapkv_scorer::llama_snapkv_scorer(llama_context & ctx, const llama_snapkv_params & params, llama_snapkv_runner & runner, const llama_snapkv_place & place,
         const llama_snapkv_staging & staging, const llama_snapkv_task & task) :
-    voters(llama_snapkv_voters::of(params, task)), n_seen(task.n_rows() - voters.n_after), ctx(ctx), params(params), runner(runner), place(place), staging(staging), task(task) {
+    voters(llama_snapkv_voters::of(params, task)), ctx(ctx), params(params), runner(runner), place(place), staging(staging), task(task) {
 }
 
 bool llama_snapkv_scorer::is_fused(const llama_snapkv_layer & layer) const {
@@ -65,13 +65,13 @@ bool llama_snapkv_scorer::can_fuse(const llama_snapkv_layer & layer) const {
 }
 
 llama_snapkv_fused_votes llama_snapkv_scorer::build_fused(ggml_context * gctx, const llama_snapkv_observation & obs) const {
-    return llama_snapkv_graph_score_fused(gctx, obs, params, n_seen - task.n_prefix(), task.n_prefix_kept_max());
+    return llama_snapkv_graph_score_fused(gctx, obs, params, n_seen() - task.n_prefix(), task.n_prefix_kept_max());
 }
 
 llama_snapkv_observation llama_snapkv_scorer::observe(ggml_context * gctx, const llama_snapkv_layer & layer) const {
     llama_snapkv_observation obs;
     obs.q = staging.queries_of(gctx, layer, staging.n_queries - voters.n_after - voters.n, voters.n);
-    obs.k = staging.keys_of(gctx, layer, n_seen);
+    obs.k = staging.keys_of(gctx, layer, n_seen());
     obs.n_parts = llama_snapkv_n_parts(layer.n_head, layer.n_head_kv);
     if (obs.n_parts > 1) {
         obs.k->ne[2] = obs.n_parts; // ggml's views do not repeat what they show
@@ -102,7 +102,7 @@ llama_snapkv_ballot llama_snapkv_scorer::vote(ggml_context * gctx, ggml_cgraph *
     }
 
     if (!mask || mask->src[0]->view_src != staging.masks[layer.ic]) {
-        mask = ggml_cont(gctx, staging.mask_view(gctx, layer.ic, n_seen, voters.n, n_seen - voters.n));
+        mask = ggml_cont(gctx, staging.mask_view(gctx, layer.ic, n_seen(), voters.n, n_seen() - voters.n));
     }
     obs.mask = mask;
     res.stock = llama_snapkv_graph_score(gctx, gf, obs, params);

@@ -54,7 +54,7 @@ public:
     bool is_fused(const llama_snapkv_layer & layer) const;
 
     const llama_snapkv_voters voters;
-    const uint32_t n_seen; // rows up to the last one that votes
+    uint32_t n_seen() const { return task.n_rows() - voters.n_after; } // rows up to the last one that votes
 
 private:
     bool can_fuse(const llama_snapkv_layer & layer) const;

@@ -29,7 +29,7 @@ void llama_snapkv_batches::split(uint32_t n_past, uint32_t n_chunk, const std::v
     batch.tokens.resize(n_new);
     for (uint32_t i = 0; i < n_new; ++i) {
         auto & t = batch.tokens[i];
-        t.id = task.prompt.tokens[n_past - task.n_cells + i];
+        t.id = task.prompt.tokens[task.token_of(n_past + i)];
         t.output = i + 1 == n_new;
         t.seq_ids = { task.prompt.seq_id };
         t.pos = { task.end() - (llama_pos) (n_new - i), 0, 0, 0 };
@@ -46,7 +46,11 @@ void llama_snapkv_batches::split(uint32_t n_past, uint32_t n_chunk, const std::v
         // as llama_kv_cache::init_batch() and llama_memory_hybrid::init_batch() choose
         const bool unified = mem.base->get_n_stream() == 1;
         ubatches.push_back(unified && !mem.recr ? balloc.split_simple(n_next) : balloc.split_equal(n_next, !unified, 0));
-        GGML_ASSERT(ubatches.back().n_tokens > 0);
+        llama_ubatch & ubatch = ubatches.back();
+        GGML_ASSERT(ubatch.n_tokens > 0);
+        for (uint32_t i = 0; task.selected && i < ubatch.n_tokens; ++i) {
+            ubatch.pos[i] = task.pos0 + (llama_pos) task.token_of(row + i); // a batch may not have gaps
+        }
         starts.push_back(row);
     }
     find_cells();

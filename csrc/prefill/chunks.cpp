@@ -29,7 +29,7 @@ void llama_snapkv_prefill_run::begin_group(uint32_t ig) {
         llama_snapkv_gctx gctx = runner.make_context();
         weights->lend(build_chunk(gctx.get(), flights.scratch(), ig, 0));
     }
-    if (ig == 1 && place.device) {
+    if (ig == ig_inputs + 1 && place.device) {
         inputs.upload(place.buft(0));
     }
 }
@@ -133,7 +133,7 @@ void llama_snapkv_prefill_run::compute_chunk(uint32_t ig, uint32_t i) {
         f.res->set_inputs(&batches.ubatch(i));
         // where others go on in cells that all share, what a later group's graphs are given may differ
         const bool differ = others.wait() && (mem.recr || (mem.iswa && mem.base->get_n_stream() == 1));
-        if (ig == 0 && place.device && groups.count() > 1 && !differ) {
+        if (ig == ig_inputs && place.device && !is_last_group(ig) && !differ) {
             inputs.take(i, gf, 64 * ((size_t) batches.row0(i) + batches.n_tokens(i)) + 4096 * (i + 1));
         }
     }

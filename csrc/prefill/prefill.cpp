@@ -18,9 +18,9 @@
 
 using access = llama_snapkv_access;
 
-llama_snapkv_prefill_run::llama_snapkv_prefill_run(llama_context & ctx, llama_snapkv & sk, const llama_snapkv_task & task) :
-    ctx(ctx), sk(sk), task(task), seq_id(task.prompt.seq_id), mem(llama_snapkv_memory_of(ctx)), positions({ mem.base->snapkv.get(seq_id), task.pos0 - (llama_pos) task.n_cells }),
-    runner(ctx), progress(ctx, task.prompt), flights(runner, progress), batches(ctx, mem, task), others(ctx, sk, mem, task, runner, progress) {
+llama_snapkv_prefill_run::llama_snapkv_prefill_run(llama_context & ctx, llama_snapkv & sk, const llama_snapkv_task & given) :
+    ctx(ctx), sk(sk), task(given), seq_id(task.prompt.seq_id), mem(llama_snapkv_memory_of(ctx)), positions({ mem.base->snapkv.get(seq_id), task.pos0 - (llama_pos) task.n_cells }),
+    selection(sk.params, task, n_tail()), runner(ctx), progress(ctx, task.prompt), flights(runner, progress), batches(ctx, mem, task), others(ctx, sk, mem, task, runner, progress) {
 }
 
 llama_snapkv_prefill_run::~llama_snapkv_prefill_run() {
@@ -108,7 +108,7 @@ void llama_snapkv_prefill_run::allocate() {
     const auto & rows = batches.rows();
     const bool aligned = std::all_of(rows.begin(), rows.end(), [](uint32_t row) { return row % llama_snapkv_staging::MASK_ALIGNMENT == 0; });
     staging = llama_snapkv_make_staging(ctx, mem, sk.params, groups, place, plan, task, task.n_rows() - known->n(), aligned);
-    compressor = std::make_unique<llama_snapkv_compressor>(ctx, sk, runner, place, staging, task, positions);
+    compressor = std::make_unique<llama_snapkv_compressor>(ctx, sk, runner, place, staging, task, positions, selection);
 
     // the largest graph of a group, before hours go into the ones before it
     begin_group(0);
@@ -175,13 +175,17 @@ void llama_snapkv_prefill_run::run() {
             compressor->score(layers, *record);
         }
         compressor->evict(layers, *record, *mem.base, target);
+        select(ig);
     }
     const uint32_t n_kept = compressor->shrink(*record, *mem.base, target) + task.window;
     target.idxs[0].resize(n_kept);
-    if (task.n_cells > 0) {
+    if (task.n_cells > 0 || task.selected) {
         rows_to_positions();
+    }
+    if (task.n_cells > 0) {
         mem.base->seq_rm(seq_id, -1, -1);
     }
+    join_tails();
 
     llama_snapkv_place_cells(*mem.base, seq_id, target, record);
     stats.bytes_vault = known->close();

@@ -19,8 +19,9 @@ public:
     llama_snapkv_progress(const llama_snapkv_progress &) = delete;
     llama_snapkv_progress & operator=(const llama_snapkv_progress &) = delete;
 
-    // token passes through layer groups, in all; before the first graph is computed
+    // token passes through layer groups, in all; before the first graph is computed, and again where they become fewer
     void expect(uint64_t n_passes) { total = n_passes; }
+    uint64_t get_done() const { return done; }
 
     // so many more are done. throws llama_snapkv_aborted
     void advance(uint32_t n_passes);

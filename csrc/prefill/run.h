@@ -1,9 +1,10 @@
-// One prefill, layer group by layer group. Its parts are in prefill/prefill.cpp (plans, memory, the order of things) and
-// prefill/chunks.cpp (graphs of chunks on the device).
+// One prefill, layer group by layer group. Its parts are in prefill/prefill.cpp (plans, memory, the order of things),
+// prefill/chunks.cpp (graphs of chunks on the device) and prefill/select.cpp (rows that go on).
 #pragma once
 
 #include "evict/compressor.h"
 #include "evict/positions.h"
+#include "evict/selection.h"
 #include "graph/runner.h"
 #include "prefill/batches.h"
 #include "prefill/flights.h"
@@ -26,6 +27,9 @@ public:
     llama_snapkv_prefill_run(llama_context & ctx, llama_snapkv & sk, const llama_snapkv_task & task);
     ~llama_snapkv_prefill_run();
 
+    llama_snapkv_prefill_run(const llama_snapkv_prefill_run &) = delete;
+    llama_snapkv_prefill_run & operator=(const llama_snapkv_prefill_run &) = delete;
+
     void run();
 
 private:
@@ -40,16 +44,20 @@ private:
     void save_queries(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, const std::vector<ggml_tensor *> & attns, uint32_t i) const;
     void take_logits(const llm_graph_result & res);
 
+    uint32_t n_tail() const;
+    void select(uint32_t ig);
+    void join_tails();
     void rows_to_positions();
 
     bool is_last_group(uint32_t ig) const { return ig + 1 == groups.count(); }
 
     llama_context & ctx;
     llama_snapkv & sk;
-    const llama_snapkv_task & task;
+    llama_snapkv_task task;
     const llama_seq_id seq_id;
     const llama_snapkv_memory mem; // base: the compact cache
-    const llama_snapkv_positions positions;
+    llama_snapkv_positions positions;
+    llama_snapkv_selection selection;
 
     llama_snapkv_groups groups;
     llama_snapkv_place place;
@@ -64,6 +72,9 @@ private:
 
     llama_snapkv_staging staging;
     llama_snapkv_inputs inputs;
+    uint32_t ig_inputs = 0; // first group whose chunks have these
+    std::unique_ptr<llama_kv_cells> cells_before; // of sliding-window layers, at the selection
+    uint32_t head_before = 0;
     std::unique_ptr<llama_snapkv_lent_weights> weights; // null: all weights are where their layers are computed
     std::unique_ptr<llama_snapkv_compressor> compressor;
 

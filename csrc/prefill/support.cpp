@@ -30,9 +30,23 @@ using access = llama_snapkv_access;
 static constexpr uint32_t N_PROBE_CELLS = 64;
 static constexpr uint32_t N_PROBE_TOKENS = 8;
 
-static std::string check_memory(const llama_snapkv_memory & mem) {
+std::string llama_snapkv_check_memory(const llama_model & model, const llama_snapkv_memory & mem, const llama_snapkv_params & params) {
     if (mem.recr && mem.recr->n_rs_seq > 0) {
         return format("n_rs_seq %u asks for earlier states of recurrent layers, and a prefill keeps none: set it to 0", mem.recr->n_rs_seq);
+    }
+    if (params.prefill != LLAMA_SNAPKV_PREFILL_SELECTIVE) {
+        return "";
+    }
+    if (mem.recr) {
+        return "a selective prefill gives later layers some of the rows, and the state of a recurrent layer is of all rows before: set prefill to exact";
+    }
+    if (llama_snapkv_hidden_size(model) != model.hparams.n_embd) {
+        return "a selective prefill takes rows out of the hidden state, and this model's layers pass several on, not side by side: set prefill to exact";
+    }
+    const size_t n_cached = access::layers(*mem.base).size();
+    if (n_cached <= std::max(1u, params.layer_group)) {
+        return format("a selective prefill chooses rows between two layer groups, and with layer_group %u the %zu cached layers are one: make it smaller, or set prefill to exact",
+                params.layer_group, n_cached);
     }
     return "";
 }
@@ -295,7 +309,7 @@ std::string llama_snapkv_check_support(llama_model & model, llama_context_params
     if (!mem.base) {
         return refused_memory(ctx->get_memory());
     }
-    reason = check_memory(mem);
+    reason = llama_snapkv_check_memory(model, mem, params);
     return reason.empty() ? check_graph(*ctx, mem) : reason;
 }
 

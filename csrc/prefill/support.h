@@ -7,3 +7,6 @@
 
 // "" or the reason why not
 std::string llama_snapkv_check_support(llama_model & model, llama_context_params cparams, const llama_snapkv_params & params);
+
+// "" or the reason why parameters that are right cannot be those of a context with this memory
+std::string llama_snapkv_check_memory(const llama_model & model, const llama_snapkv_memory & mem, const llama_snapkv_params & params);

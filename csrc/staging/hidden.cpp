@@ -2,6 +2,8 @@
 
 #include "llama-impl.h"
 
+#include <algorithm>
+#include <cstring>
 #include <stdexcept>
 
 llama_snapkv_event::llama_snapkv_event(ggml_backend_dev_t dev) :
@@ -34,6 +36,7 @@ void llama_snapkv_hidden_buffer::allocate(int64_t n_embd, int64_t n_prompt, int6
 
     state = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_embd, n_prompt);
     ggml_set_name(state, "snapkv_hidden");
+    n_rows = n_prompt;
     const size_t size = ggml_backend_buft_get_alloc_size(buft, state);
     bufs[0] = llama_snapkv_alloc_buffer(buft, size, "hidden state");
     ggml_backend_tensor_alloc(bufs[0].get(), state, ggml_backend_buffer_get_base(bufs[0].get()));
@@ -84,7 +87,7 @@ void llama_snapkv_hidden_buffer::store(uint32_t i) {
 void llama_snapkv_hidden_buffer::begin(bool group_loads, std::vector<int64_t> chunk_rows) {
     loads = group_loads;
     rows = std::move(chunk_rows);
-    rows.push_back(state->ne[1]);
+    rows.push_back(n_rows);
     if (!slots[0] || !loads) {
         return;
     }
@@ -119,5 +122,31 @@ void llama_snapkv_hidden_buffer::leave(uint32_t i, ggml_backend_t backend, bool 
 void llama_snapkv_hidden_buffer::finish() {
     if (copier) {
         ggml_backend_synchronize(copier.get());
+    }
+}
+
+void llama_snapkv_hidden_buffer::gather(llama_snapkv_runner & runner, const std::vector<int32_t> & chosen, int64_t chunk) {
+    finish();
+    n_rows = (int64_t) chosen.size();
+    // in place, a row goes to where it was or before: what is overwritten has been read
+    if (ggml_backend_buffer_is_host(bufs[0].get())) {
+        auto * data = (char *) state->data;
+        for (int64_t i = 0; i < n_rows; ++i) {
+            std::memmove(data + i * state->nb[1], data + chosen[i] * state->nb[1], state->nb[1]);
+        }
+        return;
+    }
+    for (int64_t i = 0; i < n_rows; i += chunk) {
+        const int64_t n = std::min(chunk, n_rows - i);
+        ggml_tensor * ids = nullptr;
+        auto build = [&](ggml_context * gctx) {
+            ids = ggml_new_tensor_1d(gctx, GGML_TYPE_I32, n);
+            ggml_set_input(ids);
+            ggml_cgraph * gf = ggml_new_graph_custom(gctx, 16, false);
+            ggml_tensor * to = ggml_view_2d(gctx, state, state->ne[0], n, state->nb[1], i * state->nb[1]);
+            ggml_build_forward_expand(gf, ggml_cpy(gctx, ggml_get_rows(gctx, state, ids), to));
+            return gf;
+        };
+        runner.compute(build, [&]() { ggml_backend_tensor_set(ids, chosen.data() + i, 0, n * sizeof(int32_t)); });
     }
 }

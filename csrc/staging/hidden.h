@@ -2,6 +2,7 @@
 // chunk on the device. Copies then run on a stream of their own, beside the computation.
 #pragma once
 
+#include "graph/runner.h"
 #include "upstream/snapkv-alloc.h"
 
 #include <cstdint>
@@ -44,6 +45,9 @@ public:
     void leave(uint32_t i, ggml_backend_t backend, bool stores);
     void finish();
 
+    // the first rows become these, ascending; the state has no others from then on. between two groups. throws as runner.compute()
+    void gather(llama_snapkv_runner & runner, const std::vector<int32_t> & chosen, int64_t chunk);
+
     explicit operator bool() const { return state != nullptr; }
 
     size_t bytes_device = 0;
@@ -59,6 +63,7 @@ private:
     llama_snapkv_gctx ctx;
     ggml_backend_buffer_ptr bufs[2];
     ggml_tensor * state = nullptr;
+    int64_t n_rows = 0; // of the state, in use
     ggml_tensor * slots[N_SLOTS] = {}; // null: graphs use the state itself
 
     ggml_backend_ptr copier; // a backend of its own on the device, for its stream

@@ -106,7 +106,8 @@ std::vector<llama_snapkv_plan> llama_snapkv_make_plans(llama_context & ctx, cons
     // and, with long prompts, on GPUs (results/); with all layers at once it has no hidden state, which may be larger than the full KV of a few layers
     uint32_t chunk = std::min(params.n_ubatch ? params.n_ubatch : ctx.n_ubatch(), n_prompt);
     uint32_t group = std::min(params.layer_group ? params.layer_group : 1, place.max_group);
-    if (params.layer_group == 0 && params.hidden_state != LLAMA_SNAPKV_HIDDEN_STATE_HOST && place.max_group >= n_layer && make(n_layer, chunk, false).bytes <= make(1, chunk, false).bytes) {
+    const bool selects = params.prefill == LLAMA_SNAPKV_PREFILL_SELECTIVE; // between groups
+    if (params.layer_group == 0 && !selects && params.hidden_state != LLAMA_SNAPKV_HIDDEN_STATE_HOST && place.max_group >= n_layer && make(n_layer, chunk, false).bytes <= make(1, chunk, false).bytes) {
         group = n_layer;
     }
     if (!llama_snapkv_is_gpu(place.devs[groups.ils[0]])) {

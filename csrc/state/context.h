@@ -32,6 +32,9 @@ struct llama_snapkv {
     // of the last prefill, for each cached layer and KV head; empty if nothing was evicted
     std::vector<std::vector<float>> coverage;
 
+    // positions of the rows that later layers have computed in the last prefill; empty if all have computed all
+    std::vector<int32_t> selected;
+
     std::map<llama_seq_id, llama_snapkv_vault> vaults;
 };
 

@@ -28,6 +28,11 @@ llama_snapkv_params llama_snapkv_default_params(void) {
     params.keep_scores = false;
     params.vault = false;
     params.vault_limit = 0;
+    params.prefill = LLAMA_SNAPKV_PREFILL_EXACT;
+    params.select_share = 0.25f;
+    params.select_min = 2048;
+    params.select_depth = 0.4f;
+    params.select_settled = 0.5f;
     return params;
 }
 
@@ -61,6 +66,19 @@ std::string llama_snapkv_check_params(const llama_snapkv_params & params) {
     }
     if (params.decode_cells == 0) {
         return "decode_cells must be at least 1 cell";
+    }
+    if (!(params.select_share > 0.0f && params.select_share <= 1.0f)) {
+        return format("select_share must be in (0, 1], not %g", params.select_share);
+    }
+    if (!(params.select_depth >= 0.0f && params.select_depth <= 1.0f)) {
+        return format("select_depth must be in [0, 1], not %g", params.select_depth);
+    }
+    if (!(params.select_settled >= 0.0f && params.select_settled <= 1.0f)) {
+        return format("select_settled must be in [0, 1], not %g", params.select_settled);
+    }
+    if (params.prefill == LLAMA_SNAPKV_PREFILL_SELECTIVE && params.vault) {
+        return "a selective prefill leaves the vault without the rows that later layers have not computed, and the next question may need them: "
+               "set prefill to exact, or leave the vault out";
     }
     return "";
 }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 struct llama_snapkv_task {
     const llama_snapkv_prompt & prompt;
@@ -15,7 +16,11 @@ struct llama_snapkv_task {
     uint32_t n_kept = 0;     // rows to keep for each KV head, of cells and tokens; the window included
     uint32_t n_kept_max = 0; // if those hold too little of the attention mass
 
-    uint32_t n_rows() const { return n_cells + prompt.n_tokens; }
+    // rows that later layers have, ascending, once some were selected (evict/selection.h); null: all
+    const std::vector<int32_t> * selected = nullptr;
+
+    uint32_t n_rows() const { return selected ? (uint32_t) selected->size() : n_cells + prompt.n_tokens; }
+    uint32_t token_of(uint32_t row) const { return (selected ? (uint32_t) (*selected)[row] : row) - n_cells; } // index of the token of a row that is no cell
     llama_pos end() const { return pos0 + (llama_pos) prompt.n_tokens; } // position after the last token
 
     // without the window

@@ -79,8 +79,15 @@ class Answer:
 
 
 def _unusual(stats: PrefillStats) -> list[str]:
-    """Where memory is short, or fused ops are missing."""
+    """What is not exact, where memory is short, or fused ops are missing."""
     parts = []
+    if stats.n_selected > 0:
+        parts.append(
+            f"selective: {stats.n_selected:,} rows after layer {stats.n_layer_all}, "
+            f"{stats.layer_work:.0%} of the work"
+        )
+    elif stats.settled > 0:
+        parts.append(f"exact: votes settled to {stats.settled:.0%} only")
     if stats.bytes_hidden_host > 0:
         parts.append(f"hidden state: {size(stats.bytes_hidden_host)} in host memory")
     if stats.bytes_weights_lent > 0:

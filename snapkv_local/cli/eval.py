@@ -44,7 +44,8 @@ _TASKS = "needle,needles,question-after,continue,code"
     default="snapkv-paper,default,streaming,random",
     show_default=True,
     help="The policies, each as NAME or NAME:OPTION=VALUE+...; default is snapkv, which is what the engine "
-    "does without settings, and snapkv-paper is the paper's form.",
+    "does without settings, snapkv-paper is the paper's form, and selective is snapkv after a selective "
+    "prefill.",
 )
 @click.option(
     "--budgets",
@@ -291,4 +292,6 @@ def _baseline(against: str | None, specs: list[str]) -> str:
 
 
 def _policy(text: str) -> policies.Policy:
-    return SnapKVConfig().as_policy() if text.strip() == "default" else policies.parse(text)
+    if text.strip() == "default":
+        return SnapKVConfig().as_policy()
+    return policies.parse(text, policies.PREFILLS)

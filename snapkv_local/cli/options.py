@@ -231,6 +231,28 @@ config_options = together(
     ),
     engine_options,
     setting(
+        "--prefill",
+        type=_choices("prefill"),
+        says="What goes through all layers: all rows, or, faster and not exact, those that earlier layers' "
+        "votes rank highest.",
+    ),
+    setting(
+        "--select-share",
+        type=float,
+        says="With a selective prefill, the share of the prompt's rows that go on.",
+    ),
+    setting("--select-min", type=SIZE, says="How many rows go on at least."),
+    setting(
+        "--select-depth",
+        type=float,
+        says="The share of the layers that all rows go through at least.",
+    ),
+    setting(
+        "--select-settled",
+        type=float,
+        says="Rows go on once the next layer gives them this share of its votes; 0 does not wait for it.",
+    ),
+    setting(
         "--vault",
         metavar="off|ram|FOLDER",
         says="Keep the prompt's full KV in host memory or in a file, for later questions.",

@@ -1,8 +1,8 @@
-"""What an evaluation needs of a model and of a policy. Llama is an Engine, policies.Policy a Chooser."""
+"""What an evaluation needs of a model and of a policy. EvalLlama is an Engine, policies.Policy a Chooser."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,14 @@ class Engine(Protocol):
 
     def prefill(self, tokens: Sequence[int], /) -> Any:
         """Evaluate a prompt; all its rows stay."""
+
+    def prefill_with(
+        self, tokens: Sequence[int], budget: int, settings: Mapping[str, Any], view: PromptView, /
+    ) -> Any:
+        """Evaluate a prompt with these settings of SnapKVConfig, and keep the budget's rows."""
+
+    def rewind(self) -> None:
+        """Back to the end of the prompt."""
 
     def layer_views(self) -> list[LayerView]:
         """Queries, keys and values of each cached layer."""

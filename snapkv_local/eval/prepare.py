@@ -84,7 +84,7 @@ def opener(
 
     def open_engine(kv_type: KvType) -> Engine:
         # only now: it loads the native library
-        from snapkv_local.llama.llama import Llama
+        from snapkv_local.eval.anew import EvalLlama
 
         # cells for the whole prompt: the full cache is one of those that are measured
         config = SnapKVConfig(
@@ -94,6 +94,6 @@ def opener(
             vault="ram",
         )
         arguments = replace(loading, ctx=needs.n_ctx, kv_type=kv_type).arguments()
-        return Llama(str(path), snapkv=config, keep_queries=needs.n_observed, **arguments)
+        return EvalLlama(str(path), snapkv=config, keep_queries=needs.n_observed, **arguments)
 
     return open_engine

@@ -21,8 +21,9 @@ from snapkv_local.eval.engine import Chooser, Engine, Ids
 from snapkv_local.eval.record import Record
 from snapkv_local.eval.scores import Logits, Seen, measure
 from snapkv_local.eval.settings import Settings
-from snapkv_local.plan.layers import KvType
+from snapkv_local.plan.layers import KvType, cached_layers
 from snapkv_local.plan.model import PlannedModel
+from snapkv_local.policies.selective import Selective
 from snapkv_local.policies.view import LayerView
 
 # called with the type of cache and a case, when the case is done in it
@@ -129,7 +130,9 @@ class Evaluation:
 
     def _run(self, engine: Engine, kv_type: KvType, group: list[Case], done: Done) -> None:
         """Cases of one prompt."""
-        cells = _of(self.settings.cells(), kv_type)
+        all_cells = _of(self.settings.cells(), kv_type)
+        cells = [cell for cell in all_cells if not self._is_prefill(cell)]
+        fulls = []
         with self._timed("prefill"):
             engine.prefill(list(group[0].prompt))
         wanted = [c for c in cells if any(self.record.missing(case, [c]) for case in group)]
@@ -144,6 +147,7 @@ class Evaluation:
                     self._references.put(case, seen)
             else:
                 full = self._references.get(case)
+            fulls.append(full)
             for cell in self.record.missing(case, cells):
                 ids, n_bytes = kept[cell]
                 if not cell.is_full:
@@ -153,7 +157,38 @@ class Evaluation:
                 with self._timed("measure"):
                     self.record.add(case, cell, n_bytes, measure(seen, full))
             self.record.save()
+        for cell in all_cells:
+            if self._is_prefill(cell):
+                self._prefill_anew(engine, cell, group, fulls)
+        for case in group:
             done(kv_type, case)
+
+    def _is_prefill(self, cell: Cell) -> bool:
+        """Does it say how a prompt is evaluated, and not only which rows stay?"""
+        return isinstance(self.policies.get(cell.policy), Selective)
+
+    def _prefill_anew(
+        self, engine: Engine, cell: Cell, group: Sequence[Case], fulls: Sequence[Seen]
+    ) -> None:
+        """Score cases of one prompt after a prefill that is the cell's own."""
+        policy = self.policies[cell.policy]
+        assert isinstance(policy, Selective)
+        cases = [
+            (c, f) for c, f in zip(group, fulls, strict=True) if self.record.missing(c, [cell])
+        ]
+        if not cases:
+            return
+        view = self.settings.view(group[0])
+        with self._timed(f"prefill {cell.policy}"):
+            engine.prefill_with(list(group[0].prompt), cell.budget, policy.settings(), view)
+        held = [min(cell.budget, view.n_prompt)] * len(cached_layers(self.model))
+        n_bytes = kv_bytes(self.model, cell.kv_type, view.n_prompt, held)
+        for case, full in cases:
+            engine.rewind()
+            seen = self._score(engine, case)
+            with self._timed("measure"):
+                self.record.add(case, cell, n_bytes, measure(seen, full))
+        self.record.save()
 
     def _choose(
         self, engine: Engine, kv_type: KvType, case: Case, cells: Sequence[Cell]

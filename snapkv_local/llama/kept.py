@@ -49,6 +49,14 @@ class KeepingLlama(CompletingLlama):
         """
         return self._context("prefill_scores").scores()
 
+    def selected_positions(self) -> npt.NDArray[np.int32]:
+        """Positions of the rows that later layers have computed, after a selective prefill.
+
+        Returns:
+            int32 [n_selected], ascending; of an exact prefill, and where no selection was made, none.
+        """
+        return self._context("selected_positions").selected()
+
     def coverage(self) -> npt.NDArray[np.float32]:
         """Share of the window's attention mass that lies on the kept rows, after the last prefill.
 

@@ -202,6 +202,11 @@ def llama_snapkv_kept(ctx: Any, seq_id: int, ic: int, head: int, ids: Any, n: in
 def llama_snapkv_scores(ctx: Any, ic: int, head: int, scores: Any, n: int, /) -> int: ...
 
 
+# LLAMA_API uint32_t llama_snapkv_selected(const struct llama_context * ctx, int32_t * ids, uint32_t n);
+@_function("llama_snapkv_selected", [_ctx_p, _i32_p, _u32], _u32)
+def llama_snapkv_selected(ctx: Any, ids: Any, n: int, /) -> int: ...
+
+
 # LLAMA_API float llama_snapkv_coverage(const struct llama_context * ctx, uint32_t ic, uint32_t head);
 @_function("llama_snapkv_coverage", [_ctx_p, _u32, _u32], ctypes.c_float)
 def llama_snapkv_coverage(ctx: Any, ic: int, head: int, /) -> float: ...

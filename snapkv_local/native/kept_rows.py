@@ -70,6 +70,15 @@ class KeptRows:
 
         return self._by_head("prefill scores", read, np.float32, ctypes.c_float)
 
+    def selected(self) -> npt.NDArray[np.int32]:
+        """Positions that later layers have computed in the last prefill, [n_selected].
+
+        There are none without a selection.
+        """
+        ids = np.empty(api.llama_snapkv_selected(self.ctx, None, 0), np.int32)
+        api.llama_snapkv_selected(self.ctx, pointer(ids, ctypes.c_int32), len(ids))
+        return ids
+
     def coverage(self) -> npt.NDArray[np.float32]:
         """Share of the window's attention mass on the kept rows, [n_layer_cached, n_head_kv].
 

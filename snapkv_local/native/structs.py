@@ -49,6 +49,11 @@ class llama_snapkv_params(_Sized):
         ("keep_scores", ctypes.c_bool),
         ("vault", ctypes.c_bool),
         ("vault_limit", ctypes.c_uint64),
+        ("prefill", ctypes.c_int),
+        ("select_share", ctypes.c_float),
+        ("select_min", _u32),
+        ("select_depth", ctypes.c_float),
+        ("select_settled", ctypes.c_float),
     ]
 
 
@@ -120,6 +125,11 @@ class llama_snapkv_stats(_Sized):
         ("seconds_evict", ctypes.c_double),
         ("ratio_fused", ctypes.c_double),
         ("coverage", ctypes.c_double),
+        ("n_selected", _u32),
+        ("n_layer_all", _u32),
+        ("settled", ctypes.c_double),
+        ("layer_work", ctypes.c_double),
+        ("seconds_select", ctypes.c_double),
     ]
 
 

@@ -22,6 +22,7 @@ POOLINGS = {"avg": 0, "max": 1, "nosink": 2}
 AGGREGATIONS = {"sum": 0, "max": 1}
 HIDDEN_STATES = {"auto": 0, "device": 1, "host": 2}
 OPS = {"auto": 0, "fused": 1, "ggml": 2}
+PREFILLS = {"exact": 0, "selective": 1}
 
 
 def ggml_type(kv_type: str) -> int:
@@ -58,6 +59,11 @@ def make_params(config: SnapKVConfig, keep_scores: bool = False) -> llama_snapkv
         keep_scores=keep_scores,
         vault=config.vault != "off",
         vault_limit=config.vault_limit or 0,
+        prefill=PREFILLS[config.prefill],
+        select_share=config.select_share,
+        select_min=config.select_min,
+        select_depth=config.select_depth,
+        select_settled=config.select_settled,
     )
 
 

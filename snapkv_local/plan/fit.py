@@ -107,7 +107,8 @@ class Task:
         n_layers = len(cached_layers(self.model))
         n_ubatch = min(N_UBATCH if c.n_ubatch == "auto" else int(c.n_ubatch), n_prompt)
         group = smaller = 1 if c.layer_group == "auto" else min(int(c.layer_group), largest)
-        if c.layer_group == "auto" and c.hidden_state != "host" and largest >= n_layers:
+        may_be_whole = c.hidden_state != "host" and c.prefill == "exact"
+        if c.layer_group == "auto" and may_be_whole and largest >= n_layers:
             whole, single = (self._wanted(n_prompt, (g, n_ubatch, False)) for g in (n_layers, 1))
             group = n_layers if whole <= single else 1
         if not self.place.gpu:

@@ -6,6 +6,7 @@ engine (csrc/) has snapkv and snapkv-paper; reference.py has it in float64.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 from snapkv_local.errors import ConfigError
@@ -20,6 +21,7 @@ from snapkv_local.policies.pyramid import Pyramid
 from snapkv_local.policies.question import Question
 from snapkv_local.policies.random import Random
 from snapkv_local.policies.replay import Replay
+from snapkv_local.policies.selective import Selective
 from snapkv_local.policies.sentence import Sentence
 from snapkv_local.policies.snapkv import SnapKV
 from snapkv_local.policies.snapkv_paper import SnapKVPaper
@@ -28,7 +30,7 @@ from snapkv_local.policies.value import Value
 from snapkv_local.policies.view import LayerView, PromptView
 from snapkv_local.policies.windows import Windows
 
-__all__ = ["POLICIES", "LayerView", "Policy", "PromptView", "get", "parse"]
+__all__ = ["POLICIES", "PREFILLS", "LayerView", "Policy", "PromptView", "get", "parse"]
 
 POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
@@ -65,10 +67,17 @@ def get(name: str) -> type[Policy]:
     return POLICIES[name]
 
 
-def parse(text: str) -> Policy:
+# what says how a prompt is evaluated, too, and so chooses no rows of one that has been
+PREFILLS: dict[str, type[Policy]] = {Selective.name: Selective}
+
+
+def parse(text: str, others: Mapping[str, type[Policy]] | None = None) -> Policy:
     """The policy that a text names, such as `snapkv:kernel_size=13+pooling=max`; options.py has the rules.
+
+    Args:
+        others: that it may name beside POLICIES.
 
     Raises:
         ConfigError: no such policy, option or value.
     """
-    return cast(Policy, options.parse(text, POLICIES))
+    return cast(Policy, options.parse(text, {**POLICIES, **(others or {})}))

@@ -91,6 +91,14 @@ def test_compacted_sequences(run: Run, arch_models: Path, arch: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "arch", ["llama-dense", "qwen3-dense", "gemma4-dense", "gemma4-shared-dense", "deepseek2-moe"]
+)
+def test_selective_prefills(run: Run, arch_models: Path, arch: str) -> None:
+    """With all rows exact; else later layers are those of a model of theirs alone, sliding windows or not."""
+    assert run("test-snapkv-selective", arch_models / f"{arch}.gguf").strip() == "OK"
+
+
+@pytest.mark.parametrize(
     "arch",
     [
         "llama-dense",

@@ -65,6 +65,11 @@ def test_every_option_reaches_its_setting(loaded):
         "hidden_state": ("host", "host"),
         "n_ubatch": ("2k", 2048),
         "ops": ("ggml", "ggml"),
+        "prefill": ("exact", "exact"),
+        "select_share": ("0.3", 0.3),
+        "select_min": ("1k", 1024),
+        "select_depth": ("0.6", 0.6),
+        "select_settled": ("0", 0.0),
         "vault": ("ram", "ram"),
         "vault_limit": ("2GiB", 2**31),
     }

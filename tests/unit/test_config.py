@@ -32,6 +32,11 @@ def test_defaults():
         "ops": "auto",
         "vault": "off",
         "vault_limit": None,
+        "prefill": "exact",
+        "select_share": 0.25,
+        "select_min": 2048,
+        "select_depth": 0.4,
+        "select_settled": 0.5,
         "policy": "snapkv",
         "protect_system": False,
     }
@@ -102,6 +107,18 @@ def test_defaults():
         ({"policy": "pyramid"}, "choose what it shares rows out for, snapkv-paper"),
         ({"policy": "adaptive:of=value"}, "choose what it shares rows out for, value"),
         ({"policy": 3}, "policy=3: is of the wrong type; give a text such as 'snapkv'"),
+        ({"prefill": "fast"}, "prefill='fast': is not known; choose one of exact, selective"),
+        (
+            {"prefill": "selective", "vault": "ram"},
+            "prefill='selective', vault='ram': the vault would lack the rows that later layers have not "
+            "computed",
+        ),
+        (
+            {"prefill": "selective", "policy": "value"},
+            "prefill='selective', policy='value': the policy is shown all rows of a layer",
+        ),
+        ({"select_share": 0}, "select_share=0: is not a number above 0, up to 1"),
+        ({"select_depth": 1.5}, "select_depth=1.5: is not a number from 0 to 1"),
         ({"vault": "no such folder"}, "vault='no such folder': is not a folder"),
         ({"min_coverage": 0.9, "max_budget": 9}, "max_budget=9: is less than budget=2048"),
         ({"min_coverage": "0.9"}, "min_coverage='0.9': is not a number above 0, up to 1"),

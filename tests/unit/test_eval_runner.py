@@ -16,6 +16,7 @@ from snapkv_local.eval.tasks import Wanted
 from snapkv_local.models.gguf_shape import ModelShape
 from snapkv_local.plan.kinds import Layer
 from snapkv_local.plan.model import PlannedModel
+from snapkv_local.policies.selective import Selective
 from snapkv_local.policies.view import LayerView
 
 N_VOCAB = 258
@@ -40,6 +41,17 @@ class FakeEngine:
         self.prompt = np.asarray(tokens)
         self.select_rows(None)
         self.calls.pop()
+
+    def prefill_with(self, tokens, budget, settings, view):
+        self.calls.append(("prefill", budget, settings))
+        self.prompt = np.asarray(tokens)
+        self.select_rows(
+            [np.tile(np.arange(min(budget, len(tokens)) - WINDOW), (N_HEAD_KV, 1))] * N_LAYER
+        )
+        self.calls.pop()
+
+    def rewind(self):
+        self.fed = 0
 
     def layer_views(self):
         self.calls.append("views")
@@ -269,6 +281,21 @@ def test_one_prefill_a_prompt_and_one_score_a_cell(path):
     assert calls.count("views") == 3
     assert calls.count("score") == 4 * 7
     assert run.engines["f16"].closed
+
+
+def test_what_says_how_a_prompt_is_prefilled_has_its_own_prefill(path):
+    policies = {**POLICIES, "selective:share=0.5": Selective(share=0.5)}
+    run = Run(path, replace(SETTINGS, policies=tuple(policies)), policies=policies)
+    data = run.run()
+    prefills = [call for call in run.engines["f16"].calls if call[0] == "prefill"]
+    assert [budget for _, budget, _ in prefills] == [40, 64, 512] * 3
+    assert {settings["select_share"] for _, _, settings in prefills} == {0.5}
+    assert run.engines["f16"].calls.count("score") == 4 * 10
+    scores = data["cases"]["t/100/0/0"]["scores"]
+    # the same rows as those that "first" keeps in the mean
+    assert scores["selective:share=0.5/40/f16"]["kl"] > 0
+    bytes_of = data["cases"]["t/100/0/0"]["bytes"]
+    assert bytes_of["selective:share=0.5/64/f16"] == bytes_of["recent/64/f16"]
 
 
 def test_quantized_caches_are_compared_with_the_full_f16_one(path):

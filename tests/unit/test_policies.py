@@ -60,7 +60,8 @@ def test_is_registered_under_its_name_and_names_its_source(policy):
 def test_each_policy_is_registered_and_in_a_file_of_its_name():
     folder = Path(policies.__file__).parent
     files = {path.stem for path in folder.glob("*.py")}
-    modules = {name.replace("-", "_"): policy for name, policy in policies.POLICIES.items()}
+    named = {**policies.POLICIES, **policies.PREFILLS}
+    modules = {name.replace("-", "_"): policy for name, policy in named.items()}
     assert files == HELPERS | set(modules)
     for module, policy in modules.items():
         assert policy.__module__ == f"snapkv_local.policies.{module}"

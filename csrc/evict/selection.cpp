@@ -1,0 +1,119 @@
+#include "evict/selection.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+// of a layer's votes, what counts with each later layer that votes
+static constexpr double CARRIED = 0.7;
+
+// the first rows draw attention whatever they say: they go on, and do not count
+static constexpr uint32_t N_FIRST = 4;
+
+llama_snapkv_selection::llama_snapkv_selection(const llama_snapkv_params & params, const llama_snapkv_task & task, uint32_t n_tail) :
+    params(params), task(task), n_all(task.n_rows()), open(params.prefill == LLAMA_SNAPKV_PREFILL_SELECTIVE && task.n_cells == 0) {
+    if (!open) {
+        return;
+    }
+    const uint32_t n_share = (uint32_t) std::ceil((double) params.select_share * n_all);
+    n_wanted = std::min(n_all, std::max({ n_share, params.select_min, task.n_kept_max }));
+    stays.assign((n_all + RUN - 1) / RUN, false);
+    for (uint32_t row = 0; row < std::max(N_FIRST, params.n_sink) && row < n_all; ++row) {
+        stays[row / RUN] = true;
+    }
+    for (uint32_t row = n_all - std::min(n_all, n_tail); row < n_all; ++row) {
+        stays[row / RUN] = true;
+    }
+    for (uint32_t i = 0; i < task.prompt.n_protected; ++i) {
+        const auto & span = task.prompt.protected_spans[i];
+        for (llama_pos pos = span.begin; pos < std::min<llama_pos>(span.end, n_all); ++pos) {
+            stays[pos / RUN] = true;
+        }
+    }
+    newest.assign(stays.size(), 0.0);
+    votes.assign(stays.size(), 0.0);
+}
+
+// each head, and then each layer, has one vote to give
+void llama_snapkv_selection::add(uint32_t ic, const std::vector<float> & votes_of_head) {
+    if (ic != ic_newest) {
+        close_layer();
+        ic_newest = ic;
+    }
+    std::vector<double> head(newest.size(), 0.0);
+    for (size_t row = N_FIRST; row < votes_of_head.size(); ++row) {
+        head[row / RUN] += std::isfinite(votes_of_head[row]) ? votes_of_head[row] : 0.0;
+    }
+    const double sum = std::accumulate(head.begin(), head.end(), 0.0);
+    for (size_t i = 0; i < head.size(); ++i) {
+        newest[i] += sum > 0.0 ? head[i] / sum : 0.0;
+    }
+}
+
+void llama_snapkv_selection::close_layer() {
+    const double total = std::accumulate(newest.begin(), newest.end(), 0.0);
+    if (total <= 0.0) {
+        return; // none since the last time
+    }
+    if (any_counted) {
+        double here = 0.0;
+        double everywhere = 0.0;
+        for (size_t i = 0; i < newest.size(); ++i) {
+            everywhere += stays[i] ? 0.0 : newest[i];
+        }
+        for (const int32_t run : best()) {
+            here += stays[run] ? 0.0 : newest[run];
+        }
+        settled = everywhere > 0.0 ? here / everywhere : 1.0;
+    }
+    for (size_t i = 0; i < votes.size(); ++i) {
+        votes[i] = CARRIED * votes[i] + newest[i] / total;
+        newest[i] = 0.0;
+    }
+    any_counted = true;
+}
+
+// runs: those that stay, then by their votes; equal ones: the earlier
+std::vector<int32_t> llama_snapkv_selection::best() const {
+    std::vector<int32_t> order(stays.size());
+    std::iota(order.begin(), order.end(), 0);
+    const size_t n_stay = std::count(stays.begin(), stays.end(), true);
+    const size_t n_missing = stays.size() * RUN - n_all; // of the last run, which stays
+    const size_t n = std::min(order.size(), std::max(n_stay, (n_wanted + n_missing + RUN - 1) / RUN));
+    std::partial_sort(order.begin(), order.begin() + n, order.end(), [&](int32_t a, int32_t b) {
+        return stays[a] != stays[b] ? stays[a] : votes[a] != votes[b] ? votes[a] > votes[b]
+                                                                      : a < b;
+    });
+    order.resize(n);
+    return order;
+}
+
+bool llama_snapkv_selection::choose(int32_t n_layers, int32_t n_layers_all) {
+    if (!open || n_layers >= n_layers_all) {
+        return false;
+    }
+    close_layer();
+    if (n_layers < params.select_depth * n_layers_all || settled < params.select_settled) {
+        return false;
+    }
+    auto runs = best();
+    std::sort(runs.begin(), runs.end());
+    for (const int32_t run : runs) {
+        for (uint32_t row = run * RUN; row < std::min(n_all, (run + 1) * RUN); ++row) {
+            chosen.push_back((int32_t) row);
+        }
+    }
+    open = false;
+    return true;
+}
+
+std::vector<float> llama_snapkv_selection::spread(const std::vector<float> & values) const {
+    if (chosen.empty()) {
+        return values;
+    }
+    std::vector<float> res(n_all - task.window, 0.0f);
+    for (size_t i = 0; i < values.size(); ++i) {
+        res[chosen[i]] = values[i];
+    }
+    return res;
+}

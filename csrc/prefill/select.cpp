@@ -1,0 +1,90 @@
+// A selective prefill between two layer groups: rows that go on are brought together, and chunks made of them.
+#include "prefill/run.h"
+
+#include "prefill/tail.h"
+#include "upstream/access.h"
+
+#include <algorithm>
+#include <map>
+
+using access = llama_snapkv_access;
+
+// what later layers need whatever the votes say: queries that vote, and in sliding-window layers all rows that the last tokens
+// and those to come can see, for whichever of the last ones is computed again
+uint32_t llama_snapkv_prefill_run::n_tail() const {
+    const uint32_t n_swa = mem.iswa ? ctx.get_model().hparams.n_swa : 0;
+    return std::max(task.n_queries(), n_swa + task.window);
+}
+
+void llama_snapkv_prefill_run::select(uint32_t ig) {
+    if (!selection.is_open()) {
+        return;
+    }
+    auto & stats = sk.stats;
+    const int64_t t0 = ggml_time_us();
+    const uint32_t n_all = task.n_rows();
+    const bool chosen = selection.choose(groups.il1(ig), groups.n_layer);
+    stats.settled = selection.get_settled();
+    if (chosen) {
+        stats.n_layer_all = groups.il1(ig);
+        stats.n_selected = (uint32_t) selection.rows().size();
+        const double all = (double) groups.il1(ig) / groups.n_layer;
+        stats.layer_work = all + (1.0 - all) * stats.n_selected / n_all;
+
+        if (mem.iswa) {
+            llama_kv_cache & swa = *mem.iswa->get_swa();
+            cells_before = std::make_unique<llama_kv_cells>(swa.get_cells(seq_id));
+            head_before = access::v_heads(swa)[swa.get_stream(seq_id)];
+        }
+        staging.hidden.gather(runner, selection.rows(), plan.chunk);
+        sk.selected = selection.rows();
+        task.selected = &selection.rows();
+        positions.selected = task.selected;
+        positions.ic_selected = groups.ic1(ig);
+
+        known->load_swa();
+        batches.split(known->n(), plan.chunk, {});
+        inputs = {};
+        ig_inputs = ig + 1;
+        progress.expect(progress.get_done() + (uint64_t) task.n_rows() * (groups.count() - ig - 1));
+    }
+    stats.seconds_select += (ggml_time_us() - t0) * 1e-6;
+}
+
+// all sliding-window layers share their cells: those before the selection have other rows in them than those after it. the last
+// rows, which all have, go to where the layers before have them; others go
+void llama_snapkv_prefill_run::join_tails() {
+    if (!task.selected || !mem.iswa) {
+        return;
+    }
+    llama_kv_cache & swa = *mem.iswa->get_swa();
+    const uint32_t stream = swa.get_stream(seq_id);
+    const auto end = (uint32_t) task.end();
+    llama_snapkv_vault::segment late;
+    llama_snapkv_save_tail(swa, seq_id, end, end, late); // as far back as none is missing
+
+    access::v_cells(swa)[stream] = *cells_before;
+    access::v_heads(swa)[stream] = head_before;
+    std::map<llama_pos, uint32_t> cell_of;
+    for (uint32_t i = 0; i < cells_before->size(); ++i) {
+        if (!cells_before->is_empty(i) && cells_before->seq_has(i, seq_id)) {
+            cell_of[cells_before->pos_get(i)] = i;
+        }
+    }
+    llama_pos pos0 = (llama_pos) end;
+    while (pos0 > (llama_pos) late.swa.pos0 && cell_of.count(pos0 - 1)) {
+        pos0--;
+    }
+    swa.seq_rm(seq_id, -1, pos0);
+
+    const uint8_t * from = late.swa.data;
+    const int32_t il_selected = groups.il1(positions.ic_selected / groups.size - 1);
+    for (const auto & layer : access::layers(swa)) {
+        for (ggml_tensor * t : access::tensors(layer, stream)) {
+            for (llama_pos pos = pos0; (int32_t) layer.il >= il_selected && pos < (llama_pos) end; ++pos) {
+                ggml_backend_tensor_set(t, from + (pos - late.swa.pos0) * t->nb[1], cell_of.at(pos) * t->nb[1], t->nb[1]);
+            }
+            from += late.swa.n_rows * t->nb[1];
+        }
+    }
+}
