@@ -152,6 +152,7 @@ MODEL = PlannedModel(
     shape=ModelShape(
         arch="gemma2", name="", n_layer=4, n_ctx_train=1000, n_embd=64, n_head=(4,) * 4,
         n_head_kv=(2,) * 4, head_k=32, head_v=64, n_swa=50, n_vocab=N_VOCAB, has_chat_template=True,
+        has_learned_positions=False,
     ),
     layers=tuple(
         Layer(
