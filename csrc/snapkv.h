@@ -178,6 +178,10 @@ LLAMA_API bool llama_snapkv_prove(const char * device, struct llama_snapkv_proof
 // if false, llama_snapkv_last_error() names the reason
 LLAMA_API bool llama_snapkv_supported(struct llama_model * model, struct llama_context_params cparams, struct llama_snapkv_params params);
 
+// false, and llama_snapkv_last_error() names the reason, for layers that a file describes and llama.cpp would end the process for:
+// to be asked before a context of its own is made. llama_snapkv_supported() has asked it
+LLAMA_API bool llama_snapkv_check_model(const struct llama_model * model);
+
 // positions that a model has learned embeddings of, as GPT-2 has: where a token has another one, llama_decode() ends the process, or
 // reads what is no embedding, and our functions refuse it. 0: the model has no such embeddings
 LLAMA_API uint32_t llama_snapkv_n_positions(const struct llama_model * model);

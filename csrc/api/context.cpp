@@ -9,6 +9,7 @@
 #include "state/logits.h"
 #include "state/params.h"
 #include "upstream/access.h"
+#include "upstream/layout.h"
 #include "upstream/snapkv-alloc.h"
 
 #include "llama-impl.h"
@@ -54,6 +55,11 @@ bool llama_snapkv_supported(llama_model * model, llama_context_params cparams, l
     } catch (const std::exception & e) {
         llama_snapkv_error() = e.what();
     }
+    return llama_snapkv_error().empty();
+}
+
+bool llama_snapkv_check_model(const llama_model * model) {
+    llama_snapkv_error() = model ? llama_snapkv_check_layout(*model) : "model is NULL";
     return llama_snapkv_error().empty();
 }
 

@@ -7,6 +7,7 @@
 #include "state/params.h"
 #include "upstream/access.h"
 #include "upstream/devices.h"
+#include "upstream/layout.h"
 #include "upstream/snapkv-alloc.h"
 
 #include "llama-cpp.h"
@@ -273,6 +274,9 @@ static std::string refused_memory(llama_memory_t memory) {
 
 std::string llama_snapkv_check_support(llama_model & model, llama_context_params cparams, const llama_snapkv_params & params) {
     std::string reason = llama_snapkv_check_params(params);
+    if (reason.empty()) {
+        reason = llama_snapkv_check_layout(model);
+    }
     if (reason.empty()) {
         reason = check_model(model, cparams);
     }

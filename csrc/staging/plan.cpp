@@ -9,9 +9,6 @@
 
 using access = llama_snapkv_access;
 
-// kept free beside what a plan counts: the pools of the backend, where a shortage ends the process
-static constexpr size_t MARGIN = 320u << 20;
-
 static constexpr uint32_t MIN_CHUNK = 64;
 
 llama_snapkv_groups::llama_snapkv_groups(const llama_model & model, const llama_kv_cache & base) :
@@ -36,7 +33,7 @@ struct sizes {
 
     size_t of(const llama_snapkv_plan & plan, uint32_t n_layer, uint32_t n_prompt) const {
         const size_t hidden = plan.group >= n_layer ? 0 : hidden_row * (plan.hidden_host ? (size_t) 2 * plan.chunk : (size_t) n_prompt);
-        return plan.group * layer + hidden + (size_t) plan.chunk * (mask_row + compute_row + plan.group * queries_row) + state + votes + MARGIN;
+        return plan.group * layer + hidden + (size_t) plan.chunk * (mask_row + compute_row + plan.group * queries_row) + state + votes + LLAMA_SNAPKV_MARGIN;
     }
 };
 

@@ -28,6 +28,9 @@ struct llama_snapkv_groups {
     uint32_t ic1(uint32_t ig) const { return ig + 1 >= count() ? (uint32_t) ils.size() : (ig + 1) * size; }
 };
 
+// bytes kept free beside what a plan counts: the pools of the backend, where a shortage ends the process
+static constexpr size_t LLAMA_SNAPKV_MARGIN = 320u << 20;
+
 // how much of the prompt is on the device at once
 struct llama_snapkv_plan {
     uint32_t group = 1;       // G

@@ -6,8 +6,10 @@
 
 #include "imaginary-device.h"
 
+#include "staging/plan.h"
 #include "upstream/devices.h"
 
+#include "llama-context.h"
 #include "llama-cpp.h"
 #include "snapkv.h"
 
@@ -292,6 +294,14 @@ static void test_neighbours(const char * path) {
     unsetenv(LLAMA_SNAPKV_UNPROVEN);
 }
 
+// bytes on the device by which a prefill of N tokens is planned, without those that stay free
+static size_t planned(llama_context & ctx, const llama_snapkv_params & sp) {
+    const auto mem = llama_snapkv_memory_of(ctx);
+    llama_snapkv_groups groups(ctx.get_model(), *mem.base);
+    const auto place = llama_snapkv_make_place(ctx, mem, groups);
+    return llama_snapkv_make_plans(ctx, mem, sp, groups, place, N)[0].bytes - LLAMA_SNAPKV_MARGIN;
+}
+
 // what "auto" takes beside a GPU: one layer at a time or all of them, whichever is smaller; the hidden state on the device, and on
 // the host where memory is short
 static void test_plans(const char * path) {
@@ -306,11 +316,14 @@ static void test_plans(const char * path) {
         llama_snapkv_stats stats = {};
         stats.size = sizeof(stats);
         CHECK(llama_snapkv_get_stats(ctx.get(), &stats));
+        const size_t taken = stats.bytes_kv_group + stats.bytes_hidden - stats.bytes_hidden_host + stats.bytes_mask + stats.bytes_compute;
+        CHECK(imaginary::memory == 1 || taken <= planned(*ctx, sp));
         return std::make_pair(stats, llama_snapkv_n_layer(ctx.get()));
     };
     const auto [single, n_layer] = prefill_by(1);
-    const bool all_are_smaller = (n_layer - 1) * single.bytes_kv_group <= N * llama_model_n_embd(model.get()) * sizeof(float);
     const auto found = prefill_by(0).first;
+    const auto whole = prefill_by(UINT32_MAX).first;
+    const bool all_are_smaller = whole.bytes_kv_group + whole.bytes_hidden < single.bytes_kv_group + single.bytes_hidden;
     CHECK(found.layer_group == (all_are_smaller ? n_layer : 1));
     CHECK(found.bytes_hidden_host == 0 && found.n_ubatch == 50);
     CHECK(prefill_by(2).first.layer_group == std::min(2u, n_layer));

@@ -150,6 +150,7 @@ class Session:
         if s.n_gpu_layers == 0 and self.support.unproven_devices():
             params.op_offload = False  # as Llama does
         if self.config is None:
+            self.support.check_layers(s.path, self.model)
             ctx = llama.llama_init_from_model(self.model, params)
             if not ctx:
                 raise RuntimeError("llama_init_from_model: no context, most likely for memory")

@@ -5,14 +5,14 @@ from __future__ import annotations
 # first of all: it loads our library, which llama_cpp then uses
 from snapkv_local.native import api  # isort: skip
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llama_cpp import _internals
+from llama_cpp import _internals, llama_cpp
 
-from snapkv_local.native import voices
+from snapkv_local.native import support, voices
 
 
 class CheckedContext(_internals.LlamaContext):
@@ -21,10 +21,24 @@ class CheckedContext(_internals.LlamaContext):
     Attributes:
         gate: entered by whoever uses what several threads use.
         seq_id: of its only sequence.
+
+    Raises:
+        UnsupportedModelError: llama.cpp would end the process.
     """
 
     seq_id: int = 0
     gate: AbstractContextManager[Any] = nullcontext()
+
+    def __init__(
+        self,
+        *,
+        model: _internals.LlamaModel,
+        params: llama_cpp.llama_context_params,
+        verbose: bool = True,
+    ) -> None:
+        self._exit_stack = ExitStack()  # to close where it is not made
+        support.check_layers(model.path_model, model.model)
+        super().__init__(model=model, params=params, verbose=verbose)
 
     def decode(self, batch: _internals.LlamaBatch) -> None:
         """Evaluate a batch.

@@ -101,6 +101,23 @@ def unproven_devices() -> list[Device]:
     ]
 
 
+def check_layers(name: str, model: Any) -> None:
+    """Refuse layers that a file describes and llama.cpp would end the process for.
+
+    Args:
+        name: of the model, for the error.
+
+    Raises:
+        UnsupportedModelError: with the reason.
+    """
+    if not api.llama_snapkv_check_model(model):
+        raise UnsupportedModelError(
+            name,
+            f"{api.last_error()}, and llama.cpp would end the process",
+            "take another file of this model",
+        )
+
+
 def check_supported(
     name: str, model: Any, cparams: Any, params: llama_snapkv_params, silent: bool = True
 ) -> None:
@@ -114,6 +131,7 @@ def check_supported(
         UnsupportedModelError: the model, or what is asked for, is refused.
         OutOfMemoryError: there is too little memory to find out.
     """
+    check_layers(name, model)
     reason = supported(model, cparams, params, silent)
     if reason is not None:
         raise UnsupportedModelError(name, reason, "use it with the full cache ({full})")

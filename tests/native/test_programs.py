@@ -64,6 +64,7 @@ def test_cuda_sources_compile(binaries: Path, tmp_path: Path) -> None:
         "qwen3-dense",
         "gemma4-shared-dense",
         "cohere2moe-moe",
+        "granitehybrid-dense",
     ],
 )
 def test_devices_that_nobody_has_proven(run: Run, arch_models: Path, arch: str) -> None:
