@@ -51,7 +51,7 @@ MASK_ALIGNMENT = 8
 MIN_NEW = 64
 STATE_STEP, MAX_STATES = 4, 12
 
-# bytes that the engine leaves free on the device (csrc/staging/plan.cpp)
+# bytes that the engine leaves free on the device (csrc/staging/plan.h)
 MARGIN = 320 << 20
 
 

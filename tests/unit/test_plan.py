@@ -576,7 +576,7 @@ def test_it_needs_no_native_library(tmp_path):
 @pytest.mark.parametrize(
     ("file", "source", "ours"),
     [
-        ("staging/plan.cpp", r"MARGIN = (\d+)u << 20;", memory.MARGIN >> 20),
+        ("staging/plan.h", r"MARGIN = (\d+)u << 20;", memory.MARGIN >> 20),
         ("staging/plan.cpp", r"MIN_CHUNK = (\d+);", fit._MIN_CHUNK),
         ("staging/staging.h", r"MASK_ALIGNMENT = (\d+);", memory.MASK_ALIGNMENT),
         ("prefill/rows.cpp", r"MIN_NEW = (\d+);", memory.MIN_NEW),
