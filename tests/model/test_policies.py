@@ -422,8 +422,8 @@ def test_rows_for_questions_that_come_later(
     ("budget", "subject"), [(WINDOW - 1, "n_rows=-1"), (WINDOW + 3, "n_rows=3")]
 )
 def test_budgets_that_keep_nothing_for_later(
-    chooses: Llama, prompt: list[int], budget: int, subject: str
+    engine: Llama, prompt: list[int], budget: int, subject: str
 ) -> None:
-    chooses.prefill(prompt)
+    engine.prefill(prompt)
     with refused(ConfigError, subject):
-        chooses.keep_for_later(budget, "streaming")
+        engine.keep_for_later(budget, "streaming")
