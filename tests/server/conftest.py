@@ -121,10 +121,10 @@ def serve_document(serve: Callable[..., Process]) -> Callable[..., Process]:
 
 @pytest.fixture(scope="session")
 def server(serve: Callable[..., Process]) -> Process:
-    """With a key, a cap on tokens, a queue and a limit on bodies."""
+    """With two conversations, a key, a cap on tokens, a queue and a limit on bodies."""
     process = serve(
         *("--port", "0", "--api-key", KEY, "--ctx", "8k", "--budget", str(BUDGET)),
-        *("--max-tokens", str(MAX_TOKENS), "--max-queue", str(MAX_QUEUE)),
+        *("--max-tokens", str(MAX_TOKENS), "--max-queue", str(MAX_QUEUE), "--parallel", "2"),
         *("--max-body", str(MAX_BODY)),
     )
     return process.wait_until_ready()

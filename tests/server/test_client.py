@@ -413,13 +413,16 @@ def test_a_closed_stream_ends_its_generation(client: openai.OpenAI, http: httpx.
 def test_a_client_that_leaves_is_taken_out_of_the_queue(
     client: openai.OpenAI, http: httpx.Client, document: str
 ) -> None:
-    def long() -> None:
-        ask(client, "Running. " + document[:8000], max_tokens=2)
+    def long(i: int) -> None:
+        ask(client, f"Running {i}. " + document[:8000], max_tokens=2)
 
-    running = threading.Thread(target=long)
-    running.start()
-    wait_for(lambda: metric(http, "snapkv_running") == 1)
+    # as many as there are conversations: a third one would be answered between their chunks
+    running = [threading.Thread(target=long, args=(i,)) for i in range(2)]
+    for thread in running:
+        thread.start()
+    wait_for(lambda: metric(http, "snapkv_running") == 2)
     with pytest.raises(openai.APITimeoutError):
         ask(client.with_options(timeout=0.5), "Hello")
     wait_for(lambda: metric(http, "snapkv_queue_length") == 0, 2)
-    running.join()
+    for thread in running:
+        thread.join()
