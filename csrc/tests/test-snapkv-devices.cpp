@@ -63,7 +63,7 @@ static void test_table() {
     CHECK(n >= 10);
     CHECK(llama_snapkv_backend_of(imaginary::cpu()).proven && llama_snapkv_backend_of(imaginary::cpu()).proven_latent);
     const auto cuda = llama_snapkv_backend_of(std::string("CUDA"));
-    CHECK(cuda.proven_latent && cuda.proven_wide && !cuda.proven_sharing);
+    CHECK(cuda.proven_latent && cuda.proven_wide && cuda.proven_sharing);
     CHECK(llama_snapkv_reads_mask_stride({ imaginary::cpu() }));
     CHECK(!llama_snapkv_reads_mask_stride({ imaginary::cpu(), imaginary::device() }));
 }
@@ -128,9 +128,7 @@ static void test_refusal(const char * path) {
     for (const char * part : { "nobody has proven", "Imaginary0", "backend Imaginary", "in no line of the register", "CPU", "SNAPKV_UNPROVEN=1" }) {
         CHECK(strstr(llama_snapkv_last_error(), part));
     }
-    const std::string arch = arch_of(model.get());
-    const bool is_proven_on_cuda = arch != "gemma4" && arch != "cohere2moe";
-    CHECK((strstr(llama_snapkv_last_error(), "CUDA") != nullptr) == is_proven_on_cuda);
+    CHECK(strstr(llama_snapkv_last_error(), "CUDA"));
     CHECK(!llama_snapkv_init_from_model(model.get(), cp, snapkv_params()));
     for (const char * value : { "0", "", "yes" }) {
         setenv(LLAMA_SNAPKV_UNPROVEN, value, 1);

@@ -20,9 +20,9 @@ static constexpr llama_snapkv_backend BACKENDS[] = {
     { "CPU",     "CPU",                 true,   true,     true,  true, true,    true,  true,
       "Linux on x86-64: with each change the test programs run there, among them test-snapkv-exact on all architectures and "
       "test-snapkv-ops against float64." },
-    { "CUDA",    "CUDA (NVIDIA)",       true,   true,     true,  true, false,   true,  true,
-      "Compute capability 9.0, an H100 on 2026-11-25 and an H200 on 2026-11-29: test-snapkv-exact, test-snapkv-ops, kept positions "
-      "against the CPU (results/gpu-*.json). A prefill of cohere2moe ended the process then." },
+    { "CUDA",    "CUDA (NVIDIA)",       true,   true,     true,  true, true,    true,  true,
+      "Compute capability 9.0, an H100 on 2026-11-25 and an H200 on 2026-11-29: test-snapkv-exact on all architectures, with K and V in "
+      "f16 and q8_0, test-snapkv-ops, kept positions against the CPU (results/gpu-*.json)." },
     { "BLAS",    "BLAS (Accelerate, OpenBLAS, MKL)", true, true, true, true, true, true,  false,
       "It computes products of matrices for the CPU, never attention: the same ones in a prefill as in llama_decode(). "
       "Taken as proven for that; not run." },
@@ -126,10 +126,6 @@ static const char * unproven_for(const llama_model & model, const llama_snapkv_b
     }
     if (llama_model_is_hybrid(&model) && !backend.proven_recurrent) {
         return "models with recurrent layers";
-    }
-    // the prefill of a synthetic one ended the process there
-    if (model.arch == LLM_ARCH_COHERE2MOE && strcmp(backend.name, "CUDA") == 0) {
-        return "models of the architecture cohere2moe";
     }
     const auto & hparams = model.hparams;
     if (hparams.is_mla()) {
