@@ -34,6 +34,7 @@ _LAYERS = (*_FEW[:3], f"windows:{_FORM}", f"{_VALUE}+kind=caote")
 _SHARED = (f"pyramid:of=snapkv:{_LAST}", f"adaptive:of=snapkv:{_LAST}")
 _THREE = ("snapkv-paper", "snapkv", "streaming")
 _JOINT = ("snapkv", "joint", "snapkv-paper", "joint:of=snapkv-paper")
+_UNASKED = ("snapkv", "streaming", "expected", "replay", "level:of=replay")
 _TYPES = ("f16", "q8_0", "q4_0")
 _TEXT, _STRESS = ("continue", "code"), ("keys", "trace", "count")
 
@@ -93,6 +94,13 @@ def _of_types(name: str, length: int, tasks: tuple[str, ...], questions: int) ->
     return Evaluation(name, "smollm2", length, tasks, 8, questions, _THREE, budgets, _TYPES)
 
 
+def _of_later_questions(
+    name: str, model: str, length: int, tasks: tuple[str, ...], documents: int
+) -> Evaluation:
+    """Of policies that look at no question."""
+    return Evaluation(name, model, length, tasks, documents, 3, _UNASKED, (128, 512))
+
+
 # those that take longest first
 EVALUATIONS = (
     *_of_length(4096, "4k"),
@@ -130,6 +138,13 @@ EVALUATIONS = (
     ),
     Evaluation(
         "heads-smollm2-2k", "smollm2", 2048, ("needle", "continue"), 4, 3, _JOINT, (64, 256)
+    ),
+    _of_later_questions("eval-smollm2-2k-question-free", "smollm2", 2048, ("question-after",), 4),
+    _of_later_questions(
+        "eval-smollm2-2k-question-free-first", "smollm2", 2048, ("question-first",), 2
+    ),
+    _of_later_questions(
+        "eval-needle-4k-question-free", "needle", 4096, ("question-after", "question-first"), 4
     ),
 )
 

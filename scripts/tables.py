@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import conversation_tables
+import drafts_table
 import former_table
 import heads_table
 import needle_tables
@@ -226,6 +227,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "questions": conversation_tables.questions,
     "needle-questions": conversation_tables.needle_questions,
     "endless": conversation_tables.endless,
+    "drafts": drafts_table.drafts,
     "heads": heads_table.heads,
     "quality": quality_tables.short,
     "quality-former": former_table.former,
