@@ -73,11 +73,12 @@ class PrefillStats:
     seconds_evict: float
     ratio_fused: float
     coverage: float
-    n_selected: int
-    n_layer_all: int
-    settled: float
-    layer_work: float
-    seconds_select: float
+    # an exact prefill has none of these, nor has a session that was saved before there was another kind
+    n_selected: int = 0
+    n_layer_all: int = 0
+    settled: float = 0.0
+    layer_work: float = 1.0
+    seconds_select: float = 0.0
 
     @classmethod
     def of(cls, counted: Any, bytes_rows: int) -> PrefillStats:

@@ -136,7 +136,7 @@ def loaded(request, write_gguf, path, monkeypatch):
     module = sys.modules[f"snapkv_local.cli.{request.param}"]
     seen = []
 
-    def stop(_path, config, *_rest):
+    def stop(_path, config, *_rest, **_options):
         seen.append(config)
         raise OutOfMemoryError("the test", "ends here", "look at the configuration")
 
