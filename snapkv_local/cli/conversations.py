@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from snapkv_local import hardware
+from snapkv_local import hardware, memory
 from snapkv_local.cli.model import together
 from snapkv_local.cli.types import ByteSize
 from snapkv_local.config import N_PARALLEL_MAX, SnapKVConfig
@@ -130,6 +130,9 @@ def _that_fit(path: Path, config: SnapKVConfig, loading: LoadOptions) -> tuple[i
     if not place.gpu:
         machine = hardware.read_hardware()
         available = machine.ram_available or machine.ram_total
+        limited = memory.left()
+        if limited is not None:
+            available = max(0, min(available or limited, limited - memory.ENGINE))
     kv_type: Any = split_kv_type(loading.kv_type or KV_TYPE)[0]
     task = fit.Task(planned, config, kv_type, place, available)
     ctx = loading.ctx or planned.shape.n_ctx_train
