@@ -16,6 +16,7 @@ from snapkv_local.prompt.template import conversation
 from snapkv_local.server.answer import progress_of
 from snapkv_local.server.engine import Engine
 from snapkv_local.server.errors import ApiError
+from snapkv_local.server.resting import Resting
 from snapkv_local.server.schemas import ChatRequest, CompletionRequest, NativeRequest
 from snapkv_local.server.worker import Began, Chunk, Done, Ended, Found
 
@@ -42,7 +43,9 @@ def llm(make: Any) -> Llama:
 
 @pytest.fixture(scope="module")
 def engine(llm: Llama) -> Engine:
-    engine = Engine(lambda: (llm, {}), "model", None, {"temperature": 0.8, "seed": 42})
+    engine = Engine(
+        lambda: (llm, {}, Resting(0, None, 0)), "model", None, {"temperature": 0.8, "seed": 42}
+    )
     engine.load()
     return engine
 
@@ -301,7 +304,8 @@ def test_a_template_reads_its_options_and_thoughts(engine: Engine) -> None:
     """With a template that thinks, in the place of the model's own."""
     from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-    llm, own = engine.llm, engine.llm._chat_handlers["chat_template.default"]
+    (llm,) = engine.pool._siblings
+    own = llm._chat_handlers["chat_template.default"]
     template = (
         "{% for m in messages %}{% if m.reasoning_content %}({{ m.reasoning_content }}){% endif %}"
         "{{ m.content }}{% endfor %}{% if enable_thinking is not false %}<think>\n{% endif %}"
@@ -330,14 +334,13 @@ def test_a_template_reads_its_options_and_thoughts(engine: Engine) -> None:
 
 
 def test_progress_begins_with_what_is_cached_and_ends_with_all(engine: Engine) -> None:
-    body = {"prompt": PROMPT * 3, **GREEDY, "return_progress": True, "cache_prompt": True}
-    for cached in (0, 1):  # the second time all but a token is there
-        engine.llm.reset() if not cached else None
+    for cached in (False, True):  # the second time all but a token is there
+        body = {"prompt": PROMPT * 3, **GREEDY, "return_progress": True, "cache_prompt": cached}
         job = NoJob()
         list(engine.native(NativeRequest.model_validate(body), job))  # type: ignore[arg-type]
         first, *_, last = map(progress_of, job.told)
         assert first["processed"] == first["cache"]
-        assert (first["cache"] > 0) == bool(cached)
+        assert (first["cache"] > 0) == cached
         assert last["processed"] == last["total"]
 
 

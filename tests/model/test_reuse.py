@@ -8,6 +8,7 @@ pytest.importorskip("fastapi", reason="the extra `server` is not installed")
 
 from snapkv_local import SnapKVConfig
 from snapkv_local.server.engine import Engine
+from snapkv_local.server.resting import Resting
 from snapkv_local.server.schemas import ChatRequest, CompletionRequest
 from snapkv_local.server.worker import Chunk, Done
 
@@ -33,7 +34,7 @@ class NoJob:
 @pytest.fixture(scope="module", params=list(CONFIGS))
 def engine(request: Any, make: Any) -> Engine:
     llm = make(logits_all=True, n_threads_batch=1, **CONFIGS[request.param])
-    engine = Engine(lambda: (llm, {}), "model", None)
+    engine = Engine(lambda: (llm, {}, Resting(0, None, 0)), "model", None)
     engine.load()
     return engine
 
