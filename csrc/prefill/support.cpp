@@ -38,6 +38,14 @@ std::string llama_snapkv_check_memory(const llama_model & model, const llama_sna
     if (params.prefill != LLAMA_SNAPKV_PREFILL_SELECTIVE) {
         return "";
     }
+    for (uint32_t il = 0; il < model.hparams.n_layer() && !llama_snapkv_tries_unproven(); ++il) {
+        const auto dev = model.dev_layer((int) il);
+        if (ggml_backend_dev_type(dev) != GGML_BACKEND_DEVICE_TYPE_CPU) {
+            return format("nobody has run a selective prefill on %s (ggml's backend %s): set prefill to exact, compute on the CPU (n_gpu_layers 0), "
+                          "or set the environment variable %s=1 to try it",
+                    ggml_backend_dev_name(dev), ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev)), LLAMA_SNAPKV_UNPROVEN);
+        }
+    }
     if (mem.recr) {
         return "a selective prefill gives later layers some of the rows, and the state of a recurrent layer is of all rows before: set prefill to exact";
     }

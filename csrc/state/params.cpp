@@ -32,7 +32,7 @@ llama_snapkv_params llama_snapkv_default_params(void) {
     params.select_share = 0.25f;
     params.select_min = 2048;
     params.select_depth = 0.4f;
-    params.select_settled = 0.5f;
+    params.select_settled = 0.85f;
     return params;
 }
 

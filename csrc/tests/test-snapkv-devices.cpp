@@ -121,6 +121,20 @@ static std::string arch_of(const llama_model * model) {
     return arch;
 }
 
+// exact prefills are proven there, selective ones not
+static void test_selective_is_refused(const char * path) {
+    const auto model = load(path, 99);
+    const llama_snapkv_proving proving;
+    auto sp = snapkv_params();
+    CHECK(llama_snapkv_supported(model.get(), context_params(GGML_TYPE_F16, true), sp));
+    sp.prefill = LLAMA_SNAPKV_PREFILL_SELECTIVE;
+    sp.vault = false;
+    CHECK(!llama_snapkv_supported(model.get(), context_params(GGML_TYPE_F16, true), sp));
+    for (const char * part : { "selective prefill on Imaginary0", "set prefill to exact", "SNAPKV_UNPROVEN=1" }) {
+        CHECK(strstr(llama_snapkv_last_error(), part));
+    }
+}
+
 static void test_refusal(const char * path) {
     const auto model = load(path, 99);
     const auto cp = context_params(GGML_TYPE_F16, true);
@@ -347,6 +361,7 @@ int main(int argc, char ** argv) {
     for (int i = 1; i < argc; ++i) {
         current = argv[i];
         test_refusal(argv[i]);
+        test_selective_is_refused(argv[i]);
         test_check(argv[i]);
         test_masks(argv[i]);
         test_neighbours(argv[i]);

@@ -36,7 +36,7 @@ def test_defaults():
         "select_share": 0.25,
         "select_min": 2048,
         "select_depth": 0.4,
-        "select_settled": 0.5,
+        "select_settled": 0.85,
         "policy": "snapkv",
         "protect_system": False,
     }
