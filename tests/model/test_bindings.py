@@ -114,7 +114,7 @@ def test_doctor_proves_the_processor_in_processes_of_their_own(monkeypatch, tmp_
     monkeypatch.setattr(bench_proof, "HEADS", (SMALL,))
     monkeypatch.setattr(bench_proof, "BENCH_PROMPT", 600)
     monkeypatch.setattr(bench_proof, "BENCH_BUDGET", 128)
-    monkeypatch.setenv("COLUMNS", "200")  # no line is wrapped
+    monkeypatch.delenv("COLUMNS", raising=False)  # no line is wrapped
     out = tmp_path / "proof.json"
     result = CliRunner().invoke(main, ["doctor", "--prove", "--device", "CPU", "--out", str(out)])
     assert result.exit_code == 0, result.output

@@ -94,7 +94,10 @@ def test_votes_that_differ_are_told():
     assert proof.verdict([], [{"error": "all"}])["exact"] is False
 
 
-def test_people_read_what_came_out_and_what_to_do_with_the_file(worker, tmp_path, capsys):
+def test_people_read_what_came_out_and_what_to_do_with_the_file(
+    worker, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.delenv("COLUMNS", raising=False)  # no line is wrapped
     worker[1]["Vulkan0"] = 1.5
     show_proof(record(), tmp_path / "x.json")
     said = capsys.readouterr().out
