@@ -19,6 +19,15 @@ Run = Callable[..., str]
 pytestmark = pytest.mark.native
 
 ROOT = Path(__file__).parents[2]
+# plain, with sliding windows, with sinks, with layers that share KV, latent, hybrid
+EACH_MEMORY = (
+    "llama-dense",
+    "gemma3-dense",
+    "gpt-oss-moe",
+    "gemma4-shared-dense",
+    "deepseek2-moe",
+    "qwen35-dense",
+)
 
 
 def test_selection(run: Run) -> None:
@@ -99,33 +108,13 @@ def test_selective_prefills(run: Run, arch_models: Path, arch: str) -> None:
     assert run("test-snapkv-selective", arch_models / f"{arch}.gguf").strip() == "OK"
 
 
-@pytest.mark.parametrize(
-    "arch",
-    [
-        "llama-dense",
-        "gemma3-dense",
-        "gpt-oss-moe",
-        "gemma4-shared-dense",
-        "deepseek2-moe",
-        "qwen35-dense",
-    ],
-)
+@pytest.mark.parametrize("arch", EACH_MEMORY)
 def test_many_sequences(run: Run, arch_models: Path, arch: str) -> None:
     """9 to 64, decoded together: as alone, and nothing left of what had been in their places."""
     assert run("test-snapkv-parallel", arch_models / f"{arch}.gguf").strip().endswith("OK")
 
 
-@pytest.mark.parametrize(
-    "arch",
-    [
-        "llama-dense",
-        "gemma3-dense",
-        "gpt-oss-moe",
-        "gemma4-shared-dense",
-        "deepseek2-moe",
-        "qwen35-dense",
-    ],
-)
+@pytest.mark.parametrize("arch", EACH_MEMORY)
 def test_others_between_chunks(run: Run, arch_models: Path, arch: str) -> None:
     """They decode while a prompt is prefilled: all as without each other. What is not theirs is refused."""
     assert run("test-snapkv-interleave", arch_models / f"{arch}.gguf").strip().endswith("OK")
