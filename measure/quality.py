@@ -139,12 +139,12 @@ EVALUATIONS = (
     Evaluation(
         "heads-smollm2-2k", "smollm2", 2048, ("needle", "continue"), 4, 3, _JOINT, (64, 256)
     ),
-    _of_later_questions("eval-smollm2-2k-question-free", "smollm2", 2048, ("question-after",), 4),
+    _of_later_questions("eval-smollm2-2k-question-free", "smollm2", 2048, ("question-after",), 12),
     _of_later_questions(
-        "eval-smollm2-2k-question-free-first", "smollm2", 2048, ("question-first",), 2
+        "eval-smollm2-2k-question-free-first", "smollm2", 2048, ("question-first",), 8
     ),
     _of_later_questions(
-        "eval-needle-4k-question-free", "needle", 4096, ("question-after", "question-first"), 4
+        "eval-needle-4k-question-free", "needle", 4096, ("question-after", "question-first"), 12
     ),
 )
 
