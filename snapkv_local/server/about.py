@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from snapkv_local.server.engine import Engine
 
@@ -27,7 +27,7 @@ def model(engine: Engine, created: int, ready: bool) -> dict[str, Any]:
 
 def props(engine: Engine) -> dict[str, Any]:
     """GET /props."""
-    params = engine.defaults()
+    params = engine.defaults.shown()
     return {
         "default_generation_settings": {"params": params, "n_ctx": engine.n_ctx},
         "total_slots": len(engine.pool.places),
@@ -38,9 +38,9 @@ def props(engine: Engine) -> dict[str, Any]:
         "endpoint_slots": True,
         "endpoint_props": False,
         "endpoint_metrics": True,
-        "chat_template": engine.template,
-        "bos_token": engine.special_text("bos"),
-        "eos_token": engine.special_text("eos"),
+        "chat_template": engine.prompting.template,
+        "bos_token": _special_text(engine, "bos"),
+        "eos_token": _special_text(engine, "eos"),
         "build_info": engine.fingerprint,
         "is_sleeping": False,
     }
@@ -59,3 +59,9 @@ def slots(engine: Engine) -> list[dict[str, Any]]:
         }
         for place in engine.pool.places
     ]
+
+
+def _special_text(engine: Engine, name: Literal["bos", "eos"]) -> str:
+    """What the token that begins or ends texts is written as; "" if there is none."""
+    token = engine.llm.token_bos() if name == "bos" else engine.llm.token_eos()
+    return "" if token < 0 else engine.pieces([token])[0].decode("utf-8", "replace")

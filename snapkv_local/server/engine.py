@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from snapkv_local.config import SnapKVConfig
-from snapkv_local.errors import SnapKVError
 from snapkv_local.llama.usage import Usage
-from snapkv_local.policies.policy import OF_THE_ENGINE
 from snapkv_local.prompt import vocabulary
-from snapkv_local.prompt.build import SEPARATOR
-from snapkv_local.server import grammar, template_options, thoughts, tools
-from snapkv_local.server.answering import Answering, Start, settings
-from snapkv_local.server.common import CommonRequest, Overrides
-from snapkv_local.server.errors import ApiError, refusal
+from snapkv_local.server import grammar, thoughts, tools
+from snapkv_local.server.answering import Answering, Start
+from snapkv_local.server.common import CommonRequest
+from snapkv_local.server.defaults import Defaults
+from snapkv_local.server.errors import refusal
 from snapkv_local.server.pool import Place, Pool
-from snapkv_local.server.schemas import (
-    ChatRequest,
-    CompletionRequest,
-    NativeRequest,
-    Tool,
-    prompts,
-)
+from snapkv_local.server.prompting import Prompting, check_tokens
+from snapkv_local.server.schemas import ChatRequest, CompletionRequest, NativeRequest, prompts
 from snapkv_local.server.worker import Chunk, Done, Event, Found, Job
 
 if TYPE_CHECKING:
-    from snapkv_local.llama.draws import Draws
     from snapkv_local.llama.llama import Llama
     from snapkv_local.server.resting import Resting
     from snapkv_local.stats import PrefillStats
@@ -54,6 +44,9 @@ class Engine:
 
     Attributes:
         documents: that requests may name, by id; none before load().
+        pool: of conversations; this and the next two are there after load().
+        defaults: what holds where a request does not say it.
+        prompting: makes prompts of requests.
         fingerprint: of the engine, in answers.
     """
 
@@ -66,7 +59,7 @@ class Engine:
     ) -> None:
         self.model = model
         self.max_tokens = max_tokens
-        self.sampling = dict(sampling or {})
+        self._sampling = dict(sampling or {})
         self.documents: Mapping[str, Document] = {}
         self.fingerprint = "b0"
         self._load = load
@@ -79,15 +72,10 @@ class Engine:
         self.llm.control_words()  # which all conversations then know
         resting.open()
         self.pool = Pool(self.llm, resting)
-        self.config = self.llm.snapkv
+        self.defaults = Defaults(self.llm, self._sampling)
+        self.prompting = Prompting(self.llm, self.documents)
         self.n_ctx = self.llm.n_ctx()
         self.fingerprint = devices.build_name()
-        self.template = self.llm.metadata.get("tokenizer.chat_template", "")
-        uses_template = self.llm.chat_format == "chat_template.default"
-        if not uses_template:
-            self.template = ""
-        self._template_knows_tools = "tools" in self.template
-        self._thinks = thoughts.OPEN in self.template
         self.file_name = Path(self.llm.model_path).name
         return len(self.pool.places)
 
@@ -111,8 +99,23 @@ class Engine:
         Raises:
             ApiError: one is none of the model's.
         """
-        self._check_tokens(tokens, "tokens")
+        check_tokens(self.llm, tokens, "tokens")
         return vocabulary.pieces(self.llm, tokens)
+
+    def sizes(self) -> dict[str, Any]:
+        """Of the model, as llama-server has them."""
+        import llama_cpp as lib
+
+        model = self.llm.model
+        return {
+            "vocab_type": int(lib.llama_vocab_type(lib.llama_model_get_vocab(model))),
+            "n_vocab": self.llm.n_vocab(),
+            "n_ctx": self.n_ctx,
+            "n_ctx_train": int(lib.llama_model_n_ctx_train(model)),
+            "n_embd": int(lib.llama_model_n_embd(model)),
+            "n_params": int(lib.llama_model_n_params(model)),
+            "size": int(lib.llama_model_size(model)),
+        }
 
     def complete(self, request: CompletionRequest, job: Job) -> Iterator[Event]:
         """Answer POST /v1/completions."""
@@ -139,9 +142,11 @@ class Engine:
     def _chat(self, llm: Llama, request: ChatRequest, job: Job) -> Iterator[Event]:
         offered = tools.offered(request)
         answer_grammar = grammar.of(llm, request, offered)
-        messages, options = self._asked(request, offered)
+        messages, options = self.prompting.asked(request, offered)
         # a grammar has no room for thoughts
-        thinks = self._thinks and request.reasoning_format != "none" and answer_grammar is None
+        thinks = (
+            self.prompting.thinks and request.reasoning_format != "none" and answer_grammar is None
+        )
         most = request.max_completion_tokens or request.max_tokens
         arguments = {
             "grammar": answer_grammar,
@@ -151,7 +156,7 @@ class Engine:
         }
 
         def start() -> Iterator[dict[str, Any]]:
-            with self._template_errors(), self._templated(llm, request):
+            with self.prompting.applying(llm, request):
                 chunks: Any = llm.create_chat_completion(messages, **options, **arguments)
             chunks = map(_with_null_content, chunks)
             if thinks:
@@ -163,77 +168,12 @@ class Engine:
     def count(self, request: ChatRequest, _job: Job) -> Iterator[Event]:
         """Count the tokens of a chat's prompt."""
         with self.pool.llama() as llm:
-            yield Found({"input_tokens": len(self._prompt(llm, request)[1])})
+            yield Found({"input_tokens": len(self.prompting.conversation(llm, request)[1])})
 
     def apply_template(self, request: ChatRequest, _job: Job) -> Iterator[Event]:
         """Show a chat's prompt."""
         with self.pool.llama() as llm:
-            yield Found({"prompt": self._prompt(llm, request)[0]})
-
-    def defaults(self) -> dict[str, Any]:
-        """How tokens are drawn where a request does not say it, as llama-server has it."""
-        from snapkv_local.llama.draws import Draws
-
-        return {**settings(Draws(**{**self.sampling, "seed": 0})), "seed": self._seed_setting()}
-
-    def sizes(self) -> dict[str, Any]:
-        """Of the model, as llama-server has them."""
-        import llama_cpp as lib
-
-        model = self.llm.model
-        return {
-            "vocab_type": int(lib.llama_vocab_type(lib.llama_model_get_vocab(model))),
-            "n_vocab": self.llm.n_vocab(),
-            "n_ctx": self.n_ctx,
-            "n_ctx_train": int(lib.llama_model_n_ctx_train(model)),
-            "n_embd": int(lib.llama_model_n_embd(model)),
-            "n_params": int(lib.llama_model_n_params(model)),
-            "size": int(lib.llama_model_size(model)),
-        }
-
-    def special_text(self, name: Literal["bos", "eos"]) -> str:
-        """What the token that begins or ends texts is written as; "" if there is none."""
-        token = self.llm.token_bos() if name == "bos" else self.llm.token_eos()
-        return "" if token < 0 else self.pieces([token])[0].decode("utf-8", "replace")
-
-    def _seed_setting(self) -> int:
-        seed = self.sampling.get("seed", -1)
-        return 2**32 - 1 if seed == -1 else int(seed)
-
-    def _prompt(self, llm: Llama, request: ChatRequest) -> tuple[str, list[int]]:
-        from snapkv_local.prompt import template
-
-        messages, options = self._asked(request, tools.offered(request))
-        with self._template_errors(), self._templated(llm, request):
-            return template.conversation(llm, messages, **options)
-
-    def _asked(
-        self, request: ChatRequest, offered: list[Tool]
-    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """What the template is given: messages, and other arguments."""
-        native = self._template_knows_tools
-        messages = tools.to_llama(request.messages, offered, native)
-        if request.document is not None:
-            messages = self._about(request.document, messages, offered)
-        functions = [tool.model_dump(exclude_none=True) for tool in offered]
-        return messages, {"tools": functions if functions and native else None}
-
-    def _templated(self, llm: Llama, request: ChatRequest) -> Any:
-        """While open, the chat template reads what the request says."""
-        options = dict(request.chat_template_kwargs or {})
-        if request.reasoning_effort is not None and "reasoning_effort" in self.template:
-            options.setdefault("reasoning_effort", request.reasoning_effort)
-        return template_options.given(llm, options)
-
-    @contextlib.contextmanager
-    def _template_errors(self) -> Iterator[None]:
-        """llama_cpp applies the chat template here; templates refuse with errors of any kind."""
-        try:
-            yield
-        except (SnapKVError, ApiError):
-            raise
-        except Exception as e:
-            raise refusal(f"the model's chat template refuses this: {e}", "messages") from e
+            yield Found({"prompt": self.prompting.conversation(llm, request)[0]})
 
     def _complete(
         self,
@@ -248,7 +188,7 @@ class Engine:
         given = prompts(request.prompt)
         if len(given) * request.n > _MOST_PROMPTS:
             raise refusal(f"more than {_MOST_PROMPTS} answers: send fewer prompts", "prompt")
-        asked = [self._prompt_tokens(prompt) for prompt in given]
+        asked = [self.prompting.tokens(prompt) for prompt in given]
         arguments = {
             "grammar": grammar.of(llm, request),
             "logprobs": logprobs,
@@ -265,18 +205,6 @@ class Engine:
         starts = [starting(tokens) for tokens in asked]
         yield from self._answers(llm, request, job, starts, needs_prompt or request.verbose)
 
-    def _prompt_tokens(self, prompt: list[int | str]) -> list[int]:
-        """Texts and tokens as tokens; a text at the beginning begins as the model's texts do."""
-        llm = self.llm
-        self._check_tokens([part for part in prompt if isinstance(part, int)], "prompt")
-        begins = isinstance(prompt[0], str) and llm._model.add_bos_token()
-        tokens = [llm.token_bos()] if begins else []
-        for part in prompt:
-            tokens += [part] if isinstance(part, int) else self.tokens(part, False, True)
-        if not any(prompt):
-            raise refusal("the prompt is empty: give at least one token", "prompt")
-        return tokens
-
     def _echoed(self, tokens: list[int], chunks: Iterator[Any]) -> Iterator[dict[str, Any]]:
         said = False
         for chunk in chunks:
@@ -287,35 +215,6 @@ class Engine:
                 yield {**chunk, "choices": [{**choice, "logprobs": None}]}
             yield chunk
 
-    def _about(
-        self, id_: str, messages: list[dict[str, Any]], offered: list[Tool]
-    ) -> list[dict[str, Any]]:
-        """Messages, the first one with a document before it.
-
-        Its K and V hold where the prompt begins with it, and would have to be computed elsewhere.
-        """
-        document = self.documents.get(id_)
-        if document is None:
-            raise refusal(
-                f"there is no document {id_}: GET /v1/documents lists them",
-                "document",
-                "unknown_document",
-            )
-        # Llama sees it, too, unless the question is the last one again and needs no row of the file
-        error = document.segment.change()
-        if error is not None:
-            raise error
-        if offered:
-            raise refusal("a prompt with a document begins with it: leave out tools", "tools")
-        first, *rest = messages
-        if first["role"] != "user":
-            raise refusal(
-                "a prompt with a document begins with it: the first message must be a user's, "
-                "and may say what else a system message would",
-                "messages",
-            )
-        return [{**first, "content": document.text + SEPARATOR + first["content"]}, *rest]
-
     def _answers(
         self,
         llm: Llama,
@@ -325,9 +224,9 @@ class Engine:
         needs_prompt: bool,
     ) -> Iterator[Event]:
         """Answers, one after the other: n of each start."""
-        config = self._settings(request.snapkv)
+        config = self.defaults.compression(request.snapkv)
         compressed = False
-        with Answering(llm, request, self._draws(request), job) as answering:
+        with Answering(llm, request, self.defaults.draws(request), job) as answering:
             for index in range(len(starts) * request.n):
                 start, is_new = starts[index // request.n], index % request.n == 0
                 placed: list[tuple[Place, PrefillStats | None]] = []
@@ -366,58 +265,6 @@ class Engine:
         """Of create_completion() and create_chat_completion(), whatever is asked for."""
         most = min(most or self.max_tokens or 0, self.max_tokens or most or 0)
         return {"max_tokens": most, "stop": request.stops(), "stream": True}
-
-    def _draws(self, request: CommonRequest) -> Draws:
-        """How tokens are drawn."""
-        from snapkv_local.llama.draws import Draws
-
-        names = [each.name for each in dataclasses.fields(Draws)]
-        given = {
-            name: value
-            for name in names
-            if name != "logit_bias" and (value := getattr(request, name, None)) is not None
-        }
-        for name in ("samplers", "dry_sequence_breakers"):
-            if name in given:
-                given[name] = tuple(given[name])
-        seed = given.get("seed", self._seed_setting()) % 2**32
-        given["seed"] = secrets.randbelow(2**32 - 1) if seed == 2**32 - 1 else seed
-        bias: dict[int, float] = {}
-        for of, value in request.biases():
-            if isinstance(of, int):
-                self._check_tokens([of], "logit_bias")
-            for token in [of] if isinstance(of, int) else self.tokens(of, False, False):
-                bias[token] = bias.get(token, 0.0) + value
-        if request.ignore_eos:
-            bias |= dict.fromkeys(self._ends(), float("-inf"))
-        notes = isinstance(request, NativeRequest) and request.post_sampling_probs
-        return Draws(**{**self.sampling, **given, "logit_bias": bias, "notes": notes})
-
-    def _ends(self) -> list[int]:
-        """Tokens that end an answer."""
-        return [token for token in range(self.llm.n_vocab()) if self.llm._ends(token)]
-
-    def _settings(self, overrides: Overrides | None) -> SnapKVConfig | None:
-        """How a request's prompt is compressed."""
-        given = {} if overrides is None else overrides.model_dump(exclude_none=True)
-        if self.config is None:
-            if given:
-                raise refusal("this server keeps the full cache: leave out snapkv", "snapkv")
-            return None
-        if "keep_ratio" in given and "budget" not in given:
-            given["budget"] = None
-        if "budget" in given and "keep_ratio" not in given:
-            given["keep_ratio"] = None
-        if given.get("policy", "snapkv") != "snapkv":
-            # a policy of the request's has none of the options that the server gave its own
-            own = {name: getattr(SnapKVConfig, name) for name in OF_THE_ENGINE}
-            given = {**own, **given}
-        return dataclasses.replace(self.config, **given)
-
-    def _check_tokens(self, tokens: list[int], field: str) -> None:
-        n_vocab = self.llm.n_vocab()
-        if max(tokens, default=0) >= n_vocab:
-            raise refusal(f"{field}: the model has token ids up to {n_vocab - 1}", field)
 
     def _usage(self, llm: Llama, answering: Answering, compressed: bool) -> dict[str, Any]:
         used, stats = Usage.of(llm), llm.last_prefill

@@ -67,6 +67,10 @@ class Pool:
     Args:
         llm: with its n_parallel sequences, none of which anybody else uses.
         resting: for conversations that lose their sequence.
+
+    Attributes:
+        places: a sequence each, in their order.
+        llamas: that requests get from llama(), those that answer now and those that do not.
     """
 
     def __init__(self, llm: Llama, resting: Resting) -> None:
@@ -82,8 +86,8 @@ class Pool:
             for i, context in enumerate(contexts)
         ]
         self._nothing = conversation.Conversation.empty(llm, contexts[0])
-        self._free = [conversation.sibling(llm) for _ in self.places]
-        self._siblings = tuple(self._free)
+        self.llamas = tuple(conversation.sibling(llm) for _ in self.places)
+        self._free = list(self.llamas)
 
     @property
     def n_busy(self) -> int:
@@ -152,9 +156,9 @@ class Pool:
             if self.resting.folder is not None:
                 for place in self.places:
                     if place.user is None:
-                        self._rest(self._siblings[0], place)
+                        self._rest(self.llamas[0], place)
             self.resting.close()
-        for llm in self._siblings:
+        for llm in self.llamas:
             llm.close()
 
     def _give(

@@ -304,7 +304,7 @@ def test_a_template_reads_its_options_and_thoughts(engine: Engine) -> None:
     """With a template that thinks, in the place of the model's own."""
     from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-    (llm,) = engine.pool._siblings
+    (llm,) = engine.pool.llamas
     own = llm._chat_handlers["chat_template.default"]
     template = (
         "{% for m in messages %}{% if m.reasoning_content %}({{ m.reasoning_content }}){% endif %}"
@@ -313,7 +313,8 @@ def test_a_template_reads_its_options_and_thoughts(engine: Engine) -> None:
     llm._chat_handlers["chat_template.default"] = Jinja2ChatFormatter(
         template, eos_token="", bos_token=""
     ).to_chat_handler()
-    thinks, engine._thinks = engine._thinks, True
+    prompting = engine.prompting
+    thinks, prompting.thinks = prompting.thinks, True
     try:
         for options, field in (({}, "reasoning_content"), ({"enable_thinking": False}, "content")):
             said = {"role": "assistant", "content": "x", "reasoning_content": "Hm"}
@@ -329,7 +330,7 @@ def test_a_template_reads_its_options_and_thoughts(engine: Engine) -> None:
                 for delta in deltas
             )
     finally:
-        engine._thinks = thinks
+        prompting.thinks = thinks
         llm._chat_handlers["chat_template.default"] = own
 
 
