@@ -68,7 +68,9 @@ class Evaluation:
             "kv-types": self.kv_types,
         }
         found = ["eval", model, "--lengths", str(self.length), "--cases", str(self.documents)]
-        found += ["--questions", str(self.questions), "--against", "snapkv-paper"]
+        paper = "snapkv-paper"
+        against = paper if paper in self.policies else self.policies[0]
+        found += ["--questions", str(self.questions), "--against", against]
         for name, values in lists.items():
             found += [f"--{name}", ",".join(values)]
         return [*found, "--json", str(out / f"{self.name}.json")]
