@@ -8,7 +8,6 @@ They are apart from those of other models: its figures do not stand for a model 
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from snapkv_local.eval import show
@@ -29,20 +28,33 @@ def by_length(results: Path) -> str:
 
 
 def share(results: Path) -> str:
-    """By length, how many of the full cache's right answers the default gives with its fewest rows."""
+    """By length, the right answers of the default with its fewest rows, beside the full cache's."""
     record = joined(results, "needle-depth-*.json")
     if record is None:
         return "The needle model: not measured yet."
     n_rows = min(c["budget"] for c in record["cells"].values() if c["policy"] == DEFAULT)
     name = Cell(DEFAULT, n_rows, "f16").name
-    right: dict[int, list[float]] = {}
+    pairs: dict[
+        int, list[tuple[bool, bool]]
+    ] = {}  # is it right with the full cache, with the rows?
     for case in record["cases"].values():
-        if name in case["scores"] and case["scores"][REFERENCE.name]["exact"]:
-            right.setdefault(case["length"], []).append(case["scores"][name]["exact"])
-    shares = [f"{fmean(of):.0%} at {length:,}" for length, of in sorted(right.items())]
-    return (
-        f"Of the answers that are right with the full cache, the default gives with {n_rows} rows "
-        f"{', '.join(shares)} tokens{former(record)}."
+        if name in case["scores"]:
+            right = [case["scores"][cell]["exact"] == 1 for cell in (REFERENCE.name, name)]
+            pairs.setdefault(case["length"], []).append((right[0], right[1]))
+    lines = []
+    for length, at in sorted(pairs.items()):
+        full, few = sum(a for a, _ in at), sum(b for _, b in at)
+        both = sum(a and b for a, b in at)
+        shares = [f"{of / full:.0%}" if full else "-" for of in (few, both)]
+        lines.append([f"{length:,}", str(len(at)), str(full), str(few), *shares])
+    head = ["tokens", "cases", "full cache right", f"{n_rows} rows right", "share"]
+    told = f"the default{former(record)}" if former(record) else "the default"
+    return "\n".join(
+        [
+            f"Right answers of {told} with {n_rows} rows and of the full cache. The last column counts only "
+            "what is right with the full cache.\n",
+            *table([*head, "of those"], lines),
+        ]
     )
 
 
