@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from snapkv_local.server.engine import Engine
+from snapkv_local.server.resting import Rest
 
 
 def model(engine: Engine, created: int, ready: bool) -> dict[str, Any]:
@@ -46,19 +47,35 @@ def props(engine: Engine) -> dict[str, Any]:
     }
 
 
-def slots(engine: Engine) -> list[dict[str, Any]]:
-    """GET /slots: what each sequence holds, and what the last answer left of it."""
-    return [
-        {
-            "id": place.index,
-            "n_ctx": engine.n_ctx,
-            "speculative": False,
-            "is_processing": place.user is not None,
-            "n_tokens": len(place.reach.tokens),
-            "snapkv": place.figures,
-        }
-        for place in engine.pool.places
-    ]
+def slots(engine: Engine, resting: bool) -> list[dict[str, Any]]:
+    """GET /slots: what each sequence holds, and what the last answer left of it.
+
+    Args:
+        resting: conversations that rest, too, as slots with the id -1.
+    """
+    found = []
+    for each in engine.pool.held():
+        if isinstance(each, Rest):
+            where = {
+                "rests_in": "disk" if each.snapshot is None else "ram",
+                "n_bytes": each.n_bytes,
+            }
+            number, is_processing = -1, False
+        else:
+            where, number, is_processing = {}, each.index, each.user is not None
+        if number >= 0 or resting:
+            entry = {
+                "id": number,
+                "n_ctx": engine.n_ctx,
+                "speculative": False,
+                "is_processing": is_processing,
+                "n_tokens": len(each.reach.tokens),
+                "conversation": each.id,
+                "snapkv": each.figures,
+                **where,
+            }
+            found.append(entry)
+    return found
 
 
 def _special_text(engine: Engine, name: Literal["bos", "eos"]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from snapkv_local.server.common import CommonRequest
 from snapkv_local.server.form import comment, sent
-from snapkv_local.server.worker import Chunk, Done, Ended, Event, Failed, Progress
+from snapkv_local.server.worker import Began, Chunk, Done, Ended, Event, Failed, Progress
 
 Merge = Callable[[int, list[dict[str, Any]]], dict[str, Any]]
 
@@ -34,6 +34,8 @@ class OpenAIForm:
                 yield sent({"choices": [], "prompt_progress": progress_of(event)})
             else:
                 yield comment(f"prefill {event.done}/{event.total}")
+        elif isinstance(event, Began):
+            yield comment(f"conversation {event.conversation}")
         elif isinstance(event, Chunk):
             self._last = event.data
             yield sent({**event.data, "usage": None} if self.include_usage else event.data)

@@ -19,7 +19,7 @@ from snapkv_local.server import anthropic_routes, llama_routes, not_done, openai
 from snapkv_local.server.engine import Engine
 from snapkv_local.server.errors import ApiError, from_exception
 from snapkv_local.server.exchange import IGNORED, Exchange
-from snapkv_local.server.guard import Guard
+from snapkv_local.server.guard import PAGE, Guard
 from snapkv_local.server.metrics import CountAnswers, Metrics
 from snapkv_local.server.schemas import (
     ErrorResponse,
@@ -31,12 +31,7 @@ from snapkv_local.server.worker import Worker
 _LOOK_EVERY = 0.1
 
 _STATUSES = (400, 401, 403, 404, 405, 413, 415, 429, 500, 501, 503)
-_PAGE = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/page/chat.js": ("chat.js", "text/javascript; charset=utf-8"),
-    "/page/reading.js": ("reading.js", "text/javascript; charset=utf-8"),
-    "/page/chat.css": ("chat.css", "text/css; charset=utf-8"),
-}
+_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
 
 
 @dataclass(frozen=True)
@@ -89,9 +84,10 @@ def make_app(engine: Engine, worker: Worker, options: ServerOptions) -> FastAPI:
         """For Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    for path, (name, kind) in _PAGE.items():
-        content = (resources.files("snapkv_local.server") / "page" / name).read_bytes()
-        app.add_api_route(path, _static(content, kind), include_in_schema=False)
+    for file in (resources.files("snapkv_local.server") / "page").iterdir():
+        path = "/" if file.name == "index.html" else f"{PAGE}{file.name}"
+        kind = f"{_TYPES[file.name.rpartition('.')[2]]}; charset=utf-8"
+        app.add_api_route(path, _static(file.read_bytes(), kind), include_in_schema=False)
 
     _add_errors(app)
     paths = frozenset(route.path for route in app.routes if isinstance(route, Route))

@@ -15,10 +15,11 @@ from snapkv_local.server.answering import Answering, Start
 from snapkv_local.server.common import CommonRequest
 from snapkv_local.server.defaults import Defaults
 from snapkv_local.server.errors import refusal
-from snapkv_local.server.pool import Place, Pool
+from snapkv_local.server.place import Place
+from snapkv_local.server.pool import Pool
 from snapkv_local.server.prompting import Prompting, check_tokens
 from snapkv_local.server.schemas import ChatRequest, CompletionRequest, NativeRequest, prompts
-from snapkv_local.server.worker import Chunk, Done, Event, Found, Job
+from snapkv_local.server.worker import Began, Chunk, Done, Event, Found, Job
 
 if TYPE_CHECKING:
     from snapkv_local.llama.llama import Llama
@@ -235,10 +236,12 @@ class Engine:
                     if isinstance(event, Chunk):
                         named = {"model": self.model, "system_fingerprint": self.fingerprint}
                         event = dataclasses.replace(event, data={**event.data, **named})
+                    elif isinstance(event, Began):
+                        event = dataclasses.replace(event, conversation=placed[-1][0].id)
                     yield event
                 place, before = placed[-1]
                 compressed |= llm.last_prefill is not None and llm.last_prefill is not before
-            usage = self._usage(llm, answering, compressed)
+            usage = self._usage(llm, answering, compressed, place)
             place.figures = usage["snapkv"]
             yield Done(usage, answering.timings.json())
 
@@ -266,7 +269,9 @@ class Engine:
         most = min(most or self.max_tokens or 0, self.max_tokens or most or 0)
         return {"max_tokens": most, "stop": request.stops(), "stream": True}
 
-    def _usage(self, llm: Llama, answering: Answering, compressed: bool) -> dict[str, Any]:
+    def _usage(
+        self, llm: Llama, answering: Answering, compressed: bool, place: Place
+    ) -> dict[str, Any]:
         used, stats = Usage.of(llm), llm.last_prefill
         n_prompt, n_generated = answering.n_prompt, answering.n_generated
         figures = {
@@ -280,6 +285,7 @@ class Engine:
             "seconds_prefill": answering.timings.prompt,
             "layer_group": stats.layer_group if stats else 0,
             "compressed_now": compressed,
+            "conversation": place.id,
         }
         return {
             "prompt_tokens": n_prompt,

@@ -16,9 +16,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-PUBLIC = frozenset(
-    {"/", "/health", "/v1/health", "/page/chat.js", "/page/reading.js", "/page/chat.css"}
-)
+PUBLIC = frozenset({"/", "/health", "/v1/health"})
+PAGE = "/page/"  # where its files are, which anybody may have
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 # the page has no script, style or request of any other origin
@@ -69,7 +68,9 @@ class Guard:
         try:
             self._check_host(headers)
             # a browser asks for permission without a key
-            if scope["method"] != "OPTIONS" and scope["path"] not in PUBLIC:
+            path = scope["path"]
+            is_public = path in PUBLIC or path.startswith(PAGE)
+            if scope["method"] != "OPTIONS" and not is_public:
                 self._check_key(headers)
             self._check_type(scope["method"], headers)
             body = await self._read(headers, receive)

@@ -8,9 +8,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field, StrictBool
 
-from snapkv_local.server import about, fields
+from snapkv_local.server import about, fields, not_done
 from snapkv_local.server.common import ReadRequest, TokenId
 from snapkv_local.server.engine import Engine
+from snapkv_local.server.errors import ApiError
 from snapkv_local.server.exchange import Exchange
 from snapkv_local.server.native_answer import NativeForm
 from snapkv_local.server.paths import at
@@ -81,10 +82,20 @@ def add(app: FastAPI, engine: Engine, exchange: Exchange) -> None:
         return about.props(engine)
 
     @at(app, "/slots", ["GET"])
-    async def slots() -> list[dict[str, Any]]:
-        """What each conversation holds."""
+    async def slots(resting: bool = False) -> list[dict[str, Any]]:
+        """What each conversation holds; with those that rest, if they are asked for."""
         exchange.check_ready()
-        return about.slots(engine)
+        return about.slots(engine, resting)
+
+    # no function of the event loop: it may wait for a conversation that comes from its file
+    @at(app, "/slots/{id}")
+    def slot(id: str, action: str = "") -> dict[str, int]:
+        """Erase a conversation, by its id and not by its place's number."""
+        if action != "erase" or id.isdecimal():
+            raise ApiError(501, not_done.SLOTS, code="not_supported")
+        exchange.check_ready()
+        index, n_tokens = engine.pool.erase(id)
+        return {"id_slot": index, "n_erased": n_tokens}
 
     @at(app, "/health /v1/health", ["GET", "HEAD"])
     async def health() -> Response:

@@ -10,8 +10,9 @@ from snapkv_local.server.errors import ApiError
 from snapkv_local.server.paths import at
 
 _EMBEDDINGS = "this server has no embeddings: SnapKV compresses prompts for generation"
-_SLOTS = (
-    "a conversation is not saved or erased by its number: send cache_prompt false to begin anew"
+SLOTS = (
+    "a place has no content of its own to save or erase: POST /slots/CONVERSATION?action=erase takes "
+    "the id of a conversation, of GET /slots"
 )
 _STORED = "this server stores no answers: send the whole conversation in each request"
 _TEXT = "this server reads and writes text only"
@@ -24,7 +25,7 @@ REASONS = {
     "/v1/rerank /v1/reranking /rerank /reranking": f"{_EMBEDDINGS}, and ranks no documents",
     "/infill": "text is continued, not filled in: POST /completion with what stands before",
     "/lora-adapters": _ADAPTERS,
-    "/slots/{id}": _SLOTS,
+    "/slots/{id}": SLOTS,
     "/v1/responses/{id} /v1/responses/{id}/cancel /v1/responses/{id}/input_items": _STORED,
     "/v1/chat/completions/{id}": _STORED,
     "/v1/messages/batches": "requests are answered one by one: send each to /v1/messages",

@@ -6,55 +6,26 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import SnapKVError
-from snapkv_local.server.errors import logger, refusal
+from snapkv_local.server.errors import ApiError, logger, refusal
+from snapkv_local.server.place import Place
 from snapkv_local.server.resting import Rest, Resting, new_id
 
 if TYPE_CHECKING:
-    from snapkv_local.llama.conversation import Conversation
     from snapkv_local.llama.llama import Llama
-    from snapkv_local.llama.reach import Reach
     from snapkv_local.llama.session import Snapshot
 
 # tokens that are worth a copy of a conversation that begins with them; fewer are evaluated at once
 _WORTH_A_COPY = 64
 # seconds between two looks at whether a request still waits for a sequence
 _LOOK_EVERY = 0.1
-
-
-@dataclass(eq=False)
-class Place:
-    """A sequence, and the conversation that it holds.
-
-    Attributes:
-        index: of the sequence.
-        conversation: as it was when its last answer ended.
-        reach: where it can be gone on from; nothing while it is empty.
-        id: of the conversation.
-        user: the Llama that answers with it; None if none does.
-        used: when it was used last.
-        figures: of its last answer, for people; None if there was none.
-    """
-
-    index: int
-    conversation: Conversation
-    reach: Reach
-    id: str = field(default_factory=new_id)
-    user: Llama | None = None
-    used: float = 0.0
-    figures: dict[str, Any] | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether it holds nothing."""
-        return len(self.reach.tokens) == 0
 
 
 class Pool:
@@ -150,6 +121,42 @@ class Pool:
             place.user, place.used = llm, time.monotonic()
         return place
 
+    def held(self) -> list[Place | Rest]:
+        """Places, and then the conversations that rest; each conversation once, from any thread."""
+        while True:
+            ids = [place.id for place in self.places]
+            resting = [rest for rest in self.resting if rest.id not in ids]
+            # one that came or went in between may be in neither list
+            if ids == [place.id for place in self.places]:
+                return [*self.places, *resting]
+
+    def erase(self, id_: str) -> tuple[int, int]:
+        """Forget a conversation; one that is answered, when its answer ends. From any thread.
+
+        Returns:
+            the index of its sequence, or -1 if it rests, and the tokens that are forgotten.
+
+        Raises:
+            ApiError: there is none with this id.
+        """
+        with self._changed:
+            found: list[Place | Rest] = [each for each in self.held() if each.id == id_]
+            if not found:
+                raise ApiError(
+                    404,
+                    f"there is no conversation {id_}: see GET /slots?resting=true",
+                    code="conversation_not_found",
+                )
+            held, n_tokens = found[0], len(found[0].reach.tokens)
+            self.resting.remove(id_)
+            if isinstance(held, Rest):
+                return -1, n_tokens
+            if held.user is None:
+                held.empty(self.llm)
+            else:
+                held.is_erased = True
+            return held.index, n_tokens
+
     def close(self) -> None:
         """Let all conversations rest in files, if there is a folder for them."""
         with self._changed:
@@ -190,27 +197,22 @@ class Pool:
         if not place.is_empty:
             self._rest(llm, place)
         if best is place:  # what it parts with rests by now
-            place.id = new_id()
+            place.id, place.figures = new_id(), None
             place.conversation.give_to(llm)
             return place
         self._begin(llm, place, config)
         if source is not None:
             self._restore(llm, place, source)
         if isinstance(best, Rest) and continues:
-            place.id = best.id
+            place.id, place.figures = best.id, best.figures
             self.resting.remove(best.id)
         return place
 
     def _begin(self, llm: Llama, place: Place, config: SnapKVConfig | None) -> None:
         """Empty a place for a conversation of its own."""
-        from snapkv_local.llama.conversation import forget
-        from snapkv_local.llama.reach import Reach
-
-        context = place.conversation.state["_ctx"]
-        forget(context)
-        place.conversation = type(place.conversation).empty(self.llm, context)
-        place.reach, place.id, place.figures = Reach(), new_id(), None
+        place.empty(self.llm)
         place.conversation.give_to(llm)
+        context = place.conversation.state["_ctx"]
         if config is not None and context.options.config != config:
             llm.set_snapkv(config)
         llm.snapkv = config
@@ -239,7 +241,7 @@ class Pool:
             return
         snapshot = self._snapshot(llm, place)
         if snapshot is not None:
-            self.resting.add(place.id, place.reach, snapshot)
+            self.resting.add(place.id, place.reach, snapshot, place.figures)
 
     def _restore(self, llm: Llama, place: Place, source: Snapshot) -> None:
         from snapkv_local.llama import session
@@ -255,17 +257,11 @@ class Pool:
 
     def _release(self, llm: Llama) -> None:
         """The Llama's answer has ended, if it had a conversation."""
-        from snapkv_local.llama.conversation import Conversation
-        from snapkv_local.llama.reach import Reach
-
         for place in self.places:
             if place.user is llm:
-                place.conversation = Conversation.of(llm)
-                place.user = None
-                try:
-                    place.reach = Reach.of(llm)
-                except SnapKVError:  # nothing of it is to be trusted
-                    place.reach = Reach()
+                place.take_back(llm)
+                if place.is_erased:
+                    place.empty(self.llm)
         self._nothing.give_to(llm)
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Rest:
         snapshot: in memory; None if it is in a file only.
         path: of the file; None without.
         n_bytes: of it.
+        figures: of its last answer, as Place has them; None if there was none.
         used: when it was used last.
     """
 
@@ -42,6 +43,7 @@ class Rest:
     snapshot: Snapshot | None
     path: Path | None
     n_bytes: int
+    figures: dict[str, Any] | None
     used: float = field(default_factory=time.monotonic)
 
 
@@ -62,7 +64,7 @@ class Resting:
         self._all: dict[str, Rest] = {}
 
     def __iter__(self) -> Iterator[Rest]:
-        return iter(self._all.values())
+        return iter(list(self._all.values()))  # which others may read while it changes
 
     @property
     def keeps(self) -> bool:
@@ -93,11 +95,17 @@ class Resting:
                 self._note(path)
         self._fit_disk()
 
-    def add(self, id_: str, reach: Reach, snapshot: Snapshot) -> None:
+    def add(
+        self,
+        id_: str,
+        reach: Reach,
+        snapshot: Snapshot,
+        figures: dict[str, Any] | None = None,
+    ) -> None:
         """Let a conversation rest, in the place of what was known of it."""
         self.remove(id_, keep_file=self.folder is not None)
         path = None if self.folder is None else self.folder / _NAME.format(id_)
-        self._all[id_] = Rest(id_, reach, snapshot, path, snapshot.n_bytes)
+        self._all[id_] = Rest(id_, reach, snapshot, path, snapshot.n_bytes, figures)
         while self.bytes_ram > self.max_ram:
             in_ram = [rest for rest in self if rest.snapshot is not None]
             self._to_disk(min(in_ram, key=lambda rest: rest.used))
@@ -138,7 +146,8 @@ class Resting:
             self.remove(rest.id)
             return
         try:
-            header = {**rest.snapshot.header, "reach": rest.reach.header()}
+            known = {"reach": rest.reach.header(), "figures": rest.figures}
+            header = {**rest.snapshot.header, **known}
             rest.n_bytes = rest.snapshot.with_header(header).write(rest.path)
         except (SnapKVError, OSError) as e:
             logger.warning("a conversation is dropped: %s", e)
@@ -159,7 +168,7 @@ class Resting:
         header, arrays, n_bytes = sealed.peek(path, SESSION, ("tokens", "vault"))
         reach = Reach.read(header["reach"], arrays["tokens"], arrays.get("vault", _NONE))
         id_ = path.stem.removeprefix("conversation-")
-        self._all[id_] = Rest(id_, reach, None, path, n_bytes, used=-1.0)
+        self._all[id_] = Rest(id_, reach, None, path, n_bytes, header.get("figures"), used=-1.0)
 
 
 def new_id() -> str:

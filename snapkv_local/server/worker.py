@@ -44,12 +44,14 @@ class Began:
         n_cached: of these, those at the start that were there.
         index: of the answer that begins.
         slot: the sequence that answers.
+        conversation: the id of the conversation that the answer belongs to.
     """
 
     n_prompt: int
     n_cached: int
     index: int = 0
     slot: int = 0
+    conversation: str = ""
 
 
 @dataclass(frozen=True)

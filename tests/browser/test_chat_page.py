@@ -1,49 +1,21 @@
 """The chat page, as a person uses it."""
 
-import os
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 import snapkv_local
 
-
-@contextmanager
-def serve(*more: str) -> Iterator[str]:
-    """A server's address."""
-    command = [sys.executable, "-m", "snapkv_local", "serve", "needle", "--threads", "1"]
-    command += ["--port", "0", "--ctx", "16k", "--budget", "512", "--max-tokens", "40", *more]
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        ends = time.monotonic() + 60
-        while httpx.get(f"{url}/health", trust_env=False).status_code != 200:
-            assert time.monotonic() < ends
-            time.sleep(0.1)
-        yield url
-        process.kill()
-        process.communicate()
+OPTIONS = ("--port", "0", "--ctx", "16k", "--budget", "512", "--max-tokens", "40")
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with serve("--api-key", "sesame") as url:
-        yield url
+def url(serve: Callable[..., Any]) -> str:
+    return str(serve(*OPTIONS, "--api-key", "sesame").url)
 
 
 @pytest.fixture
@@ -56,25 +28,10 @@ def document(tmp_path: Path) -> Path:
     return file
 
 
-def open_page(browser: Any, url: str, **options: Any) -> tuple[Any, list[str]]:
-    page = browser.new_page(**options)
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on(
-        "console",
-        # the browser itself logs every answer of status 401
-        lambda line: (
-            problems.append(line.text) if line.type == "error" and "401" not in line.text else None
-        ),
-    )
-    page.goto(url)
-    return page, problems
-
-
 def test_a_document_is_dropped_and_asked_about(
-    browser: Any, url: str, document: Path, tmp_path: Path
+    open_page: Callable[..., Any], url: str, document: Path, tmp_path: Path
 ) -> None:
-    page, problems = open_page(browser, url, viewport={"width": 1000, "height": 760})
+    page, problems = open_page(url, viewport={"width": 1000, "height": 760})
     page.fill("#key", "sesame")
     page.keyboard.press("Tab")
     page.wait_for_selector("#model:not(:empty)")
@@ -109,11 +66,12 @@ def test_a_document_is_dropped_and_asked_about(
     page.click("#send")
     page.wait_for_selector(".figures >> nth=1", timeout=60_000)
     assert problems == []
-    page.close()
 
 
-def test_stop_ends_a_prefill_and_keeps_the_question(browser: Any, url: str, document: Path) -> None:
-    page, problems = open_page(browser, url)
+def test_stop_ends_a_prefill_and_keeps_the_question(
+    open_page: Callable[..., Any], url: str, document: Path
+) -> None:
+    page, problems = open_page(url)
     page.fill("#key", "sesame")
     page.set_input_files("#file", document)
     page.wait_for_selector("#drop.has-document")
@@ -126,20 +84,20 @@ def test_stop_ends_a_prefill_and_keeps_the_question(browser: Any, url: str, docu
     assert "station.txt" in page.inner_text("#document-name")
     assert page.inner_text("#status") == "stopped"
     assert problems == []
-    page.close()
 
 
-def test_a_wrong_key_is_said(browser: Any, url: str) -> None:
-    page, _ = open_page(browser, url)
+def test_a_wrong_key_is_said(open_page: Callable[..., Any], url: str) -> None:
+    page, _ = open_page(url)
     page.fill("#key", "wrong")
     page.fill("#question", "Hello")
     page.click("#send")
     page.wait_for_selector("#status.error")
     assert "API key" in page.inner_text("#status")
-    page.close()
 
 
-def test_a_document_of_the_server(browser: Any, tmp_path: Path) -> None:
+def test_a_document_of_the_server(
+    open_page: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path
+) -> None:
     file, document = tmp_path / "log.txt", tmp_path / "log.snapkv"
     text = (Path(snapkv_local.__file__).parent / "demo" / "station.txt").read_text(encoding="utf-8")
     file.write_text(text[:4000], encoding="utf-8")
@@ -156,61 +114,58 @@ def test_a_document_of_the_server(browser: Any, tmp_path: Path) -> None:
     ]
     subprocess.run([*command, "--out", str(document)], check=True, capture_output=True)
 
-    with serve("--document", f"notes={document}") as url:
-        page, problems = open_page(browser, url)
-        page.wait_for_selector("#library:visible")
-        labels = page.eval_on_selector_all("#library option", "all => all.map((o) => o.text)")
-        assert labels[0] == "none"
-        assert labels[1].startswith("notes, ")
-        n_tokens = int("".join(filter(str.isdigit, labels[1])))
-        assert 700 < n_tokens < 1500
-        bodies = []
-        page.on("request", lambda r: bodies.append(r.post_data_json) if r.post_data else None)
+    page, problems = open_page(serve(*OPTIONS, "--document", f"notes={document}").url)
+    page.wait_for_selector("#library:visible")
+    labels = page.eval_on_selector_all("#library option", "all => all.map((o) => o.text)")
+    assert labels[0] == "none"
+    assert labels[1].startswith("notes, ")
+    n_tokens = int("".join(filter(str.isdigit, labels[1])))
+    assert 700 < n_tokens < 1500
+    bodies = []
+    page.on("request", lambda r: bodies.append(r.post_data_json) if r.post_data else None)
 
-        page.select_option("#library", "notes")
-        for i, question in enumerate(("Who works here?", "And where?")):
-            page.fill("#question", question)
-            page.click("#send")
-            page.wait_for_selector(f".figures >> nth={i}", timeout=60_000)
-            n_prompt = page.inner_text(f".figures >> nth={i}").split(" of ")[1].split(" ")[0]
-            assert int(n_prompt.replace(",", "")) > n_tokens
-        assert [body["document"] for body in bodies] == ["notes", "notes"]
-        assert "Who works" in bodies[0]["messages"][0]["content"][:20]  # the text is the server's
-        assert page.inner_text(".turn.user >> nth=0").startswith("notes, ")
-
-        # a list that comes again, as with another key, changes nothing
-        with page.expect_response("**/v1/documents"):
-            page.dispatch_event("#key", "change")
-        page.wait_for_timeout(200)
-        assert page.input_value("#library") == "notes"
-        assert len(page.query_selector_all(".turn")) == 4
-
-        # another document, another chat, from the next question on; a file for that stays
-        page.set_input_files("#file", file)
-        page.wait_for_selector("#drop.has-document")
-        page.select_option("#library", "")
-        assert page.inner_text("#status").endswith("the next question starts a new chat")
-        assert "log.txt" in page.inner_text("#document-name")
-        page.click("#remove")
-        page.select_option("#library", "notes")
-        assert page.inner_text("#status") == ""
-        assert len(page.query_selector_all(".turn")) == 4
-        page.select_option("#library", "")
-        page.fill("#question", "Hello")
+    page.select_option("#library", "notes")
+    for i, question in enumerate(("Who works here?", "And where?")):
+        page.fill("#question", question)
         page.click("#send")
-        page.wait_for_selector("text=Hello")
-        page.wait_for_selector(".figures", timeout=60_000)
-        assert len(page.query_selector_all(".turn")) == 2
-        assert "document" not in bodies[2]
-        assert len(bodies[2]["messages"]) == 1
-        assert problems == []
-        page.close()
+        page.wait_for_selector(f".figures >> nth={i}", timeout=60_000)
+        n_prompt = page.inner_text(f".figures >> nth={i}").split(" of ")[1].split(" ")[0]
+        assert int(n_prompt.replace(",", "")) > n_tokens
+    assert [body["document"] for body in bodies] == ["notes", "notes"]
+    assert "Who works" in bodies[0]["messages"][0]["content"][:20]  # the text is the server's
+    assert page.inner_text(".attached").startswith("notes, ")
+
+    # a list that comes again, as with another key, changes nothing
+    with page.expect_response("**/v1/documents"):
+        page.dispatch_event("#key", "change")
+    page.wait_for_timeout(200)
+    assert page.input_value("#library") == "notes"
+    assert len(page.query_selector_all(".turn")) == 4
+
+    # another document, another conversation, from the next question on; a file for that stays
+    page.set_input_files("#file", file)
+    page.wait_for_selector("#drop.has-document")
+    page.select_option("#library", "")
+    assert page.inner_text("#status").endswith("the next question starts a new one")
+    assert "log.txt" in page.inner_text("#document-name")
+    page.click("#remove")
+    page.select_option("#library", "notes")
+    assert page.inner_text("#status") == ""
+    assert len(page.query_selector_all(".turn")) == 4
+    page.select_option("#library", "")
+    page.fill("#question", "Hello")
+    page.click("#send")
+    page.wait_for_selector("text=Hello")
+    page.wait_for_selector(".figures", timeout=60_000)
+    assert len(page.query_selector_all(".turn")) == 2
+    assert "document" not in bodies[2]
+    assert len(bodies[2]["messages"]) == 1
+    assert problems == []
 
 
-def test_a_server_without_documents_offers_none(browser: Any, url: str) -> None:
-    page, _ = open_page(browser, url)
+def test_a_server_without_documents_offers_none(open_page: Callable[..., Any], url: str) -> None:
+    page, _ = open_page(url)
     page.fill("#key", "sesame")
     page.keyboard.press("Tab")
     page.wait_for_selector("#model:not(:empty)")
     assert page.is_hidden("#library-field")
-    page.close()

@@ -11,6 +11,7 @@ from refused import refused
 
 from snapkv_local import Llama, SnapKVConfig
 from snapkv_local.errors import ConfigError
+from snapkv_local.server.errors import ApiError
 from snapkv_local.server.pool import Pool
 from snapkv_local.server.resting import Resting
 
@@ -265,6 +266,47 @@ def test_a_prompt_that_begins_as_another_gets_a_copy(
     assert turn(pool, one)[2] >= 87
     # and nothing is taken where it may not be
     assert turn(pool, one, fresh=True)[2] == 0
+
+
+@pytest.mark.parametrize("where", ["place", "ram", "disk"])
+def test_a_conversation_is_erased_wherever_it_is(
+    make_pool: Callable[..., Pool], alone: Llama, tmp_path: Path, where: str
+) -> None:
+    pool = make_pool(0 if where == "disk" else 1 << 30, tmp_path, 1 << 30)
+    prompts = [prompt_of(alone, 500 + i) for i in range(2 if where == "place" else N_PLACES + 1)]
+    first = turn(pool, prompts[0])
+    id_ = next(place.id for place in pool.places if not place.is_empty)
+    for prompt in prompts[1:]:
+        turn(pool, prompt)
+    (held,) = [each for each in pool.held() if each.id == id_]
+    assert held.figures is not None  # it was stopped, so they are those that hold for it anyway
+    assert held.figures["n_kept"] == CONFIG.budget
+    n_files = len(list(tmp_path.iterdir()))
+    index, n_tokens = pool.erase(id_)
+    assert (index >= 0) == (where == "place")
+    assert n_tokens >= len(prompts[0])
+    assert len(list(tmp_path.iterdir())) == n_files - (where == "disk")
+    assert id_ not in [each.id for each in pool.held()]
+    with pytest.raises(ApiError, match="no conversation"):
+        pool.erase(id_)
+    again = turn(pool, prompts[0])
+    assert again[2] == 0
+    assert again[0] == first[0]
+    np.testing.assert_array_equal(again[1], first[1])
+
+
+def test_a_conversation_that_is_answered_is_erased_when_that_ends(
+    make_pool: Callable[..., Pool], alone: Llama
+) -> None:
+    pool = make_pool(1 << 30)
+    with pool.llama() as llm:
+        place = pool.place(llm, prompt_of(alone, 600), CONFIG)
+        id_ = place.id
+        answer(llm, prompt_of(alone, 600))
+        assert pool.erase(id_)[0] == place.index
+        assert place.user is llm
+    assert place.is_empty
+    assert id_ not in [each.id for each in pool.held()]
 
 
 def test_a_sequence_can_be_named(make_pool: Callable[..., Pool], alone: Llama) -> None:

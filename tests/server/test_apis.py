@@ -140,9 +140,16 @@ def test_llama_servers_own(http: httpx.Client) -> None:
     props = http.get("/props").json()
     assert props["default_generation_settings"]["n_ctx"] == 8192
     assert props["default_generation_settings"]["params"]["temperature"] == 0.8
+    asked = {"messages": [USER], "max_tokens": 2}
+    last = http.post("/v1/chat/completions", json=asked).json()["usage"]["snapkv"]["conversation"]
     slots = http.get("/slots").json()
     assert [slot["id"] for slot in slots] == list(range(props["total_slots"]))
     assert not any(slot["is_processing"] for slot in slots)
+    slots = {slot["conversation"]: slot for slot in http.get("/slots?resting=true").json()}
+    assert slots[last]["snapkv"]["conversation"] == last
+    erased = http.post(f"/slots/{last}?action=erase", json={})
+    assert erased.json() == {"id_slot": slots[last]["id"], "n_erased": slots[last]["n_tokens"]}
+    assert http.post(f"/slots/{last}?action=erase", json={}).status_code == 404
     assert http.get("/v1/models").json()["data"][0]["meta"]["n_ctx"] == 8192
     chat = {"messages": [USER], "max_tokens": 1}
     assert http.post("/chat/completions", json=chat).status_code == 200

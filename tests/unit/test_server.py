@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from importlib import resources
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import ANY
@@ -18,6 +19,9 @@ from fastapi.testclient import TestClient
 from snapkv_local.errors import NoRoomError, OutOfMemoryError, PromptError
 from snapkv_local.server import not_done
 from snapkv_local.server.app import ServerOptions, make_app
+from snapkv_local.server.place import Place
+from snapkv_local.server.pool import Pool
+from snapkv_local.server.resting import Rest, Resting
 from snapkv_local.server.worker import Chunk, Done, Event, Job, Worker
 
 KEY = {"Authorization": "Bearer right"}
@@ -43,6 +47,20 @@ USAGE = {
 }
 
 
+class FakePool:
+    """One conversation in a place, and two that rest."""
+
+    def __init__(self) -> None:
+        reach: Any = SimpleNamespace(tokens=[1, 2, 3])
+        no_state: Any = None
+        self.places = [Place(0, no_state, reach, id="a1", figures=FIGURES)]
+        self.resting = Resting(1000)
+        self.resting.add("b2", reach, SimpleNamespace(n_bytes=100), FIGURES)  # type: ignore[arg-type]
+        self.resting._all["c3"] = Rest("c3", reach, None, None, 200, None)
+
+    held = Pool.held
+
+
 class FakeEngine:
     """Says "Good day", or raises; waits for `may_answer` first."""
 
@@ -51,12 +69,7 @@ class FakeEngine:
     template = ""
     file_name = "fake.gguf"
     fingerprint = "b-fake"
-    pool = SimpleNamespace(
-        places=[
-            SimpleNamespace(index=0, user=None, reach=SimpleNamespace(tokens=[]), figures=FIGURES)
-        ],
-        resting=SimpleNamespace(bytes_ram=0, bytes_disk=0),
-    )
+    pool = FakePool()
 
     def sizes(self) -> dict[str, Any]:
         return {"n_ctx": self.n_ctx}
@@ -287,6 +300,22 @@ def test_what_is_no_id_of_a_document(serve: Callable[..., TestClient], id_: Any)
         assert error_of(response)["param"] == "document"
 
 
+def test_conversations_are_listed_with_those_that_rest(serve: Callable[..., TestClient]) -> None:
+    client = serve()
+    assert client.post("/v1/chat/completions", json=BODY).status_code == 200  # it is loaded
+    (place,) = client.get("/slots").json()
+    assert (place["id"], place["conversation"], place["n_tokens"]) == (0, "a1", 3)
+    assert place["snapkv"] == FIGURES
+    listed = client.get("/slots", params={"resting": True}).json()
+    assert listed[0] == place
+    assert [(e["id"], e["conversation"], e["rests_in"], e["n_bytes"]) for e in listed[1:]] == [
+        (-1, "b2", "ram", 100),
+        (-1, "c3", "disk", 200),
+    ]
+    assert [each["snapkv"] for each in listed[1:]] == [FIGURES, None]
+    assert client.get("/slots", params={"resting": "perhaps"}).status_code == 400
+
+
 def test_what_conversations_hold_may_be_hidden(serve: Callable[..., TestClient]) -> None:
     assert serve().get("/slots").status_code == 200
     response = serve(shows_slots=False).get("/slots")
@@ -426,7 +455,9 @@ def test_the_page_gets_all_its_files_without_a_key(serve: Callable[..., TestClie
     client = serve(api_keys=("secret",))
     page = client.get("/").text
     files = re.findall(r'(?:src|href)="(/[^"]+)"', page)
-    assert len(files) == 3
+    folder = resources.files("snapkv_local.server") / "page"
+    there = {f"/page/{file.name}" for file in folder.iterdir()}
+    assert set(files) == there - {"/page/index.html"}
     for file in files:
         answer = client.get(file)
         assert answer.status_code == 200

@@ -1,314 +1,178 @@
 "use strict";
 
-// All text of documents and of the model goes through textContent, never through HTML.
+// The conversation that is shown. All text of documents and of the model goes through textContent, never
+// through HTML.
 
-const MAX_FILE = 64 * 1024 * 1024;
-const at = (id) => document.getElementById(id);
-
-let messages = [];
-let library = ""; // the document of the server that they are about
-let documentText = "";
-let documentName = "";
-let running = null;
-
-function headers() {
-  const key = at("key").value.trim();
-  const result = { "Content-Type": "application/json" };
-  if (key) result.Authorization = `Bearer ${key}`;
-  return result;
-}
-
-function size(bytes) {
-  for (const unit of ["B", "KiB", "MiB"]) {
-    if (bytes < 1024) return `${unit === "B" ? bytes : bytes.toFixed(1)} ${unit}`;
-    bytes /= 1024;
+async function open(each) {
+  const isOther = current !== each;
+  current = each;
+  each.isUnread = false;
+  if (each.messages === null) {
+    at("chat").replaceChildren();
+    await readMessages(each, false);
+    if (current !== each) return; // by now another one is shown
   }
-  return `${bytes.toFixed(1)} GiB`;
+  history.replaceState(null, "", `#${each.id}`);
+  if (isOther) showRename(false);
+  drawConversation(each);
+  drawStates();
 }
 
-function percent(share) {
-  return `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
+function drawConversation(each) {
+  if (each !== current) return;
+  at("title").textContent = titleOf(each);
+  document.title = `${titleOf(each)} · snapkv-local`;
+  at("delete").hidden = conversations.length === 1 && isNew(each);
+  at("rename").hidden = !at("rename-form").hidden || isNew(each);
+  at("chat").replaceChildren();
+  each.messages.forEach(addTurn);
+  at("question").value = each.draft;
+  drawAttachment(each);
+  drawNote(each);
+  at("pane").scrollTop = at("pane").scrollHeight;
 }
 
-function show(text, isError = false) {
-  at("status").textContent = text;
-  at("status").classList.toggle("error", isError);
-}
-
-function setDocument(name, text) {
-  documentName = name;
-  documentText = text;
-  at("drop").classList.toggle("has-document", text !== "");
-  at("remove").hidden = text === "";
-  at("document-name").textContent =
-    text === "" ? "Drop a text file here, or" : `${name}, ${text.length.toLocaleString()} characters`;
-}
-
-async function readFile(file) {
-  if (!file) return;
-  if (file.size > MAX_FILE) {
-    show(`${file.name} is larger than ${size(MAX_FILE)}`, true);
-    return;
-  }
-  try {
-    const { text, warning } = textOf(new Uint8Array(await file.arrayBuffer()), file.name);
-    at("pasted").hidden = true;
-    setDocument(file.name, text);
-    show(warning);
-  } catch (e) {
-    show(e.message, true);
-  }
-}
-
-function addTurn(role, text, attached) {
+function addTurn({ role, content, document: attached, about, took }) {
   const turn = document.createElement("div");
   turn.className = `turn ${role}`;
+  const who = document.createElement("h3");
+  who.className = "unseen";
+  who.textContent = role === "user" ? "Question" : "Answer";
   const body = document.createElement("div");
   body.className = "text";
-  body.textContent = text;
-  if (attached) {
+  body.textContent = content;
+  turn.append(who);
+  const named = [about, attached?.name].filter(Boolean).join(" · ");
+  if (named !== "") {
     const note = document.createElement("div");
     note.className = "attached";
-    note.textContent = attached;
+    note.textContent = named;
     turn.append(note);
   }
   turn.append(body);
+  if (took) addFigures(turn, took);
   at("chat").append(turn);
-  turn.scrollIntoView({ block: "end" });
-  return turn;
 }
 
-function addFigures(turn, text) {
+function addFigures(turn, took) {
   const line = document.createElement("p");
   line.className = "figures";
-  line.textContent = text;
+  line.textContent = figures(took);
   turn.append(line);
-  line.scrollIntoView({ block: "end" });
 }
 
-function figures(usage) {
-  const s = usage.snapkv;
-  const parts = [];
-  if (s.n_kept < s.n_prompt) {
-    parts.push(
-      `kept ${s.n_kept.toLocaleString()} of ${s.n_prompt.toLocaleString()} tokens (${percent(s.n_kept / s.n_prompt)})`,
-      `KV cache ${size(s.bytes_kv - s.bytes_decode_cells)} instead of ${size(s.bytes_kv_full)}, and ${size(s.bytes_decode_cells)} of room`,
-      `${percent(s.coverage)} of the attention covered`,
-    );
-  } else {
-    parts.push(`${s.n_prompt.toLocaleString()} tokens, all kept`, `KV cache ${size(s.bytes_kv)}`);
-  }
-  parts.push(`first token after ${s.seconds_prefill.toFixed(1)} s`);
-  return parts.join(" · ");
+// Whoever reads further above is left there.
+function keepAtEnd(change) {
+  const pane = at("pane");
+  const isAtEnd = pane.scrollHeight - pane.scrollTop - pane.clientHeight < 60;
+  change();
+  if (isAtEnd) pane.scrollTop = pane.scrollHeight;
 }
 
-// Yields the events of a stream: {comment} or {data}.
-async function* events(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const blocks = (rest + value).split("\n\n");
-    rest = blocks.pop();
-    for (const block of blocks) {
-      if (block.startsWith(":")) yield { comment: block.slice(1).trim() };
-      else if (block.startsWith("data: ")) yield { data: block.slice(6) };
-    }
-  }
+function drawPiece(each, piece) {
+  if (each !== current) return;
+  keepAtEnd(() => at("chat").lastElementChild.querySelector(".text").append(piece));
 }
 
-async function failure(response) {
-  try {
-    return (await response.json()).error.message;
-  } catch {
-    return `the server answered with status ${response.status}`;
-  }
+function drawTook(each) {
+  const { took } = each.messages.at(-1);
+  if (each === current && took) keepAtEnd(() => addFigures(at("chat").lastElementChild, took));
 }
 
-async function ask(question) {
-  const hasDocument = documentText !== "";
-  if (messages.length > 0 && at("library").value !== library) clear();
-  library = at("library").value;
-  const content = hasDocument ? `${documentText}\n\n${question}` : question;
-  const attached = hasDocument ? documentName : "";
-  const about = messages.length === 0 && library !== "" ? at("library").selectedOptions[0].text : "";
-  messages.push({ role: "user", content });
-  addTurn("user", question, [about, attached].filter(Boolean).join(" · "));
-  const turn = addTurn("assistant", "");
-  const text = turn.querySelector(".text");
-  setDocument("", "");
-  at("pasted").value = "";
-  at("pasted").hidden = true;
-
-  running = new AbortController();
-  setBusy(true);
-  show("waiting for the model");
-  let usage = null;
-  let error = "";
-  try {
-    const response = await fetch("/v1/chat/completions", {
-      method: "POST",
-      headers: headers(),
-      signal: running.signal,
-      body: JSON.stringify({
-        messages,
-        stream: true,
-        stream_options: { include_usage: true },
-        temperature: 0.2,
-        ...(library !== "" && { document: library }),
-      }),
-    });
-    if (!response.ok) {
-      if (response.status === 401) at("key-field").hidden = false;
-      throw new Error(await failure(response));
-    }
-    for await (const event of events(response)) {
-      if (event.comment) {
-        const progress = event.comment.match(/^prefill (\d+)\/(\d+)$/);
-        if (progress) showProgress(Number(progress[1]) / Number(progress[2]));
-        continue;
-      }
-      if (event.data === "[DONE]") break;
-      const chunk = JSON.parse(event.data);
-      if (chunk.error) throw new Error(chunk.error.message);
-      if (chunk.usage) usage = chunk.usage;
-      if (chunk.choices[0]?.delta?.reasoning_content) show("the model is thinking");
-      const piece = chunk.choices[0]?.delta?.content;
-      if (piece) {
-        showProgress(null);
-        show("");
-        text.append(document.createTextNode(piece));
-        at("chat").lastElementChild.scrollIntoView({ block: "end" });
-      }
-    }
-  } catch (e) {
-    error = e.name === "AbortError" ? "stopped" : e.message;
-  }
-  running = null;
-  setBusy(false);
-  showProgress(null);
-  if (text.textContent === "" && error !== "") {
-    // nothing was answered: the question can be sent again
-    messages.pop();
-    turn.previousElementSibling.remove();
-    turn.remove();
-    at("question").value = question;
-    if (hasDocument) setDocument(attached, content.slice(0, content.length - question.length - 2));
-  } else {
-    messages.push({ role: "assistant", content: text.textContent });
-    if (usage) addFigures(turn, figures(usage));
-  }
-  show(error, error !== "" && error !== "stopped");
-  at("question").focus();
-}
-
-function setBusy(busy) {
-  at("send").hidden = busy;
-  at("stop").hidden = !busy;
-  at("reset").disabled = busy;
-  at("library").disabled = busy;
-}
-
-function showProgress(share) {
-  at("progress").hidden = share === null;
+// What is going on in a conversation.
+function drawNote(each) {
+  if (each !== current) return;
+  const [text, isError] = each.note;
+  put(at("status"), text);
+  at("status").classList.toggle("error", isError);
+  at("send").hidden = each.work !== null;
+  at("stop").hidden = each.work === null;
+  at("library").disabled = each.work !== null;
+  const share = each.work?.share ?? null;
+  at("progress-field").hidden = share === null;
   at("progress").value = share ?? 0;
-  if (share !== null) show(`reading, ${percent(share)}`);
+  at("share").textContent = share === null ? "" : percent(share);
 }
 
-function clear() {
-  messages = [];
-  at("chat").replaceChildren();
-  show("");
+// For who does not see it; what is wrong with the one that is shown stands in its status.
+function say(each, text) {
+  const isError = each.note[1];
+  if (each !== current) text = `${titleOf(each)}: ${isError ? text : "answered"}`;
+  else if (isError) return;
+  at("said").textContent = text;
 }
 
-// What the server has read before it was started. A conversation is about one of them from its beginning.
-async function listLibrary() {
-  const response = await fetch("/v1/documents", { headers: headers() });
-  if (!response.ok) {
-    show(await failure(response), true);
-    return;
+function showRename(isOpen) {
+  at("rename-form").hidden = !isOpen;
+  at("title").hidden = isOpen;
+  at("rename").hidden = isOpen || isNew(current);
+  if (isOpen) {
+    at("name").value = current.title;
+    at("name").select();
   }
-  const documents = (await response.json()).data;
-  // the list may come again, with another key, in the middle of a chat: what is chosen stays, even if the
-  // server no longer has it, so that no question goes without its document unnoticed
-  const chosen = at("library").value;
-  const options = documents.map(
-    (d) => new Option(`${d.id}, ${d.n_tokens.toLocaleString()} tokens`, d.id),
-  );
-  if (chosen !== "" && !documents.some((d) => d.id === chosen)) {
-    options.push(new Option(`${chosen}, no longer there`, chosen));
-  }
-  at("library-field").hidden = options.length === 0;
-  at("library").replaceChildren(new Option("none", ""), ...options);
-  at("library").value = chosen;
-}
-
-async function start() {
-  for (let waited = false; ; waited = true) {
-    const health = await fetch("/health").catch(() => null);
-    if (health?.ok) {
-      if (waited) show("");
-      break;
-    }
-    show("the model is loading");
-    await new Promise((resolve) => setTimeout(resolve, 500));
-  }
-  const response = await fetch("/v1/models", { headers: headers() });
-  if (response.status === 401) {
-    at("key-field").hidden = false;
-    // a person who already types goes on where they are
-    if (document.activeElement === document.body) at("key").focus();
-    return;
-  }
-  at("model").textContent = (await response.json()).data[0].id;
-  await listLibrary();
 }
 
 at("form").addEventListener("submit", (event) => {
   event.preventDefault();
   const question = at("question").value.trim();
-  if (question === "" || running) return;
-  at("question").value = "";
-  if (!at("pasted").hidden && at("pasted").value.trim() !== "") {
-    setDocument("pasted text", at("pasted").value);
+  if (question === "" || current.work) return;
+  let each = current;
+  if (!isNew(each) && each.chosen !== each.library) {
+    const { attachment, pasted, chosen } = each;
+    Object.assign(each, { draft: "", attachment: null, pasted: null, chosen: each.library });
+    tell(each, "");
+    each = Object.assign(begin(), { attachment, pasted, chosen });
+    open(each);
   }
-  ask(question);
+  each.library = each.chosen;
+  if (each.pasted?.trim()) each.attachment = { name: "pasted text", text: each.pasted };
+  at("question").focus(); // the button goes
+  ask(each, question);
 });
+at("question").addEventListener("input", () => (current.draft = at("question").value));
 at("question").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
     at("form").requestSubmit();
   }
 });
-at("stop").addEventListener("click", () => running?.abort());
-at("reset").addEventListener("click", () => {
-  clear();
-  setDocument("", "");
+at("stop").addEventListener("click", () => {
+  stop(current);
   at("question").focus();
 });
-at("library").addEventListener("change", () => {
-  const changes = messages.length > 0 && at("library").value !== library;
-  show(changes ? "a conversation is about one document: the next question starts a new chat" : "");
-});
-at("remove").addEventListener("click", () => setDocument("", ""));
-at("key").addEventListener("change", start);
-at("file").addEventListener("change", (event) => {
-  readFile(event.target.files[0]);
-  event.target.value = "";
-});
-at("paste").addEventListener("click", () => {
-  at("pasted").hidden = !at("pasted").hidden;
-  if (!at("pasted").hidden) at("pasted").focus();
-});
-document.addEventListener("dragover", (event) => {
+at("rename").addEventListener("click", () => showRename(true));
+at("rename-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  at("drop").classList.add("over");
+  current.title = at("name").value.trim() || firstWords(current.messages[0].content);
+  save(current);
+  showRename(false);
+  drawConversation(current);
+  drawEntry(current);
+  at("rename").focus();
 });
-document.addEventListener("dragleave", () => at("drop").classList.remove("over"));
-document.addEventListener("drop", (event) => {
-  event.preventDefault();
-  at("drop").classList.remove("over");
-  readFile(event.dataTransfer.files[0]);
+function leaveRename() {
+  showRename(false);
+  at("rename").focus();
+}
+at("rename-cancel").addEventListener("click", leaveRename);
+at("name").addEventListener("keydown", (event) => {
+  if (event.key === "Escape") leaveRename();
 });
-start();
+at("delete").addEventListener("click", () => {
+  at("confirm-question").textContent = `Delete “${titleOf(current)}” from this browser and from the server?`;
+  at("confirm").dataset.id = current.id;
+  at("confirm").showModal();
+});
+at("confirm").addEventListener("close", async () => {
+  const each = byId(at("confirm").dataset.id);
+  if (each && at("confirm").returnValue === "delete") {
+    await remove(each);
+    at("title").focus();
+  } else {
+    at("delete").focus();
+  }
+  at("confirm").returnValue = "";
+});
+at("key").addEventListener("change", meetServer);
+
+readStored().then(meetServer);
