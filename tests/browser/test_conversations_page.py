@@ -41,14 +41,14 @@ def page(open_page: Callable[..., Any], server: Any) -> Any:
     return page
 
 
-def say_more(page: Any, n: int) -> None:
+def set_length(page: Any, n: int) -> None:
     """Have each answer of the page take n tokens."""
 
-    def more(route: Any) -> None:
+    def changed(route: Any) -> None:
         body = {**route.request.post_data_json, "ignore_eos": True, "max_tokens": n, "seed": 1}
         route.continue_(post_data=json.dumps(body))
 
-    page.route("**/v1/chat/completions", more)
+    page.route("**/v1/chat/completions", changed)
 
 
 def text(begin: int) -> str:
@@ -122,8 +122,10 @@ def test_conversations_keep_apart_and_say_where_they_are(page: Any, server: Any)
     states(page, "Second, please: warm", "First, please: warm")
 
     # of two places a third one takes that of the first; a short one does not rest
+    set_length(page, 8)
     begin(page, "Third")
     n_answers(page, 1)
+    page.unroute_all()
     states(page, "Third: warm", "Second, please: warm", "First, please: ram")
     first = page.evaluate("conversations.at(-1).held")
     entry = held(server)[first]
@@ -165,7 +167,7 @@ def test_conversations_keep_apart_and_say_where_they_are(page: Any, server: Any)
 
 
 def test_an_answer_goes_on_while_others_are_read_and_asked(page: Any) -> None:
-    say_more(page, 300)
+    set_length(page, 300)
     page.evaluate(HEAR)
     begin(page, "First, please")
     page.wait_for_selector(".turn.assistant .text:not(:empty)")
@@ -205,7 +207,7 @@ def test_a_server_that_goes_and_comes_back(
     page.wait_for_selector("#model:not(:empty)")
     begin(page, "First, please", text(0))
     n_answers(page, 1)
-    say_more(page, 400)
+    set_length(page, 400)
     send(page, "And what else?")
     wait(page, "document.querySelectorAll('.turn')[3]?.textContent.length > 100")
     first.end()
