@@ -1,10 +1,13 @@
-"""Address space that this process may still take, where it has a limit (`ulimit -v`).
+"""Memory of this process: what it may still take, where it has a limit (`ulimit -v`), and what it gives back.
 
 Native code that gets none does not always say so. What is known to need some asks here first.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 from pathlib import Path
 
 from snapkv_local.errors import OutOfMemoryError
@@ -18,6 +21,11 @@ except ModuleNotFoundError:  # Windows, where a process has no such limit of its
 # bytes of address space; scripts/memory_walk.py finds them too small, where they are
 PROGRAM = 176 << 20  # Python's packages, before the engine is loaded
 ENGINE = 256 << 20
+# bytes of a block that is large: more than what a token takes for a while, such as its logits
+LARGE = 4 << 20
+
+# of glibc's malloc.h
+_M_MMAP_THRESHOLD = -3
 
 
 def left() -> int | None:
@@ -58,3 +66,23 @@ def require_engine() -> None:
         OutOfMemoryError: they would find too little.
     """
     require(ENGINE, "loading the engine")
+
+
+def give_back_large_blocks() -> bool:
+    """From now on the system gets back what is freed in large blocks, such as those of a prefill.
+
+    glibc raises its own limit, from which on blocks are large, to the size of each block that is freed, up
+    to 32 MiB. Smaller ones stay in the arena of the thread that had them, which grows with each thread, and
+    with each block that fits no hole. That suits a program which ends; a server grows for hours. It is a
+    setting of the whole process, so only one that is ours may call this.
+
+    Returns:
+        False without glibc, or if the environment says what malloc() is to do.
+    """
+    says = os.environ.get("GLIBC_TUNABLES", "")
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ or "glibc.malloc.mmap_threshold" in says:
+        return False
+    if sys.platform != "linux":
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and mallopt(_M_MMAP_THRESHOLD, LARGE) == 1

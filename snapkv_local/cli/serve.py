@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from snapkv_local import memory
 from snapkv_local.cli.chat_template import chat_template_options
 from snapkv_local.cli.conversations import conversation_options, how_many, resting
 from snapkv_local.cli.document import open_document, take_document_settings, use_document
@@ -178,6 +179,7 @@ def serve(
         hosts = tuple(LOOPBACK)
     if not api_keys and host not in LOOPBACK:
         click.echo(f"Anybody who reaches {host} can use this server: see --api-key", err=True)
+    memory.give_back_large_blocks()
     server = Server(
         load=lambda: (
             *load_with(path, config, loading, paths, how_many(parallel, path, config, loading)),
