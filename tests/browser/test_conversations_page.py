@@ -226,6 +226,7 @@ def test_a_server_that_goes_and_comes_back(
 
     serve(*options, "--port", first.port)
     page.wait_for_selector("#server", state="hidden")
+    assert page.inner_text("#status") == ""
     states(page, "First, please: disk")
     page.unroute_all()
     page.get_by_role("button", name="Ask").click()

@@ -2,9 +2,11 @@
 
 // Requests to the server, and the stream of an answer.
 
+const GONE = "the server does not answer";
+
 class ServerGone extends Error {
   constructor() {
-    super("the server does not answer");
+    super(GONE);
   }
 }
 

@@ -22,8 +22,9 @@ function drawConversation(each) {
   if (each !== current) return;
   at("title").textContent = titleOf(each);
   document.title = `${titleOf(each)} · snapkv-local`;
-  at("delete").hidden = conversations.length === 1 && isNew(each);
-  at("rename").hidden = !at("rename-form").hidden || isNew(each);
+  const isRenamed = !at("rename-form").hidden;
+  at("delete").hidden = isRenamed || (conversations.length === 1 && isNew(each));
+  at("rename").hidden = isRenamed || isNew(each);
   at("chat").replaceChildren();
   each.messages.forEach(addTurn);
   at("question").value = each.draft;
@@ -106,6 +107,7 @@ function showRename(isOpen) {
   at("rename-form").hidden = !isOpen;
   at("title").hidden = isOpen;
   at("rename").hidden = isOpen || isNew(current);
+  at("delete").hidden = isOpen;
   if (isOpen) {
     at("name").value = current.title;
     at("name").select();

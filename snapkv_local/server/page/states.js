@@ -78,6 +78,9 @@ async function meetServer() {
     }
     states.isThere = true;
     sayOfServer("");
+    for (const each of conversations) {
+      if (each.note[0] === GONE) tell(each, "");
+    }
     await nameModel();
     await listLibrary();
     await lookAtStates();
