@@ -229,12 +229,19 @@ CASES = (
     ),
 )
 
-STEPS = tuple(dict.fromkeys(case.step for case in CASES))
 GROUPS = {"speed": ("decode", "prefill", "batch2", "partial")}
 
 
-def select(patterns: list[str]) -> list[Case]:
+def steps_of(table: tuple[Case, ...]) -> tuple[str, ...]:
+    """The parts of the benchmark that cases belong to."""
+    return tuple(dict.fromkeys(case.step for case in table))
+
+
+def select(patterns: list[str], table: tuple[Case, ...] = CASES) -> list[Case]:
     """The cases that steps, groups of steps, names or patterns of names choose, in their order.
+
+    Args:
+        table: of the cases to choose from.
 
     Raises:
         ValueError: one chooses nothing.
@@ -244,14 +251,14 @@ def select(patterns: list[str]) -> list[Case]:
         steps = GROUPS.get(pattern, (pattern,))
         found = {
             case.name
-            for case in CASES
+            for case in table
             if case.step in steps or fnmatch.fnmatchcase(case.name, pattern)
         }
         if not found:
-            known = ", ".join([*STEPS, *GROUPS, *(case.name for case in CASES)])
+            known = ", ".join([*steps_of(table), *GROUPS, *(case.name for case in table)])
             raise ValueError(f"{pattern}: no such step or case; there are {known}")
         chosen |= found
-    return [case for case in CASES if case.name in chosen]
+    return [case for case in table if case.name in chosen]
 
 
 def smoke(case: Case, gpu: bool) -> Case:

@@ -67,9 +67,13 @@ class TimeBox:
 
 
 class Bench:
-    """One call of the script."""
+    """One call of the script.
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    Args:
+        kind: of the record, which its name begins with.
+    """
+
+    def __init__(self, args: argparse.Namespace, kind: str = "gpu") -> None:
         self.smoke: bool = args.smoke
         self.out: Path = args.out
         self.models: Path = args.models
@@ -84,7 +88,7 @@ class Bench:
         self.out.mkdir(parents=True, exist_ok=True)
         name = self.device.get("name", "unknown")
         slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-        self.path = self.out / ("smoke.json" if self.smoke else f"gpu-{slug}.json")
+        self.path = self.out / ("smoke.json" if self.smoke else f"{kind}-{slug}.json")
         self.record = self._start(self.path, ROOT / "results" / self.path.name)
 
     def _start(self, *places: Path) -> dict[str, Any]:
@@ -257,9 +261,14 @@ def setting(text: str) -> tuple[str, Any]:
     return key, int(value) if value.isdecimal() else value
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
+def parse(
+    arguments: list[str] | None,
+    table: tuple[cases.Case, ...] = cases.CASES,
+    description: str | None = __doc__,
+) -> argparse.Namespace:
+    """The options of a script that measures cases of a table."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", nargs="*", help=f"{', '.join(PARTS)}, or steps and cases")
     parser.add_argument("--out", type=Path, required=True, help="folder for the record and logs")
@@ -273,9 +282,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--smoke", action="store_true", help="a tiny model and short prompts")
     args = parser.parse_args(arguments)
-    args.what = args.what or [*PARTS, *cases.STEPS]
+    args.what = args.what or [*PARTS, *cases.steps_of(table)]
     try:
-        args.cases = cases.select([name for name in args.what if name not in PARTS])
+        args.cases = cases.select([name for name in args.what if name not in PARTS], table)
     except ValueError as e:
         parser.error(str(e))
     args.cases = [cases.with_config(case, dict(args.set)) for case in args.cases]

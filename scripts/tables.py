@@ -21,6 +21,7 @@ import conversation_tables
 import drafts_table
 import former_table
 import heads_table
+import many_table
 import needle_tables
 import quality_tables
 import settings_table
@@ -229,6 +230,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "endless": conversation_tables.endless,
     "drafts": drafts_table.drafts,
     "heads": heads_table.heads,
+    "many": many_table.many,
     "quality": quality_tables.short,
     "quality-former": former_table.former,
     "quality-again": former_table.again,

@@ -40,6 +40,8 @@ class RunOptions:
         n_decode: tokens of each sequence in one timed run.
         n_follow: tokens of a second question about the first prompt, in the place of its end; 0 for
             none. It needs a vault.
+        one_prompt: the first sequence's prompt is evaluated, and the others get copies of its cache:
+            for measuring what comes after the prompts.
     """
 
     n_seq: int = 1
@@ -50,6 +52,12 @@ class RunOptions:
     n_threads: int = 0
     n_decode: int = 64
     n_follow: int = 0
+    one_prompt: bool = False
+
+    @property
+    def n_prompts(self) -> int:
+        """Prompts that are evaluated."""
+        return 1 if self.one_prompt else self.n_seq
 
 
 @dataclass(frozen=True)
@@ -195,6 +203,12 @@ class Session:
                 self.fill(tokens[positions], positions, sequence, positions == n - 1)
                 self.decode()
         self.llama.llama_synchronize(self.ctx)
+
+    def copy(self, sequence: int, others: list[int]) -> None:
+        """Give sequences all that another one holds; each then has it in cells of its own."""
+        memory = self.llama.llama_get_memory(self.ctx)
+        for other in others:
+            self.llama.llama_memory_seq_cp(memory, sequence, other, -1, -1)
 
     def warm_up(self, tokens: Tokens) -> None:
         """A short prompt the same way: CUDA loads its kernels at their first use."""

@@ -30,8 +30,9 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
         given: Settings by name, and whatever else a case's settings say.
 
     Returns:
-        seconds_prefill ends when every sequence's first token is chosen, seconds_first_token when
-        the first one's is. decode_tokens_per_second is that of each sequence.
+        seconds_prefill ends when every evaluated prompt's first token is chosen, seconds_first_token
+        when the first one's is. decode_tokens_per_second is that of each sequence. last_tokens are
+        those that each sequence has decoded last.
     """
     # before any CUDA library is loaded: what is in use now is not ours
     watch = PeakMemory(Gpus.open())
@@ -40,7 +41,8 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
     with watch:
         session = Session(settings)
         prompts = [
-            random_tokens(session.n_vocab, n_prompt, settings.seed + i) for i in range(n_seq)
+            random_tokens(session.n_vocab, n_prompt, settings.seed + i)
+            for i in range(settings.n_prompts)
         ]
         session.warm_up(prompts[0])
         device_loaded = watch.look()
@@ -52,6 +54,8 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
             last.append(session.best(1)[0])
             seconds_first_token = seconds_first_token or time.monotonic() - started
         seconds_prefill = time.monotonic() - started
+        session.copy(0, list(range(len(prompts), n_seq)))
+        last *= n_seq // len(prompts)
         bytes_kept = session.bytes_kept()
         stats = session.stats()
 
@@ -84,10 +88,11 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
         "seconds_context": session.seconds_context,
         "seconds_first_token": seconds_first_token,
         "seconds_prefill": seconds_prefill,
-        "prefill_tokens_per_second": n_seq * n_prompt / seconds_prefill,
+        "prefill_tokens_per_second": len(prompts) * n_prompt / seconds_prefill,
         "decode_seconds": decode_seconds,
         "decode_tokens_per_second": [n_decode / seconds for seconds in decode_seconds],
         "first_tokens": first,
+        "last_tokens": tokens.tolist(),
         "bytes_kept": bytes_kept,
         "stats": stats,
         "follow_up": follow_up,

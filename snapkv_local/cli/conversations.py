@@ -85,17 +85,11 @@ def how_many(
     """Conversations that the server holds; says on stderr what each of several takes.
 
     Raises:
-        click.UsageError: several with the full cache, or with a draft model.
+        click.UsageError: several with the full cache.
     """
     if config is None:
         if parallel not in ("auto", 1):
             raise click.UsageError("--full holds one conversation: leave out --parallel")
-        return 1
-    if loading.drafts is not None and loading.drafts.model is not None:
-        if parallel not in ("auto", 1):
-            raise click.UsageError(
-                "a draft model drafts for one conversation: leave out --parallel"
-            )
         return 1
     if parallel != "auto":
         return int(parallel)
@@ -134,6 +128,8 @@ def _that_fit(path: Path, config: SnapKVConfig, loading: LoadOptions) -> tuple[i
         if limited is not None:
             available = max(0, min(available or limited, limited - memory.ENGINE))
     kv_type: Any = split_kv_type(loading.kv_type or KV_TYPE)[0]
-    task = fit.Task(planned, config, kv_type, place, available)
+    drafts = loading.drafts
+    draft = None if drafts is None or drafts.model is None else read_model(drafts.model)
+    task = fit.Task(planned, config, kv_type, place, available, draft)
     ctx = loading.ctx or planned.shape.n_ctx_train
     return fit.conversations(task, max(1, ctx - config.decode_cells), _MOST)

@@ -21,7 +21,6 @@ from snapkv_local import foreign
 from snapkv_local.errors import LongPromptError, NoRoomError, SnapKVError
 from snapkv_local.llama.answer_text import AnswerText, Logprobs, TokenText, likeliest, with_bytes
 from snapkv_local.llama.drafting import ModelDraft
-from snapkv_local.native.shared import SharedContext
 from snapkv_local.prompt import vocabulary
 from snapkv_local.prompt.chat import Chat
 from snapkv_local.prompt.wording import Asked
@@ -114,7 +113,7 @@ class CompletingLlama(GuidedLlama):
                 sent = yield token
         finally:
             inner.close()
-            self._leave_steps()
+            self.leave_steps()
             if n_sure is not None and self.draft_model is not None:
                 self._end_at(n_sure)
 
@@ -123,11 +122,6 @@ class CompletingLlama(GuidedLlama):
         if n < self.n_tokens and self._ctx.ctx is not None:
             self.n_tokens, self._requires_eval = n, True
             self._trim()
-
-    def _leave_steps(self) -> None:
-        """No token of this conversation follows: those of others need not wait for it."""
-        if isinstance(self._ctx, SharedContext):
-            self._ctx.leave()
 
     def detokenize(
         self, tokens: list[int], prev_tokens: list[int] | None = None, special: bool = False

@@ -12,7 +12,7 @@ from snapkv_local.native.context import SnapKVContext  # isort: skip
 import numpy as np
 from llama_cpp import _internals
 
-from snapkv_local.llama.drafting import PromptLookup
+from snapkv_local.llama.drafting import OwnDraft
 from snapkv_local.native.shared import SharedContext
 from snapkv_local.prompt.marks import Marks
 
@@ -24,7 +24,7 @@ _Llama = TypeVar("_Llama", bound="DocumentedLlama")
 # what a Llama knows of the sequence that it evaluates in
 _OF_SEQUENCE = (
     *("_ctx", "snapkv", "input_ids", "scores", "n_tokens", "_requires_eval"),
-    *("n_prompt", "n_cached", "last_prefill", "evictions", "_attached"),
+    *("n_prompt", "n_cached", "last_prefill", "evictions", "_attached", "draft_model"),
 )
 
 
@@ -44,8 +44,8 @@ class Conversation:
         return cls({name: getattr(llm, name) for name in _OF_SEQUENCE})
 
     @classmethod
-    def empty(cls, llm: DocumentedLlama, context: Any) -> Conversation:
-        """One that begins, in a sequence's context."""
+    def empty(cls, llm: DocumentedLlama, context: Any, draft_model: Any) -> Conversation:
+        """One that begins, in a sequence's context, with what drafts for it."""
         state = {
             "_ctx": context,
             "snapkv": llm.snapkv,
@@ -58,6 +58,7 @@ class Conversation:
             "last_prefill": None,
             "evictions": [],
             "_attached": None,
+            "draft_model": draft_model,
         }
         return cls(state)
 
@@ -87,9 +88,17 @@ def sibling(llm: _Llama) -> _Llama:
     other._generating = other._is_prompt = other._preparing = other._cut_short = False
     other._before = ()
     other._running = None
-    if isinstance(llm.draft_model, PromptLookup):
-        other.draft_model = PromptLookup(llm.draft_model.n_max, llm.draft_model.n_gram)
     return other
+
+
+def another_draft(llm: DocumentedLlama) -> Any:
+    """What drafts for another conversation of a Llama, as its own draft model does for its own.
+
+    Raises:
+        ConfigError: the draft model has no room for one.
+    """
+    draft = llm.draft_model
+    return draft.another() if isinstance(draft, OwnDraft) else draft
 
 
 def context_of(llm: DocumentedLlama, seq_id: int) -> Any:

@@ -86,6 +86,11 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
         """
         return min(super().n_ctx(), int(self.context_params.n_ctx))
 
+    def leave_steps(self) -> None:
+        """No token of this conversation follows soon: those of others need not wait for it."""
+        if isinstance(self._ctx, SharedContext):
+            self._ctx.leave()
+
     def _check_weights(self, function: str) -> None:
         if self.model_params.vocab_only:
             raise ConfigError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 # first of all: it loads our library, which llama_cpp then uses
 from snapkv_local.native import api  # noqa: F401  # isort: skip
@@ -16,6 +18,8 @@ from llama_cpp.llama_speculative import LlamaDraftModel
 from snapkv_local.errors import ConfigError
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from snapkv_local.llama.evaluation import EvaluatingLlama
 
 N_MAX, N_MIN, P_MIN = 3, 0, 0.0  # llama-server's defaults
@@ -25,13 +29,32 @@ _MOST_PADDING = 128
 Tokens = npt.NDArray[np.intc]
 
 
-class ModelDraft(LlamaDraftModel):
+class OwnDraft(LlamaDraftModel):
+    """Drafts for one conversation, of which it knows more than each call says."""
+
+    @abstractmethod
+    def another(self) -> Self:
+        """The like for another conversation of the same model, to be closed with it.
+
+        Raises:
+            ConfigError: there is no room for one.
+        """
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Another conversation follows: nothing of this one is left."""
+
+    def close(self) -> None:
+        """Free what the drafts take."""
+
+
+class ModelDraft(OwnDraft):
     """Drafts of a second, smaller model with the same vocabulary.
 
     Its conversation is that of the model it drafts for, in its own cache, which its own SnapKVConfig
     compresses: a prompt where that model's prompt ends, and a long answer when the cells run out. Drafts
     that were refused are removed; they never vote on rows. One Llama has one ModelDraft: it holds a
-    conversation.
+    conversation. Where the Llama has several, so has the smaller model, each in a sequence of its own.
 
     Args:
         llm: the smaller model. It must be able to take all tokens of the other one's context.
@@ -78,6 +101,13 @@ class ModelDraft(LlamaDraftModel):
             raise ConfigError(
                 "draft_model", reason, "choose a smaller model of the same family, or leave it out"
             )
+        if self.llm.n_parallel < llm.n_parallel:
+            raise ConfigError(
+                "draft_model",
+                f"has room for {self.llm.n_parallel} conversations, and the model for "
+                f"{llm.n_parallel}",
+                "give both the same {n_parallel}",
+            )
         if self.llm.n_ctx() < llm.n_ctx():
             raise ConfigError(
                 "draft_model",
@@ -112,10 +142,22 @@ class ModelDraft(LlamaDraftModel):
                     llm.eval([token])
         finally:
             llm.prefill_progress = None
+            llm.leave_steps()
         return np.array(drafted if len(drafted) >= self.n_min else [], np.intc)
 
+    def another(self) -> Self:
+        """As OwnDraft.another(), in a sequence of the smaller model that is free."""
+        other = copy.copy(self)
+        other.llm, other.on_step = cast(Any, self.llm).conversation(), None
+        return other
+
+    def forget(self) -> None:
+        """As OwnDraft.forget()."""
+        self.llm.reset()
+        self.llm._trim()
+
     def close(self) -> None:
-        """Free the smaller model."""
+        """Free the smaller model; of one of several conversations the sequence."""
         self.llm.close()
 
     def _follow(self, ids: Tokens) -> None:
@@ -140,7 +182,7 @@ class ModelDraft(LlamaDraftModel):
         self._step()
 
 
-class PromptLookup(LlamaDraftModel):
+class PromptLookup(OwnDraft):
     """Drafts from the conversation itself: what followed its last tokens when they were there before.
 
     That is prompt lookup decoding (Saxena 2023). Answers that quote the prompt gain by it.
@@ -156,6 +198,14 @@ class PromptLookup(LlamaDraftModel):
                 f"n_max={n_max}, n_gram={n_gram}", "are out of range", "give 0 and 2, or more"
             )
         self.n_max, self.n_gram = n_max, n_gram
+        self.forget()
+
+    def another(self) -> Self:
+        """As OwnDraft.another()."""
+        return type(self)(self.n_max, self.n_gram)
+
+    def forget(self) -> None:
+        """As OwnDraft.forget()."""
         self._known: Tokens = np.empty(0, np.intc)
         # where each n-gram was last seen: the position behind it
         self._after: dict[tuple[int, ...], int] = {}

@@ -25,7 +25,7 @@ class EvaluatingLlama(DecodingLlama):
 
     Attributes:
         snapkv: how to compress; None for the full cache.
-        keep_queries, keep_scores, maps_files: as Llama has them.
+        keep_queries, keep_scores, maps_files, n_parallel: as Llama has them.
         last_prefill: of the last prompt or turn; None if nothing was evicted.
         evictions: of the answer since then.
         n_prompt: tokens of the last prompt.
@@ -37,6 +37,7 @@ class EvaluatingLlama(DecodingLlama):
     keep_queries: int
     keep_scores: bool
     maps_files: bool
+    n_parallel: int
     last_prefill: PrefillStats | None
     evictions: list[PrefillStats]
     n_prompt: int

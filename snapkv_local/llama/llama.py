@@ -166,6 +166,7 @@ class Llama(DocumentedLlama):
 
         Args:
             draft_model: a ModelDraft, a PromptLookup, or another of llama_cpp's kind; None for none.
+                Conversations that begin later have one of their own, of the first two kinds.
 
         Raises:
             ConfigError: this model has recurrent layers, or the draft model is not fit to draft for it.
@@ -174,12 +175,6 @@ class Llama(DocumentedLlama):
             drafting.refuse_recurrent(self, "draft_model")
         if isinstance(draft_model, drafting.ModelDraft):
             draft_model.check(self)
-            if self.n_parallel > 1:
-                raise ConfigError(
-                    "draft_model",
-                    f"drafts for one conversation, and there is room for {self.n_parallel}",
-                    "take PromptLookup, or leave out {n_parallel}",
-                )
         self.draft_model = draft_model
 
     def conversation(self) -> Self:
@@ -201,14 +196,17 @@ class Llama(DocumentedLlama):
                 "close one, or raise {n_parallel}",
             )
         seq_id = min(free)
+        draft = conversation.another_draft(self)
         other, context = conversation.sibling(self), conversation.context_of(self, seq_id)
         self._sequences.add(seq_id)
-        Conversation.empty(self, context).give_to(other)
+        Conversation.empty(self, context, draft).give_to(other)
 
         def give_back() -> None:
             if context.ctx is not None:
                 context.forget()
             self._sequences.discard(seq_id)
+            if isinstance(draft, drafting.OwnDraft):
+                draft.close()
 
         other._stack.callback(give_back)
         return other

@@ -120,7 +120,7 @@ class LoadOptions:
             return
         own = None if config is None else replace(config, vault="off")
         arguments = replace(self, ctx=llm.n_ctx(), chat_format=None).arguments()
-        draft = type(llm)(str(drafts.model), snapkv=own, **arguments)
+        draft = type(llm)(str(drafts.model), snapkv=own, n_parallel=llm.n_parallel, **arguments)
         llm._stack.callback(draft.close)
         llm.set_draft_model(ModelDraft(draft, **drafts.numbers()))
 

@@ -89,11 +89,22 @@ class Task:
         found = compressed(self.model, n, self.config, self.kv_type, self.place, group=group, **how)
         if self.draft is None:
             return found
+        return beside(found, self._draft(self.draft, n, **how))
+
+    def of_conversation(self, estimate: Estimate) -> int:
+        """Bytes that each further conversation takes, of this length."""
+        each = _of_sequence(estimate)
+        if self.draft is not None:
+            each += _of_sequence(self._draft(self.draft, estimate.n_prompt))
+        vault = estimate.parts.get("vault")
+        if vault is not None and not self.place.gpu:
+            limit = self.config.vault_limit
+            each += vault.main if limit is None else min(vault.main, limit)
+        return each
+
+    def _draft(self, model: PlannedModel, n: int, **how: Any) -> Estimate:
         config = replace(self.config, vault="off", layer_group=1)
-        drafts = compressed(
-            self.draft, n, config, self.kv_type, self._place_of_draft(), group=1, **how
-        )
-        return beside(found, drafts)
+        return compressed(model, n, config, self.kv_type, self._place_of_draft(), group=1, **how)
 
     def _place_of_draft(self) -> Place:
         return replace(self.place, n_gpu_layers=None)
@@ -130,16 +141,14 @@ def conversations(task: Task, n_prompt: int, most: int) -> tuple[int, int]:
     Those beside the first take no more than a share of the memory that its prefill leaves.
     """
     estimate = task.auto(n_prompt)
-    parts = [
-        estimate.parts[name] for name in ("kv", "recurrent", "states") if name in estimate.parts
-    ]
-    each = sum(part.main for part in parts)
-    vault = estimate.parts.get("vault")
-    if vault is not None and not task.place.gpu:
-        limit = task.config.vault_limit
-        each += vault.main if limit is None else min(vault.main, limit)
+    each = task.of_conversation(estimate)
     left = max(0, task.memory - estimate.peak)
     return max(1, min(most, 1 + int(_SHARE * left) // max(1, each))), each
+
+
+def _of_sequence(estimate: Estimate) -> int:
+    names = ("kv", "recurrent", "states")
+    return sum(estimate.parts[name].main for name in names if name in estimate.parts)
 
 
 def largest_prompt(task: Task, way: Callable[[int], Estimate], most: int = MAX_PROMPT) -> int:

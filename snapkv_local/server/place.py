@@ -58,11 +58,15 @@ class Place:
             llm: the pool's.
         """
         from snapkv_local.llama.conversation import forget
+        from snapkv_local.llama.drafting import OwnDraft
         from snapkv_local.llama.reach import Reach
 
         context = self.conversation.state["_ctx"]
         forget(context)
-        self.conversation = type(self.conversation).empty(llm, context)
+        draft = self.conversation.state["draft_model"]
+        if isinstance(draft, OwnDraft):
+            draft.forget()
+        self.conversation = type(self.conversation).empty(llm, context, draft)
         self.reach, self.id, self.figures, self.is_erased = Reach(), new_id(), None, False
 
     def take_back(self, llm: Llama) -> None:

@@ -52,11 +52,12 @@ class Pool:
         self.resting = resting
         self._changed = threading.Condition()
         contexts = [conversation.context_of(llm, i) for i in range(llm.n_parallel)]
+        drafts = [llm.draft_model, *(conversation.another_draft(llm) for _ in contexts[1:])]
         self.places = [
-            Place(i, conversation.Conversation.empty(llm, context), reach.Reach())
-            for i, context in enumerate(contexts)
+            Place(i, conversation.Conversation.empty(llm, context, draft), reach.Reach())
+            for i, (context, draft) in enumerate(zip(contexts, drafts, strict=True))
         ]
-        self._nothing = conversation.Conversation.empty(llm, contexts[0])
+        self._nothing = conversation.Conversation.empty(llm, contexts[0], llm.draft_model)
         self.llamas = tuple(conversation.sibling(llm) for _ in self.places)
         self._free = list(self.llamas)
 
@@ -159,6 +160,8 @@ class Pool:
 
     def close(self) -> None:
         """Let all conversations rest in files, if there is a folder for them."""
+        from snapkv_local.llama.drafting import OwnDraft
+
         with self._changed:
             if self.resting.folder is not None:
                 for place in self.places:
@@ -167,6 +170,10 @@ class Pool:
             self.resting.close()
         for llm in self.llamas:
             llm.close()
+        for place in self.places[1:]:  # the first one has that of the pool's Llama
+            draft = place.conversation.state["draft_model"]
+            if isinstance(draft, OwnDraft):
+                draft.close()
 
     def _give(
         self,

@@ -11,9 +11,11 @@ import pytest
 from small_shapes import small
 
 import cases
+import many
 from snapkv_local import Llama, SnapKVConfig
 from snapkv_local.bench import process
 from snapkv_local.bench.make_model import make_model
+from snapkv_local.bench.shapes import SHAPES
 from snapkv_local.native import library
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,6 +80,18 @@ def test_checks_pass(record):
     turns = record["checks"]["later_turns"]
     assert turns["passed"] and turns["n_cached"] > 0, turns
     assert record["checks"]["exact"]["passed"] is not False
+
+
+@pytest.mark.parametrize("name", ["many-7b-4", "many-7b-4-plain"])
+def test_sequences_with_a_copy_of_the_prompt_say_the_same(tmp_path, name):
+    (case,) = cases.select([name], many.CASES)
+    path = tmp_path / "tiny.gguf"
+    make_model(SHAPES["tiny"], "f16", path, name="tiny")
+    settings = {**cases.smoke(case, gpu=False).settings(), "path": str(path)}
+    results = [process.work("run", {**settings, "n_seq": n_seq}, timeout=60)[0] for n_seq in (1, 4)]
+    alone, together = (result["last_tokens"] for result in results)
+    assert together == 4 * alone
+    assert results[1]["bytes_kept"] == 4 * results[0]["bytes_kept"]
 
 
 def test_a_run_that_fails_says_why(tmp_path):

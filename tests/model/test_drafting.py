@@ -15,6 +15,8 @@ from snapkv_local import ModelDraft, PromptLookup, SnapKVConfig
 from snapkv_local.bench.make_model import make_model
 from snapkv_local.bench.shapes import SHAPES
 from snapkv_local.errors import ConfigError
+from snapkv_local.server.pool import Pool
+from snapkv_local.server.resting import Resting
 
 SMALL = {"n_layer": 6, "n_embd": 128, "n_ff": 128, "n_head": 4, "n_head_kv": 2, "head_dim": 64}
 CONFIG = SnapKVConfig(budget=96, window_size=16, decode_cells=64)
@@ -241,3 +243,75 @@ def test_shorter_contexts_and_vaults_are_refused(make):
 def test_numbers_out_of_range_are_refused(llm, settings, subject):
     with refused(ConfigError, subject):
         ModelDraft(llm, **settings)
+
+
+def of_several(make, kind):
+    """A Llama with room for two conversations, and what drafts for each."""
+    draft = PromptLookup() if kind == "lookup" else ModelDraft(make(n_parallel=2))
+    return make(n_parallel=2, draft_model=draft)
+
+
+@pytest.fixture(scope="module")
+def talks(make, prompt, greedy):
+    """Three prompts, and the answer to each without drafts, during which rows are evicted."""
+    texts = [prompt, prompt[:90] * 2, prompt[200:280] * 2]
+    alone = make()
+    return [(text, greedy(alone, text, 100)) for text in texts]
+
+
+@pytest.mark.parametrize("kind", ["lookup", "model"])
+def test_each_of_several_conversations_has_its_own_drafts(make, talks, kind):
+    llm = of_several(make, kind)
+    other = llm.conversation()
+    both = list(zip((llm, other), talks, strict=False))
+
+    in_turn = [one.generate(text, temp=0.0) for one, (text, _) in both]
+    found = [[], []]
+    for _ in range(100):
+        for tokens, answer in zip(found, in_turn, strict=True):
+            tokens.append(next(answer))
+    for answer in in_turn:
+        answer.close()
+    assert found == [tokens for _, tokens in talks[:2]]
+    assert all(one.n_accepted > 0 and len(one.evictions) > 0 for one, _ in both)
+
+    def answer(i):
+        one, (text, _) = both[i]
+        one.reset()
+        found[i] = list(islice(one.generate(text, temp=0.0), 100))
+
+    threads = [threading.Thread(target=answer, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == [tokens for _, tokens in talks[:2]]
+
+    other.close()
+    other = llm.conversation()
+    if kind == "model":
+        assert drafter(other).n_tokens == 0 and drafter(llm).n_tokens > 0
+    assert list(islice(other.generate(talks[2][0], temp=0.0), 100)) == talks[2][1]
+    other.close()
+
+
+@pytest.mark.parametrize("kind", ["lookup", "model"])
+def test_drafts_of_a_server_go_with_its_conversations(make, talks, kind):
+    alone, pool = make(), Pool(of_several(make, kind), Resting(1 << 30))
+    found = [[] for _ in talks]
+    for i in (0, 1, 2, 0, 2, 1):  # more than there are places
+        with pool.llama() as llm:
+            llm.place = lambda ids, llm=llm: pool.place(llm, ids, CONFIG)
+            found[i].append(list(islice(llm.generate(talks[i][0], temp=0.0), 24)))
+            llm.end_answer()
+            assert llm.n_accepted > 0
+    for (text, _), answers in zip(talks, found, strict=True):
+        alone.reset()
+        assert answers == [list(islice(alone.generate(text, temp=0.0), 24)) for _ in range(2)]
+    assert len({id(place.conversation.state["draft_model"]) for place in pool.places}) == 2
+    pool.close()
+
+
+def test_a_draft_model_with_less_room_is_refused(make):
+    with refused(ConfigError, "draft_model"):
+        make(n_parallel=2, draft_model=ModelDraft(make()))

@@ -7,6 +7,7 @@ import pytest
 import cases
 import device
 import gpu
+import many
 from checks import jaccard
 from figures import table
 from snapkv_local import SnapKVConfig
@@ -66,6 +67,20 @@ def test_what_is_compared_differs_in_nothing_else():
             other = by_name[case.against]
             for field in ("model", "n_prompt", "n_seq", "n_ubatch", "kv_type", "n_gpu_layers"):
                 assert getattr(case, field) == getattr(other, field)
+
+
+def test_many_sequences_have_the_same_number_of_each_in_full_caches():
+    by_name = {case.name: case for case in many.CASES}
+    assert len(by_name) == len(many.CASES) == 14
+    for case in many.CASES:
+        assert case.one_prompt and case.n_prompts == 1
+        assert cases.N_WARMUP + case.n_decode * case.decode_repeats <= cases.DECODE_CELLS
+        if case.config is not None:
+            plain = by_name[case.against]
+            assert (plain.n_seq, plain.model, plain.config) == (case.n_seq, case.model, None)
+    assert sum(case.seconds for case in many.CASES) <= 150
+    chosen = cases.select(["many-7b-16*"], many.CASES)
+    assert [case.name for case in chosen] == ["many-7b-16", "many-7b-16-plain"]
 
 
 def test_smoke_cases_do_the_same_in_small():

@@ -287,6 +287,17 @@ def test_a_smaller_model_that_drafts_is_counted(name, place, write_metadata):
     )
 
 
+def test_conversations_have_caches_of_what_drafts(write_metadata):
+    main, small = (read_model(write_metadata(SHAPES[n])) for n in ("llama31-8b", "llama32-1b"))
+    task = fit.Task(main, SnapKVConfig(), "f16", Place(True), 80 * GIB)
+    (_, alone), (_, of_small), (_, both) = (
+        fit.conversations(each, 32_768, 8)
+        for each in (task, replace(task, model=small), replace(task, draft=small))
+    )
+    assert both == alone + of_small
+    assert alone > of_small > 0
+
+
 def test_split_models_are_summed(write_metadata, tmp_path):
     whole = write_metadata(SHAPES["tiny"])
     for i in (1, 2):

@@ -8,6 +8,8 @@ import pytest
 import cases
 import former_table
 import heads_table
+import many
+import many_table
 import needle_figure
 import needle_tables
 import quality_tables
@@ -568,3 +570,41 @@ def test_heads_that_choose_together_stand_beside_each_one(tmp_path):
         "25 %",
     ]
     assert "%" not in "".join(found["`continue`, 2K (2 cases)"])
+
+
+def test_many_sequences_have_full_caches_beside_them_where_these_fit(tmp_path):
+    chosen = cases.select(["many-7b-1*", "many-7b-32*"], many.CASES)
+    runs = [
+        {
+            "case": case.name,
+            "label": case.label,
+            "against": case.against,
+            "commit": "0123456789abcdef",
+            "settings": case.settings(),
+            "seconds_prefill": 10.0,
+            "prefill_tokens_per_second": 1234.5,
+            "decode_tokens_per_second": [60.0 if case.config else 15.0],
+            "bytes_kept": (2**28 if case.config else 2**31) * case.n_seq,
+            "last_tokens": case.n_seq * [1],
+            "stats": STATS if case.config else None,
+            "peak_device": 7 * 2**30 if case.config else 2**37,
+            "peak_rss": 2**30,
+        }
+        for case in chosen
+        if case.name != "many-7b-32-plain"
+    ]
+    record = {
+        "device": {"name": "NVIDIA Test", "memory.total": "143771 MiB"},
+        "runs": runs,
+        "summary": summarize(runs),
+        "failures": [{"case": "many-7b-32-plain", "error": "no context"}],
+    }
+    (tmp_path / "many-test.json").write_text(json.dumps(record))
+    lines = many_table.many(tmp_path).splitlines()
+    assert "does not fit its 140 GiB has no run. Commit 012345678." in lines[0]
+    assert lines[4:] == [
+        "| 7B | 1 | 60 | 15 | 4.0 | 60.0 | 15.0 | 0.2 GiB | 2.0 GiB | 7.0 GiB | 128.0 GiB |",
+        "| 7B | 16 | 960 | 240 | 4.0 | 60.0 | 15.0 | 4.0 GiB | 32.0 GiB | 7.0 GiB | 128.0 GiB |",
+        "| 7B | 32 | 1,920 | does not fit | - | 60.0 | - | 8.0 GiB | - | 7.0 GiB | - |",
+    ]
+    assert len(many.lines(record)) == 6
