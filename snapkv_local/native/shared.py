@@ -19,7 +19,7 @@ from llama_cpp import _internals, llama_cpp
 from snapkv_local.native.checked import CheckedContext
 from snapkv_local.native.context import ContextOptions, Others, Progress, SnapKVContext
 from snapkv_local.native.gate import Gate
-from snapkv_local.native.steps import Steps
+from snapkv_local.native.steps import MOST, Steps
 from snapkv_local.prompt.parts import Parts
 from snapkv_local.stats import PrefillStats
 
@@ -38,8 +38,8 @@ def _gated(method: _Method) -> _Method:
 class SharedContext(SnapKVContext):
     """One of the sequences of a native context.
 
-    Tokens that sequences decode one by one at the same time share a batch. Logits are the sequence's
-    own: those of the native context are of whichever was evaluated last.
+    Tokens that sequences decode at the same time, one by one or with drafts, share a batch. Logits are
+    the sequence's own: those of the native context are of whichever was evaluated last.
 
     Attributes:
         gate: whose turn it is.
@@ -53,7 +53,8 @@ class SharedContext(SnapKVContext):
         super().__init__(model=model, params=params, verbose=verbose)
         self._n_vocab = int(model.n_vocab())
         decode = functools.partial(CheckedContext.decode, self)
-        self._steps = Steps(self.gate, self.options.n_seq, decode, self._native_row)
+        n_batch = int(llama_cpp.llama_n_batch(self.ctx))
+        self._steps = Steps(self.gate, self.options.n_seq, n_batch, decode, self._native_row)
         self._exit_stack.callback(self._steps.close)
         self._forget_logits()
 
@@ -67,19 +68,20 @@ class SharedContext(SnapKVContext):
         return other
 
     def decode(self, batch: _internals.LlamaBatch) -> None:
-        """Evaluate tokens of this sequence; a single one together with those of other sequences.
+        """Evaluate tokens of this sequence; a single one, and drafts, together with those of others.
 
         Raises:
             OutOfMemoryError, NativeError: what this sequence holds is then unknown.
         """
         raw = batch.batch
-        if raw.n_tokens == 1:
-            row = self._steps.compute(self.seq_id, raw.token[0], raw.pos[0], self._remove)
-            self._rows = row[None]
+        n, n_rows = raw.n_tokens, sum(map(bool, raw.logits[: raw.n_tokens]))
+        if n == n_rows <= MOST:
+            tokens = raw.token[:n]
+            self._rows = self._steps.compute(self.seq_id, tokens, raw.pos[0], self._remove)
             return
         with self.gate:
             super().decode(batch)
-            self._take_logits(sum(map(bool, raw.logits[: raw.n_tokens])))
+            self._take_logits(n_rows)
 
     def leave(self) -> None:
         """No token follows soon: steps of others need not wait for one."""

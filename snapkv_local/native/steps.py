@@ -1,9 +1,9 @@
-"""One step of several sequences that decode at once: a token of each, in one batch."""
+"""One step of several sequences that decode at once: a token of each, and drafts, in one batch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,19 +20,21 @@ from snapkv_local.native.gate import Gate
 
 # seconds that a step waits for a sequence that took part in the last one, and no longer than that took
 _PATIENCE = 0.05
+# tokens of a sequence in a step
+MOST = 17
 
 
 @dataclass(eq=False)
 class _Step:
     seq_id: int
-    token: int
+    tokens: Sequence[int]
     pos: int
-    row: npt.NDArray[np.float32] | None = None
+    rows: npt.NDArray[np.float32] | None = None
     error: Exception | None = None
 
     @property
     def is_done(self) -> bool:
-        return self.row is not None or self.error is not None
+        return self.rows is not None or self.error is not None
 
 
 class Steps:
@@ -45,6 +47,7 @@ class Steps:
     Args:
         gate: of the native context.
         n_seq: sequences of the context.
+        n_batch: tokens of a batch, at most.
         decode: evaluates a batch of the context.
         logits: those of a batch's i-th token, [n_vocab] in memory of the context.
     """
@@ -53,31 +56,37 @@ class Steps:
         self,
         gate: Gate,
         n_seq: int,
+        n_batch: int,
         decode: Callable[[_internals.LlamaBatch], None],
         logits: Callable[[int], npt.NDArray[np.float32]],
     ) -> None:
         self.gate = gate
         self._decode = decode
         self._logits = logits
-        self._batch = _internals.LlamaBatch(n_tokens=n_seq, embd=0, n_seq_max=1, verbose=False)
+        self._n_batch = min(n_seq * MOST, n_batch)
+        self._batch = _internals.LlamaBatch(
+            n_tokens=self._n_batch, embd=0, n_seq_max=1, verbose=False
+        )
         self._waiting: list[_Step] = []
 
     def compute(
-        self, seq_id: int, token: int, pos: int, remove: Callable[[int, int], bool]
+        self, seq_id: int, tokens: Sequence[int], pos: int, remove: Callable[[int, int], bool]
     ) -> npt.NDArray[np.float32]:
-        """Evaluate a token of a sequence.
+        """Evaluate the next tokens of a sequence.
 
         Args:
+            tokens: up to MOST, and no more than a batch takes.
+            pos: of the first one.
             remove: takes away what a sequence has from a position on, where a batch has failed; False
                 if it cannot.
 
         Returns:
-            Its logits, [n_vocab].
+            Their logits, [n, n_vocab].
 
         Raises:
             OutOfMemoryError, NativeError: of this sequence; the others' steps are not concerned.
         """
-        step = _Step(seq_id, token, pos)
+        step = _Step(seq_id, tokens, pos)
         with self.gate:
             self._waiting.append(step)
             try:
@@ -91,8 +100,8 @@ class Steps:
                     self._waiting.remove(step)
         if step.error is not None:
             raise step.error
-        assert step.row is not None
-        return step.row
+        assert step.rows is not None
+        return step.rows
 
     def leave(self, seq_id: int) -> None:
         """The sequence's answer has ended, or it goes on with a prompt: nobody waits for it."""
@@ -109,17 +118,27 @@ class Steps:
         steps = sorted(self._waiting, key=lambda step: step.seq_id)
         self._waiting.clear()
         began = time.monotonic()
-        try:
-            self._together(steps)
-        except SnapKVError as e:
-            if len(steps) == 1:
-                steps[0].error = e
-            else:
-                self._one_by_one(steps, remove, e)
+        for batch in self._batches(steps):
+            try:
+                self._together(batch)
+            except SnapKVError as e:
+                if len(batch) == 1:
+                    batch[0].error = e
+                else:
+                    self._one_by_one(batch, remove, e)
         self.gate.seconds_step = time.monotonic() - began
         self.gate.n_steps += 1
         self.gate.decoding = {step.seq_id for step in steps if step.error is None}
         self.gate.notify()
+
+    def _batches(self, steps: list[_Step]) -> Iterator[list[_Step]]:
+        batch: list[_Step] = []
+        for step in steps:
+            if sum(len(each.tokens) for each in (*batch, step)) > self._n_batch:
+                yield batch
+                batch = []
+            batch.append(step)
+        yield batch
 
     def _one_by_one(
         self, steps: list[_Step], remove: Callable[[int, int], bool], error: SnapKVError
@@ -137,14 +156,18 @@ class Steps:
 
     def _together(self, steps: list[_Step]) -> None:
         raw: Any = self._batch.batch
-        raw.n_tokens = len(steps)
-        for i, step in enumerate(steps):
-            raw.token[i], raw.pos[i] = step.token, step.pos
+        each = [(step, j) for step in steps for j in range(len(step.tokens))]
+        raw.n_tokens = len(each)
+        for i, (step, j) in enumerate(each):
+            raw.token[i], raw.pos[i] = step.tokens[j], step.pos + j
             raw.seq_id[i][0], raw.n_seq_id[i] = step.seq_id, 1
             raw.logits[i] = True
         self._decode(self._batch)
-        for i, step in enumerate(steps):
-            step.row = self._logits(i).copy()
+        rows = np.stack([self._logits(i) for i in range(len(each))])
+        n_done = 0
+        for step in steps:
+            step.rows = rows[n_done : n_done + len(step.tokens)]
+            n_done += len(step.tokens)
 
     def close(self) -> None:
         """Free the batch."""

