@@ -11,7 +11,8 @@ void llama_snapkv_call_tap(const llama_snapkv_task & task, const llama_snapkv_st
     std::vector<float> q(layer.head_dim * staging.n_queries * layer.n_head);
     std::vector<float> k(ggml_nelements(ballot.k));
     std::vector<float> v(ggml_nelements(ballot.v));
-    ggml_backend_tensor_get(staging.queries, q.data(), layer.slot * staging.queries->nb[1], q.size() * sizeof(float));
+    ggml_tensor * queries = staging.queries[layer.ic];
+    ggml_backend_tensor_get(queries, q.data(), layer.slot * queries->nb[1], q.size() * sizeof(float));
     ggml_backend_tensor_get(ballot.k, k.data(), 0, k.size() * sizeof(float));
     ggml_backend_tensor_get(ballot.v, v.data(), 0, v.size() * sizeof(float));
 

@@ -146,6 +146,9 @@ uint32_t llama_snapkv_graph_cut(ggml_context * ctx, ggml_cgraph * dst, llama_sna
         } else {
             ggml_build_forward_order(dst, t);
         }
+        if (params.behind) {
+            params.behind(t);
+        }
     }
 
     if (out && !params.store_only) {

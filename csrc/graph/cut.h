@@ -4,6 +4,7 @@
 #include "llama-graph.h"
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 struct ggml_cgraph;
@@ -31,6 +32,7 @@ struct llama_snapkv_cut_params {
     ggml_tensor * hidden_out = nullptr; // [hidden size, n_tokens] view, null for the last group
     ggml_tensor * mask_input = nullptr; // input of the graph that is not wanted, since its users get another mask
     bool store_only = false;      // only K and V of these layers are wanted, and their recurrent state
+    std::function<void(const ggml_tensor *)> behind; // called behind each node of the cut: what it adds to dst stands there
 };
 
 // nodes of layers [il0, il1) in their order, after all inputs of the whole graph, so that llm_graph_result::set_inputs()

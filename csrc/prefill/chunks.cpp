@@ -39,22 +39,18 @@ void llama_snapkv_prefill_run::begin_chunk(uint32_t i) {
     access::n_outputs(ctx) = batches.is_last(i) ? 1 : 0;
 }
 
-// the window's queries of this chunk, for the scores; attns: of the layers that read the layer's KV
-void llama_snapkv_prefill_run::save_queries(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, const std::vector<ggml_tensor *> & attns, uint32_t i) const {
+// the window's queries of this chunk, for the scores; attn: of a layer that reads the layer's KV; head0: its first query head of a KV head's
+void llama_snapkv_prefill_run::save_queries(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, const ggml_tensor * attn, int64_t head0, uint32_t i) const {
     const int64_t first = (int64_t) task.n_rows() - staging.n_queries;
     const int64_t p0 = std::max<int64_t>(batches.row0(i), first);
     const int64_t n_rows = (int64_t) batches.row0(i) + batches.n_tokens(i) - p0;
     if (n_rows <= 0) {
         return;
     }
-    int64_t head0 = 0; // of a KV head's
-    for (ggml_tensor * attn : attns) {
-        ggml_tensor * q = attn->src[0];
-        const int64_t n_heads = q->ne[2] / layer.n_head_kv;
-        ggml_tensor * from = ggml_view_4d(gctx, q, q->ne[0], n_rows, n_heads, layer.n_head_kv, q->nb[1], q->nb[2], n_heads * q->nb[2], (p0 - batches.row0(i)) * q->nb[1]);
-        ggml_build_forward_expand(gf, ggml_cpy(gctx, from, staging.queries_of_reader(gctx, layer, head0, n_heads, p0 - first, n_rows)));
-        head0 += n_heads;
-    }
+    ggml_tensor * q = attn->src[0];
+    const int64_t n_heads = q->ne[2] / layer.n_head_kv;
+    ggml_tensor * from = ggml_view_4d(gctx, q, q->ne[0], n_rows, n_heads, layer.n_head_kv, q->nb[1], q->nb[2], n_heads * q->nb[2], (p0 - batches.row0(i)) * q->nb[1]);
+    ggml_build_forward_expand(gf, ggml_cpy(gctx, from, staging.queries_of_reader(gctx, layer, head0, n_heads, p0 - first, n_rows)));
 }
 
 ggml_cgraph * llama_snapkv_prefill_run::build_chunk(ggml_context * gctx, llm_graph_result & res, uint32_t ig, uint32_t i) {
@@ -91,9 +87,12 @@ ggml_cgraph * llama_snapkv_prefill_run::build_chunk(ggml_context * gctx, llm_gra
         }
     }
 
-    ggml_cgraph * gf = ggml_new_graph_custom(gctx, runner.get_max_nodes(), false);
-    llama_snapkv_graph_cut(gctx, gf, graph, cut);
-
+    struct reader {
+        const ggml_tensor * attn;
+        size_t layer; // index
+        int64_t head0;
+    };
+    std::vector<reader> readers; // whose queries are still to be saved
     for (uint32_t ic = groups.ic0(ig); ic < groups.ic1(ig); ++ic) {
         const ggml_tensor * attn = attns[ic][0];
         llama_snapkv_layer layer;
@@ -101,17 +100,31 @@ ggml_cgraph * llama_snapkv_prefill_run::build_chunk(ggml_context * gctx, llm_gra
         layer.il = groups.ils[ic];
         layer.head_dim = attn->src[0]->ne[0];
         layer.head_dim_v = attn->src[2]->ne[0];
-        for (const ggml_tensor * reader : attns[ic]) {
-            layer.n_head += reader->src[0]->ne[2];
-        }
         layer.n_head_kv = attn->src[1]->ne[2];
+        for (const ggml_tensor * attn_of_reader : attns[ic]) {
+            readers.push_back({ attn_of_reader, layers.size(), layer.n_head / layer.n_head_kv });
+            layer.n_head += attn_of_reader->src[0]->ne[2];
+        }
         layer.sinks = attn->src[4];
         layer.slot = ic % groups.size;
         memcpy(&layer.scale, (const float *) attn->op_params + 0, sizeof(float));
         memcpy(&layer.softcap, (const float *) attn->op_params + 2, sizeof(float));
-        save_queries(gctx, gf, layer, attns[ic], i);
         layers.push_back(layer);
     }
+
+    ggml_cgraph * gf = ggml_new_graph_custom(gctx, runner.get_max_nodes(), false);
+    auto save = [&](const reader & r) { save_queries(gctx, gf, layers[r.layer], r.attn, r.head0, i); };
+    // behind their attention, and not at the end: a device that reorders nodes would take them from there to between two others that it
+    // computes as one in the whole model's graph, and round otherwise
+    cut.behind = [&](const ggml_tensor * node) {
+        const auto it = std::find_if(readers.begin(), readers.end(), [&](const reader & r) { return r.attn == node; });
+        if (it != readers.end()) {
+            save(*it);
+            readers.erase(it);
+        }
+    };
+    llama_snapkv_graph_cut(gctx, gf, graph, cut);
+    std::for_each(readers.begin(), readers.end(), save); // of a cut that only stores K and V
     if (is_last_group(ig) && batches.is_last(i)) {
         ggml_set_output(res.t_logits);
     }

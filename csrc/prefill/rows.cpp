@@ -163,8 +163,9 @@ void llama_snapkv_known_rows::load_queries(const llama_snapkv_staging & staging,
         std::vector<float> q(n * layer.head_dim * layer.n_head);
         vault->read_queries(layer.ic, q.data());
         const size_t row = layer.head_dim * sizeof(float);
+        ggml_tensor * queries = staging.queries[layer.ic];
         for (int64_t h = 0; h < layer.n_head; ++h) {
-            ggml_backend_tensor_set(staging.queries, q.data() + (h * n + query0 - first) * layer.head_dim, layer.slot * staging.queries->nb[1] + h * staging.n_queries * row,
+            ggml_backend_tensor_set(queries, q.data() + (h * n + query0 - first) * layer.head_dim, layer.slot * queries->nb[1] + h * staging.n_queries * row,
                     (n_past - query0) * row);
         }
     }
@@ -187,9 +188,10 @@ void llama_snapkv_known_rows::save(const llama_snapkv_staging & staging, const s
         vault->layers[layer.ic].softcap = layer.softcap;
         const int64_t n_rows = n - added.query0;
         const size_t row = layer.head_dim * sizeof(float);
+        const ggml_tensor * queries = staging.queries[layer.ic];
         for (int64_t h = 0; h < layer.n_head; ++h) {
-            ggml_backend_tensor_get(staging.queries, added.q[layer.ic].data() + h * n_rows * layer.head_dim,
-                    layer.slot * staging.queries->nb[1] + ((h + 1) * staging.n_queries - n_rows) * row, n_rows * row);
+            ggml_backend_tensor_get(queries, added.q[layer.ic].data() + h * n_rows * layer.head_dim,
+                    layer.slot * queries->nb[1] + ((h + 1) * staging.n_queries - n_rows) * row, n_rows * row);
         }
     }
 }

@@ -41,7 +41,7 @@ private:
     void begin_chunk(uint32_t i);
     void compute_chunk(uint32_t ig, uint32_t i);
     ggml_cgraph * build_chunk(ggml_context * gctx, llm_graph_result & res, uint32_t ig, uint32_t i);
-    void save_queries(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, const std::vector<ggml_tensor *> & attns, uint32_t i) const;
+    void save_queries(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, const ggml_tensor * attn, int64_t head0, uint32_t i) const;
     void take_logits(const llm_graph_result & res);
 
     uint32_t n_tail() const;

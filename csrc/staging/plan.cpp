@@ -6,6 +6,7 @@
 #include "upstream/access.h"
 
 #include <algorithm>
+#include <set>
 
 using access = llama_snapkv_access;
 
@@ -127,9 +128,15 @@ std::vector<llama_snapkv_plan> llama_snapkv_make_plans(llama_context & ctx, cons
         chunk = std::max(chunk / 2, MIN_CHUNK);
     }
 
-    size_t free = 0;
-    size_t total = 0;
-    ggml_backend_dev_memory(place.devs[groups.ils[0]], &free, &total);
+    // of several devices the one with least decides: each may get all layers of a group, and the first one has the hidden state
+    size_t free = SIZE_MAX;
+    const std::set<ggml_backend_dev_t> devs(place.devs.begin(), place.devs.end());
+    for (ggml_backend_dev_t dev : devs) {
+        size_t free_there = 0;
+        size_t total = 0;
+        ggml_backend_dev_memory(dev, &free_there, &total);
+        free = llama_snapkv_is_gpu(dev) ? std::min(free, free_there) : free;
+    }
     const auto smallest = *std::min_element(plans.begin(), plans.end(), [](const auto & a, const auto & b) { return a.bytes < b.bytes; });
     plans.erase(std::remove_if(plans.begin(), plans.end(), [&](const auto & p) { return p.bytes > free; }), plans.end());
     if (plans.empty()) {

@@ -36,10 +36,10 @@ struct llama_snapkv_plan {
     uint32_t group = 1;       // G
     uint32_t chunk = 0;       // tokens
     bool hidden_host = false; // the hidden state is in host memory, beside a GPU
-    size_t bytes = 0; // estimated, on the device
+    size_t bytes = 0; // estimated, on the device, or on the one of several that has most
 };
 
-// plans to try one after the other: the default first, or the fastest of those that seem to fit the device's free memory.
+// plans to try one after the other: the default first, or the fastest of those that seem to fit the free memory of the device that has least.
 // never empty; parameters that are given are kept
 std::vector<llama_snapkv_plan> llama_snapkv_make_plans(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params,
         const llama_snapkv_groups & groups, const llama_snapkv_place & place, uint32_t n_prompt);

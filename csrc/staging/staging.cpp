@@ -116,9 +116,16 @@ llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_
     for (const int32_t il : groups.ils) {
         q_size = std::max(q_size, (int64_t) hparams.n_embd_head_k(il) * llama_snapkv_n_head(ctx.get_model(), *mem.base, il) * st.n_queries);
     }
-    st.queries = ggml_new_tensor_2d(st.ctx.get(), GGML_TYPE_F32, q_size, groups.size);
-    ggml_set_name(st.queries, "snapkv_queries");
-    st.bytes_queries = allocate(st.queries, place.buft(groups.ils[0]), "queries");
+    std::map<ggml_backend_buffer_type_t, ggml_tensor *> queries;
+    for (const int32_t il : groups.ils) {
+        auto & t = queries[place.buft(il)];
+        if (!t) {
+            t = ggml_new_tensor_2d(st.ctx.get(), GGML_TYPE_F32, q_size, groups.size);
+            ggml_set_name(t, "snapkv_queries");
+            st.bytes_queries += allocate(t, place.buft(il), "queries");
+        }
+        st.queries.push_back(t);
+    }
 
     // chunks that start anywhere need rows to shift by
     const bool aligned = starts_aligned && plan.chunk % llama_snapkv_staging::MASK_ALIGNMENT == 0;
@@ -144,15 +151,17 @@ ggml_tensor * llama_snapkv_staging::mask_view(ggml_context * ctx, uint32_t ic, i
 }
 
 ggml_tensor * llama_snapkv_staging::queries_of(ggml_context * ctx, const llama_snapkv_layer & layer, int64_t row0, int64_t n_rows) const {
+    ggml_tensor * t = queries[layer.ic];
     const size_t row = layer.head_dim * sizeof(float);
-    return ggml_view_3d(ctx, queries, layer.head_dim, n_rows, layer.n_head, row, n_queries * row, layer.slot * queries->nb[1] + row0 * row);
+    return ggml_view_3d(ctx, t, layer.head_dim, n_rows, layer.n_head, row, n_queries * row, layer.slot * t->nb[1] + row0 * row);
 }
 
 ggml_tensor * llama_snapkv_staging::queries_of_reader(ggml_context * ctx, const llama_snapkv_layer & layer, int64_t head0, int64_t n_heads, int64_t row0, int64_t n_rows) const {
+    ggml_tensor * t = queries[layer.ic];
     const size_t row = layer.head_dim * sizeof(float);
     const size_t head = n_queries * row;
-    return ggml_view_4d(ctx, queries, layer.head_dim, n_rows, n_heads, layer.n_head_kv, row, head, layer.n_head / layer.n_head_kv * head,
-            layer.slot * queries->nb[1] + head0 * head + row0 * row);
+    return ggml_view_4d(ctx, t, layer.head_dim, n_rows, n_heads, layer.n_head_kv, row, head, layer.n_head / layer.n_head_kv * head,
+            layer.slot * t->nb[1] + head0 * head + row0 * row);
 }
 
 // the first rows of a cache tensor [n_embd_gqa, n_cells], head by head

@@ -21,7 +21,9 @@ struct llama_snapkv_staging {
     std::vector<ggml_backend_buffer_ptr> bufs;
 
     llama_snapkv_hidden_buffer hidden; // not allocated if there is one group only
-    ggml_tensor * queries = nullptr; // F32 [head_dim*n_queries*n_head at most, G]: queries of the last tokens, of the group's layers
+    // F32 [head_dim*n_queries*n_head at most, G]: queries of the last tokens, of the group's layers. for each cached layer the one on the
+    // layer's own device: a copy to another would draw the nodes behind it there
+    std::vector<ggml_tensor *> queries;
     uint32_t n_queries = 0;
 
     // F16 [n_max + pad, rows], mask[j, i] = j - n_max <= i ? 0 : -inf: the causal mask of rows at position p0 is its view

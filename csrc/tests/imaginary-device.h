@@ -1,6 +1,6 @@
-// A GPU of a backend that nobody has proven, for machines without one. It computes on the CPU, in memory that nobody else may use,
-// has no fused ops of ours, and like Vulkan's its flash attention takes the rows of a mask as adjacent, whatever their stride. It can
-// be like CUDA's instead, which obeys strides and computes neighbours as one.
+// Two GPUs of a backend that nobody has proven, for machines without one. They compute on the CPU, in memory that nobody else may use,
+// have no fused ops of ours, and like Vulkan's their flash attention takes the rows of a mask as adjacent, whatever their stride. They
+// can be like CUDA's instead, which obey strides and compute neighbours as one, or reorder nodes as Vulkan's do.
 #pragma once
 
 #include "ggml-backend-impl.h"
@@ -8,15 +8,19 @@
 
 #include "ggml-backend.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
 
 namespace imaginary {
 
-inline uint32_t n_attention = 0; // attention nodes that the device has computed
+inline uint32_t n_attention = 0; // attention nodes that the devices have computed
+inline uint32_t n_attention_on[2] = {}; // of each device
+inline uint32_t n_far = 0; // of these, with K of another device
 inline uint32_t n_strided = 0;   // of these, with a mask whose rows are apart
 inline bool like_cuda = false;   // strides are obeyed, and RMS_NORM, MUL and ADD that follow each other are one node, which rounds once
+inline bool reorders = false;    // nodes are taken out of order, and a row's ADD and RMS_NORM are one node, which rounds otherwise
 inline uint32_t n_joined = 0;    // such nodes
 inline size_t memory = (size_t) 1 << 40; // bytes that are free, it says
 inline bool is_wrong = false; // attends otherwise where the mask is a copy: right in llama_decode(), and not in our prefill
@@ -52,11 +56,79 @@ inline void compute_joined(ggml_backend_t backend, ggml_cgraph * gf, int i) {
     n_joined++;
 }
 
+inline ggml_backend_dev_t device(size_t i = 0);
+
+inline bool is_summed(const ggml_cgraph * gf, int i) {
+    return gf->nodes[i]->op == GGML_OP_ADD && gf->nodes[i + 1]->op == GGML_OP_RMS_NORM && gf->nodes[i + 1]->src[0] == gf->nodes[i] && ggml_nrows(gf->nodes[i]) == 1;
+}
+
+inline void compute_summed(ggml_backend_t backend, ggml_cgraph * gf, int i) {
+    ggml_cgraph both = ggml_graph_view(gf, i, i + 2);
+    compute_on_cpu(backend, &both);
+    for (int64_t k = 0; k < gf->nodes[i + 1]->ne[0]; ++k) {
+        ((float *) gf->nodes[i + 1]->data)[k] *= 1.0f + 0x1p-12f;
+    }
+    n_joined++;
+}
+
+inline bool is_view(const ggml_tensor * t) {
+    return t->op == GGML_OP_NONE || t->op == GGML_OP_RESHAPE || t->op == GGML_OP_TRANSPOSE || t->op == GGML_OP_VIEW || t->op == GGML_OP_PERMUTE;
+}
+
+inline bool must_follow(const ggml_tensor * t, const ggml_tensor * before) {
+    auto base = [](const ggml_tensor * of) { return of->view_src ? of->view_src : of; };
+    for (int s = 0; s < GGML_MAX_SRC; ++s) {
+        if ((t->src[s] && base(t->src[s]) == base(before)) || (before->src[s] && base(t) == base(before->src[s]))) {
+            return true;
+        }
+    }
+    return base(t) == base(before);
+}
+
+// as ggml-vulkan: each node, and of the next 20 those that need none which is not taken yet; then the views of all that was taken
+inline void reorder(ggml_backend_t, ggml_cgraph * gf, ggml_backend_graph_optimize_params *) {
+    std::vector<ggml_tensor *> order;
+    std::vector<bool> taken(gf->n_nodes);
+    auto is_free = [&](int first, int i, const std::vector<int> & but) {
+        for (int c = first; c < i; ++c) {
+            if (!taken[c] && std::find(but.begin(), but.end(), c) == but.end() && must_follow(gf->nodes[i], gf->nodes[c])) {
+                return false;
+            }
+        }
+        return true;
+    };
+    for (int first = 0; reorders && first < gf->n_nodes; ++first) {
+        if (taken[first]) {
+            continue;
+        }
+        std::vector<int> set = { first };
+        for (const bool views : { false, true }) {
+            if (views && gf->nodes[set.back()]->op == GGML_OP_ADD) {
+                break;
+            }
+            for (int i = first + 1; i < std::min(first + 20, gf->n_nodes); ++i) {
+                if (!taken[i] && is_view(gf->nodes[i]) == views && is_free(first, i, views ? set : std::vector<int>())) {
+                    set.push_back(i);
+                }
+            }
+        }
+        for (const int i : set) {
+            taken[i] = true;
+            order.push_back(gf->nodes[i]);
+        }
+    }
+    std::copy(order.begin(), order.end(), gf->nodes);
+}
+
 inline ggml_status compute(ggml_backend_t backend, ggml_cgraph * gf) {
+    const int id = backend->device == device(1);
     for (int i = 0; i < gf->n_nodes; ++i) {
         ggml_tensor * mask = gf->nodes[i]->op == GGML_OP_FLASH_ATTN_EXT ? gf->nodes[i]->src[3] : nullptr;
         if (mask && !like_cuda) {
             n_attention++;
+            n_attention_on[id]++;
+            const ggml_tensor * k = gf->nodes[i]->src[1];
+            n_far += strchr((k->view_src ? k->view_src : k)->name, '#') != nullptr; // the scheduler's name for a copy
             n_strided += !ggml_is_contiguous(mask);
             if (is_wrong && mask->op == GGML_OP_CONT) {
                 ((float *) gf->nodes[i]->op_params)[0] *= 1.5f; // the scale
@@ -67,12 +139,15 @@ inline ggml_status compute(ggml_backend_t backend, ggml_cgraph * gf) {
         }
     }
     int done = 0;
-    for (int i = 0; like_cuda && i + 2 < gf->n_nodes; ++i) {
-        if (is_joined(gf, i)) {
+    for (int i = 0; i + 2 < gf->n_nodes; ++i) {
+        const bool joined = like_cuda && is_joined(gf, i);
+        const bool summed = reorders && is_summed(gf, i);
+        if (joined || summed) {
             ggml_cgraph before = ggml_graph_view(gf, done, i);
             compute_on_cpu(backend, &before);
-            compute_joined(backend, gf, i);
-            done = i + 3;
+            (joined ? compute_joined : compute_summed)(backend, gf, i);
+            done = i + (joined ? 3 : 2);
+            i = done - 1;
         }
     }
     ggml_cgraph rest = ggml_graph_view(gf, done, gf->n_nodes);
@@ -80,13 +155,13 @@ inline ggml_status compute(ggml_backend_t backend, ggml_cgraph * gf) {
 }
 
 inline ggml_backend_reg_t reg();
-inline ggml_backend_dev_t device();
 
-inline ggml_backend_buffer_type_t buffer_type() {
+template <int I>
+ggml_backend_buffer_type_t buffer_type() {
     static ggml_backend_buffer_type buft = [] {
         ggml_backend_buffer_type res = *ggml_backend_cpu_buffer_type();
-        res.device = device();
-        res.iface.get_name = [](ggml_backend_buffer_type_t) { return "Imaginary"; };
+        res.device = device(I);
+        res.iface.get_name = [](ggml_backend_buffer_type_t) { return I == 0 ? "Imaginary0" : "Imaginary1"; };
         res.iface.is_host = [](ggml_backend_buffer_type_t) { return false; };
         res.iface.alloc_buffer = [](ggml_backend_buffer_type_t buft, size_t size) {
             ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size);
@@ -100,28 +175,30 @@ inline ggml_backend_buffer_type_t buffer_type() {
     return &buft;
 }
 
-inline ggml_backend_dev_t device() {
+template <int I>
+ggml_backend_dev_t make_device() {
     static ggml_backend_device dev = [] {
         ggml_backend_device res = *cpu();
         res.reg = reg();
-        res.iface.get_name = [](ggml_backend_dev_t) { return "Imaginary0"; };
+        res.iface.get_name = [](ggml_backend_dev_t) { return I == 0 ? "Imaginary0" : "Imaginary1"; };
         res.iface.get_description = [](ggml_backend_dev_t) { return "no GPU at all"; };
         res.iface.get_type = [](ggml_backend_dev_t) { return GGML_BACKEND_DEVICE_TYPE_GPU; };
         res.iface.get_props = [](ggml_backend_dev_t dev, ggml_backend_dev_props * props) {
             cpu()->iface.get_props(cpu(), props);
-            props->name = "Imaginary0";
+            props->name = ggml_backend_dev_name(dev);
             props->type = GGML_BACKEND_DEVICE_TYPE_GPU;
             props->caps.buffer_from_host_ptr = false;
             ggml_backend_dev_memory(dev, &props->memory_free, &props->memory_total);
         };
         res.iface.get_memory = [](ggml_backend_dev_t, size_t * free, size_t * total) { *free = *total = memory; };
-        res.iface.get_buffer_type = [](ggml_backend_dev_t) { return buffer_type(); };
+        res.iface.get_buffer_type = [](ggml_backend_dev_t) { return buffer_type<I>(); };
         res.iface.buffer_from_host_ptr = nullptr;
-        res.iface.supports_buft = [](ggml_backend_dev_t, ggml_backend_buffer_type_t buft) { return buft == buffer_type(); };
+        res.iface.supports_buft = [](ggml_backend_dev_t, ggml_backend_buffer_type_t buft) { return buft == buffer_type<I>(); };
         res.iface.init_backend = [](ggml_backend_dev_t dev, const char * params) {
             ggml_backend_t backend = cpu()->iface.init_backend(cpu(), params);
             compute_on_cpu = backend->iface.graph_compute;
             backend->iface.graph_compute = compute;
+            backend->iface.graph_optimize = reorder;
             backend->device = dev;
             return backend;
         };
@@ -134,13 +211,17 @@ inline ggml_backend_dev_t device() {
     return &dev;
 }
 
+inline ggml_backend_dev_t device(size_t i) {
+    return i == 0 ? make_device<0>() : make_device<1>();
+}
+
 inline ggml_backend_reg_t reg() {
     static ggml_backend_reg res = {
         GGML_BACKEND_API_VERSION,
         {
                 [](ggml_backend_reg_t) { return like_cuda ? "MTL" : "Imaginary"; }, // unproven ones, with strides and without
-                [](ggml_backend_reg_t) { return (size_t) 1; },
-                [](ggml_backend_reg_t, size_t) { return device(); },
+                [](ggml_backend_reg_t) { return (size_t) 2; },
+                [](ggml_backend_reg_t, size_t i) { return device(i); },
                 [](ggml_backend_reg_t, const char * name) { return ggml_backend_reg_get_proc_address(cpu()->reg, name); },
         },
         nullptr,

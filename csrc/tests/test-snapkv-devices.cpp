@@ -1,6 +1,6 @@
 // The register of backends. Devices that nobody has proven: refused with a reason; and where SNAPKV_UNPROVEN=1 tries them, a small model
 // is computed there first, and the prefill does not rest on the row stride of a mask, which some backends ignore, and leaves
-// neighbours in the graph which some compute as one.
+// neighbours in the graph which some compute as one, also where nodes are reordered. Two devices share a model's layers.
 //
 //   test-snapkv-devices MODEL.gguf ...
 
@@ -11,6 +11,7 @@
 
 #include "llama-context.h"
 #include "llama-cpp.h"
+#include "llama-model.h"
 #include "snapkv.h"
 
 #include <algorithm>
@@ -90,9 +91,13 @@ static llama_snapkv_params snapkv_params() {
     return sp;
 }
 
-static llama_model_ptr load(const char * path, int32_t n_gpu_layers) {
+// layers are split between two devices in the proportion that is given, else on the first
+static llama_model_ptr load(const char * path, int32_t n_gpu_layers, const float * split = nullptr) {
+    ggml_backend_dev_t devs[] = { imaginary::device(0), split ? imaginary::device(1) : nullptr, nullptr };
     llama_model_params mp = llama_model_default_params();
     mp.n_gpu_layers = n_gpu_layers;
+    mp.devices = devs;
+    mp.tensor_split = split;
     return llama_model_ptr(llama_model_load_from_file(path, mp));
 }
 
@@ -282,6 +287,51 @@ static void test_masks(const char * path) {
     unsetenv(LLAMA_SNAPKV_UNPROVEN);
 }
 
+// a row's ADD and RMS_NORM are neighbours in the last layer, and must not be parted by what a prefill adds to the graph
+static void test_reordering(const char * path) {
+    setenv(LLAMA_SNAPKV_UNPROVEN, "1", 1);
+    imaginary::reorders = true;
+    const auto model = load(path, 99);
+    auto tokens = make_tokens(model.get());
+    const auto cp = context_params(GGML_TYPE_F16, true);
+    llama_context_ptr plain(llama_init_from_model(model.get(), cp));
+    imaginary::n_joined = 0;
+    CHECK(plain && llama_decode(plain.get(), llama_batch_get_one(tokens.data(), N)) == 0);
+    const auto expected = last_logits(plain.get());
+    CHECK(imaginary::n_joined > 0 || arch_of(model.get()) != "llama");
+    for (const uint32_t group : { 1u, 2u, UINT32_MAX }) {
+        llama_snapkv_params sp = snapkv_params();
+        sp.layer_group = group;
+        llama_context_ptr ctx(llama_snapkv_init_from_model(model.get(), cp, sp));
+        CHECK(ctx && prefill(ctx.get(), tokens) == 0);
+        CHECK(last_logits(ctx.get()) == expected);
+    }
+    imaginary::reorders = false;
+    unsetenv(LLAMA_SNAPKV_UNPROVEN);
+}
+
+// each layer is computed where it is: by halves, and with most of them on the first device
+static void test_two_devices(const char * path) {
+    setenv(LLAMA_SNAPKV_UNPROVEN, "1", 1);
+    for (const auto & split : { std::vector<float>{ 1, 1 }, { 3, 1 } }) {
+        const auto model = load(path, 99, split.data());
+        auto tokens = make_tokens(model.get());
+        const auto cp = context_params(GGML_TYPE_F16, true);
+        llama_context_ptr plain(llama_init_from_model(model.get(), cp));
+        CHECK(plain && llama_decode(plain.get(), llama_batch_get_one(tokens.data(), N)) == 0);
+        const auto expected = last_logits(plain.get());
+        for (const uint32_t group : { 1u, 2u, UINT32_MAX }) {
+            imaginary::n_far = imaginary::n_attention_on[0] = imaginary::n_attention_on[1] = 0;
+            CHECK(run(model.get(), GGML_TYPE_F16, true, group)[0] == expected);
+            CHECK(imaginary::n_far == 0);
+            const bool both = model->dev_layer(0) != model->dev_layer((int) llama_model_n_layer(model.get()) - 1);
+            CHECK(imaginary::n_attention_on[0] > 0 && (imaginary::n_attention_on[1] > 0 || !both));
+            CHECK(both || split[0] != split[1]);
+        }
+    }
+    unsetenv(LLAMA_SNAPKV_UNPROVEN);
+}
+
 // chunks so long that a sliding window's cells get more from one to the next: in the first group of some models no layer reads its mask
 static void test_neighbours(const char * path) {
     setenv(LLAMA_SNAPKV_UNPROVEN, "1", 1);
@@ -365,6 +415,8 @@ int main(int argc, char ** argv) {
         test_check(argv[i]);
         test_masks(argv[i]);
         test_neighbours(argv[i]);
+        test_reordering(argv[i]);
+        test_two_devices(argv[i]);
         test_plans(argv[i]);
     }
     printf("%s\n", n_failed ? "FAILED" : "OK");

@@ -2,9 +2,11 @@
 // against llama_decode() with equal chunks, and the states of recurrent layers, byte by byte. Prints one JSON line a model;
 // exits with 1 if one differs.
 //
-//   test-snapkv-exact [-n tokens] [-u ubatch] [-g G,G,...] [-t f16|q8_0|q4_0] [-b budget] [-w window] [-s sequences] [-r host:port] MODEL.gguf ...
+//   test-snapkv-exact [-n tokens] [-u ubatch] [-g G,G,...] [-t f16|q8_0|q4_0] [-b budget] [-w window] [-s sequences] [-r host:port]
+//                     [-x N,N] [-m main GPU] [-p layer|row] [-l layers on GPUs] MODEL.gguf ...
 //
-// -r: all layers on an RPC server's device, llama_decode()'s too. G = 0 stands for all cached layers. Each sequence gets the same prompt, one after the other. Tokens are drawn with a fixed seed.
+// -r: all layers on an RPC server's device, llama_decode()'s too. -x: GPUs share the model in this proportion, by layers, or with -p row by
+// rows of the matrices; -m: all layers on this GPU. G = 0 stands for all cached layers. Each sequence gets the same prompt, one after the other. Tokens are drawn with a fixed seed.
 
 #include "llama-cpp.h"
 #include "snapkv.h"
@@ -18,6 +20,7 @@
 #include <cstring>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 struct options {
@@ -28,6 +31,10 @@ struct options {
     uint32_t n_seqs = 1;
     ggml_type type = GGML_TYPE_F16;
     std::vector<uint32_t> groups = { 1, 2, 0 };
+    std::vector<float> split; // empty: by free memory
+    int32_t main_gpu = -1;    // -1: all share
+    bool by_rows = false;
+    int32_t n_gpu_layers = 99;
     std::vector<std::string> models;
 };
 
@@ -88,7 +95,13 @@ static std::string json_escape(const std::string & s) {
 
 static bool check_model(const std::string & path, const options & opt) {
     llama_model_params mp = llama_model_default_params();
-    mp.n_gpu_layers = 99;
+    mp.n_gpu_layers = opt.n_gpu_layers;
+    mp.tensor_split = opt.split.empty() ? nullptr : opt.split.data();
+    mp.split_mode = opt.by_rows ? LLAMA_SPLIT_MODE_ROW : mp.split_mode;
+    if (opt.main_gpu >= 0) {
+        mp.split_mode = LLAMA_SPLIT_MODE_NONE;
+        mp.main_gpu = opt.main_gpu;
+    }
     llama_model_ptr model(llama_model_load_from_file(path.c_str(), mp));
     if (!model) {
         printf("{\"model\": \"%s\", \"error\": \"cannot be loaded\"}\n", json_escape(path).c_str());
@@ -223,6 +236,15 @@ static bool parse(int argc, char ** argv, options & opt) {
                     return false;
                 }
                 break;
+            case 'm': opt.main_gpu = (int32_t) strtol(value, nullptr, 10); break;
+            case 'p': opt.by_rows = strcmp(value, "row") == 0; break;
+            case 'l': opt.n_gpu_layers = (int32_t) strtol(value, nullptr, 10); break;
+            case 'x':
+                opt.split.assign(llama_max_devices(), 0.0f); // as many as llama.cpp reads
+                for (auto [p, i] = std::pair<const char *, size_t>(value, 0); *p && i < opt.split.size(); p += *p == ',', ++i) {
+                    opt.split[i] = strtof(p, const_cast<char **>(&p));
+                }
+                break;
             case 'g':
                 opt.groups.clear();
                 for (const char * p = value; *p; p += *p == ',') {
@@ -239,7 +261,7 @@ int main(int argc, char ** argv) {
     ggml_backend_load_all();
     options opt;
     if (!parse(argc, argv, opt)) {
-        fprintf(stderr, "usage: %s [-n tokens] [-u ubatch] [-g G,G,...] [-t f16|q8_0|q4_0] [-b budget] [-w window] [-s sequences] [-r host:port] MODEL.gguf ...\n", argv[0]);
+        fprintf(stderr, "usage: %s [-n tokens] [-u ubatch] [-g G,G,...] [-t f16|q8_0|q4_0] [-b budget] [-w window] [-s sequences] [-r host:port] [-x N,N] [-m main GPU] [-p layer|row] [-l layers on GPUs] MODEL.gguf ...\n", argv[0]);
         return 2;
     }
     llama_log_set([](ggml_log_level level, const char * text, void *) {

@@ -18,7 +18,7 @@ from snapkv_local.cli.options import (
     engine_options,
     files_option,
     gather_loading,
-    gpu_layers_option,
+    gpu_options,
     json_option,
     no_mmap_option,
     take_config,
@@ -55,7 +55,7 @@ from snapkv_local.storage.new_file import check_space
     metavar="ram|FOLDER",
     help="Where K and V wait until all is read: in host memory, or in a file.  [default: ram]",
 )
-@gpu_layers_option
+@gpu_options
 @threads_option
 @no_mmap_option
 @verbose_option

@@ -19,6 +19,7 @@ from snapkv_local.cli.types import (
     ByteSize,
     Context,
     GpuLayers,
+    Shares,
     SizeOr,
     Threads,
 )
@@ -73,6 +74,19 @@ gpu_layers_option = click.option(
     show_default=True,
     help="How many layers go to the GPU; auto puts all there if there is one.",
 )
+main_gpu_option = click.option(
+    "-mg",
+    "--main-gpu",
+    type=click.IntRange(0, 999),
+    help="The number of the GPU that computes alone.  [default: all share the layers]",
+)
+tensor_split_option = click.option(
+    "-ts",
+    "--tensor-split",
+    type=Shares(),
+    help="The shares of several GPUs, such as 3,1.  [default: by free memory]",
+)
+gpu_options = together(gpu_layers_option, main_gpu_option, tensor_split_option)
 threads_option = click.option(
     "-t", "--threads", type=Threads(), help="The number of threads.  [default: all cores]"
 )
@@ -102,7 +116,7 @@ verbose_option = click.option(
     help="Show llama.cpp's log on stderr.",
 )
 model_options = together(
-    kv_type_option, gpu_layers_option, threads_option, no_mmap_option, verbose_option
+    kv_type_option, gpu_options, threads_option, no_mmap_option, verbose_option
 )
 
 

@@ -95,6 +95,23 @@ class GpuLayers(click.ParamType):  # type: ignore[type-arg]
 
 
 # generic from click 8.4 on, and not subscriptable before
+class Shares(click.ParamType):  # type: ignore[type-arg]
+    """Numbers with commas between them, one a GPU, as in llama.cpp."""
+
+    name = "share,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        words = str(value).split(",")
+        right = all(re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", word.strip()) for word in words)
+        shares = tuple(float(word) for word in words) if right else ()
+        if not any(shares):
+            self.fail(f"{value!r} is not a list of shares; write one a GPU, as in 3,1", param, ctx)
+        return shares
+
+
+# generic from click 8.4 on, and not subscriptable before
 class Threads(click.ParamType):  # type: ignore[type-arg]
     """A number of threads. More than there are cores wait for each other: a warning says so."""
 

@@ -45,6 +45,8 @@ class LoadOptions:
         kv_type: of the cache, "q8_0", or "q8_0/f16" for K and V; None for f16, or for what a document
             has that is asked about.
         gpu_layers: layers on GPUs, -1 or "all", or "auto": all if there is a GPU.
+        main_gpu: number of the GPU that computes alone; None for all GPUs.
+        tensor_split: the shares of the GPUs, which may have any sum; None for shares by free memory.
         threads: None for all cores.
         no_mmap: read files into memory, instead of mapping them.
         chat_format: for a model without a chat template.
@@ -55,6 +57,8 @@ class LoadOptions:
     ctx: int | None = None
     kv_type: str | None = None
     gpu_layers: int | str = "auto"
+    main_gpu: int | None = None
+    tensor_split: tuple[float, ...] | None = None
     threads: int | None = None
     no_mmap: bool = False
     chat_format: str | None = None
@@ -69,7 +73,7 @@ class LoadOptions:
         """Of Llama, beside the file and snapkv.
 
         Raises:
-            ConfigError: K and V of different types on a GPU.
+            ConfigError: K and V of different types on a GPU; GPUs that are not there.
         """
         # only now: it loads the native library
         from snapkv_local.native import support  # isort: skip
@@ -88,6 +92,7 @@ class LoadOptions:
                 "give --kv-type, or --gpu-layers 0",
             )
         return {
+            **self._gpus(),
             "n_ctx": self.ctx or 0,
             "n_threads": self.n_threads(),
             "n_threads_batch": self.n_threads(),
@@ -99,6 +104,34 @@ class LoadOptions:
             "chat_format": self.chat_format,
             "verbose": False,
         }
+
+    def _gpus(self) -> dict[str, Any]:
+        """Which GPUs compute."""
+        if self.main_gpu is None and self.tensor_split is None:
+            return {}
+        import llama_cpp
+
+        from snapkv_local.native.devices import devices
+
+        if self.tensor_split is not None and self.main_gpu is not None:
+            raise ConfigError(
+                "--tensor-split and --main-gpu",
+                "contradict each other: shares are for several GPUs, and --main-gpu is for one",
+                "give one of the two",
+            )
+        wanted = len(self.tensor_split or ()) or (self.main_gpu or 0) + 1
+        names = [device.name for device in devices() if device.kind in ("gpu", "igpu")]
+        if wanted > len(names):
+            option = "--main-gpu" if self.tensor_split is None else "--tensor-split"
+            raise ConfigError(
+                option,
+                f"is for {wanted} GPUs or more, and there are {len(names)} here"
+                + (f": {', '.join(names)}" if names else ""),
+                "see what `snapkv-local doctor` lists, or leave it out",
+            )
+        if self.main_gpu is not None:
+            return {"main_gpu": self.main_gpu, "split_mode": llama_cpp.LLAMA_SPLIT_MODE_NONE}
+        return {"tensor_split": list(self.tensor_split or ())}
 
     def give_drafts(self, llm: Llama, config: SnapKVConfig | None) -> None:
         """Let a model that was loaded so have its drafts; a smaller model's settings are its own.

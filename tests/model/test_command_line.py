@@ -102,6 +102,36 @@ def test_on_a_gpu_k_and_v_have_one_type(monkeypatch):
     assert LoadOptions(kv_type="q8_0/f16", gpu_layers=0).arguments()["type_k"] == 8
 
 
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        ({}, {}),
+        ({"main_gpu": 1}, {"main_gpu": 1, "split_mode": 0}),
+        ({"tensor_split": (3.0, 1.0)}, {"tensor_split": [3.0, 1.0]}),
+        ({"main_gpu": 2}, "is for 3 GPUs or more, and there are 2 here: A, B"),
+        ({"tensor_split": (1.0, 1.0, 1.0)}, "is for 3 GPUs or more"),
+        ({"tensor_split": (1.0,), "main_gpu": 0}, "give one of the two"),
+    ],
+)
+def test_which_gpus_compute(monkeypatch, options, arguments):
+    from snapkv_local import Llama  # isort: skip
+
+    from snapkv_local.errors import ConfigError
+    from snapkv_local.llama.load_options import LoadOptions
+    from snapkv_local.native import devices
+
+    assert Llama
+    cards = [devices.Device(name, "CUDA", "", "gpu", 0, 0) for name in ("A", "B")]
+    monkeypatch.setattr(devices, "devices", lambda: cards)
+    if isinstance(arguments, str):
+        with pytest.raises(ConfigError, match=arguments):
+            LoadOptions(**options).arguments()
+        return
+    given = LoadOptions(**options).arguments()
+    names = {"main_gpu", "split_mode", "tensor_split"}
+    assert {name: given[name] for name in names & set(given)} == arguments
+
+
 def test_what_chooses_the_rows(text_file):
     question = ["--file", text_file, "--prompt", "What is ready for a match?", "--json"]
     command = ["run", "needle", *question, *SMALL, "--max-tokens", "4"]

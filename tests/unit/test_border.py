@@ -140,6 +140,8 @@ def test_a_path_that_is_no_text(tmp_path):
         *(("--ctx", value, "than 2,147,483,647") for value in ("2147483648", "9999999m")),
         *(("--max-tokens", value, "not a number of tokens") for value in ("0", "-2", "1e3", "٣")),
         *(("--gpu-layers", value, "not a number of layers") for value in ("-1", "9999999", "٣")),
+        *(("--tensor-split", value, "list of shares") for value in ("", "0,0", "1;2", "-1,2")),
+        *(("--main-gpu", value, "--main-gpu") for value in ("-1", "x", "٣٣٣٣")),
         *(("--keep-ratio", value, "--keep-ratio") for value in ("0", "2", "nan", "x")),
         *(("--self-weight", value, "--self-weight") for value in ("-1", "nan", "inf")),
         *(("--n-sink", value, "--n-sink") for value in ("-1", "99999999999")),
