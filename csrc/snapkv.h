@@ -125,6 +125,7 @@ struct llama_snapkv_backend_info {
     const char * title;    // what people call it
     const char * evidence; // what was run where and when, or why results cannot be relied on: sentences
     bool proven;           // prefills there were shown to be exact; the others are about models of a kind
+    bool checked;          // they were on one device: on others a small model is computed when a model is loaded, and has to be exact
     bool proven_recurrent; // with recurrent layers
     bool proven_latent;    // with latent attention (MLA)
     bool proven_wide;      // with heads of more than 256 elements

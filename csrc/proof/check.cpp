@@ -256,6 +256,11 @@ std::string llama_snapkv_check_unproven(const llama_model & model, const llama_c
             return format("%s, and the check says no: %s, and %s. Compute on the CPU (n_gpu_layers 0, op_offload false), or set the environment variable %s=2 to go on all the same",
                     unproven.what.c_str(), shape.c_str(), found.c_str(), LLAMA_SNAPKV_UNPROVEN);
         }
+        if (unproven.checked && found.empty()) {
+            warning += format("%s%s was checked: %s, and its logits were those of llama_decode(), difference 0. Other devices of ggml's backend %s were proven", warning.empty() ? "" : "; ",
+                    ggml_backend_dev_name(unproven.dev), shape.c_str(), ggml_backend_reg_name(ggml_backend_dev_backend_reg(unproven.dev)));
+            continue;
+        }
         const std::string outcome = found.empty() ? "its logits were those of llama_decode(), difference 0" : found;
         warning += format("%s%s. %s=%d tries it: %s, and %s%s%s. Compare answers with those of the CPU", warning.empty() ? "" : "; ", unproven.what.c_str(),
                 LLAMA_SNAPKV_UNPROVEN, llama_snapkv_tries_unproven(), shape.c_str(), outcome.c_str(),

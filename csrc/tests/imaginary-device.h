@@ -23,6 +23,7 @@ inline bool like_cuda = false;   // strides are obeyed, and RMS_NORM, MUL and AD
 inline bool reorders = false;    // nodes are taken out of order, and a row's ADD and RMS_NORM are one node, which rounds otherwise
 inline uint32_t n_joined = 0;    // such nodes
 inline size_t memory = (size_t) 1 << 40; // bytes that are free, it says
+inline bool is_checked = false; // its backend is one that the register wants checked
 inline bool is_wrong = false; // attends otherwise where the mask is a copy: right in llama_decode(), and not in our prefill
 
 inline ggml_backend_dev_t cpu() {
@@ -219,7 +220,7 @@ inline ggml_backend_reg_t reg() {
     static ggml_backend_reg res = {
         GGML_BACKEND_API_VERSION,
         {
-                [](ggml_backend_reg_t) { return like_cuda ? "MTL" : "Imaginary"; }, // unproven ones, with strides and without
+                [](ggml_backend_reg_t) { return is_checked ? "Vulkan" : like_cuda ? "MTL" : "Imaginary"; }, // unproven ones, with strides and without
                 [](ggml_backend_reg_t) { return (size_t) 2; },
                 [](ggml_backend_reg_t, size_t i) { return device(i); },
                 [](ggml_backend_reg_t, const char * name) { return ggml_backend_reg_get_proc_address(cpu()->reg, name); },

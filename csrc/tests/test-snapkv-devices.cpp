@@ -56,10 +56,10 @@ static void test_table() {
     CHECK(!llama_snapkv_get_backend(0, &info)); // of another version
     for (info.size = sizeof(info); llama_snapkv_get_backend(n, &info); ++n) {
         const auto line = llama_snapkv_backend_of(std::string(info.name));
-        CHECK(line.proven == info.proven && line.proven_sharing == info.proven_sharing && line.fused == info.fused && line.reads_mask_stride == !info.copies_mask);
+        CHECK(line.proven == info.proven && line.checked == info.checked && !(line.proven && line.checked) && line.proven_sharing == info.proven_sharing && line.fused == info.fused && line.reads_mask_stride == !info.copies_mask);
         CHECK(info.title[0] && strchr(info.evidence, '.'));
         // of what is not proven, no kind of models is
-        CHECK(info.proven || !(info.proven_recurrent || info.proven_latent || info.proven_wide || info.proven_sharing));
+        CHECK(info.proven || info.checked || !(info.proven_recurrent || info.proven_latent || info.proven_wide || info.proven_sharing));
     }
     CHECK(n >= 10);
     CHECK(llama_snapkv_backend_of(imaginary::cpu()).proven && llama_snapkv_backend_of(imaginary::cpu()).proven_latent);
@@ -197,6 +197,20 @@ static void test_check(const char * path) {
     CHECK(llama_snapkv_supported(on_host.get(), context_params(GGML_TYPE_F16, false), snapkv_params()));
     CHECK(strcmp(llama_snapkv_last_warning(), "") == 0);
     unsetenv(LLAMA_SNAPKV_UNPROVEN);
+
+    // of a backend that is checked without being asked to, but for models that nobody has run there
+    imaginary::is_checked = true;
+    const std::string arch = arch_of(model.get());
+    if (arch == "gemma4" || arch == "granitehybrid") {
+        CHECK(!llama_snapkv_supported(model.get(), context_params(GGML_TYPE_F16, true), snapkv_params()));
+        check_parts(llama_snapkv_last_error(), { "nobody has proven", " for models ", "SNAPKV_UNPROVEN=1" });
+    } else {
+        CHECK(llama_snapkv_supported(model.get(), context_params(GGML_TYPE_F16, true), snapkv_params()));
+        check_parts(llama_snapkv_last_warning(), { "Imaginary0 was checked", "difference 0" });
+        CHECK(!llama_snapkv_supported(model.get(), cp, snapkv_params()));
+        check_parts(llama_snapkv_last_error(), { "the check says no", "SNAPKV_UNPROVEN=2" });
+    }
+    imaginary::is_checked = false;
 }
 
 static void test_proofs() {

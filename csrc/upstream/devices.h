@@ -18,6 +18,7 @@ struct llama_snapkv_backend {
     const char * name;  // ggml_backend_reg_name()
     const char * title; // what people call it
     bool proven; // on hardware, the logits after a prefill by layer groups were those of llama_decode(), difference 0
+    bool checked; // not proven, but so on one device: on each other one a small model is computed when a model is loaded (proof/check.h), and has to be exact
     bool proven_recurrent; // and so were the states of recurrent layers, for models that have them
     bool proven_latent; // and those logits of models with latent attention (MLA)
     bool proven_wide; // and with heads of more than 256 elements, whose votes the device's own kernels count
@@ -44,6 +45,7 @@ struct llama_snapkv_unproven_device {
     std::string what;   // "nobody has proven that ...", with its name
     std::string models; // models of its kind only, as in "models with recurrent layers"; "": all
     bool cuda_is_proven; // a build for CUDA would do
+    bool checked; // the check decides, without LLAMA_SNAPKV_UNPROVEN
 };
 
 std::vector<llama_snapkv_unproven_device> llama_snapkv_unproven_devices(const llama_model & model, const llama_context_params & cparams);
@@ -51,7 +53,7 @@ std::vector<llama_snapkv_unproven_device> llama_snapkv_unproven_devices(const ll
 // what LLAMA_SNAPKV_UNPROVEN allows: 0, 1 or 2
 int32_t llama_snapkv_tries_unproven();
 
-// "" if all devices that compute the model in such a context are proven, or LLAMA_SNAPKV_UNPROVEN is set
+// "" if all devices that compute the model in such a context are proven, or are checked, or LLAMA_SNAPKV_UNPROVEN is set
 std::string llama_snapkv_check_devices(const llama_model & model, const llama_context_params & cparams);
 
 // while one lives, this thread takes devices as proven: a proof runs

@@ -66,7 +66,11 @@ class Gpus:
 
     def used(self) -> int:
         """Bytes in use, by whomever."""
-        return sum(int(self._nvml.nvmlDeviceGetMemoryInfo(h).used) for h in self._handles)
+        return sum(self.used_each())
+
+    def used_each(self) -> list[int]:
+        """The same of each GPU."""
+        return [int(self._nvml.nvmlDeviceGetMemoryInfo(h).used) for h in self._handles]
 
     def used_by(self, pid: int) -> int | None:
         """Bytes in use by a process; None if the driver does not tell, as in many containers."""
@@ -91,7 +95,9 @@ class PeakMemory:
 
     def __init__(self, gpus: Gpus | None) -> None:
         self._gpus = gpus
-        self.before = gpus.used() if gpus else 0
+        self._before_each = gpus.used_each() if gpus else []
+        self._peak_each = self._before_each
+        self.before = sum(self._before_each)
         self._peak = self.before
         self._peak_process: int | None = None
         self._done = threading.Event()
@@ -116,20 +122,29 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while self._gpus and not self._done.wait(_PERIOD):
-            self._peak = max(self._peak, self._gpus.used())
+            each = self._gpus.used_each()
+            self._peak = max(self._peak, sum(each))
+            self._peak_each = list(map(max, self._peak_each, each))
             own = self._gpus.used_by(os.getpid())
             if own is not None:
                 self._peak_process = max(own, self._peak_process or 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Bytes at the highest: of this process if the driver tells, and of the devices' growth."""
+        """Bytes at the highest: of this process if the driver tells, and of the devices' growth.
+
+        Of several GPUs also the growth of each, at its own highest.
+        """
         if self._gpus is None:
             return {"peak_device": None, "peak_device_from": None}
         growth = self._peak - self.before
         own = self._peak_process
+        each = [
+            peak - before for peak, before in zip(self._peak_each, self._before_each, strict=True)
+        ]
         return {
             "peak_device": growth if own is None else own,
             "peak_device_from": "growth of the device's" if own is None else "the process's",
             "peak_device_growth": growth,
             "device_before": self.before,
+            **({"peak_device_growth_each": each} if len(each) > 1 else {}),
         }

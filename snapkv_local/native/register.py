@@ -29,6 +29,8 @@ class Backend:
         title: what people call it.
         evidence: what was run where and when, or why results cannot be relied on; sentences.
         proven: prefills there were shown to be exact, for models with none of the following.
+        checked: they were on one device. On others a small model is computed when a model is loaded,
+            and has to be exact.
         proven_recurrent: also of models with recurrent layers.
         proven_latent: also of models with latent attention.
         proven_wide: also with heads of more than 256 elements.
@@ -42,6 +44,7 @@ class Backend:
     title: str
     evidence: str
     proven: bool
+    checked: bool
     proven_recurrent: bool
     proven_latent: bool
     proven_wide: bool
@@ -52,10 +55,13 @@ class Backend:
     @property
     def state(self) -> str:
         """What becomes of models there, in words."""
-        if not self.proven:
+        if not self.proven and not self.checked:
             return "refused"
+        state = "proven" if self.proven else "checked when they are loaded"
         but = [models for name, models in _MODELS.items() if not getattr(self, name)]
-        return f"proven, but not for {' and '.join(but)}" if but else "proven"
+        if but and self.checked:
+            return f"{state}; refused: {', '.join(but)}"
+        return f"{state}, but not for {' and '.join(but)}" if but else state
 
     @property
     def path(self) -> str:

@@ -65,6 +65,7 @@ class llama_snapkv_backend_info(_Sized):
         ("title", ctypes.c_char_p),
         ("evidence", ctypes.c_char_p),
         ("proven", ctypes.c_bool),
+        ("checked", ctypes.c_bool),
         ("proven_recurrent", ctypes.c_bool),
         ("proven_latent", ctypes.c_bool),
         ("proven_wide", ctypes.c_bool),

@@ -309,6 +309,18 @@ def test_the_growth_stands_in_where_the_driver_does_not_tell(monkeypatch):
     assert (found["peak_device"], found["peak_device_from"]) == (50, "growth of the device's")
 
 
+def test_each_of_several_gpus_has_its_own_peak(monkeypatch):
+    fake = FakeNvml()
+    monkeypatch.setattr(nvml, "_PERIOD", 0.0)
+    watch = nvml.PeakMemory(nvml.Gpus(fake, None))
+    fake.nvmlDeviceGetMemoryInfo = lambda handle: fake.Thing(used=(150, 1700)[handle])
+    with watch:
+        while watch.to_dict()["peak_device_growth"] == 0:
+            pass
+    found = watch.to_dict()
+    assert (found["peak_device_growth"], found["peak_device_growth_each"]) == (750, [50, 700])
+
+
 def test_no_gpu(monkeypatch):
     monkeypatch.setattr(nvml, "NVML", "libnone.so")
     assert nvml.Gpus.open() is None

@@ -206,8 +206,9 @@ def test_a_pipe_gets_whole_paths(monkeypatch, capsys):
     assert "".join(line[10:].strip() for line in lines[1:]).startswith(path)
 
 
-PROVEN = SimpleNamespace(proven=True, evidence="All tests.", state="proven")
-OTHER = SimpleNamespace(proven=False, evidence="Never run.", state="refused")
+PROVEN = SimpleNamespace(proven=True, checked=False, evidence="All tests.", state="proven")
+CHECKED = SimpleNamespace(proven=False, checked=True, evidence="On one.", state="checked")
+OTHER = SimpleNamespace(proven=False, checked=False, evidence="Never run.", state="refused")
 REFUSED = "nobody has proven that results are right: "
 
 
@@ -217,6 +218,17 @@ REFUSED = "nobody has proven that results are right: "
         (PROVEN, True, "", {"ops": "fused ops", "proven": True, "state": "proven"}),
         # before compute capability 8.0
         (PROVEN, False, "1", {"ops": "ggml's ops", "proven": True, "state": "proven"}),
+        (CHECKED, False, "", {"ops": "ggml's ops", "proven": False, "state": "checked"}),
+        (
+            CHECKED,
+            False,
+            "2",
+            {
+                "ops": "ggml's ops",
+                "proven": False,
+                "warning": REFUSED + "tried whatever comes out",
+            },
+        ),
         (
             OTHER,
             False,
