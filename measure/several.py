@@ -130,7 +130,7 @@ class Several:
     def sweep(self) -> dict[str, Any]:
         """Small models of all architectures."""
         with tempfile.TemporaryDirectory() as folder:
-            make = [str(self.lib / "make-arch-models"), folder]
+            make = [str(self.lib / "make-arch-models"), "-s", "1", "-o", f"{folder}/"]
             subprocess.run(make, env=self.environment(), check=True, capture_output=True)
             files = sorted(Path(folder).glob("*.gguf"))[: 3 if self.smoke else None]
             lines = self.exact_lines("-g", "1,0", *files, timeout=240)

@@ -220,7 +220,8 @@ inline ggml_backend_reg_t reg() {
     static ggml_backend_reg res = {
         GGML_BACKEND_API_VERSION,
         {
-                [](ggml_backend_reg_t) { return is_checked ? "Vulkan" : like_cuda ? "MTL" : "Imaginary"; }, // unproven ones, with strides and without
+                [](ggml_backend_reg_t) { return is_checked ? "Vulkan" : like_cuda ? "MTL"
+                                                                                  : "Imaginary"; }, // unproven ones, with strides and without
                 [](ggml_backend_reg_t) { return (size_t) 2; },
                 [](ggml_backend_reg_t, size_t i) { return device(i); },
                 [](ggml_backend_reg_t, const char * name) { return ggml_backend_reg_get_proc_address(cpu()->reg, name); },

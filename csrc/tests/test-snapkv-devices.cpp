@@ -324,10 +324,10 @@ static void test_reordering(const char * path) {
     unsetenv(LLAMA_SNAPKV_UNPROVEN);
 }
 
-// each layer is computed where it is: by halves, and with most of them on the first device
+// each layer is computed where it is: by halves, and with most of them on the second device
 static void test_two_devices(const char * path) {
     setenv(LLAMA_SNAPKV_UNPROVEN, "1", 1);
-    for (const auto & split : { std::vector<float>{ 1, 1 }, { 3, 1 } }) {
+    for (const auto & split : { std::vector<float>{ 1, 1 }, { 1, 3 } }) {
         const auto model = load(path, 99, split.data());
         auto tokens = make_tokens(model.get());
         const auto cp = context_params(GGML_TYPE_F16, true);
@@ -337,10 +337,11 @@ static void test_two_devices(const char * path) {
         for (const uint32_t group : { 1u, 2u, UINT32_MAX }) {
             imaginary::n_far = imaginary::n_attention_on[0] = imaginary::n_attention_on[1] = 0;
             CHECK(run(model.get(), GGML_TYPE_F16, true, group)[0] == expected);
-            CHECK(imaginary::n_far == 0);
+            CHECK(imaginary::n_far == 0 || arch_of(model.get()) == "gemma4"); // whose last layers read the KV of one on the first device
             const bool both = model->dev_layer(0) != model->dev_layer((int) llama_model_n_layer(model.get()) - 1);
-            CHECK(imaginary::n_attention_on[0] > 0 && (imaginary::n_attention_on[1] > 0 || !both));
-            CHECK(both || split[0] != split[1]);
+            CHECK(both || split[0] == split[1]); // two layers and the output: the first two
+            const bool attends_at_both_ends = !llama_model_is_hybrid(model.get());
+            CHECK(!attends_at_both_ends || (imaginary::n_attention_on[0] > 0 && (imaginary::n_attention_on[1] > 0 || !both)));
         }
     }
     unsetenv(LLAMA_SNAPKV_UNPROVEN);

@@ -79,7 +79,10 @@ def test_the_register_is_what_the_engine_refuses_by():
     assert cuda is not None and cuda.state == "proven"
     vulkan = register.find("Vulkan")
     assert vulkan is not None
-    assert (vulkan.state, vulkan.path) == ("refused", "ggml's ops, slower; masks are copied")
+    assert vulkan.path == "ggml's ops, slower; masks are copied"
+    assert vulkan.checked and vulkan.state.startswith("checked when they are loaded; refused: ")
+    metal = register.find("MTL")
+    assert metal is not None and (metal.state, metal.checked) == ("refused", False)
 
 
 def test_the_page_of_gpus_shows_the_register():
