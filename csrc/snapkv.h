@@ -87,6 +87,9 @@ struct llama_snapkv_params {
     float select_depth;    // share of the layers that all rows go through at least, in [0, 1]
     float select_settled;  // rows are chosen when those that the layers before would have chosen get this share of the newest layer's
                            // votes, in [0, 1]; if they never do, the prefill is exact. 0: at select_depth
+    uint32_t recall_every; // after so many tokens of an answer rows of the vault that the last ones attend to take the places of kept ones
+                           // that matter less, see llama_snapkv_recalls(); 0: never. needs a vault, and a context of one sequence
+    uint32_t recall_queries; // so many of the last tokens ask, in [1, recall_every]
 };
 
 LLAMA_API struct llama_snapkv_params llama_snapkv_default_params(void);
@@ -420,6 +423,28 @@ LLAMA_API int32_t llama_snapkv_select_rows(struct llama_context * ctx, llama_seq
 
 // free the vault of a sequence, and its states
 LLAMA_API void llama_snapkv_vault_clear(struct llama_context * ctx, llama_seq_id seq_id);
+
+//
+// recall while answering
+//
+
+// with params.recall_every tokens that llama_snapkv_decode() computes after a prompt are counted. after so many of them the queries of the
+// last recall_queries ones vote for all rows of the vault, joined and pooled as params have it. a kept row is worth the most that any votes
+// gave it, those of the prompt's last tokens included, and a tenth less with each recall since. of each KV head the rows that are worth most
+// stay in the cache or come into it, at the cells of those that go: as many as before, each a copy of the vault's bytes. sinks, spans that
+// the prompt protects, the window, and what followed the prompt stay. it is not exact: what a token did not see it has not seen. where a
+// recall is aborted or fails, nothing has changed. a sequence whose state was loaded recalls nothing until its next prompt
+
+struct llama_snapkv_recall_event {
+    llama_pos pos;       // of the last token before it
+    uint64_t n_rows;     // that have been replaced, each of one KV head, in all layers
+    uint64_t n_bytes;    // written into the cache
+    double seconds_rank; // votes and ranks
+    double seconds_copy;
+};
+
+// the recalls since the last prompt. returns their number, writes up to n
+LLAMA_API uint32_t llama_snapkv_recalls(const struct llama_context * ctx, struct llama_snapkv_recall_event * events, uint32_t n);
 
 //
 // states of recurrent layers

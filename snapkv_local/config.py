@@ -13,6 +13,7 @@ from snapkv_local.declared import option
 from snapkv_local.errors import ConfigError
 from snapkv_local.policies import budget
 from snapkv_local.policies.policy import OF_THE_ENGINE, Policy
+from snapkv_local.policies.recall import Recall
 from snapkv_local.policies.scoring import INSTEAD, MOST_SELF_WEIGHT, Aggregation, Pooling
 from snapkv_local.policies.selective import Selective
 from snapkv_local.policies.snapkv import SnapKV
@@ -98,6 +99,11 @@ class SnapKVConfig:
         select_settled: when the votes are settled enough to choose: the rows that the layers so far
             would choose get this share of the next layer's votes. If they never do, the prefill is
             exact. 0 chooses at select_depth.
+        recall: whether rows of the vault come back while an answer is written: after every recall_every
+            tokens the last ones vote for all rows of the prompt, and rows that now matter take the
+            places of rows that no longer do. It needs a vault; docs/recall.md says what it costs.
+        recall_every: after how many tokens of an answer.
+        recall_queries: how many of the last ones vote.
         policy: what chooses the rows: "snapkv", which the engine runs with the settings above, or one
             of snapkv_local.policies with its options, such as "value:kernel_size=21+aggregation=max".
             The others run in Python, layer by layer; docs/api.md says what that costs.
@@ -137,6 +143,9 @@ class SnapKVConfig:
     select_min: int = _count(Selective.least)
     select_depth: float = option(Selective.depth, most=1)
     select_settled: float = option(Selective.settled, most=1)
+    recall: bool = False
+    recall_every: int = _count(Recall.every)
+    recall_queries: int = _count(Recall.queries)
     policy: str = option(SnapKV.name, cure="give a text such as 'snapkv'")
     protect_system: bool = False
 
@@ -167,10 +176,25 @@ class SnapKVConfig:
                 "question may need them",
                 "leave one of the two out",
             )
+        self._check_recall()
         object.__setattr__(self, "policy", self.policy.strip())
         policy = policies.parse(self.policy)
         self._check_policy(policy)
         object.__setattr__(self, "policy", policy.spec)
+
+    def _check_recall(self) -> None:
+        if self.recall and self.vault == "off":
+            raise ConfigError(
+                "recall=True, vault='off'",
+                "rows come back from the vault, and there is none",
+                'give vault="ram", or a folder',
+            )
+        if self.recall_queries > self.recall_every:
+            raise ConfigError(
+                f"recall_queries={self.recall_queries}",
+                f"are more than the {self.recall_every} tokens between two recalls",
+                "raise recall_every or lower recall_queries",
+            )
 
     def _check_coverage(self) -> None:
         if self.min_coverage is None:
@@ -213,6 +237,12 @@ class SnapKVConfig:
                     f"give {{policy={SnapKV.name!r}}} and {self._settings_of(policy)}",
                 )
             return
+        if self.recall:
+            raise ConfigError(
+                f"recall=True, policy={policy.spec!r}",
+                "the votes of a recall are the engine's, and another policy chooses the rows",
+                f"choose {SnapKV.name!r}, or leave out recall",
+            )
         if self.prefill == "selective":
             raise ConfigError(
                 f"prefill='selective', policy={policy.spec!r}",

@@ -1,4 +1,4 @@
-"""What a prefill did: tokens, bytes, seconds."""
+"""What a prefill did, and a recall: tokens, rows, bytes, seconds."""
 
 from __future__ import annotations
 
@@ -86,6 +86,34 @@ class PrefillStats:
         names = {field.name for field in fields(cls)} - {"bytes_kept"}
         found = {name: getattr(counted, name) for name in names}
         return cls(**found, bytes_kept=min(bytes_rows, found["bytes_kv"]))
+
+    def to_dict(self) -> dict[str, int | float]:
+        """The fields by name, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class RecallStats:
+    """Figures of one recall while answering.
+
+    Attributes:
+        pos: position of the last token before it.
+        n_rows: rows that have been replaced, each of one KV head, in all layers.
+        n_bytes: written into the cache.
+        seconds_rank: votes and ranks.
+        seconds_copy: copying.
+    """
+
+    pos: int
+    n_rows: int
+    n_bytes: int
+    seconds_rank: float
+    seconds_copy: float
+
+    @classmethod
+    def of(cls, counted: Any) -> RecallStats:
+        """What the engine counted (struct llama_snapkv_recall_event)."""
+        return cls(**{field.name: getattr(counted, field.name) for field in fields(cls)})
 
     def to_dict(self) -> dict[str, int | float]:
         """The fields by name, for JSON."""

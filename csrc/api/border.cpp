@@ -1,6 +1,7 @@
 // Failures of llama.cpp and ggml that would end the process: errors where that is possible, else one line and an exit status.
 #include "snapkv.h"
 
+#include "recall/recall.h"
 #include "state/context.h"
 #include "state/lock.h"
 #include "upstream/snapkv-alloc.h"
@@ -54,10 +55,13 @@ int32_t llama_snapkv_decode(llama_context * ctx, llama_batch batch) {
             return -1;
         }
         llama_snapkv_require_step(std::max(llama_n_threads(ctx), llama_n_threads_batch(ctx)));
+        llama_snapkv_recall_step recall(*ctx, batch.n_tokens);
         const int32_t rc = llama_decode(ctx, batch);
         if (rc != 0) {
             llama_snapkv_set_error(rc == 1 ? "no free cells in the KV cache" : format("llama_decode() failed with %d", rc));
+            return rc;
         }
+        recall.end();
         return rc;
     } catch (const std::bad_alloc &) {
         llama_snapkv_set_error("out of memory");

@@ -1,6 +1,7 @@
 // What the last prefill did, and what a sequence holds, for the outside.
 #include "snapkv.h"
 
+#include "recall/recall.h"
 #include "staging/staging.h"
 #include "state/context.h"
 #include "upstream/access.h"
@@ -88,9 +89,24 @@ uint32_t llama_snapkv_kept(const llama_context * ctx, llama_seq_id seq_id, uint3
     }
     const auto & layer = record->layers[ic];
     if (ids) {
-        std::copy_n(layer.ids.begin() + (size_t) head * layer.n_kept, std::min(n, layer.n_kept), ids);
+        const auto first = layer.ids.begin() + (size_t) head * layer.n_kept;
+        std::vector<int32_t> sorted(first, first + layer.n_kept); // a recall puts rows where others have been
+        std::sort(sorted.begin(), sorted.end());
+        std::copy_n(sorted.begin(), std::min(n, layer.n_kept), ids);
     }
     return layer.n_kept;
+}
+
+uint32_t llama_snapkv_recalls(const llama_context * ctx, llama_snapkv_recall_event * events, uint32_t n) {
+    const llama_snapkv * sk = llama_snapkv_of(ctx);
+    if (!sk || !sk->recall) {
+        return 0;
+    }
+    const auto & all = sk->recall->events;
+    if (events) {
+        std::copy_n(all.begin(), std::min<size_t>(n, all.size()), events);
+    }
+    return (uint32_t) all.size();
 }
 
 uint32_t llama_snapkv_scores(const llama_context * ctx, uint32_t ic, uint32_t head, float * scores, uint32_t n) {

@@ -4,6 +4,7 @@
 #include "graph/runner.h"
 #include "prefill/others.h"
 #include "prefill/prefill.h"
+#include "recall/recall.h"
 #include "staging/staging.h"
 #include "state/cells.h"
 #include "state/context.h"
@@ -194,6 +195,7 @@ int32_t llama_snapkv_prefill(llama_context * ctx, const llama_snapkv_prompt * pr
     ctx->synchronize();
     ctx->memory_update(false); // copies and shifts that wait, before their cells go
     ctx->get_memory()->seq_rm(prompt->seq_id, -1, -1);
+    llama_snapkv_recall_begin(*sk, *prompt);
     begin_stats(*ctx, *sk, prompt->n_tokens);
 
     llama_snapkv_task task = { *prompt, sk->params.window_size };
@@ -204,6 +206,9 @@ int32_t llama_snapkv_prefill(llama_context * ctx, const llama_snapkv_prompt * pr
     const bool evicts = task.n_kept < prompt->n_tokens || (sk->params.vault && prompt->n_tokens > sk->params.window_size);
     const int32_t rc = evicts ? run_groups(*ctx, *sk, task) : prefill_ordinary(*ctx, *sk, *prompt);
 
+    if (rc == 0) {
+        sk->of_vault[prompt->seq_id] = llama_snapkv_memory_of(*ctx).base->snapkv.get(prompt->seq_id);
+    }
     end_stats(*ctx, *sk, prompt->seq_id, t0, rc == 0);
     return rc;
 }

@@ -147,6 +147,7 @@ int32_t llama_snapkv_select_rows(llama_context * ctx, llama_seq_id seq_id, const
     ctx->synchronize();
     try {
         keep(*ctx, *vault, seq_id, n_kept, ids);
+        llama_snapkv_of(ctx)->of_vault[seq_id] = llama_snapkv_memory_of(*ctx).base->snapkv.get(seq_id);
         return 0;
     } catch (const no_cells &) {
         llama_snapkv_set_error("the rows to keep and the window are more than the cells of the context: keep less, or make the budget larger");

@@ -35,16 +35,21 @@ std::string llama_snapkv_check_memory(const llama_model & model, const llama_sna
     if (mem.recr && mem.recr->n_rs_seq > 0) {
         return format("n_rs_seq %u asks for earlier states of recurrent layers, and a prefill keeps none: set it to 0", mem.recr->n_rs_seq);
     }
-    if (params.prefill != LLAMA_SNAPKV_PREFILL_SELECTIVE) {
+    const bool selects = params.prefill == LLAMA_SNAPKV_PREFILL_SELECTIVE;
+    if (!selects && params.recall_every == 0) {
         return "";
     }
     for (uint32_t il = 0; il < model.hparams.n_layer() && !llama_snapkv_tries_unproven(); ++il) {
         const auto dev = model.dev_layer((int) il);
         if (ggml_backend_dev_type(dev) != GGML_BACKEND_DEVICE_TYPE_CPU) {
-            return format("nobody has run a selective prefill on %s (ggml's backend %s): set prefill to exact, compute on the CPU (n_gpu_layers 0), "
+            return format("nobody has run %s on %s (ggml's backend %s): set %s, compute on the CPU (n_gpu_layers 0), "
                           "or set the environment variable %s=1 to try it",
-                    ggml_backend_dev_name(dev), ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev)), LLAMA_SNAPKV_UNPROVEN);
+                    selects ? "a selective prefill" : "a recall while answering", ggml_backend_dev_name(dev), ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev)),
+                    selects ? "prefill to exact" : "recall_every to 0", LLAMA_SNAPKV_UNPROVEN);
         }
+    }
+    if (!selects) {
+        return "";
     }
     if (mem.recr) {
         return "a selective prefill gives later layers some of the rows, and the state of a recurrent layer is of all rows before: set prefill to exact";
@@ -290,6 +295,9 @@ std::string llama_snapkv_check_support(llama_model & model, llama_context_params
     }
     if (reason.empty()) {
         reason = check_sequences(model, cparams);
+    }
+    if (reason.empty() && params.recall_every > 0 && cparams.n_seq_max > 1) {
+        reason = format("a recall asks for one sequence's tokens, and a batch of this context may have tokens of %u: set n_seq_max to 1, or recall_every to 0", cparams.n_seq_max);
     }
     if (reason.empty()) {
         reason = llama_snapkv_check_devices(model, cparams);

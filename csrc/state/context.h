@@ -9,6 +9,7 @@
 #include "llama-kv-cache.h"
 
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@ class llama_kv_cache_iswa;
 class llama_memory_hybrid;
 class llama_memory_recurrent;
 struct llama_model;
+struct llama_snapkv_recall;
 
 struct llama_snapkv {
     llama_snapkv_params params = {};
@@ -36,6 +38,9 @@ struct llama_snapkv {
     std::vector<int32_t> selected;
 
     std::map<llama_seq_id, llama_snapkv_vault> vaults;
+    std::map<llama_seq_id, llama_snapkv_record_ptr> of_vault; // rows that are the vault's; a state that was loaded has others
+
+    std::shared_ptr<llama_snapkv_recall> recall; // since the last prompt; null without params.recall_every
 };
 
 // the cache of the full-attention layers, and what it is a part of; null where the model has no such layers

@@ -33,6 +33,8 @@ llama_snapkv_params llama_snapkv_default_params(void) {
     params.select_min = 2048;
     params.select_depth = 0.4f;
     params.select_settled = 0.85f;
+    params.recall_every = 0;
+    params.recall_queries = 4;
     return params;
 }
 
@@ -79,6 +81,12 @@ std::string llama_snapkv_check_params(const llama_snapkv_params & params) {
     if (params.prefill == LLAMA_SNAPKV_PREFILL_SELECTIVE && params.vault) {
         return "a selective prefill leaves the vault without the rows that later layers have not computed, and the next question may need them: "
                "set prefill to exact, or leave the vault out";
+    }
+    if (params.recall_every > 0 && !params.vault) {
+        return "a recall takes rows from the vault, and there is none: set vault, or recall_every to 0";
+    }
+    if (params.recall_every > 0 && (params.recall_queries == 0 || params.recall_queries > params.recall_every)) {
+        return format("recall_queries must be in [1, recall_every], which is %u, not %u", params.recall_every, params.recall_queries);
     }
     return "";
 }

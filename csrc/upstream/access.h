@@ -12,6 +12,7 @@ struct llama_snapkv_access {
     // llama_context
     static auto & snapkv(llama_context & c) { return c.snapkv; }
     static auto & snapkv(const llama_context & c) { return c.snapkv; }
+    static auto & cparams(llama_context & c) { return c.cparams; }
     static auto & sched(llama_context & c) { return c.sched; }
     static auto & sched_need_reserve(llama_context & c) { return c.sched_need_reserve; }
     static auto & backend_ptrs(llama_context & c) { return c.backend_ptrs; }

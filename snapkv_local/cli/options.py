@@ -274,6 +274,15 @@ config_options = together(
     setting(
         "--vault-limit", type=ByteSize(), says="The most that the vault may take, such as 8GiB."
     ),
+    setting(
+        "--recall",
+        is_flag=True,
+        says="While an answer is written, take rows of the vault in that its tokens attend to; not exact.",
+    ),
+    setting(
+        "--recall-every", type=SIZE, says="After how many tokens of an answer rows are recalled."
+    ),
+    setting("--recall-queries", type=SIZE, says="How many of the last ones vote for them."),
 )
 
 # the same, of commands that prefill: which rows stay

@@ -29,7 +29,7 @@ class EvalLlama(Llama):
     def prefill_with(
         self, tokens: Sequence[int], budget: int, settings: Mapping[str, Any], view: PromptView
     ) -> PrefillStats:
-        """Evaluate a prompt and keep rows of it, without a vault.
+        """Evaluate a prompt and keep rows of it, without a vault unless the settings have one.
 
         Args:
             tokens: [n_prompt].
@@ -39,7 +39,7 @@ class EvalLlama(Llama):
         """
         self._whole = self._whole or self.snapkv
         assert self._whole is not None
-        self.set_snapkv(replace(self._whole, budget=budget, vault="off", **settings))
+        self.set_snapkv(replace(self._whole, budget=budget, **{"vault": "off", **settings}))
         self.set_protected(view.protected)
         self.set_question(view.question)
         return super().prefill(tokens)

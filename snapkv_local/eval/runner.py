@@ -23,6 +23,7 @@ from snapkv_local.eval.scores import Logits, Seen, measure
 from snapkv_local.eval.settings import Settings
 from snapkv_local.plan.layers import KvType, cached_layers
 from snapkv_local.plan.model import PlannedModel
+from snapkv_local.policies.recall import Recall
 from snapkv_local.policies.selective import Selective
 from snapkv_local.policies.view import LayerView
 
@@ -165,25 +166,32 @@ class Evaluation:
 
     def _is_prefill(self, cell: Cell) -> bool:
         """Does it say how a prompt is evaluated, and not only which rows stay?"""
-        return isinstance(self.policies.get(cell.policy), Selective)
+        return isinstance(self.policies.get(cell.policy), Selective | Recall)
 
     def _prefill_anew(
         self, engine: Engine, cell: Cell, group: Sequence[Case], fulls: Sequence[Seen]
     ) -> None:
         """Score cases of one prompt after a prefill that is the cell's own."""
         policy = self.policies[cell.policy]
-        assert isinstance(policy, Selective)
+        assert isinstance(policy, Selective | Recall)
         cases = [
             (c, f) for c, f in zip(group, fulls, strict=True) if self.record.missing(c, [cell])
         ]
         if not cases:
             return
         view = self.settings.view(group[0])
-        with self._timed(f"prefill {cell.policy}"):
-            engine.prefill_with(list(group[0].prompt), cell.budget, policy.settings(), view)
+
+        def prefill() -> None:
+            with self._timed(f"prefill {cell.policy}"):
+                prompt = list(group[0].prompt)
+                engine.prefill_with(prompt, cell.budget, policy.settings(), view)
+
+        prefill()
         held = [min(cell.budget, view.n_prompt)] * len(cached_layers(self.model))
         n_bytes = kv_bytes(self.model, cell.kv_type, view.n_prompt, held)
-        for case, full in cases:
+        for i, (case, full) in enumerate(cases):
+            if i > 0 and isinstance(policy, Recall):
+                prefill()  # an answer changes the rows
             engine.rewind()
             seen = self._score(engine, case)
             with self._timed("measure"):

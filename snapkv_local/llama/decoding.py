@@ -161,9 +161,10 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
             n_logits: last tokens whose logits are wanted. A batch has those of its last one anyway,
                 and with logits_all of all.
         """
-        for start in range(0, len(tokens), self.n_batch):
+        most = self._most_at_once()
+        for start in range(0, len(tokens), most):
             self._check_model()
-            batch = tokens[start : start + self.n_batch]
+            batch = tokens[start : start + most]
             n_past = self.n_tokens
             wanted = max(1, n_logits - (len(tokens) - start - len(batch)))
             n_rows = len(batch) if self._logits_all else min(wanted, len(batch))
@@ -173,6 +174,12 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
             self._ctx.decode(self._batch)
             self._note(n_past, batch, n_rows)
             yield self._logits(n_rows)
+
+    def _most_at_once(self) -> int:
+        """Tokens of a batch: a recall comes between two."""
+        context: Any = self._ctx  # one of ours
+        config = context.options.config if isinstance(context, SnapKVContext) else None
+        return min(self.n_batch, config.recall_every) if config and config.recall else self.n_batch
 
     def _note(self, start: int, tokens: Sequence[int] | npt.NDArray[np.int32], n_rows: int) -> None:
         """Tokens have been evaluated from a position on, and the last n_rows have logits."""

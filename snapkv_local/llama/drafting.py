@@ -246,6 +246,20 @@ def refuse_recurrent(llm: EvaluatingLlama, subject: str) -> None:
         )
 
 
+def refuse_recall(llm: EvaluatingLlama, subject: str) -> None:
+    """Drafts that are wrong would vote, too, and what they ask for would stay.
+
+    Raises:
+        ConfigError: rows are recalled while the model answers.
+    """
+    if llm.snapkv is not None and llm.snapkv.recall:
+        raise ConfigError(
+            subject,
+            "a recall is asked for by an answer's tokens, and drafts may be none of it",
+            "leave out one of the two, drafts or recall",
+        )
+
+
 def _probability(logits: npt.NDArray[np.float32], token: int) -> float:
     """Of the most likely token."""
     return float(1 / np.exp(logits - logits[token]).sum())

@@ -15,6 +15,7 @@ from snapkv_local import policies
 from snapkv_local.errors import ConfigError
 from snapkv_local.policies.view import Again, LayerView, PromptView
 from snapkv_local.prompt.parts import ranges
+from snapkv_local.stats import RecallStats
 
 
 class KeepingLlama(CompletingLlama):
@@ -56,6 +57,13 @@ class KeepingLlama(CompletingLlama):
             int32 [n_selected], ascending; of an exact prefill, and where no selection was made, none.
         """
         return self._context("selected_positions").selected()
+
+    def recalls(self) -> list[RecallStats]:
+        """The recalls of the answer so far, with SnapKVConfig(recall=True): when, how many rows, seconds.
+
+        They begin anew with each prompt.
+        """
+        return self._context("recalls").recalls()
 
     def coverage(self) -> npt.NDArray[np.float32]:
         """Share of the window's attention mass that lies on the kept rows, after the last prefill.

@@ -173,6 +173,7 @@ class Llama(DocumentedLlama):
         """
         if draft_model is not None:
             drafting.refuse_recurrent(self, "draft_model")
+            drafting.refuse_recall(self, "draft_model")
         if isinstance(draft_model, drafting.ModelDraft):
             draft_model.check(self)
         self.draft_model = draft_model

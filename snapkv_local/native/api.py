@@ -22,6 +22,7 @@ from snapkv_local.native.structs import (
     llama_snapkv_params,
     llama_snapkv_prompt,
     llama_snapkv_proof,
+    llama_snapkv_recall_event,
     llama_snapkv_seq_info,
     llama_snapkv_state,
     llama_snapkv_stats,
@@ -210,6 +211,12 @@ def llama_snapkv_scores(ctx: Any, ic: int, head: int, scores: Any, n: int, /) ->
 # LLAMA_API uint32_t llama_snapkv_selected(const struct llama_context * ctx, int32_t * ids, uint32_t n);
 @_function("llama_snapkv_selected", [_ctx_p, _i32_p, _u32], _u32)
 def llama_snapkv_selected(ctx: Any, ids: Any, n: int, /) -> int: ...
+
+
+# LLAMA_API uint32_t llama_snapkv_recalls(const struct llama_context * ctx,
+#     struct llama_snapkv_recall_event * events, uint32_t n);
+@_function("llama_snapkv_recalls", [_ctx_p, ctypes.POINTER(llama_snapkv_recall_event), _u32], _u32)
+def llama_snapkv_recalls(ctx: Any, events: Any, n: int, /) -> int: ...
 
 
 # LLAMA_API float llama_snapkv_coverage(const struct llama_context * ctx, uint32_t ic, uint32_t head);

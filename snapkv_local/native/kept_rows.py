@@ -14,6 +14,7 @@ from snapkv_local.native import api, structs  # isort: skip
 
 from snapkv_local.errors import ConfigError, NoRoomError
 from snapkv_local.policies.view import LayerView
+from snapkv_local.stats import RecallStats
 
 
 class KeptRows:
@@ -78,6 +79,12 @@ class KeptRows:
         ids = np.empty(api.llama_snapkv_selected(self.ctx, None, 0), np.int32)
         api.llama_snapkv_selected(self.ctx, pointer(ids, ctypes.c_int32), len(ids))
         return ids
+
+    def recalls(self) -> list[RecallStats]:
+        """The recalls since the last prompt, the first one first."""
+        events = (structs.llama_snapkv_recall_event * api.llama_snapkv_recalls(self.ctx, None, 0))()
+        api.llama_snapkv_recalls(self.ctx, events, len(events))
+        return [RecallStats.of(event) for event in events]
 
     def coverage(self) -> npt.NDArray[np.float32]:
         """Share of the window's attention mass on the kept rows, [n_layer_cached, n_head_kv].

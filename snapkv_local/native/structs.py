@@ -54,6 +54,8 @@ class llama_snapkv_params(_Sized):
         ("select_min", _u32),
         ("select_depth", ctypes.c_float),
         ("select_settled", ctypes.c_float),
+        ("recall_every", _u32),
+        ("recall_queries", _u32),
     ]
 
 
@@ -214,6 +216,19 @@ class llama_snapkv_vault_segment(_Sized):
         ("swa", ctypes.c_void_p),
         ("swa_bytes", ctypes.c_uint64),
         ("n_swa_rows", _u32),
+    ]
+
+
+# struct llama_snapkv_recall_event
+class llama_snapkv_recall_event(ctypes.Structure):
+    """A recall while answering, as in snapkv.h."""
+
+    _fields_ = [
+        ("pos", llama_cpp.llama_pos),
+        ("n_rows", ctypes.c_uint64),
+        ("n_bytes", ctypes.c_uint64),
+        ("seconds_rank", ctypes.c_double),
+        ("seconds_copy", ctypes.c_double),
     ]
 
 

@@ -64,6 +64,8 @@ def make_params(config: SnapKVConfig, keep_scores: bool = False) -> llama_snapkv
         select_min=config.select_min,
         select_depth=config.select_depth,
         select_settled=config.select_settled,
+        recall_every=config.recall_every if config.recall else 0,
+        recall_queries=config.recall_queries,
     )
 
 

@@ -20,6 +20,7 @@ from snapkv_local.policies.policy import Policy
 from snapkv_local.policies.pyramid import Pyramid
 from snapkv_local.policies.question import Question
 from snapkv_local.policies.random import Random
+from snapkv_local.policies.recall import Recall
 from snapkv_local.policies.replay import Replay
 from snapkv_local.policies.selective import Selective
 from snapkv_local.policies.sentence import Sentence
@@ -67,8 +68,8 @@ def get(name: str) -> type[Policy]:
     return POLICIES[name]
 
 
-# what says how a prompt is evaluated, too, and so chooses no rows of one that has been
-PREFILLS: dict[str, type[Policy]] = {Selective.name: Selective}
+# what says how a prompt, or its answer, is evaluated, too, and so chooses no rows of one that has been
+PREFILLS: dict[str, type[Policy]] = {policy.name: policy for policy in (Selective, Recall)}
 
 
 def parse(text: str, others: Mapping[str, type[Policy]] | None = None) -> Policy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from snapkv_local.errors import ConfigError
-from snapkv_local.eval.tasks import continuation, count, files, keys, needle, several, trace
+from snapkv_local.eval.tasks import continuation, count, files, keys, needle, several, trace, wander
 from snapkv_local.eval.tasks.task import Task, Wanted
 from snapkv_local.models.resolve import expanded
 
@@ -15,6 +15,7 @@ _MADE: tuple[Task, ...] = (
     *keys.TASKS,
     *trace.TASKS,
     *count.TASKS,
+    *wander.TASKS,
     *continuation.TASKS,
 )
 TASKS: dict[str, Task] = {task.name: task for task in _MADE}

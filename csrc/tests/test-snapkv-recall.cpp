@@ -1,0 +1,490 @@
+// Recall while answering: the rows that an answer's tokens ask for are in the cache, with the vault's bytes, and nothing else has
+// changed. What should be there is counted here from the queries that a callback of the context's own has seen, in double.
+//
+//   test-snapkv-recall MODEL.gguf ...
+
+#include "llama-cpp.h"
+#include "snapkv.h"
+#include "test-snapkv-sequences.h"
+
+#include "recall/recall.h"
+#include "state/cells.h"
+#include "upstream/access.h"
+
+#include "ggml-backend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+
+using access = llama_snapkv_access;
+
+static constexpr uint32_t N_CTX = 512;
+static constexpr uint32_t N = 230;
+static constexpr uint32_t BUDGET = 48;
+static constexpr uint32_t WINDOW = 16;
+static constexpr uint32_t N_SINK = 2;
+static constexpr uint32_t EVERY = 8;
+static constexpr uint32_t QUERIES = 3;
+static constexpr double FADE = 0.9;
+
+// what the context's own callback has seen: queries, [head_dim, n_head] of each layer that attends
+struct seen {
+    struct layer {
+        int64_t head_dim;
+        int64_t n_head;
+        float scale;
+        float softcap;
+        std::vector<float> q;
+    };
+    std::vector<layer> now; // of the newest token, in the graph's order
+};
+
+static bool on_node(ggml_tensor * t, bool ask, void * data) {
+    if (t->op != GGML_OP_FLASH_ATTN_EXT) {
+        return false;
+    }
+    if (!ask) {
+        const ggml_tensor * q = t->src[0];
+        seen::layer layer = { q->ne[0], q->ne[2], 0.0f, 0.0f, {} };
+        memcpy(&layer.scale, (const float *) t->op_params, sizeof(float));
+        memcpy(&layer.softcap, (const float *) t->op_params + 2, sizeof(float));
+        for (int64_t h = 0; h < q->ne[2]; ++h) {
+            std::vector<float> head(q->ne[0]);
+            ggml_backend_tensor_get(q, head.data(), (q->ne[1] - 1) * q->nb[1] + h * q->nb[2], head.size() * sizeof(float));
+            layer.q.insert(layer.q.end(), head.begin(), head.end());
+        }
+        static_cast<seen *>(data)->now.push_back(std::move(layer));
+    }
+    return true;
+}
+
+static llama_context_params context_params(seen * to = nullptr) {
+    llama_context_params cp = llama_context_default_params();
+    cp.n_ctx = N_CTX;
+    cp.n_batch = 64;
+    cp.n_ubatch = 64;
+    cp.n_threads = cp.n_threads_batch = 1;
+    cp.no_perf = true;
+    cp.cb_eval = to ? on_node : nullptr;
+    cp.cb_eval_user_data = to;
+    return cp;
+}
+
+static llama_snapkv_params snapkv_params(uint32_t every = EVERY) {
+    llama_snapkv_params sp = llama_snapkv_default_params();
+    sp.budget = BUDGET;
+    sp.window_size = WINDOW;
+    sp.n_sink = N_SINK;
+    sp.kernel_size = 3;
+    sp.decode_cells = 64;
+    sp.vault = true;
+    sp.recall_every = every;
+    sp.recall_queries = QUERIES;
+    return sp;
+}
+
+static llama_context_ptr make(llama_model * model, uint32_t every = EVERY, seen * to = nullptr) {
+    llama_context_ptr ctx(llama_snapkv_init_from_model(model, context_params(to), snapkv_params(every)));
+    CHECK(ctx);
+    return ctx;
+}
+
+static int32_t decode(llama_context * ctx, const tokens_t & tokens, llama_pos pos) {
+    llama_batch batch = llama_batch_init((int32_t) tokens.size(), 0, 1);
+    for (const llama_token token : tokens) {
+        const int32_t i = batch.n_tokens++;
+        batch.token[i] = token;
+        batch.pos[i] = pos + i;
+        batch.n_seq_id[i] = 1;
+        batch.seq_id[i][0] = 0;
+        batch.logits[i] = i + 1 == (int32_t) tokens.size();
+    }
+    const int32_t rc = llama_snapkv_decode(ctx, batch);
+    llama_batch_free(batch);
+    return rc;
+}
+
+static std::vector<llama_snapkv_recall_event> events(llama_context * ctx) {
+    std::vector<llama_snapkv_recall_event> res(llama_snapkv_recalls(ctx, nullptr, 0));
+    CHECK(llama_snapkv_recalls(ctx, res.data(), (uint32_t) res.size()) == res.size());
+    return res;
+}
+
+static llama_kv_cache & base_of(llama_context * ctx) {
+    return *llama_snapkv_memory_of(*ctx).base;
+}
+
+// K and V of each cached layer, [n_cells] rows
+static std::vector<bytes_t> cells_of(llama_context * ctx) {
+    std::vector<bytes_t> res;
+    for (const auto & layer : access::layers(base_of(ctx))) {
+        for (const ggml_tensor * t : access::tensors(layer, 0)) {
+            res.emplace_back(ggml_nbytes(t));
+            ggml_backend_tensor_get(t, res.back().data(), 0, res.back().size());
+        }
+    }
+    return res;
+}
+
+// are all kept rows the vault's, byte by byte? begin: of the kept rows' cells
+static bool holds_vault_bytes(llama_context * ctx, uint32_t & begin, uint32_t & end) {
+    const auto & base = base_of(ctx);
+    const auto record = base.snapkv.get(0);
+    const auto & vault = access::snapkv(*ctx)->vaults.at(0);
+    const auto cells = cells_of(ctx);
+    std::tie(begin, end) = llama_snapkv_cells_before(base, 0, record->pos_exact());
+    end += begin;
+    bool res = end - begin == BUDGET - WINDOW;
+    size_t i_tensor = 0;
+    for (uint32_t ic = 0; ic < record->layers.size(); ++ic) {
+        const auto & kept = record->layers[ic];
+        for (const bool is_v : { false, true }) {
+            const size_t row = is_v ? vault.layers[ic].row_v : vault.layers[ic].row_k;
+            if (row == 0) {
+                continue;
+            }
+            const auto & bytes = cells[i_tensor++];
+            const size_t head = row / kept.n_head_kv;
+            for (uint32_t h = 0; h < kept.n_head_kv; ++h) {
+                for (uint32_t i = 0; i < kept.n_kept; ++i) {
+                    const int32_t id = kept.ids[h * kept.n_kept + i];
+                    res = res && memcmp(&bytes[(begin + i) * row + h * head], vault.row(is_v, ic, id) + h * head, head) == 0;
+                }
+            }
+        }
+    }
+    return res;
+}
+
+//
+// the rule, once more
+//
+
+// of a KV head: k [head_dim, n], one query after the other, [n_queries] for each of n_head query heads
+static std::vector<double> votes(const float * k, int64_t head_dim, const std::vector<std::vector<const float *>> & q, double scale, double softcap) {
+    std::vector<double> mean(N);
+    for (const auto & of_head : q) {
+        std::vector<double> most(N);
+        for (const float * query : of_head) {
+            std::vector<double> p(N);
+            double sum = 0.0;
+            for (const bool second : { false, true }) {
+                for (uint32_t j = 0; j < N; ++j) {
+                    if (second) {
+                        most[j] = std::max(most[j], p[j] / sum);
+                        continue;
+                    }
+                    double dot = 0.0;
+                    for (int64_t d = 0; d < head_dim; ++d) {
+                        dot += (double) query[d] * k[j * head_dim + d];
+                    }
+                    dot *= scale;
+                    p[j] = std::exp(softcap == 0.0 ? dot : softcap * std::tanh(dot / softcap));
+                    sum += p[j];
+                }
+            }
+        }
+        for (uint32_t j = 0; j < N; ++j) {
+            mean[j] += most[j] / q.size();
+        }
+    }
+    std::vector<double> res(N);
+    for (int j = 0; j < (int) N; ++j) {
+        for (int i = std::max(1, j - 1); i <= std::min((int) N - 1, j + 1); ++i) { // 3 wide, without the first key
+            res[j] += mean[i] / 3.0;
+        }
+        res[j] += 0.25 * mean[j];
+    }
+    return res;
+}
+
+// how many of the rows that are kept after the first recall are those of the rule
+static void test_rows(llama_model * model) {
+    seen got;
+    auto ctx = make(model, EVERY, &got);
+    const auto tokens = make_tokens(model, N, 1);
+    CHECK(prefill(ctx.get(), tokens) == 0);
+    CHECK(events(ctx.get()).empty());
+    uint32_t begin = 0;
+    uint32_t end = 0;
+    CHECK(holds_vault_bytes(ctx.get(), begin, end));
+    const auto before = base_of(ctx.get()).snapkv.get(0);
+
+    // an answer that says what the prompt's beginning does
+    const tokens_t answer(tokens.begin() + 20, tokens.begin() + 20 + EVERY);
+    std::vector<std::vector<seen::layer>> of_tokens;
+    for (uint32_t i = 0; i + 1 < EVERY; ++i) {
+        got.now.clear();
+        CHECK(decode(ctx.get(), { answer[i] }, (llama_pos) (N + i)) == 0);
+        of_tokens.push_back(got.now);
+    }
+    CHECK(events(ctx.get()).empty());
+    CHECK(base_of(ctx.get()).snapkv.get(0) == before);
+    const auto cells_before = cells_of(ctx.get());
+    const uint32_t n_used = base_of(ctx.get()).get_cells(0).get_used();
+    got.now.clear();
+    CHECK(decode(ctx.get(), { answer.back() }, (llama_pos) (N + EVERY - 1)) == 0);
+    of_tokens.push_back(got.now);
+    of_tokens.erase(of_tokens.begin(), of_tokens.end() - QUERIES);
+
+    CHECK(events(ctx.get()).size() == 1);
+    const auto event = events(ctx.get()).empty() ? llama_snapkv_recall_event() : events(ctx.get())[0];
+    CHECK(event.pos == (llama_pos) (N + EVERY - 1));
+    CHECK(event.n_rows > 0 && event.n_bytes > 0);
+    CHECK(holds_vault_bytes(ctx.get(), begin, end));
+
+    // all other cells are as before, but for that of the new token, and no more are in use
+    CHECK(base_of(ctx.get()).get_cells(0).get_used() == n_used + 1);
+    const auto cells_after = cells_of(ctx.get());
+    uint32_t n_changed = 0;
+    for (size_t i = 0; i < cells_after.size(); ++i) {
+        const size_t row = cells_after[i].size() / base_of(ctx.get()).get_size();
+        for (uint32_t c = 0; c < base_of(ctx.get()).get_size(); ++c) {
+            n_changed += (c < begin || c >= end) && memcmp(&cells_before[i][c * row], &cells_after[i][c * row], row) != 0;
+        }
+    }
+    CHECK(n_changed == cells_after.size());
+
+    // the rows
+    const auto after = base_of(ctx.get()).snapkv.get(0);
+    uint64_t n_replaced = 0;
+    uint64_t n_same = 0;
+    uint64_t n_all = 0;
+    // nodes come in the order of the layers that attend: full attention is that of the cached ones
+    std::vector<int32_t> attending;
+    const auto & hparams = model->hparams;
+    for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
+        if (!hparams.is_recr(il)) {
+            attending.push_back((int32_t) il);
+        }
+    }
+    CHECK(of_tokens.back().size() == attending.size());
+    for (uint32_t ic = 0; ic < after->layers.size() && of_tokens.back().size() == attending.size(); ++ic) {
+        const auto & kept = after->layers[ic];
+        llama_snapkv_vault_info info = {};
+        info.size = sizeof(info);
+        CHECK(llama_snapkv_get_vault_info(ctx.get(), 0, ic, &info));
+        std::vector<float> q((size_t) info.head_dim * info.n_queries * info.n_head);
+        std::vector<float> k((size_t) info.head_dim * N * info.n_head_kv);
+        CHECK(llama_snapkv_vault_read(ctx.get(), 0, ic, q.data(), k.data(), nullptr));
+        CHECK(info.n_queries >= WINDOW);
+        for (uint32_t h = 0; h < kept.n_head_kv; ++h) {
+            const float * kh = k.data() + (size_t) h * N * info.head_dim;
+            const uint32_t g = info.n_head / info.n_head_kv;
+            std::vector<std::vector<const float *>> asked(g);
+            for (uint32_t i = 0; i < g; ++i) {
+                for (uint32_t t = info.n_queries - WINDOW; t < info.n_queries; ++t) {
+                    asked[i].push_back(q.data() + ((size_t) (h * g + i) * info.n_queries + t) * info.head_dim);
+                }
+            }
+            std::vector<std::vector<const float *>> asks;
+            float scale = 0.0f;
+            float softcap = 0.0f;
+            for (const int32_t reader : llama_snapkv_readers(base_of(ctx.get()), kept.il)) {
+                const size_t node = std::find(attending.begin(), attending.end(), reader) - attending.begin();
+                const auto & layer = of_tokens.back()[node];
+                scale = layer.scale;
+                softcap = layer.softcap;
+                const int64_t per = layer.n_head / kept.n_head_kv;
+                for (int64_t i = h * per; i < (h + 1) * per; ++i) {
+                    asks.emplace_back();
+                    for (const auto & token : of_tokens) {
+                        asks.back().push_back(token[node].q.data() + i * layer.head_dim);
+                    }
+                }
+            }
+            const auto old_votes = votes(kh, info.head_dim, asked, scale, softcap);
+            auto scores = votes(kh, info.head_dim, asks, scale, softcap);
+            std::vector<int32_t> old_ids(before->layers[ic].ids.begin() + h * kept.n_kept, before->layers[ic].ids.begin() + (h + 1) * kept.n_kept);
+            const std::vector<int32_t> ids(kept.ids.begin() + h * kept.n_kept, kept.ids.begin() + (h + 1) * kept.n_kept);
+            for (const int32_t id : old_ids) {
+                scores[id] = std::max(scores[id], FADE * old_votes[id]);
+                scores[id] += (uint32_t) id < N_SINK ? 1000.0 : 0.0;
+            }
+            std::vector<int32_t> order(N - WINDOW);
+            for (uint32_t i = 0; i < order.size(); ++i) {
+                order[i] = (int32_t) i;
+            }
+            std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return scores[a] > scores[b]; });
+            for (uint32_t i = 0; i < kept.n_kept; ++i) {
+                n_same += std::count(ids.begin(), ids.end(), order[i]);
+                n_replaced += !std::count(old_ids.begin(), old_ids.end(), ids[i]);
+            }
+            n_all += kept.n_kept;
+            CHECK(std::count(ids.begin(), ids.end(), order[0]) == 1);
+            for (uint32_t i = 0; i < N_SINK; ++i) {
+                CHECK(std::count(ids.begin(), ids.end(), (int32_t) i) == 1);
+            }
+            std::vector<int32_t> told(kept.n_kept);
+            CHECK(llama_snapkv_kept(ctx.get(), 0, ic, h, told.data(), kept.n_kept) == kept.n_kept);
+            CHECK(std::is_sorted(told.begin(), told.end()) && std::is_permutation(told.begin(), told.end(), ids.begin()));
+            CHECK(std::adjacent_find(told.begin(), told.end()) == told.end());
+        }
+    }
+    CHECK(n_replaced == event.n_rows);
+    CHECK(n_same >= 0.97 * n_all); // K is rounded, and so are the queries
+    if (n_same < 0.97 * n_all) {
+        printf("%llu of %llu rows\n", (unsigned long long) n_same, (unsigned long long) n_all);
+    }
+
+    // the next ones, in batches
+    CHECK(decode(ctx.get(), make_tokens(model, EVERY + 3, 5), (llama_pos) (N + EVERY)) == 0);
+    CHECK(events(ctx.get()).size() == 2);
+    CHECK(holds_vault_bytes(ctx.get(), begin, end));
+    CHECK(decode(ctx.get(), make_tokens(model, EVERY - 1, 6), (llama_pos) (N + 2 * EVERY + 3)) == 0);
+    CHECK(events(ctx.get()).size() == 2);
+}
+
+// until the first recall the logits are those without it, bit for bit
+static void test_until_then(llama_model * model) {
+    std::vector<row_t> rows[2];
+    for (const bool on : { false, true }) {
+        auto ctx = make(model, on ? EVERY : 0);
+        CHECK(prefill(ctx.get(), make_tokens(model, N, 1)) == 0);
+        for (uint32_t i = 0; i < EVERY + 1; ++i) {
+            rows[on].push_back(logits(ctx.get()));
+            CHECK(decode(ctx.get(), { (llama_token) i }, (llama_pos) (N + i)) == 0);
+        }
+        CHECK(events(ctx.get()).size() == (on ? 1 : 0));
+        rows[on].push_back(logits(ctx.get()));
+    }
+    for (uint32_t i = 0; i < EVERY + 1; ++i) {
+        CHECK(rows[0][i] == rows[1][i]);
+    }
+    CHECK(rows[0].back() != rows[1].back());
+}
+
+static void test_protected(llama_model * model) {
+    auto ctx = make(model);
+    const auto tokens = make_tokens(model, N, 1);
+    const llama_snapkv_span span = { 60, 85 };
+    llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, tokens.data(), N);
+    prompt.protected_spans = &span;
+    prompt.n_protected = 1;
+    CHECK(llama_snapkv_prefill(ctx.get(), &prompt) == 0);
+    for (uint32_t i = 0; i < 3 * EVERY; ++i) {
+        CHECK(decode(ctx.get(), { tokens[20 + i] }, (llama_pos) (N + i)) == 0);
+    }
+    CHECK(events(ctx.get()).size() == 3);
+    const auto record = base_of(ctx.get()).snapkv.get(0);
+    for (const auto & layer : record->layers) {
+        for (uint32_t h = 0; h < layer.n_head_kv; ++h) {
+            const auto first = layer.ids.begin() + h * layer.n_kept;
+            for (int32_t id = span.begin; id < span.end; ++id) {
+                CHECK(std::count(first, first + layer.n_kept, id) == 1);
+            }
+        }
+    }
+    // a prompt of its own protects nothing, and begins anew
+    CHECK(prefill(ctx.get(), tokens) == 0);
+    CHECK(events(ctx.get()).empty());
+}
+
+struct counter {
+    int64_t at;
+    int64_t calls;
+};
+
+// aborted at some call of the callback: within llama_decode(), or within the recall, which then has changed nothing
+static void test_abort(llama_model * model) {
+    const auto tokens = make_tokens(model, N, 1);
+    const auto begin = [&](llama_context * ctx, counter * c) {
+        CHECK(prefill(ctx, tokens) == 0);
+        CHECK(decode(ctx, tokens_t(tokens.begin() + 20, tokens.begin() + 19 + EVERY), N) == 0);
+        llama_set_abort_callback(ctx, [](void * data) { return ++static_cast<counter *>(data)->calls >= static_cast<counter *>(data)->at; }, c);
+        return base_of(ctx).snapkv.get(0);
+    };
+    counter all = { INT64_MAX, 0 };
+    auto ctx = make(model);
+    begin(ctx.get(), &all);
+    CHECK(decode(ctx.get(), { 7 }, (llama_pos) (N + EVERY - 1)) == 0);
+    CHECK(events(ctx.get()).size() == 1);
+
+    // the recall comes last
+    for (const int64_t at : { (int64_t) 3, all.calls - 2, all.calls }) {
+        counter c = { at, 0 };
+        auto other = make(model);
+        const auto record = begin(other.get(), &c);
+        const int32_t rc = decode(other.get(), { 7 }, (llama_pos) (N + EVERY - 1));
+        CHECK(rc == (at == 3 ? 2 : 0));
+        CHECK(events(other.get()).empty());
+        CHECK(base_of(other.get()).snapkv.get(0) == record);
+        uint32_t first = 0;
+        uint32_t last = 0;
+        CHECK(holds_vault_bytes(other.get(), first, last));
+        if (at == 3) {
+            continue;
+        }
+        // the next one comes as usual
+        llama_set_abort_callback(other.get(), nullptr, nullptr);
+        CHECK(decode(other.get(), make_tokens(model, EVERY, 5), (llama_pos) (N + EVERY)) == 0);
+        CHECK(events(other.get()).size() == 1);
+    }
+}
+
+// what was saved after a recall goes on as it would have; and from the vault of a prompt that the sequence no longer holds nothing is recalled
+static void test_state(llama_model * model) {
+    auto ctx = make(model);
+    const auto tokens = make_tokens(model, N, 1);
+    CHECK(prefill(ctx.get(), tokens) == 0);
+    CHECK(decode(ctx.get(), tokens_t(tokens.begin() + 20, tokens.begin() + 20 + EVERY), N) == 0);
+    CHECK(events(ctx.get()).size() == 1);
+    bytes_t state(llama_state_seq_get_size(ctx.get(), 0));
+    CHECK(llama_state_seq_get_data(ctx.get(), state.data(), state.size(), 0) == state.size());
+    CHECK(decode(ctx.get(), { 7 }, (llama_pos) (N + EVERY)) == 0);
+    const auto expected = logits(ctx.get());
+
+    auto other = make(model);
+    CHECK(prefill(other.get(), make_tokens(model, N, 77)) == 0);
+    CHECK(llama_state_seq_set_data(other.get(), state.data(), state.size(), 0) == state.size());
+    CHECK(decode(other.get(), { 7 }, (llama_pos) (N + EVERY)) == 0);
+    CHECK(logits(other.get()) == expected);
+    CHECK(decode(other.get(), make_tokens(model, EVERY, 5), (llama_pos) (N + EVERY + 1)) == 0);
+    CHECK(events(other.get()).empty());
+}
+
+static void test_refused(llama_model * model) {
+    auto refused = [&](auto change, const char * reason, uint32_t n_seq_max = 1) {
+        llama_snapkv_params sp = snapkv_params();
+        llama_context_params cp = context_params();
+        cp.n_seq_max = n_seq_max;
+        cp.n_ctx *= n_seq_max;
+        change(sp);
+        const bool no = !llama_snapkv_supported(model, cp, sp);
+        if (!no || !strstr(llama_snapkv_last_error(), reason)) {
+            printf("expected '%s', got '%s'\n", reason, llama_snapkv_last_error());
+            return false;
+        }
+        return true;
+    };
+    CHECK(refused([](auto & sp) { sp.vault = false; }, "takes rows from the vault"));
+    CHECK(refused([](auto & sp) { sp.recall_queries = 0; }, "recall_queries"));
+    CHECK(refused([](auto & sp) { sp.recall_queries = EVERY + 1; }, "recall_queries"));
+    CHECK(refused([](auto &) {}, "set n_seq_max to 1", 2));
+
+    // a prompt that all stays of has nothing to recall, and no vault is none
+    auto ctx = make(model);
+    CHECK(prefill(ctx.get(), make_tokens(model, BUDGET, 1)) == 0);
+    CHECK(decode(ctx.get(), make_tokens(model, EVERY, 5), BUDGET) == 0);
+    CHECK(prefill(ctx.get(), make_tokens(model, N, 1)) == 0);
+    llama_snapkv_vault_clear(ctx.get(), 0);
+    CHECK(decode(ctx.get(), make_tokens(model, EVERY, 5), N) == 0);
+    CHECK(events(ctx.get()).empty());
+}
+
+static tests_t tests_of(const llama_model *) {
+    return {
+        { "rows", test_rows },
+        { "until then", test_until_then },
+        { "protected", test_protected },
+        { "abort", test_abort },
+        { "state", test_state },
+        { "refused", test_refused },
+    };
+}
+
+int main(int argc, char ** argv) {
+    return run_tests(argc, argv, tests_of);
+}

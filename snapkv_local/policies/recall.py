@@ -1,0 +1,39 @@
+"""SnapKV with recall while answering, as evaluations name it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from snapkv_local.declared import option
+from snapkv_local.policies.snapkv import SnapKV
+
+
+@dataclass(frozen=True)
+class Recall(SnapKV):
+    """SnapKV whose kept rows change with what the answer's tokens attend to. Not exact.
+
+    Only the engine can do it, between two tokens. So it is no policy that chooses from rows that are
+    there, and SnapKVConfig has it as recall=True. Pages of Quest (arXiv 2406.10774) are chosen for
+    each token, and stay on the device; here rows come back from the vault, now and then.
+
+    Attributes:
+        every: tokens of the answer between two recalls.
+        queries: of the last ones of these that vote.
+    """
+
+    name: ClassVar[str] = "recall"
+
+    every: int = option(16, least=1)
+    queries: int = option(4, least=1)
+
+    def settings(self) -> dict[str, Any]:
+        """Of SnapKVConfig, beside those of SnapKV."""
+        own = {field.name: getattr(self, field.name) for field in fields(SnapKV)}
+        return {
+            **{name: value for name, value in own.items() if value != "window"},
+            "vault": "ram",
+            "recall": True,
+            "recall_every": self.every,
+            "recall_queries": self.queries,
+        }
