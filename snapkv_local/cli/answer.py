@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from snapkv_local.cli.sampling import Sampling
 from snapkv_local.hardware import peak_rss
 from snapkv_local.llama.usage import Usage
 from snapkv_local.report.units import size
-from snapkv_local.stats import PrefillStats
+from snapkv_local.stats import PrefillStats, RecallStats
 
 if TYPE_CHECKING:
     from snapkv_local.llama.llama import Llama
@@ -33,6 +33,7 @@ class Answer:
         decode_tokens_per_second: after the first text; None for a shorter answer.
         peak_rss: largest resident memory of this process so far, in bytes.
         prefill: of the prompt that was compressed last, if any.
+        recalls: of the answer since then.
     """
 
     text: str
@@ -50,6 +51,7 @@ class Answer:
     decode_tokens_per_second: float | None
     peak_rss: int
     prefill: PrefillStats | None
+    recalls: list[RecallStats] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, for JSON."""
@@ -68,6 +70,10 @@ class Answer:
             parts.append(f"{self.n_accepted:,} of {self.n_drafted:,} guessed tokens were right")
         if self.prefill is not None and self.prefill.layer_group > 0:
             parts += _unusual(self.prefill)
+        if self.recalls:
+            n, n_rows = len(self.recalls), sum(recall.n_rows for recall in self.recalls)
+            seconds = sum(recall.seconds_rank + recall.seconds_copy for recall in self.recalls)
+            parts.append(f"{n:,} recalls of {n_rows:,} rows, {1000 * seconds / n:.0f} ms each")
         return " · ".join(parts)
 
     def _kv(self) -> str:
@@ -143,4 +149,5 @@ def ask(
         decode_tokens_per_second=steps / (ended - first[0]) if steps > 0 else None,
         peak_rss=peak_rss(),
         prefill=llm.last_prefill,
+        recalls=llm.recalls() if llm.snapkv is not None else [],
     )

@@ -36,7 +36,7 @@ _TASKS = "needle,needles,question-after,continue,code"
     default=_TASKS,
     show_default=True,
     help="The tasks. There are also question-first, values, queries, keys, hex-keys, trace, "
-    "count, jsonl:FILE and longbench:FILE.",
+    "count, in-turn, second-step, jsonl:FILE and longbench:FILE.",
 )
 @click.option(
     "--policies",
@@ -44,8 +44,8 @@ _TASKS = "needle,needles,question-after,continue,code"
     default="snapkv-paper,default,streaming,random",
     show_default=True,
     help="The policies, each as NAME or NAME:OPTION=VALUE+...; default is snapkv, which is what the engine "
-    "does without settings, snapkv-paper is the paper's form, and selective is snapkv after a selective "
-    "prefill.",
+    "does without settings, snapkv-paper is the paper's form, selective is snapkv after a selective "
+    "prefill, and recall is snapkv with recall while answering.",
 )
 @click.option(
     "--budgets",

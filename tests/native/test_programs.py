@@ -109,6 +109,12 @@ def test_selective_prefills(run: Run, arch_models: Path, arch: str) -> None:
 
 
 @pytest.mark.parametrize("arch", EACH_MEMORY)
+def test_recall_while_answering(run: Run, arch_models: Path, arch: str) -> None:
+    """The rows are those of the rule, in double, with the vault's bytes; else nothing has changed."""
+    assert run("test-snapkv-recall", arch_models / f"{arch}.gguf").strip() == "OK"
+
+
+@pytest.mark.parametrize("arch", EACH_MEMORY)
 def test_many_sequences(run: Run, arch_models: Path, arch: str) -> None:
     """9 to 64, decoded together: as alone, and nothing left of what had been in their places."""
     assert run("test-snapkv-parallel", arch_models / f"{arch}.gguf").strip().endswith("OK")

@@ -72,8 +72,10 @@ def test_every_option_reaches_its_setting(loaded):
         "select_settled": ("0", 0.0),
         "vault": ("ram", "ram"),
         "vault_limit": ("2GiB", 2**31),
+        "recall_every": ("24", 24),
+        "recall_queries": ("6", 6),
     }
-    assert set(CONFIG_NAMES) == {*settings, "keep_ratio", "policy", "protect_system"}
+    assert set(CONFIG_NAMES) == {*settings, "keep_ratio", "policy", "protect_system", "recall"}
     arguments = [part for name, (text, _) in settings.items() for part in (option_of(name), text)]
     _, config, options = loaded("--ctx", "128k", "--kv-type", "q8_0", *arguments)
     assert config == SnapKVConfig(**{name: value for name, (_, value) in settings.items()})
@@ -85,6 +87,11 @@ def test_what_chooses_the_rows(loaded):
     assert config == SnapKVConfig(
         policy="question:kernel_size=21", protect_system=True, decode_cells=DECODE_CELLS
     )
+
+
+def test_recall(loaded):
+    _, config, _ = loaded("--recall", "--vault", "ram")
+    assert config == SnapKVConfig(recall=True, vault="ram", decode_cells=DECODE_CELLS)
 
 
 def test_the_question_votes(loaded):

@@ -19,6 +19,7 @@ from snapkv_local.cli.doctor import readable, show, state
 from snapkv_local.cli.options import size_decode_cells
 from snapkv_local.cli.progress import PrefillBar
 from snapkv_local.llama.usage import Usage
+from snapkv_local.stats import RecallStats
 
 STATS = PrefillStats(
     n_prompt=8000,
@@ -75,6 +76,12 @@ def test_the_line_of_figures():
 def test_the_line_of_an_answer_that_was_guessed():
     guessed = dataclasses.replace(ANSWER, n_drafted=2000, n_accepted=1500)
     assert guessed.line().endswith("tokens/s · 1,500 of 2,000 guessed tokens were right")
+
+
+def test_the_line_of_an_answer_with_recalls():
+    recalls = [RecallStats(8000, 30, 7680, 0.02, 0.001), RecallStats(8016, 12, 3072, 0.01, 0.001)]
+    line = dataclasses.replace(ANSWER, recalls=recalls).line()
+    assert line.endswith("tokens/s · 2 recalls of 42 rows, 16 ms each")
 
 
 def test_the_line_of_a_prompt_that_was_kept_whole_compares_nothing():

@@ -37,6 +37,9 @@ def test_defaults():
         "select_min": 2048,
         "select_depth": 0.4,
         "select_settled": 0.85,
+        "recall": False,
+        "recall_every": 16,
+        "recall_queries": 4,
         "policy": "snapkv",
         "protect_system": False,
     }
@@ -107,6 +110,18 @@ def test_defaults():
         ({"policy": "pyramid"}, "choose what it shares rows out for, snapkv-paper"),
         ({"policy": "adaptive:of=value"}, "choose what it shares rows out for, value"),
         ({"policy": 3}, "policy=3: is of the wrong type; give a text such as 'snapkv'"),
+        (
+            {"recall": True},
+            "recall=True, vault='off': rows come back from the vault, and there is none",
+        ),
+        (
+            {"recall_queries": 17},
+            "recall_queries=17: are more than the 16 tokens between two recalls",
+        ),
+        (
+            {"recall": True, "vault": "ram", "policy": "value"},
+            "recall=True, policy='value': the votes of a recall are the engine's",
+        ),
         ({"prefill": "fast"}, "prefill='fast': is not known; choose one of exact, selective"),
         (
             {"prefill": "selective", "vault": "ram"},

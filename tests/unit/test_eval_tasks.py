@@ -1,5 +1,6 @@
 """Tasks: what a case holds, how documents are fitted, which texts and facts are whose."""
 
+import itertools
 import json
 import random
 import re
@@ -54,7 +55,7 @@ def cases():
 @pytest.mark.parametrize("name", MADE)
 def test_cases_of_every_task(cases, name):
     found = cases[name]
-    per_document = 1 if name in ("continue", "code") else 3
+    per_document = {"continue": 1, "code": 1, "in-turn": 10}.get(name, 3)
     assert len(found) == 4 * per_document
     assert len({case.id for case in found}) == len(found)
     assert len({case.document for case in found}) == 4
@@ -106,6 +107,32 @@ def test_an_answer_of_several_facts(cases, name):
         question = spell(case.prompt[slice(*case.question)])
         opening = spell(case.after)
         assert question.removeprefix("Which numbers have the ").rstrip("?") in opening
+
+
+def test_ten_facts_are_named_in_turn(cases):
+    """The question names none of them; the answer up to a value has all values before."""
+    for document in {case.document for case in cases["in-turn"]}:
+        found = [case for case in cases["in-turn"] if case.document == document]
+        assert len({case.prompt for case in found}) == 1
+        question = spell(found[0].prompt[slice(*found[0].question)])
+        for case in found:
+            statement = spell(case.after).rpartition("Next comes ")[2].partition(". ")[2]
+            assert statement + spell(case.gold) in spell(case.prompt)
+            assert not {word for word in re.findall("[A-Z][a-z]+", statement) if word in question}
+        for before, after in itertools.pairwise(found):
+            assert spell(after.after).startswith(spell(before.after) + spell(before.gold))
+
+
+def test_the_second_step_is_not_in_the_question(cases):
+    for case in cases["second-step"]:
+        question = spell(case.prompt[slice(*case.question)])
+        _, _, statement = spell(case.after).rpartition("the text says of ")
+        (who,) = re.findall("does ([A-Z][a-z]+) confide", question)
+        other, _, opening = statement.partition(". ")
+        assert f"{who} tells everything to one friend only, and that is {other}." in spell(
+            case.prompt
+        )
+        assert other not in question and opening + spell(case.gold) in spell(case.prompt)
 
 
 def test_hex_keys(cases):

@@ -335,6 +335,8 @@ def test_a_trial_has_all_settings_that_decide_which_rows_stay():
     }
     # of a selective prefill, which tune does not measure
     others |= {"prefill", "select_share", "select_min", "select_depth", "select_settled"}
+    # of answers
+    others |= {"recall", "recall_every", "recall_queries"}
     assert set(SnapKVConfig.__dataclass_fields__) == {*Setting().to_dict(), *amount, *others}
 
 

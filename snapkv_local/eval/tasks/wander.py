@@ -27,7 +27,9 @@ N_FACTS = 10
 _EACH = "Go through all people of whom the text says something special, and say it of each in turn."
 _FRIEND = "{who} tells everything to one friend only, and that is {other}. "
 _SECOND = "In whom does {who} confide, and what is special about that person?"
-_FIRST_STEP = "{who} tells everything to {other}. So the question is what the text says of {other}. "
+_FIRST_STEP = (
+    "{who} tells everything to {other}. So the question is what the text says of {other}. "
+)
 
 
 def in_turn(order: Order) -> Draft:
