@@ -48,7 +48,10 @@ class ResponsesForm:
             "temperature": request.temperature,
             "text": given["text"] or {"format": {"type": "text"}},
             "tool_choice": given["tool_choice"] or "auto",
-            "tools": [{"strict": False, **tool} for tool in given["tools"] or []],
+            "tools": [
+                tool if tool["type"] == "namespace" else {"strict": False, **tool}
+                for tool in given["tools"] or []
+            ],
             "top_p": request.top_p,
             "truncation": "disabled",
             "usage": None,
@@ -148,8 +151,9 @@ class ResponsesForm:
 
     def _call(self, call: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from self._close()
-        name, arguments = call["function"]["name"], call["function"]["arguments"]
-        item = {"type": "function_call", "call_id": call["id"], "name": name}
+        called = self.request.called(call["function"]["name"])
+        name, arguments = called["name"], call["function"]["arguments"]
+        item = {"type": "function_call", "call_id": call["id"], **called}
         yield from self._open("call", item, arguments="")
         self.response["output"][-1]["arguments"] = arguments
         yield self._at("response.function_call_arguments.delta", delta=arguments)

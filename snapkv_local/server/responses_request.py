@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
@@ -20,7 +21,7 @@ RESPONSES = fields.LLAMA | table(
     "text reasoning document chat_template_kwargs timings_per_token return_progress",
     "metadata user store parallel_tool_calls include service_tier safety_identifier "
     "prompt_cache_key prompt_cache_options prompt_cache_retention stream_options moderation "
-    "max_tool_calls access_programs background_options image",
+    "max_tool_calls access_programs background_options image client_metadata",
     previous_response_id=refused(_STATELESS, ""),
     conversation=refused(_STATELESS),
     prompt=refused("there are no prompts here to name: send its text as instructions"),
@@ -31,12 +32,13 @@ RESPONSES = fields.LLAMA | table(
 )
 _ITEMS = {
     "message": table("type role content", "id status phase"),
-    "function_call": table("type call_id name arguments", "id status namespace caller"),
+    "function_call": table("type call_id name namespace arguments", "id status caller"),
     "function_call_output": table("type call_id output", "id status caller"),
     "reasoning": table("type content", "id status summary encrypted_content"),
 }
 _PART = table("type text refusal", "annotations logprobs prompt_cache_breakpoint")
 _TOOL = table("type name description parameters", "strict output_schema")
+_NAMESPACE = table("type name tools", "description")
 _CHOICE = table("type name", "")
 _TEXT = table("format", "verbosity")
 _FORMAT = table("type schema", "name description strict")
@@ -76,6 +78,10 @@ class Reader(fields.Reader):
         return part
 
     def _tool(self, data: dict[str, Any], at: str) -> dict[str, Any]:
+        if data.get("type") == "namespace":
+            space = self._fields(data, _NAMESPACE, at)
+            self._each(space, "tools", self._tool, at)
+            return space
         if data.get("type") != "function":
             fields.refuse(f"{at}type", _ELSEWHERE)
         return self._fields(data, _TOOL, at)
@@ -105,6 +111,7 @@ class CallItem(BaseModel):
     type: Literal["function_call"]
     call_id: str = Field(max_length=1000)
     name: Name
+    namespace: Name | None = None
     arguments: str
 
 
@@ -133,6 +140,17 @@ class FunctionTool(BaseModel):
     name: Name
     description: str | None = None
     parameters: JsonObject | None = None
+
+
+class NamespaceTool(BaseModel):
+    """Functions of one namespace; in the chat a name has that of the namespace before it."""
+
+    type: Literal["namespace"]
+    name: Name
+    tools: list[FunctionTool] = Field(max_length=128)
+
+
+Tool = Annotated[FunctionTool | NamespaceTool, Field(discriminator="type")]
 
 
 class NamedFunction(BaseModel):
@@ -171,7 +189,7 @@ class ResponsesRequest(CommonRequest):
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     document: Name | None = None
-    tools: list[FunctionTool] | None = Field(None, max_length=128)
+    tools: list[Tool] | None = Field(None, max_length=128)
     tool_choice: Literal["none", "auto", "required"] | NamedFunction | None = None
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
@@ -192,12 +210,17 @@ class ResponsesRequest(CommonRequest):
             body["tools"] = [
                 {
                     "type": "function",
-                    "function": tool.model_dump(exclude={"type"}, exclude_none=True),
+                    "function": {
+                        **tool.model_dump(exclude={"type"}, exclude_none=True),
+                        "name": _in_chat(tool.name, space),
+                    },
                 }
-                for tool in self.tools
+                for tool, space in self._functions()
             ]
         if isinstance(self.tool_choice, NamedFunction):
-            body["tool_choice"] = {"type": "function", "function": {"name": self.tool_choice.name}}
+            asked = self.tool_choice.name
+            named = [_in_chat(*each) for each in self._names() if each[0] == asked]
+            body["tool_choice"] = {"type": "function", "function": {"name": (named or [asked])[0]}}
         else:
             body["tool_choice"] = self.tool_choice
         form = self.text.format if self.text else None
@@ -207,6 +230,24 @@ class ResponsesRequest(CommonRequest):
         elif form is not None:
             body["response_format"] = {"type": form.type}
         return ChatRequest.model_validate(body)
+
+    def called(self, name: str) -> dict[str, str]:
+        """A function that the chat calls by a name: its own, and its namespace if it has one."""
+        for own, space in self._names():
+            if space is not None and _in_chat(own, space) == name:
+                return {"name": own, "namespace": space}
+        return {"name": name}
+
+    def _names(self) -> list[tuple[str, str | None]]:
+        return [(tool.name, space) for tool, space in self._functions()]
+
+    def _functions(self) -> Iterator[tuple[FunctionTool, str | None]]:
+        """All functions, each with its namespace."""
+        for tool in self.tools or []:
+            if isinstance(tool, NamespaceTool):
+                yield from ((each, tool.name) for each in tool.tools)
+            else:
+                yield tool, None
 
     def _messages(self) -> list[dict[str, Any]]:
         messages: list[dict[str, Any]] = []
@@ -233,7 +274,7 @@ def _add_to_answer(
         messages.append({"role": "assistant", "content": ""})
     answer = messages[-1]
     if isinstance(item, CallItem):
-        function = {"name": item.name, "arguments": item.arguments}
+        function = {"name": _in_chat(item.name, item.namespace), "arguments": item.arguments}
         call = {"id": item.call_id, "type": "function", "function": function}
         answer.setdefault("tool_calls", []).append(call)
     elif isinstance(item, ReasoningItem):
@@ -241,6 +282,10 @@ def _add_to_answer(
             answer["reasoning_content"] = _text(item.content)
     else:
         answer["content"] += _text(item.content)
+
+
+def _in_chat(name: str, namespace: str | None) -> str:
+    return name if namespace is None else f"{namespace}__{name}"
 
 
 def _text(content: Content) -> str:

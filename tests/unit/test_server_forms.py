@@ -355,6 +355,37 @@ def test_items_become_a_chat() -> None:
     assert chat.response_format.type == "json_schema"
 
 
+def test_functions_of_a_namespace_have_its_name_before_theirs() -> None:
+    close = {"type": "function", "name": "close", "parameters": {"type": "object"}}
+    called = {"type": "function_call", "call_id": "c"}
+    request = ResponsesRequest.model_validate(
+        {
+            "input": [
+                {"role": "user", "content": "Close it"},
+                {**called, "name": "close", "namespace": "agents", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "c", "output": "no"},
+            ],
+            "tools": [
+                {**close, "name": "read"},
+                {"type": "namespace", "name": "agents", "description": "Agents", "tools": [close]},
+            ],
+            "tool_choice": {"type": "function", "name": "close"},
+            "client_metadata": {"session": "s"},
+        }
+    )  # fmt: skip
+    assert request.ignored == []
+    chat = request.chat()
+    assert [tool.function.name for tool in chat.tools or []] == ["read", "agents__close"]
+    assert chat.messages[1].tool_calls is not None
+    assert chat.messages[1].tool_calls[0].function.name == "agents__close"
+    function = {"name": "agents__close", "arguments": "{}"}
+    call = {"index": 0, "id": "call_1", "type": "function", "function": function}
+    whole = ResponsesForm("m", request).whole(list(answer({"tool_calls": [call]})))
+    (item,) = whole["output"]
+    assert (item["type"], item["namespace"], item["name"]) == ("function_call", "agents", "close")
+    assert [tool["type"] for tool in whole["tools"]] == ["function", "namespace"]
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
