@@ -145,6 +145,15 @@ EVALUATIONS = (
     _of_later_questions(
         "eval-smollm2-2k-question-free-first", "smollm2", 2048, ("question-first",), 8
     ),
+    Evaluation(
+        "recall-needle-2k",
+        "needle",
+        2048,
+        ("in-turn", "second-step", "question-after"),
+        3,
+        policies=("snapkv", "recall"),
+        budgets=(128, 512),
+    ),
     _of_later_questions(
         "eval-needle-4k-question-free", "needle", 4096, ("question-after", "question-first"), 12
     ),

@@ -24,6 +24,7 @@ import heads_table
 import many_table
 import needle_tables
 import quality_tables
+import recall_table
 import settings_table
 import unasked_table
 from snapkv_local.report.units import GIB, MIB
@@ -242,6 +243,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "needle-h2o": needle_tables.h2o,
     "quality-all": quality_tables.everything,
     "unasked": unasked_table.unasked,
+    "recall": recall_table.answers,
+    "recall-cost": recall_table.cost,
 }
 
 

@@ -14,6 +14,7 @@ import needle_figure
 import needle_tables
 import quality_tables
 import readme_figure
+import recall_table
 import settings_table
 import tables
 import unasked_table
@@ -374,6 +375,43 @@ def test_all_policies_of_all_records(tmp_path):
         ["`other:x=1`", *2 * ["75 % (75 to 75), 0.14"]],
     ]
     assert "**continue, 2,048 tokens**" in text
+
+
+def test_recall_beside_what_is_without_it(tmp_path):
+    assert "not measured yet" in recall_table.answers(tmp_path)
+    record = eval_record({"snapkv": 0.25, "recall": 0.75}, ("in-turn",), budgets=(128, 512))
+    (tmp_path / "recall-tiny-2k.json").write_text(json.dumps(record))
+    _, _, *rows, _, last = recall_table.answers(tmp_path).splitlines()
+    assert [row.split("|")[3].strip() for row in rows] == ["128", "512"]
+    shares = [cell.split(",")[0].strip() for cell in rows[0].split("|")[4:7]]
+    assert shares == ["100 %", "25 %", "75 %"]
+    assert "`results/recall-tiny-2k.json`" in last
+
+
+def test_what_a_recall_costs(tmp_path):
+    assert "not measured yet" in recall_table.cost(tmp_path)
+    run = {"n_prompt": 2000, "budget": 512, "every": 16, "seconds_token": 0.02, "rows": 300}
+    run |= {"seconds_recall": 0.05, "seconds_copy": 0.001, "bytes": 2**20}
+    run |= {"speed": 0.9, "speed_cpu": 0.875}
+    machine = {"cpu": "a CPU", "cores": 2}
+    record = {"model": "tiny.gguf", "machine": machine, "commit": "0" * 40, "threads": 1}
+    (tmp_path / "recall-cost-tiny.json").write_text(json.dumps({**record, "runs": [run]}))
+    assert [
+        cell.strip() for cell in recall_table.cost(tmp_path).splitlines()[2].split("|")[1:-1]
+    ] == [
+        *(
+            "tiny, 2,000",
+            "512",
+            "16",
+            "20.0 ms",
+            "50 ms",
+            "1.0 ms",
+            "300",
+            "1.00 MiB",
+            "90 %",
+            "88 %",
+        )
+    ]
 
 
 def test_policies_that_look_at_no_question(tmp_path):

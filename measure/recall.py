@@ -1,0 +1,154 @@
+"""What recall while answering costs: seconds of each token, with it and without, in one call.
+
+    measure/recall.py              # SmolLM2 on the CPU, results/recall-cost-smollm2.json
+    measure/recall.py --model FILE --layers all --tokens 131000 --budgets 2048 --every 64 --out FILE
+
+A text, or tokens at random where the model has no text of ours, is prefilled with a vault, and the same
+tokens are decoded after it, one by one: without recall, then with it. A recall's token waits for it, and
+those before it are slower, since their queries are read. Medians; seconds of the process, too, which
+other programs on the machine do not change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.resources
+import os
+import statistics
+import sys
+import time
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from snapkv_local import SnapKVConfig
+from snapkv_local.bench import record as records
+from snapkv_local.hardware import n_cores
+from snapkv_local.models.resolve import demo_model
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD = ROOT / "results" / "recall-cost-smollm2.json"
+
+
+def timed(llm: Any, prompt: list[int], answer: list[int]) -> tuple[list[float], list[float]]:
+    """Seconds of each token of the answer: on the clock, and of the process."""
+    llm.reset()
+    llm.prefill(prompt)
+    wall, cpu = [], []
+    for token in answer:
+        started, used = time.perf_counter(), time.process_time()
+        llm.logits_for([token], last=1)
+        wall.append(time.perf_counter() - started)
+        cpu.append(time.process_time() - used)
+    return wall, cpu
+
+
+def ratio(plain: list[float], recalled: list[float]) -> float:
+    """Speed with recall, as a share of that without: of whole rounds of tokens."""
+    return sum(plain) / sum(recalled)
+
+
+def summary(llm: Any, config: SnapKVConfig, prompt: list[int], answer: list[int]) -> dict[str, Any]:
+    """Of one setting."""
+    every = config.recall_every
+    answer = answer[: len(answer) // every * every]
+    llm.set_snapkv(replace(config, recall=False))
+    wall, cpu = timed(llm, prompt, answer)
+    prefill = llm.last_prefill.to_dict()
+    llm.set_snapkv(config)
+    wall_on, cpu_on = timed(llm, prompt, answer)
+    recalls = llm.recalls()
+    watched = range(every - config.recall_queries, every - 1)
+    return {
+        "n_prompt": len(prompt),
+        "n_new": len(answer),
+        "budget": config.budget,
+        "every": every,
+        "queries": config.recall_queries,
+        "bytes_vault": prefill["bytes_vault"],
+        "seconds_token": statistics.median(wall),
+        "seconds_token_watched": statistics.median(
+            s for i, s in enumerate(wall_on) if i % every in watched
+        )
+        if watched
+        else None,
+        "seconds_recall": statistics.median(r.seconds_rank + r.seconds_copy for r in recalls),
+        "seconds_copy": statistics.median(r.seconds_copy for r in recalls),
+        "seconds_first_recall": recalls[0].seconds_rank + recalls[0].seconds_copy,
+        "rows": statistics.median(r.n_rows for r in recalls),
+        "bytes": statistics.median(r.n_bytes for r in recalls),
+        "speed": ratio(wall, wall_on),
+        "speed_cpu": ratio(cpu, cpu_on),
+        "recalls": [recall.to_dict() for recall in recalls],
+    }
+
+
+def main() -> None:
+    # only now: it loads the native library
+    from snapkv_local.llama.llama import Llama
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, default=None, help="default: SmolLM2")
+    parser.add_argument("--layers", default="0", help="that go to the GPU, or all")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[2000, 4000])
+    parser.add_argument("--budgets", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--every", type=int, nargs="+", default=[16, 32])
+    parser.add_argument("--queries", type=int, default=SnapKVConfig.recall_queries)
+    parser.add_argument("--new", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=n_cores())
+    parser.add_argument("--out", type=Path, default=RECORD)
+    args = parser.parse_args()
+    if args.model is not None and args.out == RECORD:
+        parser.error("the record is SmolLM2's: name another file with --out")
+    n_gpu_layers = -1 if args.layers == "all" else int(args.layers)
+    if n_gpu_layers:
+        os.environ.setdefault("SNAPKV_UNPROVEN", "1")  # nobody has run it there
+
+    config = SnapKVConfig(
+        budget=max(args.budgets),
+        vault="ram",
+        decode_cells=args.new + 32,
+        recall_queries=args.queries,
+    )
+    llm = Llama(
+        str(args.model or demo_model()),
+        snapkv=config,
+        n_ctx=max(args.tokens) + args.new,
+        n_gpu_layers=n_gpu_layers,
+        n_batch=512,
+        n_ubatch=512,
+        n_threads=args.threads,
+        n_threads_batch=args.threads,
+        verbose=False,
+    )
+    if args.model is None:
+        folder = importlib.resources.files("snapkv_local")
+        text = folder.joinpath("demo", "station.txt").read_bytes()
+        tokens = llm.tokenize(text)
+    else:
+        tokens = Random(0).choices(range(3, llm.n_vocab()), k=max(args.tokens) + args.new)
+    found: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "commit": records.commit(ROOT),
+        "machine": records.machine(),
+        "model": (args.model or Path("SmolLM2-135M-Instruct Q4_1")).name,
+        "n_gpu_layers": n_gpu_layers,
+        "threads": args.threads,
+        "runs": [],
+    }
+    for n_prompt in args.tokens:
+        n = min(n_prompt, len(tokens) - args.new)
+        for budget in args.budgets:
+            for every in args.every:
+                wanted = replace(config, budget=budget, recall=True, recall_every=every)
+                answer = tokens[n : n + args.new]
+                found["runs"].append(summary(llm, wanted, tokens[:n], answer))
+                records.write(args.out, found)
+                row = {k: v for k, v in found["runs"][-1].items() if k != "recalls"}
+                print(row, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
