@@ -4,12 +4,16 @@
 
 A new virtual environment gets the wheel with pip, as README tells it, and `snapkv-local run` then
 reads a document with the package's own model. The PATH of all that has the environment's programs
-and nothing else, so that a compiler or CMake would be missed. Times include what pip downloads.
+and nothing else, so that a compiler or CMake would be missed. Times include what pip downloads; on a busy
+machine the seconds of the processor say more.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -23,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # as they are here, installed or not
 
-from licenses import LICENSES  # noqa: E402
+from licenses import LIBGOMP, LICENSES  # noqa: E402
 from snapkv_local.bench import record as records  # noqa: E402
 
 DOCUMENT = ROOT / "snapkv_local" / "demo" / "station.txt"
@@ -43,10 +47,14 @@ def contents(wheel: Path) -> dict[str, Any]:
 
     Args:
         wheel: a file.
+
+    Returns:
+        Also what the libraries were built with, as their own file has it.
     """
     parts = {part: {"files": 0, "bytes": 0, "bytes_packed": 0} for part, _ in PARTS}
     names: dict[str, list[str]] = {"libraries": [], "licences": []}
     with zipfile.ZipFile(wheel) as archive:
+        build = json.loads(archive.read("snapkv_local/lib/build.json"))
         for entry in archive.infolist():
             part = next(part for part, fits in PARTS if fits(entry.filename))
             parts[part]["files"] += 1
@@ -58,6 +66,7 @@ def contents(wheel: Path) -> dict[str, Any]:
         "bytes": wheel.stat().st_size,
         "bytes_unpacked": sum(part["bytes"] for part in parts.values()),
         "parts": parts,
+        "build": build,
         **{kind: sorted(found) for kind, found in names.items()},
     }
 
@@ -70,7 +79,7 @@ def missing_licences(found: dict[str, Any]) -> list[str]:
     """
     needed = {"LICENSE", *(f"{name}.txt" for name in LICENSES)}
     if any(name.startswith("libgomp") for name in found["libraries"]):
-        needed.add("libgomp.txt")  # put into the wheel by auditwheel
+        needed.add(LIBGOMP.name)  # put into the wheel by auditwheel
     return sorted(needed - set(found["licences"]))
 
 
@@ -140,15 +149,19 @@ class Place:
 
 def installed(wheel: Path, folder: Path) -> dict[str, Any]:
     """What installing a wheel takes, and what it then does."""
+    load = os.getloadavg()[0]
     place = Place(folder)
     bindings = place.pip("-r", str(ROOT / "requirements.txt"))
     package = place.pip(str(wheel))
     answers = [place.ask() for _ in range(2)]  # the first one compiles the Python files
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     tree = folder / "venv" / "lib"
     ours = [path for path in tree.rglob("snapkv_local*/**/*") if path.is_file()]
     everything = [path for path in tree.rglob("*") if path.is_file()]
     return {
         "tools_on_the_path": place.tools(),
+        "processes_before": round(load, 1),
+        "seconds_processor": round(used.ru_utime + used.ru_stime, 1),
         "seconds_install": round(bindings + package, 2),
         "seconds_install_bindings": round(bindings, 2),
         "seconds_to_first_token": round(

@@ -1,13 +1,15 @@
 """Collect the licences of what is linked into our libraries out of a staged llama.cpp tree.
 
 Run by CMake; the result is installed as snapkv_local/licenses. Some single-file libraries carry
-their licence only inside the source file, so it is cut out of there.
+their licence only inside the source file, so it is cut out of there. GCC's OpenMP library, which
+auditwheel puts into wheels, has its own beside them.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -33,6 +35,7 @@ LICENSES: dict[str, tuple[str, str | None]] = {
         r"/\*\n-+\nThis software is available under [\s\S]*\*/",
     ),
 }
+LIBGOMP = Path(__file__).resolve().parent.parent / "cmake" / "libgomp.txt"
 # Vendored libraries seen to; cpp-httplib and nlohmann are linked into test programs only.
 VENDORED = {"cpp-httplib", "hash", "miniaudio", "nlohmann", "sheredom", "stb"}
 
@@ -58,6 +61,7 @@ def main() -> int:
             return 1
         licence = match[0].rstrip() + "\n" if match else text
         (args.dest / f"{name}.txt").write_text(licence, encoding="utf-8")
+    shutil.copyfile(LIBGOMP, args.dest / LIBGOMP.name)
     return 0
 
 

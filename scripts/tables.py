@@ -21,6 +21,7 @@ import conversation_tables
 import drafts_table
 import former_table
 import heads_table
+import machine_tables
 import many_table
 import needle_tables
 import quality_tables
@@ -232,6 +233,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "drafts": drafts_table.drafts,
     "heads": heads_table.heads,
     "many": many_table.many,
+    "wheel": machine_tables.wheel,
+    "vulkan": machine_tables.vulkan,
+    "several": machine_tables.several,
     "quality": quality_tables.short,
     "quality-former": former_table.former,
     "quality-again": former_table.again,

@@ -14,6 +14,7 @@ NAMES = ["LICENSE", *(f"{name}.txt" for name in LICENSES)]
 def write(path, *more):
     """A wheel with a library, the licences and a module."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("snapkv_local/lib/build.json", '{"options": []}')
         archive.writestr("snapkv_local/lib/libllama.so", b"\0" * 5000)
         archive.writestr("snapkv_local/needle/needle.gguf", b"\1" * 700)
         archive.writestr("snapkv_local/__init__.py", "x = 1\n")
@@ -27,9 +28,13 @@ def write(path, *more):
 def test_what_a_wheel_consists_of(tmp_path):
     found = measure_wheel.contents(write(tmp_path / "a.whl"))
     sizes = {part: values["bytes"] for part, values in found["parts"].items()}
-    assert sizes == {"libraries": 5000, "model": 700, "python": 6, "licences": 3 * len(NAMES)}
+    assert sizes == {"libraries": 5015, "model": 700, "python": 6, "licences": 3 * len(NAMES)}
     assert found["bytes_unpacked"] == sum(sizes.values()) > found["bytes"] > 0
-    assert (found["libraries"], found["licences"]) == (["libllama.so"], sorted(NAMES))
+    assert (found["libraries"], found["licences"]) == (
+        ["build.json", "libllama.so"],
+        sorted(NAMES),
+    )
+    assert found["build"] == {"options": []}
     assert measure_wheel.missing_licences(found) == []
 
 

@@ -1,0 +1,47 @@
+"""Tables of machines, from records as their commands write them."""
+
+import json
+
+import pytest
+
+import machine_tables
+from snapkv_local.report.units import GIB
+
+SPEED = {
+    "gpus": 2,
+    "config": {"budget": 2048},
+    "seconds_prefill": 30.04,
+    "decode_tokens_per_second": [250.0, 251.0],
+    "peak_device": 9 * GIB,
+    "peak_device_growth_each": [5 * GIB, 4 * GIB],
+}
+SEVERAL = {
+    "device": {"name": "A GPU"},
+    "n_devices": 2,
+    "commit": "1234567890",
+    "exact": [
+        {"runs": [{"max_diff": 0}], "exact": True},
+        {"runs": [{"max_diff": 1}], "exact": False},
+        {"error": "ended with 1"},
+    ],
+    "speed": [SPEED, {"gpus": 2, "config": None, "error": "no room"}],
+    "single": [{**SPEED, "gpus": 1, "config": None, "peak_device_growth_each": []}],
+    "sweep": {"exact": 3, "supported": 4},
+}
+
+
+@pytest.mark.parametrize("name", ["wheel", "vulkan", "several"])
+def test_without_a_record(name, tmp_path):
+    assert "been measured yet" in getattr(machine_tables, name)(tmp_path)
+
+
+def test_several_gpus(tmp_path):
+    (tmp_path / "several-a.json").write_text(json.dumps(SEVERAL))
+    lines = machine_tables.several(tmp_path).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:5]]
+    assert cells == [
+        ["2", "budget 2,048", "30.0", "251.0", "5.0 GiB, 4.0 GiB"],
+        ["2", "full", "no room", "-", "-"],
+        ["1", "full", "30.0", "251.0", "9.0 GiB"],
+    ]
+    assert "Exact: 1 of 2 runs" in lines[-1] and "3 of 4." in lines[-1]
