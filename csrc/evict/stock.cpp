@@ -1,10 +1,9 @@
 #include "evict/stock.h"
 
 #include "ops/snapkv-op.h"
+#include "upstream/devices.h"
 
 #include "ggml-impl.h"
-
-#include <cstring>
 
 static constexpr int64_t MAX_PART = 16; // query heads
 
@@ -147,9 +146,10 @@ llama_snapkv_fused_votes llama_snapkv_graph_score_fused(ggml_context * ctx, cons
 }
 
 bool llama_snapkv_supports(ggml_backend_dev_t dev, const llama_snapkv_fused_votes & votes) {
-    // an RPC device says yes to every op, and its server would end at ours
-    const bool knows = strncmp(ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev)), "RPC", 3) != 0;
-    return knows && ggml_backend_dev_supports_op(dev, votes.stats) && ggml_backend_dev_supports_op(dev, votes.parts) && ggml_backend_dev_supports_op(dev, votes.ids);
+    // an RPC device says yes to every op, and its server would end at ours; of a backend in no line of the register its word counts
+    const auto line = llama_snapkv_backend_of(dev);
+    const bool may_know = line.fused || !line.name[0];
+    return may_know && ggml_backend_dev_supports_op(dev, votes.stats) && ggml_backend_dev_supports_op(dev, votes.parts) && ggml_backend_dev_supports_op(dev, votes.ids);
 }
 
 void llama_snapkv_graph_evict(ggml_context * ctx, ggml_cgraph * gf, ggml_tensor * src, ggml_tensor * dst, ggml_tensor * ids,

@@ -24,17 +24,16 @@ namespace {
 
 // bytes on the device
 struct sizes {
-    size_t layer = 0;     // full KV of a cached layer
+    size_t layer = 0;     // full KV of a cached layer, and its queries of the window
     size_t hidden_row = 0; // hidden state of a token
     size_t mask_row = 0;  // mask of a token of a chunk, and its copy where there is one
     size_t compute_row = 0; // compute buffers for a token of a chunk
-    size_t queries_row = 0; // queries of a cached layer for a token of the last chunk, all of a group
     size_t state = 0; // copy of a recurrent layer's
     size_t votes = 0; // scratch of scoring
 
     size_t of(const llama_snapkv_plan & plan, uint32_t n_layer, uint32_t n_prompt) const {
         const size_t hidden = plan.group >= n_layer ? 0 : hidden_row * (plan.hidden_host ? (size_t) 2 * plan.chunk : (size_t) n_prompt);
-        return plan.group * layer + hidden + (size_t) plan.chunk * (mask_row + compute_row + plan.group * queries_row) + state + votes + LLAMA_SNAPKV_MARGIN;
+        return plan.group * layer + hidden + (size_t) plan.chunk * (mask_row + compute_row) + state + votes + LLAMA_SNAPKV_MARGIN;
     }
 };
 
@@ -55,7 +54,7 @@ static size_t n_elements(const llama_model & model, int32_t il) {
     const size_t n_used = hparams.n_expert > 0 ? hparams.n_expert_used(il) : 0;
     const size_t n_ff_exp = hparams.n_ff_exp(il);
     const size_t n_ff = std::max(hparams.n_ff(il) * (n_ff_exp ? 1 : std::max<size_t>(1, n_used)), n_ff_exp * std::max<size_t>(1, n_used));
-    const size_t n_feed_forward = 3 * n_ff + n_used * hparams.n_embd; // and what each expert gives, before it is summed
+    const size_t n_feed_forward = 3 * n_ff + 2 * n_used * hparams.n_embd; // and what each expert gives, before and after it is weighted
     const bool attends = (!is_recurrent || model.arch == LLM_ARCH_FALCON_H1) && hparams.n_head_kv(il) > 0;
     const size_t n_q = attends ? (size_t) hparams.n_head(il) * hparams.n_embd_head_k(il) : 0;
     return std::max(n_feed_forward, n_mix) + 4 * n_q + 4 * (size_t) hparams.n_embd;
@@ -75,15 +74,17 @@ static sizes measure(llama_context & ctx, const llama_snapkv_memory & mem, const
         res.compute_row = std::max(res.compute_row, n_elements(ctx.get_model(), il) * sizeof(float));
     }
     res.state = mem.recr ? (hparams.n_embd_r() + hparams.n_embd_s()) * sizeof(float) : 0;
+    size_t queries = 0;
     for (const int32_t il : groups.ils) {
         const size_t n_voters = llama_snapkv_n_head(ctx.get_model(), *mem.base, il);
-        res.queries_row = std::max(res.queries_row, n_voters * hparams.n_embd_head_k(il) * sizeof(float));
+        queries = std::max(queries, n_voters * hparams.n_embd_head_k(il) * params.window_size * sizeof(float));
         // of stock ops, for one head: K in f32, and three times the attention of the window's rows
         const size_t rows = (size_t) params.window_size * n_voters / hparams.n_head_kv(il);
         const size_t stock = n_max * (hparams.n_embd_head_k(il) + 3 * rows) * sizeof(float);
         const size_t fused = n_max * 2 * hparams.n_head_kv(il) * sizeof(float);
         res.votes = std::max(res.votes, params.ops == LLAMA_SNAPKV_OPS_FUSED ? fused : stock);
     }
+    res.layer += queries;
     return res;
 }
 

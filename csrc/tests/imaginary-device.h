@@ -24,6 +24,8 @@ inline bool reorders = false;    // nodes are taken out of order, and a row's AD
 inline uint32_t n_joined = 0;    // such nodes
 inline size_t memory = (size_t) 1 << 40; // bytes that are free, it says
 inline bool is_checked = false; // its backend is one that the register wants checked
+inline const char * backend_name = "Imaginary"; // in no line of the register
+inline bool knows_all = false; // it says yes to every op, as an RPC device does
 inline bool is_wrong = false; // attends otherwise where the mask is a copy: right in llama_decode(), and not in our prefill
 
 inline ggml_backend_dev_t cpu() {
@@ -204,7 +206,7 @@ ggml_backend_dev_t make_device() {
             return backend;
         };
         res.iface.supports_op = [](ggml_backend_dev_t, const ggml_tensor * op) {
-            return op->op != GGML_OP_CUSTOM && cpu()->iface.supports_op(cpu(), op);
+            return knows_all || (op->op != GGML_OP_CUSTOM && cpu()->iface.supports_op(cpu(), op));
         };
         res.iface.offload_op = [](ggml_backend_dev_t, const ggml_tensor *) { return true; };
         return res;
@@ -221,7 +223,7 @@ inline ggml_backend_reg_t reg() {
         GGML_BACKEND_API_VERSION,
         {
                 [](ggml_backend_reg_t) { return is_checked ? "Vulkan" : like_cuda ? "MTL"
-                                                                                  : "Imaginary"; }, // unproven ones, with strides and without
+                                                                                  : backend_name; }, // unproven ones, with strides and without
                 [](ggml_backend_reg_t) { return (size_t) 2; },
                 [](ggml_backend_reg_t, size_t i) { return device(i); },
                 [](ggml_backend_reg_t, const char * name) { return ggml_backend_reg_get_proc_address(cpu()->reg, name); },

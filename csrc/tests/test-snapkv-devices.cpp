@@ -6,9 +6,11 @@
 
 #include "imaginary-device.h"
 
+#include "evict/stock.h"
 #include "staging/plan.h"
 #include "upstream/devices.h"
 
+#include "ggml-cpp.h"
 #include "llama-context.h"
 #include "llama-cpp.h"
 #include "llama-model.h"
@@ -89,6 +91,24 @@ static llama_snapkv_params snapkv_params() {
     sp.decode_cells = 32;
     sp.vault = true;
     return sp;
+}
+
+// may fused ops run there? the register says it, and of a backend that is in none of its lines the device
+static void test_fused_ops() {
+    ggml_context_ptr gctx(ggml_init({ 64 * ggml_tensor_overhead(), nullptr, /*no_alloc =*/true }));
+    llama_snapkv_observation obs;
+    obs.q = ggml_new_tensor_3d(gctx.get(), GGML_TYPE_F32, 64, WINDOW, 4);
+    obs.k = ggml_new_tensor_3d(gctx.get(), GGML_TYPE_F16, 64, 256, 2);
+    const auto votes = llama_snapkv_graph_score_fused(gctx.get(), obs, snapkv_params(), WINDOW, 32);
+    CHECK(llama_snapkv_supports(imaginary::cpu(), votes));
+    CHECK(!llama_snapkv_supports(imaginary::device(0), votes));
+    imaginary::knows_all = true;
+    for (const auto & [name, fused] : { std::pair("Imaginary", true), std::pair("MTL", true), std::pair("Vulkan", false), std::pair("RPC[host:50052]", false) }) {
+        imaginary::backend_name = name;
+        CHECK(llama_snapkv_supports(imaginary::device(0), votes) == fused);
+    }
+    imaginary::backend_name = "Imaginary";
+    imaginary::knows_all = false;
 }
 
 // layers are split between two devices in the proportion that is given, else on the first
@@ -422,6 +442,7 @@ int main(int argc, char ** argv) {
     test_table();
     ggml_backend_register(imaginary::reg());
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
+    test_fused_ops();
     test_proofs();
     for (int i = 1; i < argc; ++i) {
         current = argv[i];

@@ -173,7 +173,8 @@ def take_place(device: Device, gpu_layers: Any, offloads: bool) -> Any:
     if not device.is_gpu or gpu_layers == 0 or not offloads:
         return CPU
     n = None if gpu_layers in ("auto", "all") else gpu_layers
-    return Place(True, n, device.fused, 0 if device.kind == "metal" else CUDA_CONTEXT)
+    context = 0 if device.kind == "metal" else CUDA_CONTEXT
+    return Place(True, n, device.fused, context, device.kind)
 
 
 def can_offload() -> bool:

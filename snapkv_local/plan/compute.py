@@ -11,39 +11,43 @@ of a chunk (n):
     input               4 n n_embd: llama.cpp's place for a prompt of embeddings, empty with tokens
     plain, a layer      4 n max(F, A) + input + mask of 2 bytes [n, n_cells]
     plain, the output   4 n (n_vocab + n_embd) + input: logits are reserved for a whole ubatch
-    ours                4 n max(F, A) + input; in one group of all layers there is no hole if n_q is at
-                            most n_embd
-    ours, last chunk    4 m max(F, A) + 4 m n_q min(G, n_layer - 1) + input
+    ours                4 n max(F, A) + input + mask of sliding-window layers
     experts             M = n_used n_embd more, what they give before it is summed, if it does not fit into
-                            the hole that two of the three n_ff leave; then there is no hole of n_q
+                            the hole that two of the three n_ff leave; n_embd more then, if the hole of n_q
+                            is smaller. Without a gate, M + n_ff
+    experts, on a GPU   M once more, if that does not fit into what the n_ff leave: see below
     recurrent           R = 2 n_embd + 3 c, and for Mamba 3 i more and the state, where c are the
                             convolution's channels and i the elements of all heads; a model with such
                             layers has no hole of n_q
+    quantized KV, CUDA  A and 2 bytes for each element of the layer's K and V: see below
     ours, scoring       8 n_prompt n_head_kv of votes and mass, and the softmax's statistics
 
-where m is the length of the last chunk, in which the queries of the group's layers live until its
-end, or n if a full chunk has a part of the window. Our logits are those of one token. Without a GPU
-the rows of logits that nobody asks for are only reserved and take no memory, so they do not count.
-Beside a GPU the input, the embedded tokens (4 n n_embd) and llama.cpp's own mask are in host memory.
+Our logits are those of one token. The queries of the window are copied behind their attention, so they
+add nothing (csrc/graph/cut.h). Without a GPU the rows of logits that nobody asks for are only reserved
+and take no memory, so they do not count. Beside a GPU the input, the embedded tokens (4 n n_embd) and
+masks of llama.cpp are in host memory as well.
 
-It was derived from graphs of made models on the CPU, of several n_ff, n_embd, n_q and n_kv, and gives
-their compute buffers and those in results/ but for 23 KB of tokens, positions and cells, with a last
-chunk that is full and with ones that are not (tests/unit/test_plan.py). Mixtures and hybrids were
-measured on shapes of bench/shapes.py with all numbers divided by four, a chunk of 128 among them: most
-are within 5 %, and a test has them all. On CUDA devices Gemma 4 26B-A4B takes 41 % more than this, 0.3 %
-of all that it takes there: the sum of its experts is one kernel, until which all that they gave is
-kept. A is an upper bound for models
-whose n_ff is below n_embd; none of those that were measured on a GPU comes near it. That is for f16:
-with quantized KV llama.cpp rotates queries and keys, which mostly fills the hole.
+What a GPU computes as one node keeps its inputs until then. CUDA's and HIP's graph optimization
+(ggml_cuda_match_moe_weighted_reduction() in ggml-cuda.cu) does so with the sum of 2 to 15 experts, Metal's
+(ops_moe_reduce_2 to _8 in ggml-metal-fusion.cpp) with that of 2 to 8: what the experts give may not be
+overwritten by the same times its weight. Processors have no such step, and Vulkan, which no device
+of ours stands for, none for experts' sums. And CUDA's flash attention widens quantized K and V to f16
+in its own result's buffer (ggml_cuda_flash_attn_ext_get_alloc_size() in fattn.cu).
+
+It was derived from graphs of made models on the CPU, of several n_ff, n_embd, n_q and n_kv, and from the
+same graphs with CUDA's graph optimization, and gives their compute buffers and those in results/ within
+5 % (tests/unit/test_plan.py), dense ones but for 23 KB of tokens, positions and cells. Mixtures and
+hybrids were measured on shapes of bench/shapes.py with all numbers divided by four, a chunk of 128
+among them. A is an upper bound for models whose n_ff is below n_embd; none of those that were measured
+on a GPU comes near it. That is for f16: with quantized KV llama.cpp rotates queries and keys, which
+mostly fills the hole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.plan.kinds import Layer, window
-from snapkv_local.plan.layers import N_PAD, Part, Place, cached_layers, pad
+from snapkv_local.plan.layers import CPU, N_PAD, KvType, Part, Place, cached_layers, pad
 from snapkv_local.plan.model import PlannedModel
 
 # of the softmax's statistics: ranges of keys that are computed side by side (snapkv_op_n_splits())
@@ -74,77 +78,105 @@ def _scoring(model: PlannedModel, n_prompt: int, config: SnapKVConfig, fused: bo
     )
 
 
-def _elements(model: PlannedModel, n: int, layers: Iterable[Layer], whole: bool = False) -> int:
-    """float32 elements of a token that are alive at the largest moment of layers, but for the input.
+# experts whose sum a GPU computes as one node: two, and so many at most
+_MOST_SUMMED = {"cuda": 15, "hip": 15, "metal": 8}
 
-    Args:
-        n: tokens of the chunk.
-        whole: the layers of the model are one group, and the last chunk is another graph.
-    """
+
+def _feed_forward(layer: Layer, n_embd: int, hole: int, place: Place) -> int:
+    """float32 elements of a token at the largest moment of a feed-forward layer, or of its experts."""
+    n_ff = (3 if layer.is_gated else 2) * layer.n_ff
+    given = layer.n_expert_used * n_embd
+    if not given:
+        return n_ff + 2 * n_embd + hole
+    kept = place.gpu and 2 <= layer.n_expert_used <= _MOST_SUMMED[place.kind]
+    if layer.is_gated and given <= 2 * layer.n_ff:
+        return max(n_ff, 2 * given if kept else 0) + 2 * n_embd + hole
+    n_ff = 3 * layer.n_ff if layer.is_gated else layer.n_ff
+    weighted = given if kept and given > n_ff else 0
+    # where a dense layer comes first, it fills the hole
+    return n_ff + given + weighted + 2 * n_embd + (n_embd if layer.has_dense else max(hole, n_embd))
+
+
+def _attention(layer: Layer, n_embd: int) -> int:
+    """The same of attention."""
+    return n_embd + 3 * layer.n_q + 2 * layer.n_head_kv * layer.head_k
+
+
+def _elements(model: PlannedModel, n: int, place: Place) -> int:
+    """float32 elements of a token that are alive at the largest moment of a chunk of n, but for the input."""
     n_embd = model.shape.n_embd
     has_holes = not any(layer.is_recurrent for layer in model.layers)
     found = [0]
-    for layer in layers:
-        experts = layer.n_expert_used * n_embd
-        n_ff = (3 if layer.is_gated else 2) * layer.n_ff
-        spills = layer.is_gated and experts > 2 * layer.n_ff
-        filled = spills or not has_holes or (whole and layer.n_result <= n_embd)
-        hole = 0 if filled else layer.n_result
-        found.append(n_ff + 2 * n_embd + (experts + n_embd if spills else hole))
-        found.append(n_embd + 3 * layer.n_q + 2 * layer.n_head_kv * layer.head_k)
+    for layer in model.layers:
+        found.append(_feed_forward(layer, n_embd, layer.n_result if has_holes else 0, place))
+        found.append(_attention(layer, n_embd))
         if layer.is_recurrent:
             found.append(layer.n_mix + layer.bytes_state // 4 // n + 2 * n_embd)
     return max(found)
 
 
+def _window_cells(model: PlannedModel, n_cells: int, n: int) -> int:
+    """Cells of sliding-window layers, which a chunk of n sees; 0 without such layers."""
+    if not any(layer.is_swa for layer in model.layers):
+        return 0
+    return pad(min(n_cells, window(model.shape) + n), N_PAD)
+
+
+def _layers(model: PlannedModel, n_cells: int, n: int, kv_type: KvType, place: Place) -> int:
+    """Bytes at the largest moment of the layers, but for inputs; n_cells: of layers of full attention."""
+    most = 4 * n * _elements(model, n, place)
+    if kv_type == "f16" or not place.gpu or place.kind == "metal":
+        return most
+    n_swa = _window_cells(model, n_cells, n)
+    for layer in model.layers:
+        widened = 2 * layer.n_row * (n_swa if layer.is_swa else n_cells)
+        most = max(most, 4 * n * _attention(layer, model.shape.n_embd) + widened)
+    return most
+
+
 def reserved(model: PlannedModel, n_cells: int, n_ubatch: int) -> int:
     """Bytes of the compute buffer that llama.cpp reports without a GPU."""
     inputs = 4 * n_ubatch * model.shape.n_embd
-    return ordinary(model, n_cells, n_ubatch, Place(gpu=True)).main + inputs
+    return max(
+        ordinary(model, n_cells, n_ubatch, "f16", CPU).main, _output(model, n_ubatch) + inputs
+    )
 
 
-def ordinary(model: PlannedModel, n_cells: int, n_ubatch: int, place: Place) -> Part:
+def _output(model: PlannedModel, n_ubatch: int) -> int:
+    return 4 * n_ubatch * (model.shape.n_vocab + model.shape.n_embd)
+
+
+def ordinary(
+    model: PlannedModel, n_cells: int, n_ubatch: int, kv_type: KvType, place: Place
+) -> Part:
     """Of a graph of the whole model, for a ubatch and a cache of n_cells."""
-    n_embd = model.shape.n_embd
-    mask = 2 * n_ubatch * n_cells
-    if any(layer.is_swa for layer in model.layers):
-        mask += 2 * n_ubatch * pad(min(n_cells, window(model.shape) + n_ubatch), N_PAD)
-    inputs = 4 * n_ubatch * n_embd
-    layer = 4 * n_ubatch * _elements(model, n_ubatch, model.layers) + mask
-    output = 4 * n_ubatch * (model.shape.n_vocab + n_embd)
+    mask = 2 * n_ubatch * (n_cells + _window_cells(model, n_cells, n_ubatch))
+    inputs = 4 * n_ubatch * model.shape.n_embd
+    layer = _layers(model, n_cells, n_ubatch, kv_type, place) + mask
     if not place.gpu:
         # memory that is reserved and never written takes none, and of the logits one row is written
         return Part(layer + inputs)
     host = mask + 2 * inputs
     if place.n_resident(model.shape.n_layer) < model.shape.n_layer:
         host = max(host, layer + inputs)
-    return Part(max(layer, output), host)
+    return Part(max(layer, _output(model, n_ubatch)), host)
 
 
 def of_group(
     model: PlannedModel,
     n_prompt: int,
     config: SnapKVConfig,
-    n_q: int,
-    group: int,
+    kv_type: KvType,
     n_ubatch: int,
     place: Place,
 ) -> Part:
-    """Of a prefill by groups of `group` layers, scoring included; n_q: elements of all query heads."""
-    n_first = min(n_ubatch, n_prompt)
-    n_last = n_prompt % n_ubatch or n_first
-    n_live = n_first if n_last < config.window_size else n_last
-    queries = n_q * min(group, model.shape.n_layer - 1)
-    inputs = 0 if place.gpu else model.shape.n_embd
-    cached = cached_layers(model)
-    whole = group >= len(cached)
-    # layers that are computed while queries live: those behind one in its group
-    behind = model.layers[cached[0] :]
-    if group == 1:
-        behind = (*(model.layers[il] for il in cached), *model.layers[cached[-1] :])
-    main = max(
-        4 * n_first * (_elements(model, n_first, model.layers, whole) + inputs),
-        4 * n_live * (_elements(model, n_live, behind) + inputs + queries),
-        _scoring(model, n_prompt, config, place.fused),
-    )
-    return Part(main, 2 * 4 * n_first * model.shape.n_embd if place.gpu else 0)
+    """Of a prefill by groups of layers, scoring included."""
+    n = min(n_ubatch, n_prompt)
+    n_max = pad(n_prompt, N_PAD)
+    inputs = 4 * n * model.shape.n_embd
+    mask = 2 * n * _window_cells(model, n_max, n)
+    layers = _layers(model, n_max, n, kv_type, place) + mask
+    scoring = _scoring(model, n_prompt, config, place.fused)
+    if not place.gpu:
+        return Part(max(layers + inputs, scoring))
+    return Part(max(layers, scoring), 2 * inputs + mask)

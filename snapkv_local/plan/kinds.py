@@ -48,6 +48,7 @@ class Layer:
             through, together. 0 without them.
         n_expert_used: experts that a token goes through.
         is_gated: the feed-forward layer has a gate beside its two matrices.
+        has_dense: a dense feed-forward layer stands beside its experts.
     """
 
     n_head: int
@@ -62,6 +63,7 @@ class Layer:
     n_ff: int
     n_expert_used: int
     is_gated: bool
+    has_dense: bool
 
     @property
     def n_q(self) -> int:
@@ -139,6 +141,7 @@ def layers_of(metadata: dict[str, Any], shape: ModelShape) -> tuple[Layer, ...]:
                 ),
                 n_expert_used=used[il],
                 is_gated=arch not in _ONE_EACH,
+                has_dense=arch == "gemma4" and used[il] > 0,
             )
         )
     return tuple(found)

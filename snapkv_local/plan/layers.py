@@ -34,12 +34,15 @@ class Place:
         fused: our fused ops run there; else those of ggml, which need more scratch memory.
         context: bytes that the GPU's driver takes for a process. Not measured but on CUDA; with
             HIP the same is assumed, and nothing with Metal.
+        kind: of the GPU, "cuda", "hip" or "metal": what ggml computes there as one, for which it keeps
+            more than a processor needs (compute.py).
     """
 
     gpu: bool
     n_gpu_layers: int | None = None
     fused: bool = True
     context: int = CUDA_CONTEXT
+    kind: str = "cuda"
 
     def n_resident(self, n_layer: int) -> int:
         """Layers whose weights are on the GPU."""

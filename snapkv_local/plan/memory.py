@@ -123,7 +123,7 @@ def plain(
     """llama.cpp with its full cache, for a prompt and decode_cells tokens after it."""
     n_cells = pad(n_prompt + decode_cells, N_PAD)
     n_ubatch = min(N_UBATCH, n_cells)
-    ordinary = compute.ordinary(model, n_cells, n_ubatch, place)
+    ordinary = compute.ordinary(model, n_cells, n_ubatch, kv_type, place)
     parts = {
         "weights": _weights(model, place),
         "kv": _kv(model, n_cells, n_cells, n_ubatch, kv_type, place),
@@ -164,7 +164,7 @@ def compressed(
     wanted = pad(n_most + config.decode_cells, N_PAD if place.gpu else N_PAD_CPU)
     n_cells = min(n_full, wanted)
     lent = lends(model, place)
-    ordinary = compute.ordinary(model, n_cells, min(N_UBATCH, n_full), place)
+    ordinary = compute.ordinary(model, n_cells, min(N_UBATCH, n_full), kv_type, place)
     parts = {
         "weights": _weights(model, place),
         "kv": _kv(model, n_cells, n_full, N_UBATCH, kv_type, place),
@@ -189,7 +189,7 @@ def compressed(
         "kv_group": Part(kv_group),
         "hidden": Part(slots + queries, state) if hidden_host else Part(state + queries),
         "mask": Part(mask),
-        "compute": compute.of_group(model, n_prompt, config, n_q, group, n_ubatch, place),
+        "compute": compute.of_group(model, n_prompt, config, kv_type, n_ubatch, place),
     }
     if lent:
         n_host = shape.n_layer - place.n_resident(shape.n_layer)
@@ -215,19 +215,19 @@ def engine_estimate(
     shape, layers = model.shape, cached_layers(model)
     n_max = pad(n_prompt, N_PAD)
     layer = sum(row_bytes(model, il, kv_type) for il in layers) * n_max // len(layers)
+    layer += 4 * max(model.layers[il].n_voting for il in layers) * config.window_size
     hidden = 0
     if group < len(layers):
         hidden = 4 * model.n_hidden * (2 * n_ubatch if hidden_host else n_prompt)
     mask_row = 2 * (n_max + N_UBATCH + 2 * N_PAD)
     compute_row = 4 * max(
-        max(3 * each.n_ff + each.n_expert_used * shape.n_embd, each.n_mix)
+        max(3 * each.n_ff + 2 * each.n_expert_used * shape.n_embd, each.n_mix)
         + 4 * (each.n_q + shape.n_embd)
         for each in model.layers
     )
-    queries = 4 * max(model.layers[il].n_voting for il in layers)
     state = max(each.bytes_state for each in model.layers)
     votes = compute.votes(model, n_prompt, config, fused=config.ops == "fused")
-    rows = n_ubatch * (mask_row + compute_row + group * queries)
+    rows = n_ubatch * (mask_row + compute_row)
     return group * layer + hidden + rows + state + votes + MARGIN
 
 
