@@ -19,7 +19,7 @@ of a chunk (n):
     recurrent           R = 2 n_embd + 3 c, and for Mamba 3 i more and the state, where c are the
                             convolution's channels and i the elements of all heads; a model with such
                             layers has no hole of n_q
-    quantized KV, CUDA  A and 2 bytes for each element of the layer's K and V: see below
+    quantized KV, CUDA  n_embd + 2 n_q, and 2 bytes for each element of the layer's K and V: see below
     ours, scoring       8 n_prompt n_head_kv of votes and mass, and the softmax's statistics
 
 Our logits are those of one token. The queries of the window are copied behind their attention, so they
@@ -130,7 +130,7 @@ def _layers(model: PlannedModel, n_cells: int, n: int, kv_type: KvType, place: P
     n_swa = _window_cells(model, n_cells, n)
     for layer in model.layers:
         widened = 2 * layer.n_row * (n_swa if layer.is_swa else n_cells)
-        most = max(most, 4 * n * _attention(layer, model.shape.n_embd) + widened)
+        most = max(most, 4 * n * (model.shape.n_embd + 2 * layer.n_q) + widened)
     return most
 
 

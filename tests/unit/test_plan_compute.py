@@ -108,8 +108,7 @@ def test_attention_on_cuda_widens_quantized_rows(kv_type, write_metadata):
     for place in (CPU, Place(True, kind="metal")):
         assert buffer(kv_type, place) == buffer("f16", place)
     assert buffer("f16", Place(True)) == buffer("f16", Place(True, kind="metal"))
-    full = [
-        plain(model, 130_048, 1024, kv_type, Place(True, kind=kind)).parts["compute"].main
-        for kind in ("cuda", "metal")
-    ]
-    assert full[0] - full[1] == pytest.approx(rows, rel=0.2)
+    full = plain(model, 130_048, 1024, kv_type, Place(True)).parts["compute"].main
+    assert (
+        full == rows + 2 * 512 * 131_072 + 4 * 512 * 3 * 4096
+    )  # mask; hidden state, queries, result
