@@ -9,6 +9,7 @@
 #include "llama-impl.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <stdexcept>
 
@@ -120,20 +121,23 @@ std::vector<change> recaller::choose(uint32_t ic, uint32_t head, const std::vect
     const float * worth = state.worth[ic].data() + head * kept.n_kept;
 
     std::vector<float> scores(votes.begin(), votes.begin() + n_prefix);
-    std::vector<bool> stays(n_prefix);
-    std::vector<bool> is_kept(n_prefix);
+    std::vector<uint8_t> is_kept(n_prefix);
     for (uint32_t i = 0; i < kept.n_kept; ++i) {
         scores[ids[i]] = std::max(scores[ids[i]], FADE * worth[i]);
         is_kept[ids[i]] = true;
-        stays[ids[i]] = (uint32_t) ids[i] < sk.params.n_sink;
+        if ((uint32_t) ids[i] < sk.params.n_sink) {
+            scores[ids[i]] = INFINITY;
+        }
     }
     for (const auto & span : state.protected_spans) {
         for (llama_pos pos = span.begin; pos < std::min<llama_pos>(span.end, n_prefix); ++pos) {
-            stays[pos] = is_kept[pos];
+            if (is_kept[pos]) {
+                scores[pos] = INFINITY;
+            }
         }
     }
     std::vector<int32_t> added;
-    for (const int32_t id : llama_snapkv_rank(scores, kept.n_kept, stays)) {
+    for (const int32_t id : llama_snapkv_select(scores, kept.n_kept, /*n_sink =*/0)) {
         if (is_kept[id]) {
             is_kept[id] = false; // what is left goes
         } else {
@@ -144,7 +148,7 @@ std::vector<change> recaller::choose(uint32_t ic, uint32_t head, const std::vect
     for (uint32_t i = 0, next = 0; i < kept.n_kept && next < added.size(); ++i) {
         if (is_kept[ids[i]]) {
             const int32_t id = added[next++];
-            res.push_back({ head, i, id, scores[id] });
+            res.push_back({ head, i, id, votes[id] });
         }
     }
     return res;
