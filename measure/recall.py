@@ -5,7 +5,7 @@
 
 A text, or tokens at random where the model has no text of ours, is prefilled with a vault, and the same
 tokens are decoded after it, one by one: without recall, then with it. A recall's token waits for it, and
-those before it are slower, since their queries are read. Medians; seconds of the process, too, which
+those before it are slower, since their queries are read. Medians of the recalls after the first; seconds of the process, too, which
 other programs on the machine do not change.
 """
 
@@ -45,9 +45,14 @@ def timed(llm: Any, prompt: list[int], answer: list[int]) -> tuple[list[float], 
     return wall, cpu
 
 
-def ratio(plain: list[float], recalled: list[float]) -> float:
-    """Speed with recall, as a share of that without: of whole rounds of tokens."""
-    return sum(plain) / sum(recalled)
+def ratio(plain: list[float], recalled: list[float], every: int) -> float:
+    """Speed with recall, as a share of that without.
+
+    A round is `every` tokens, the last of which waits for the recall; of each place in it the median,
+    since a busy machine makes some tokens slow. The first round has the first recall, and is left out.
+    """
+    places = [statistics.median(recalled[every + i :: every]) for i in range(every)]
+    return every * statistics.median(plain) / sum(places)
 
 
 def summary(llm: Any, config: SnapKVConfig, prompt: list[int], answer: list[int]) -> dict[str, Any]:
@@ -69,18 +74,19 @@ def summary(llm: Any, config: SnapKVConfig, prompt: list[int], answer: list[int]
         "queries": config.recall_queries,
         "bytes_vault": prefill["bytes_vault"],
         "seconds_token": statistics.median(wall),
+        "seconds_token_cpu": statistics.median(cpu),
         "seconds_token_watched": statistics.median(
             s for i, s in enumerate(wall_on) if i % every in watched
         )
         if watched
         else None,
-        "seconds_recall": statistics.median(r.seconds_rank + r.seconds_copy for r in recalls),
-        "seconds_copy": statistics.median(r.seconds_copy for r in recalls),
+        "seconds_recall": statistics.median(r.seconds_rank + r.seconds_copy for r in recalls[1:]),
+        "seconds_copy": statistics.median(r.seconds_copy for r in recalls[1:]),
         "seconds_first_recall": recalls[0].seconds_rank + recalls[0].seconds_copy,
-        "rows": statistics.median(r.n_rows for r in recalls),
-        "bytes": statistics.median(r.n_bytes for r in recalls),
-        "speed": ratio(wall, wall_on),
-        "speed_cpu": ratio(cpu, cpu_on),
+        "rows": statistics.median(r.n_rows for r in recalls[1:]),
+        "bytes": statistics.median(r.n_bytes for r in recalls[1:]),
+        "speed": ratio(wall, wall_on, every),
+        "speed_cpu": ratio(cpu, cpu_on, every),
         "recalls": [recall.to_dict() for recall in recalls],
     }
 

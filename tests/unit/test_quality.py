@@ -14,7 +14,11 @@ NAMES = [e.name for e in quality.EVALUATIONS]
 
 
 def test_all_records_of_the_tables_have_a_command():
-    found = {file.stem for kind in ("eval", "heads") for file in RESULTS.glob(f"{kind}-*.json")}
+    found = {
+        file.stem
+        for kind in ("eval", "heads", "recall-needle")
+        for file in RESULTS.glob(f"{kind}-*.json")
+    }
     assert sorted(NAMES) == sorted(found)
 
 
@@ -24,7 +28,9 @@ def test_the_command_takes_the_arguments(evaluation, tmp_path):
     taken = evaluate.make_context(name, arguments).params
     assert taken["out"] == tmp_path / f"{evaluation.name}.json"
     assert taken["lengths"] == (evaluation.length,) and taken["budgets"] == evaluation.budgets
-    assert [policies.parse(p).spec for p in taken["policies"]] == list(evaluation.policies)
+    assert [policies.parse(p, policies.PREFILLS).spec for p in taken["policies"]] == list(
+        evaluation.policies
+    )
 
 
 def test_the_short_tables_policies_are_measured():
