@@ -5,8 +5,8 @@
 
 A text, or tokens at random where the model has no text of ours, is prefilled with a vault, and the same
 tokens are decoded after it, one by one: without recall, then with it. A recall's token waits for it, and
-those before it are slower, since their queries are read. Medians of the recalls after the first; seconds of the process, too, which
-other programs on the machine do not change.
+those before it are slower, since their queries are read. Medians of the recalls after the first; speed by
+seconds of the process, too, which other programs on the machine change less.
 """
 
 from __future__ import annotations
