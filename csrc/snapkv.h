@@ -81,12 +81,13 @@ struct llama_snapkv_params {
     bool vault;            // keep K and V of all prompt tokens off the device, see llama_snapkv_select_rows()
     uint64_t vault_limit;  // bytes that the vault of a sequence may take; 0: no limit
     enum llama_snapkv_prefill_mode prefill; // selective: without a vault, without a tap, and not for models with recurrent layers
-    float select_share;    // of the prompt's rows, those that later layers compute, in (0, 1]: whole runs of 32 tokens, and always the
+    float select_share;    // of the prompt's rows, those that later layers compute, in (0, 1]: whole runs of 8 tokens, and always the
                            // first run, protected spans, and what the window's queries and sliding-window layers need at the end
     uint32_t select_min;   // they are so many at least, and no fewer than are kept of a layer
     float select_depth;    // share of the layers that all rows go through at least, in [0, 1]
-    float select_settled;  // rows are chosen when those that the layers before would have chosen get this share of the newest layer's
-                           // votes, in [0, 1]; if they never do, the prefill is exact. 0: at select_depth
+    float select_settled;  // the layers to come are asked for their votes, ahead, with the hidden state of now, and asked again some layers later, so
+                           // up to four times: rows are chosen when those of the time before get this share of the votes, in [0, 1]; if they
+                           // never do, the prefill is exact. 0: at select_depth, asked once
     uint32_t recall_every; // after so many tokens of an answer rows of the vault that the last ones attend to take the places of kept ones
                            // that matter less, see llama_snapkv_recalls(); 0: never. needs a vault, and a context of one sequence
     uint32_t recall_queries; // so many of the last tokens ask, in [1, recall_every]
@@ -133,6 +134,7 @@ struct llama_snapkv_backend_info {
     bool proven_latent;    // with latent attention (MLA)
     bool proven_wide;      // with heads of more than 256 elements
     bool proven_sharing;   // with layers that read the KV of another
+    bool proven_selective; // and so are selective prefills to what is tested of them; they are no kind of models
     bool fused;            // has the fused ops; where it has not, ggml's own ops score and evict, which takes longer
     bool copies_mask;      // each chunk's part of the mask is copied, since the backend's flash attention does not obey the mask's row stride
 };
@@ -329,9 +331,9 @@ struct llama_snapkv_stats {
     double coverage;             // share of the window's attention mass on the kept rows, mean over cached layers and KV heads; 1 if nothing was evicted
     uint32_t n_selected;         // rows that later layers have computed; 0: a selection was not asked for, or was not made
     uint32_t n_layer_all;        // layers of the model that all rows went through
-    double settled;              // share of the newest layer's votes on rows that those before would have chosen; at the selection, or at the end
+    double settled;              // share of the votes of layers to come on rows that would have been chosen when they were asked before; the last time
     double layer_work;           // rows that went through a layer, as share of all rows through all layers
-    double seconds_select;       // counting votes and gathering rows
+    double seconds_select;       // asking the layers to come, and gathering rows
 };
 
 // the state of one sequence

@@ -89,16 +89,16 @@ class SnapKVConfig:
         vault_limit: the most bytes that the vault may take; None for no limit. A prompt that needs
             more is refused.
         prefill: what goes through all layers: "exact" for all rows of the prompt, or "selective" for
-            those that the votes of earlier layers rank highest. Selective is faster and not exact:
+            those that a look ahead at later layers ranks highest. Selective is faster and not exact:
             what a later layer would have seen in the other rows is lost. It goes without a vault;
             docs/how-it-works.md says how it works.
         select_share: with a selective prefill, the share of the prompt's rows that go on. They go in
-            whole runs of 32 tokens; the first run, protected rows, and the last ones always do.
+            whole runs of 8 tokens; the first run, protected rows, and the last ones always do.
         select_min: how many rows go on at least; never fewer than are kept.
         select_depth: the share of the model's layers that all rows go through at least.
-        select_settled: when the votes are settled enough to choose: the rows that the layers so far
-            would choose get this share of the next layer's votes. If they never do, the prefill is
-            exact. 0 chooses at select_depth.
+        select_settled: when the look ahead is settled enough to choose: the rows that the last look
+            would have chosen get this share of the votes of the next one, some layers later. If they
+            never do, in four looks, the prefill is exact. 0 chooses at select_depth, after one look.
         recall: whether rows of the vault come back while an answer is written: after every recall_every
             tokens the last ones vote for all rows of the prompt, and rows that now matter take the
             places of rows that no longer do. It needs a vault; docs/recall.md says what it costs.

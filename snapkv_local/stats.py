@@ -43,10 +43,10 @@ class PrefillStats:
         n_selected: rows that later layers have computed, with a selective prefill; 0 without one, and
             where the votes have not settled, so that all layers have computed all rows.
         n_layer_all: layers of the model that all rows went through.
-        settled: at the selection, or at the last layer without one, the share of the newest layer's
-            votes on rows that the layers before would have chosen.
+        settled: of the votes of later layers, at the last look ahead, the share on rows that the look
+            before would have chosen; 0 after one look, or none.
         layer_work: rows that went through a layer, as share of all rows through all layers.
-        seconds_select: choosing rows and bringing them together.
+        seconds_select: looking ahead, choosing rows and bringing them together.
     """
 
     n_prompt: int

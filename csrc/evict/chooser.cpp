@@ -47,6 +47,7 @@ llama_snapkv_chooser::choice llama_snapkv_chooser::choose(const llama_snapkv_lay
         if (params.keep_scores) {
             res.scores.push_back(selection.spread(pooled));
         }
+
         if (selection.is_open()) {
             selection.add(layer.ic, pooled);
         }

@@ -7,7 +7,7 @@
 
 llama_snapkv_compressor::llama_snapkv_compressor(llama_context & ctx, llama_snapkv & sk, llama_snapkv_runner & runner, const llama_snapkv_place & place,
         const llama_snapkv_staging & staging, const llama_snapkv_task & task, const llama_snapkv_positions & positions, llama_snapkv_selection & selection) :
-    sk(sk), staging(staging), task(task), scorer(ctx, sk.params, runner, place, staging, task), chooser(sk.params, task, positions, selection), packer(ctx, runner, place, staging, task) {
+    sk(sk), staging(staging), task(task), scorer(ctx, sk.params, runner, place, staging, task), chooser(sk.params, task, positions, selection), packer(ctx, runner, place, staging, task), selection(selection) {
 }
 
 double llama_snapkv_compressor::get_coverage() const {
@@ -40,6 +40,18 @@ void llama_snapkv_compressor::score(const std::vector<llama_snapkv_layer> & laye
         sk.coverage[layers[i].ic] = std::move(choices[i].coverage);
         if (sk.params.keep_scores) {
             sk.scores[layers[i].ic] = std::move(choices[i].scores);
+        }
+    }
+}
+
+void llama_snapkv_compressor::look(const std::vector<llama_snapkv_layer> & layers) {
+    const auto ballots = scorer.score(layers, /*with_votes =*/true, /*with_kv =*/false);
+    std::vector<float> pooled(task.n_prefix());
+    std::vector<float> mass(scorer.n_seen());
+    for (size_t i = 0; i < layers.size(); ++i) {
+        for (int64_t h = 0; h < layers[i].n_head_kv; ++h) {
+            ballots.of_layers[i].read_votes(h, pooled, mass);
+            selection.add(layers[i].ic, pooled);
         }
     }
 }

@@ -24,6 +24,9 @@ public:
     // votes of the group's layers; appends the kept rows to record. throws std::runtime_error
     void score(const std::vector<llama_snapkv_layer> & layers, llama_snapkv_record & record);
 
+    // votes of layers to come, for the selection. throws std::runtime_error
+    void look(const std::vector<llama_snapkv_layer> & layers);
+
     // copies the rows that record names last into target, cells of the compact cache
     void evict(const std::vector<llama_snapkv_layer> & layers, const llama_snapkv_record & record, llama_kv_cache & base, const llama_kv_cache::slot_info & target);
 
@@ -42,6 +45,7 @@ private:
     llama_snapkv_scorer scorer;
     llama_snapkv_chooser chooser;
     llama_snapkv_packer packer;
+    llama_snapkv_selection & selection;
 
     uint32_t n_scored = 0;
     uint32_t n_fused = 0;

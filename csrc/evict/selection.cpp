@@ -4,14 +4,11 @@
 #include <cmath>
 #include <numeric>
 
-// of a layer's votes, what counts with each later layer that votes
-static constexpr double CARRIED = 0.7;
-
 // the first rows draw attention whatever they say: they go on, and do not count
 static constexpr uint32_t N_FIRST = 4;
 
-llama_snapkv_selection::llama_snapkv_selection(const llama_snapkv_params & params, const llama_snapkv_task & task, uint32_t n_tail) :
-    params(params), task(task), n_all(task.n_rows()), open(params.prefill == LLAMA_SNAPKV_PREFILL_SELECTIVE && task.n_cells == 0) {
+llama_snapkv_selection::llama_snapkv_selection(const llama_snapkv_params & params, const llama_snapkv_task & task, uint32_t n_tail, uint32_t n_layers_all) :
+    params(params), task(task), n_layers_all(n_layers_all), n_all(task.n_rows()), open(params.prefill == LLAMA_SNAPKV_PREFILL_SELECTIVE && task.n_cells == 0) {
     if (!open) {
         return;
     }
@@ -31,46 +28,45 @@ llama_snapkv_selection::llama_snapkv_selection(const llama_snapkv_params & param
         }
     }
     newest.assign(stays.size(), 0.0);
-    votes.assign(stays.size(), 0.0);
+    so_far.assign(stays.size(), 0.0);
+    to_come.assign(stays.size(), 0.0);
 }
 
-// each head, and then each layer, has one vote to give
+bool llama_snapkv_selection::wants_look(uint32_t n_layers, uint32_t n_next) const {
+    if (!open || n_layers >= n_layers_all || n_looks == N_LOOKS) {
+        return false;
+    }
+    const float depth = params.select_depth * n_layers_all;
+    if (n_looks > 0) {
+        return n_layers >= depth && n_layers >= n_layers_looked + step();
+    }
+    // once before it counts, to compare with
+    return params.select_settled > 0.0f ? n_next >= depth : n_layers >= depth;
+}
+
+void llama_snapkv_selection::begin_look() {
+    close_layer();
+    looks = true;
+}
+
 void llama_snapkv_selection::add(uint32_t ic, const std::vector<float> & votes_of_head) {
     if (ic != ic_newest) {
         close_layer();
         ic_newest = ic;
     }
-    std::vector<double> head(newest.size(), 0.0);
     for (size_t row = N_FIRST; row < votes_of_head.size(); ++row) {
-        head[row / RUN] += std::isfinite(votes_of_head[row]) ? votes_of_head[row] : 0.0;
-    }
-    const double sum = std::accumulate(head.begin(), head.end(), 0.0);
-    for (size_t i = 0; i < head.size(); ++i) {
-        newest[i] += sum > 0.0 ? head[i] / sum : 0.0;
+        newest[row / RUN] += std::isfinite(votes_of_head[row]) ? votes_of_head[row] : 0.0;
     }
 }
 
+// each layer has one vote to give
 void llama_snapkv_selection::close_layer() {
     const double total = std::accumulate(newest.begin(), newest.end(), 0.0);
-    if (total <= 0.0) {
-        return; // none since the last time
-    }
-    if (any_counted) {
-        double here = 0.0;
-        double everywhere = 0.0;
-        for (size_t i = 0; i < newest.size(); ++i) {
-            everywhere += stays[i] ? 0.0 : newest[i];
-        }
-        for (const int32_t run : best()) {
-            here += stays[run] ? 0.0 : newest[run];
-        }
-        settled = everywhere > 0.0 ? here / everywhere : 1.0;
-    }
-    for (size_t i = 0; i < votes.size(); ++i) {
-        votes[i] = CARRIED * votes[i] + newest[i] / total;
+    auto & most = looks ? to_come : so_far;
+    for (size_t i = 0; i < most.size(); ++i) {
+        most[i] = std::max(most[i], total > 0.0 ? newest[i] / total : 0.0);
         newest[i] = 0.0;
     }
-    any_counted = true;
 }
 
 // runs: those that stay, then by their votes; equal ones: the earlier
@@ -81,22 +77,39 @@ std::vector<int32_t> llama_snapkv_selection::best() const {
     const size_t n_missing = stays.size() * RUN - n_all; // of the last run, which stays
     const size_t n = std::min(order.size(), std::max(n_stay, (n_wanted + n_missing + RUN - 1) / RUN));
     std::partial_sort(order.begin(), order.begin() + n, order.end(), [&](int32_t a, int32_t b) {
-        return stays[a] != stays[b] ? stays[a] : votes[a] != votes[b] ? votes[a] > votes[b]
-                                                                      : a < b;
+        return stays[a] != stays[b] ? stays[a] : vote(a) != vote(b) ? vote(a) > vote(b)
+                                                                    : a < b;
     });
     order.resize(n);
     return order;
 }
 
-bool llama_snapkv_selection::choose(int32_t n_layers, int32_t n_layers_all) {
-    if (!open || n_layers >= n_layers_all) {
-        return false;
-    }
+bool llama_snapkv_selection::choose(uint32_t n_layers) {
     close_layer();
+    looks = false;
+    auto runs = best();
+    if (n_looks > 0) {
+        auto share = [&](const std::vector<int32_t> & of) {
+            double here = 0.0;
+            for (const int32_t run : of) {
+                here += stays[run] ? 0.0 : to_come[run];
+            }
+            return here;
+        };
+        double everywhere = 0.0;
+        for (size_t i = 0; i < to_come.size(); ++i) {
+            everywhere += stays[i] ? 0.0 : to_come[i];
+        }
+        settled = everywhere > 0.0 ? share(before) / everywhere : 1.0;
+    }
+    std::fill(to_come.begin(), to_come.end(), 0.0);
+    n_looks++;
+    n_layers_looked = n_layers;
+    before = runs;
     if (n_layers < params.select_depth * n_layers_all || settled < params.select_settled) {
+        open = n_looks < N_LOOKS;
         return false;
     }
-    auto runs = best();
     std::sort(runs.begin(), runs.end());
     for (const int32_t run : runs) {
         for (uint32_t row = run * RUN; row < std::min(n_all, (run + 1) * RUN); ++row) {

@@ -97,7 +97,7 @@ uint32_t llama_snapkv_graph_cut(ggml_context * ctx, ggml_cgraph * dst, llama_sna
     int i0 = 0;
     int i1 = gf->n_nodes;
     ggml_tensor * out = nullptr;
-    if (params.hidden_out) {
+    if (params.il1 < (int32_t) graph.l_out.size()) {
         out = graph.l_out[params.il1 - 1];
         i1 = find_node(gf, out) + 1;
         GGML_ASSERT(i1 > 0);
@@ -107,6 +107,9 @@ uint32_t llama_snapkv_graph_cut(ggml_context * ctx, ggml_cgraph * dst, llama_sna
         i0 = find_node(gf, in) + 1;
         GGML_ASSERT(i0 > 0);
         redirect(in, params.hidden_in);
+        for (int32_t il = params.il0; params.flat && il + 1 < params.il1; ++il) {
+            redirect(graph.l_out[il], params.hidden_in);
+        }
     }
 
     for (int i = 0; i < gf->n_leafs; ++i) {
@@ -151,7 +154,7 @@ uint32_t llama_snapkv_graph_cut(ggml_context * ctx, ggml_cgraph * dst, llama_sna
         }
     }
 
-    if (out && !params.store_only) {
+    if (params.hidden_out) {
         ggml_build_forward_expand(dst, ggml_cpy(ctx, out, params.hidden_out));
     }
     return n_foreign;

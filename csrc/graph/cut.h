@@ -33,6 +33,7 @@ struct llama_snapkv_cut_params {
     ggml_tensor * mask_input = nullptr; // input of the graph that is not wanted, since its users get another mask
     bool store_only = false;      // only K and V of these layers are wanted, and their recurrent state
     std::function<void(const ggml_tensor *)> behind; // called behind each node of the cut: what it adds to dst stands there
+    bool flat = false;            // all layers of the cut read hidden_in, as if those before them changed nothing
 };
 
 // nodes of layers [il0, il1) in their order, after all inputs of the whole graph, so that llm_graph_result::set_inputs()

@@ -27,7 +27,7 @@ void llama_snapkv_prefill_run::begin_group(uint32_t ig) {
         weights->end();
         begin_chunk(0);
         llama_snapkv_gctx gctx = runner.make_context();
-        weights->lend(build_chunk(gctx.get(), flights.scratch(), ig, 0));
+        weights->lend(build_chunk(gctx.get(), flights.scratch(), ig, ahead ? batches.count() - 1 : 0)); // the last one needs all
     }
     if (ig == ig_inputs + 1 && place.device) {
         inputs.upload(place.buft(0));
@@ -65,10 +65,12 @@ ggml_cgraph * llama_snapkv_prefill_run::build_chunk(ggml_context * gctx, llm_gra
     if (ig > 0) {
         cut.hidden_in = staging.hidden.view(gctx, i, batches.row0(i) - known->n(), batches.n_tokens(i));
     }
-    if (!is_last_group(ig)) {
+    const bool passes_on = !is_last_group(ig) && !(ahead && !is_tail(i));
+    if (passes_on) {
         cut.hidden_out = staging.hidden.view(gctx, i, batches.row0(i) - known->n(), batches.n_tokens(i));
     }
-    cut.store_only = is_last_group(ig) && !batches.is_last(i);
+    cut.store_only = !passes_on && (ahead || !batches.is_last(i));
+    cut.flat = ahead && !is_tail(i);
 
     // all cached layers of the model use one mask; ours is made once and not for each chunk and group
     std::vector<std::vector<ggml_tensor *>> attns(groups.ils.size()); // of all layers that read a cached layer's KV
@@ -125,7 +127,7 @@ ggml_cgraph * llama_snapkv_prefill_run::build_chunk(ggml_context * gctx, llm_gra
     };
     llama_snapkv_graph_cut(gctx, gf, graph, cut);
     std::for_each(readers.begin(), readers.end(), save); // of a cut that only stores K and V
-    if (is_last_group(ig) && batches.is_last(i)) {
+    if (is_last_group(ig) && batches.is_last(i) && !ahead) {
         ggml_set_output(res.t_logits);
     }
     if (weights) {
@@ -160,10 +162,10 @@ void llama_snapkv_prefill_run::compute_chunk(uint32_t ig, uint32_t i) {
         throw llama_snapkv_compute_error(status);
     }
     if (staging.hidden) {
-        staging.hidden.leave(i, backend, !is_last_group(ig));
+        staging.hidden.leave(i, backend, !is_last_group(ig) && !(ahead && !is_tail(i)));
     }
-    flights.start(f, batches.n_tokens(i), backend);
-    if (batches.is_last(i) && is_last_group(ig)) {
+    flights.start(f, ahead ? 0 : batches.n_tokens(i), backend);
+    if (batches.is_last(i) && is_last_group(ig) && !ahead) {
         flights.land_all();
         take_logits(*f.res);
     }

@@ -15,8 +15,9 @@ llama_snapkv_flights::flight & llama_snapkv_flights::next() {
     return f;
 }
 
-void llama_snapkv_flights::start(flight & f, uint32_t n_tokens, ggml_backend_t backend) {
-    f.n_tokens = n_tokens;
+void llama_snapkv_flights::start(flight & f, uint32_t n_passes, ggml_backend_t backend) {
+    f.in_flight = true;
+    f.n_passes = n_passes;
     f.landed.record(backend);
     n_started++;
     if (!f.landed.is_supported()) {
@@ -25,13 +26,12 @@ void llama_snapkv_flights::start(flight & f, uint32_t n_tokens, ggml_backend_t b
 }
 
 void llama_snapkv_flights::land(flight & f) {
-    if (f.n_tokens == 0) {
+    if (!f.in_flight) {
         return;
     }
     f.landed.synchronize();
-    const uint32_t n_tokens = f.n_tokens;
-    f.n_tokens = 0;
-    progress.advance(n_tokens);
+    f.in_flight = false;
+    progress.advance(f.n_passes);
 }
 
 void llama_snapkv_flights::land_all() {

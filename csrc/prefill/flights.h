@@ -16,7 +16,8 @@ public:
         llama_snapkv_gctx gctx;
         std::unique_ptr<llm_graph_result> res;
         llama_snapkv_event landed;
-        uint32_t n_tokens = 0; // 0: not in flight
+        bool in_flight = false;
+        uint32_t n_passes = 0; // of its tokens, for the caller's progress
     };
 
     llama_snapkv_flights(llama_snapkv_runner & runner, llama_snapkv_progress & progress) :
@@ -29,7 +30,7 @@ public:
     // one whose graph can be built anew. throws llama_snapkv_aborted
     flight & next();
     // its graph of a chunk has been started by a backend. throws llama_snapkv_aborted
-    void start(flight & f, uint32_t n_tokens, ggml_backend_t backend);
+    void start(flight & f, uint32_t n_passes, ggml_backend_t backend);
     // wait for the device. throws llama_snapkv_aborted
     void land_all();
 

@@ -20,7 +20,7 @@ using access = llama_snapkv_access;
 
 llama_snapkv_prefill_run::llama_snapkv_prefill_run(llama_context & ctx, llama_snapkv & sk, const llama_snapkv_task & given) :
     ctx(ctx), sk(sk), task(given), seq_id(task.prompt.seq_id), mem(llama_snapkv_memory_of(ctx)), positions({ mem.base->snapkv.get(seq_id), task.pos0 - (llama_pos) task.n_cells }),
-    selection(sk.params, task, n_tail()), runner(ctx), progress(ctx, task.prompt), flights(runner, progress), batches(ctx, mem, task), others(ctx, sk, mem, task, runner, progress) {
+    selection(sk.params, task, n_tail(), ctx.get_model().hparams.n_layer()), runner(ctx), progress(ctx, task.prompt), flights(runner, progress), batches(ctx, mem, task), others(ctx, sk, mem, task, runner, progress) {
 }
 
 llama_snapkv_prefill_run::~llama_snapkv_prefill_run() {

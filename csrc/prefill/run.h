@@ -46,7 +46,10 @@ private:
 
     uint32_t n_tail() const;
     void select(uint32_t ig);
+    void begin_chunks(uint32_t ig, const std::vector<uint32_t> & stops);
+    void look_ahead(uint32_t ig);
     void join_tails();
+    bool is_tail(uint32_t i) const { return batches.end(i) > task.n_rows() - task.n_queries(); } // of a chunk
     void rows_to_positions();
 
     bool is_last_group(uint32_t ig) const { return ig + 1 == groups.count(); }
@@ -73,6 +76,7 @@ private:
     llama_snapkv_staging staging;
     llama_snapkv_inputs inputs;
     uint32_t ig_inputs = 0; // first group whose chunks have these
+    bool ahead = false; // the layers to come are computed for their votes only
     std::unique_ptr<llama_kv_cells> cells_before; // of sliding-window layers, at the selection
     uint32_t head_before = 0;
     std::unique_ptr<llama_snapkv_lent_weights> weights; // null: all weights are where their layers are computed

@@ -17,13 +17,19 @@ uint32_t llama_snapkv_prefill_run::n_tail() const {
 }
 
 void llama_snapkv_prefill_run::select(uint32_t ig) {
-    if (!selection.is_open()) {
+    if (is_last_group(ig) || !selection.wants_look(groups.il1(ig), groups.il1(ig + 1))) {
         return;
     }
     auto & stats = sk.stats;
     const int64_t t0 = ggml_time_us();
     const uint32_t n_all = task.n_rows();
-    const bool chosen = selection.choose(groups.il1(ig), groups.n_layer);
+    if (mem.iswa) {
+        llama_kv_cache & swa = *mem.iswa->get_swa();
+        cells_before = std::make_unique<llama_kv_cells>(swa.get_cells(seq_id));
+        head_before = access::v_heads(swa)[swa.get_stream(seq_id)];
+    }
+    look_ahead(ig);
+    const bool chosen = selection.choose(groups.il1(ig));
     stats.settled = selection.get_settled();
     if (chosen) {
         stats.n_layer_all = groups.il1(ig);
@@ -31,24 +37,45 @@ void llama_snapkv_prefill_run::select(uint32_t ig) {
         const double all = (double) groups.il1(ig) / groups.n_layer;
         stats.layer_work = all + (1.0 - all) * stats.n_selected / n_all;
 
-        if (mem.iswa) {
-            llama_kv_cache & swa = *mem.iswa->get_swa();
-            cells_before = std::make_unique<llama_kv_cells>(swa.get_cells(seq_id));
-            head_before = access::v_heads(swa)[swa.get_stream(seq_id)];
-        }
         staging.hidden.gather(runner, selection.rows(), plan.chunk);
         sk.selected = selection.rows();
         task.selected = &selection.rows();
         positions.selected = task.selected;
         positions.ic_selected = groups.ic1(ig);
-
-        known->load_swa();
-        batches.split(known->n(), plan.chunk, {});
-        inputs = {};
-        ig_inputs = ig + 1;
         progress.expect(progress.get_done() + (uint64_t) task.n_rows() * (groups.count() - ig - 1));
     }
+    begin_chunks(ig, {});
     stats.seconds_select += (ggml_time_us() - t0) * 1e-6;
+}
+
+// chunks of the layers after a group, of the rows that these have
+void llama_snapkv_prefill_run::begin_chunks(uint32_t ig, const std::vector<uint32_t> & stops) {
+    known->load_swa();
+    batches.split(known->n(), plan.chunk, stops);
+    inputs = {};
+    ig_inputs = ig + 1;
+}
+
+// What would the question look at in the layers to come? Hidden states change little from layer to layer, so the rows that it asks
+// are those of now: of most, K and V of each layer to come are computed of the hidden state that they have, which costs a small part of the
+// layer. Only the last rows, whose queries vote, go through all of it. Then they have their hidden state back.
+void llama_snapkv_prefill_run::look_ahead(uint32_t ig) {
+    const uint32_t tail0 = (task.n_rows() - task.n_queries()) / llama_snapkv_staging::MASK_ALIGNMENT * llama_snapkv_staging::MASK_ALIGNMENT;
+    const auto tail = staging.hidden.read_tail(task.n_rows() - tail0);
+    begin_chunks(ig, { tail0 });
+    ahead = true;
+    selection.begin_look();
+    for (uint32_t next = ig + 1; next < groups.count(); ++next) {
+        begin_group(next);
+        for (uint32_t i = 0; i < batches.count(); ++i) {
+            begin_chunk(i);
+            compute_chunk(next, i);
+        }
+        flights.land_all();
+        compressor->look(layers);
+    }
+    ahead = false;
+    staging.hidden.write_tail(tail);
 }
 
 // all sliding-window layers share their cells: those before the selection have other rows in them than those after it. the last

@@ -150,3 +150,15 @@ void llama_snapkv_hidden_buffer::gather(llama_snapkv_runner & runner, const std:
         runner.compute(build, [&]() { ggml_backend_tensor_set(ids, chosen.data() + i, 0, n * sizeof(int32_t)); });
     }
 }
+
+std::vector<uint8_t> llama_snapkv_hidden_buffer::read_tail(int64_t n) {
+    finish();
+    std::vector<uint8_t> res(n * state->nb[1]);
+    ggml_backend_tensor_get(state, res.data(), (n_rows - n) * state->nb[1], res.size());
+    return res;
+}
+
+void llama_snapkv_hidden_buffer::write_tail(const std::vector<uint8_t> & tail) {
+    finish();
+    ggml_backend_tensor_set(state, tail.data(), n_rows * state->nb[1] - tail.size(), tail.size());
+}

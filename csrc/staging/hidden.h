@@ -48,6 +48,10 @@ public:
     // the first rows become these, ascending; the state has no others from then on. between two groups. throws as runner.compute()
     void gather(llama_snapkv_runner & runner, const std::vector<int32_t> & chosen, int64_t chunk);
 
+    // the last n_rows rows, and what they were, again. between two groups
+    std::vector<uint8_t> read_tail(int64_t n_rows);
+    void write_tail(const std::vector<uint8_t> & rows);
+
     explicit operator bool() const { return state != nullptr; }
 
     size_t bytes_device = 0;

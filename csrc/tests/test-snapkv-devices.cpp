@@ -58,10 +58,10 @@ static void test_table() {
     CHECK(!llama_snapkv_get_backend(0, &info)); // of another version
     for (info.size = sizeof(info); llama_snapkv_get_backend(n, &info); ++n) {
         const auto line = llama_snapkv_backend_of(std::string(info.name));
-        CHECK(line.proven == info.proven && line.checked == info.checked && !(line.proven && line.checked) && line.proven_sharing == info.proven_sharing && line.fused == info.fused && line.reads_mask_stride == !info.copies_mask);
+        CHECK(line.proven == info.proven && line.checked == info.checked && !(line.proven && line.checked) && line.proven_sharing == info.proven_sharing && line.proven_selective == info.proven_selective && line.fused == info.fused && line.reads_mask_stride == !info.copies_mask);
         CHECK(info.title[0] && strchr(info.evidence, '.'));
         // of what is not proven, no kind of models is
-        CHECK(info.proven || info.checked || !(info.proven_recurrent || info.proven_latent || info.proven_wide || info.proven_sharing));
+        CHECK(info.proven || info.checked || !(info.proven_recurrent || info.proven_latent || info.proven_wide || info.proven_sharing || info.proven_selective));
     }
     CHECK(n >= 10);
     CHECK(llama_snapkv_backend_of(imaginary::cpu()).proven && llama_snapkv_backend_of(imaginary::cpu()).proven_latent);
@@ -146,7 +146,7 @@ static std::string arch_of(const llama_model * model) {
     return arch;
 }
 
-// exact prefills are proven there, selective ones not
+// exact prefills are proven there, selective ones are not
 static void test_selective_is_refused(const char * path) {
     const auto model = load(path, 99);
     const llama_snapkv_proving proving;

@@ -318,7 +318,7 @@ static void test_rows(llama_model * model) {
     CHECK(rows.size() >= SELECTED && rows.size() % 8 == 0);
     CHECK(std::is_sorted(rows.begin(), rows.end()) && rows.front() == 0 && rows.back() == N - 1);
     for (size_t i = 1; i < rows.size(); ++i) {
-        CHECK(rows[i] > rows[i - 1] && (rows[i] == rows[i - 1] + 1 || rows[i] % 32 == 0)); // whole runs
+        CHECK(rows[i] > rows[i - 1] && (rows[i] == rows[i - 1] + 1 || rows[i] % 8 == 0)); // whole runs
     }
     uint32_t row = 0;
     const auto ctx = make(model, context_params(), selective_params(share, 0.0f));

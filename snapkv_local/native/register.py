@@ -17,6 +17,7 @@ _MODELS = {
     "proven_latent": "latent attention (MLA)",
     "proven_wide": "heads of more than 256 elements",
     "proven_sharing": "layers that share KV",
+    "proven_selective": "selective prefills",
 }
 
 
@@ -35,6 +36,7 @@ class Backend:
         proven_latent: also of models with latent attention.
         proven_wide: also with heads of more than 256 elements.
         proven_sharing: also of models with layers that read the KV of another.
+        proven_selective: selective prefills did there what is tested of them.
         fused: it has our fused ops; ops of ggml do the same and take longer.
         copies_mask: each chunk's part of the mask is copied, as its flash attention ignores the
             mask's row stride.
@@ -49,6 +51,7 @@ class Backend:
     proven_latent: bool
     proven_wide: bool
     proven_sharing: bool
+    proven_selective: bool
     fused: bool
     copies_mask: bool
 

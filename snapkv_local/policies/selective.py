@@ -11,7 +11,7 @@ from snapkv_local.policies.snapkv import SnapKV
 
 @dataclass(frozen=True)
 class Selective(SnapKV):
-    """SnapKV whose later layers have computed only rows that earlier ones voted for. Not exact.
+    """SnapKV whose later layers have computed only rows that they were seen to look at. Not exact.
 
     Only the engine can do it: what later layers would have made of the other rows is nowhere to be
     found. So it is no policy that chooses from rows that are there, and SnapKVConfig has it as
@@ -21,7 +21,7 @@ class Selective(SnapKV):
         share: of the prompt's rows, those that go on.
         least: rows that go on at least.
         depth: share of the layers that all rows go through at least.
-        settled: share of the next layer's votes that the rows of those before must get.
+        settled: share of the votes of later layers that the rows of the look before must get.
     """
 
     name: ClassVar[str] = "selective"
