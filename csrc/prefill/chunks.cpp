@@ -80,6 +80,9 @@ ggml_cgraph * llama_snapkv_prefill_run::build_chunk(ggml_context * gctx, llm_gra
             attns[ic].push_back(llama_snapkv_graph_attn(res, il));
             ggml_tensor *& mask = attns[ic].back()->src[3];
             cut.mask_input = mask;
+            if (cut.flat) {
+                continue; // nothing attends
+            }
             mask = staging.mask_view(gctx, ic, mask->ne[0], mask->ne[1], batches.row0(i));
             if (!place.reads_mask_stride) {
                 ggml_tensor *& copy = copies[staging.masks[ic]];

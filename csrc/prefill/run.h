@@ -46,7 +46,7 @@ private:
 
     uint32_t n_tail() const;
     void select(uint32_t ig);
-    void begin_chunks(uint32_t ig, const std::vector<uint32_t> & stops);
+    void begin_chunks(uint32_t ig, uint32_t n_chunk, const std::vector<uint32_t> & stops);
     void look_ahead(uint32_t ig);
     void join_tails();
     bool is_tail(uint32_t i) const { return batches.end(i) > task.n_rows() - task.n_queries(); } // of a chunk

@@ -9,6 +9,9 @@
 
 using access = llama_snapkv_access;
 
+// chunks of which only K and V are computed, in chunks that go through whole layers
+static constexpr uint32_t AHEAD = 4;
+
 // what later layers need whatever the votes say: queries that vote, and in sliding-window layers all rows that the last tokens
 // and those to come can see, for whichever of the last ones is computed again
 uint32_t llama_snapkv_prefill_run::n_tail() const {
@@ -44,14 +47,14 @@ void llama_snapkv_prefill_run::select(uint32_t ig) {
         positions.ic_selected = groups.ic1(ig);
         progress.expect(progress.get_done() + (uint64_t) task.n_rows() * (groups.count() - ig - 1));
     }
-    begin_chunks(ig, {});
+    begin_chunks(ig, plan.chunk, {});
     stats.seconds_select += (ggml_time_us() - t0) * 1e-6;
 }
 
 // chunks of the layers after a group, of the rows that these have
-void llama_snapkv_prefill_run::begin_chunks(uint32_t ig, const std::vector<uint32_t> & stops) {
+void llama_snapkv_prefill_run::begin_chunks(uint32_t ig, uint32_t n_chunk, const std::vector<uint32_t> & stops) {
     known->load_swa();
-    batches.split(known->n(), plan.chunk, stops);
+    batches.split(known->n(), n_chunk, stops);
     inputs = {};
     ig_inputs = ig + 1;
 }
@@ -62,7 +65,9 @@ void llama_snapkv_prefill_run::begin_chunks(uint32_t ig, const std::vector<uint3
 void llama_snapkv_prefill_run::look_ahead(uint32_t ig) {
     const uint32_t tail0 = (task.n_rows() - task.n_queries()) / llama_snapkv_staging::MASK_ALIGNMENT * llama_snapkv_staging::MASK_ALIGNMENT;
     const auto tail = staging.hidden.read_tail(task.n_rows() - tail0);
-    begin_chunks(ig, { tail0 });
+    // larger ones, as K and V alone take less compute buffers; not where buffers or cells are of a chunk's size
+    const bool larger = !plan.hidden_host && !mem.iswa && task.n_rows() - tail0 <= plan.chunk;
+    begin_chunks(ig, larger ? AHEAD * plan.chunk : plan.chunk, { tail0 });
     ahead = true;
     selection.begin_look();
     for (uint32_t next = ig + 1; next < groups.count(); ++next) {

@@ -29,10 +29,10 @@ llama_snapkv_params llama_snapkv_default_params(void) {
     params.vault = false;
     params.vault_limit = 0;
     params.prefill = LLAMA_SNAPKV_PREFILL_EXACT;
-    params.select_share = 0.25f;
-    params.select_min = 2048;
-    params.select_depth = 0.4f;
-    params.select_settled = 0.85f;
+    params.select_share = 0.2f;
+    params.select_min = 1024;
+    params.select_depth = 0.375f;
+    params.select_settled = 0.5f;
     params.recall_every = 0;
     params.recall_queries = 4;
     return params;

@@ -93,7 +93,7 @@ def _unusual(stats: PrefillStats) -> list[str]:
             f"{stats.layer_work:.0%} of the work"
         )
     elif stats.settled > 0:
-        parts.append(f"exact: votes settled to {stats.settled:.0%} only")
+        parts.append(f"exact: looks ahead agreed to {stats.settled:.0%} only")
     if stats.bytes_hidden_host > 0:
         parts.append(f"hidden state: {size(stats.bytes_hidden_host)} in host memory")
     if stats.bytes_weights_lent > 0:

@@ -247,8 +247,8 @@ config_options = together(
     setting(
         "--prefill",
         type=_choices("prefill"),
-        says="What goes through all layers: all rows, or, faster and not exact, those that earlier layers' "
-        "votes rank highest.",
+        says="What goes through all layers: all rows, or, faster and not exact, those that a look ahead at "
+        "later layers ranks highest.",
     ),
     setting(
         "--select-share",
@@ -264,7 +264,7 @@ config_options = together(
     setting(
         "--select-settled",
         type=float,
-        says="Rows go on once the next layer gives them this share of its votes; 0 does not wait for it.",
+        says="Rows go on once a second look ahead gives them this share of its votes; 0 takes one look.",
     ),
     setting(
         "--vault",

@@ -26,10 +26,10 @@ class Selective(SnapKV):
 
     name: ClassVar[str] = "selective"
 
-    share: float = option(0.25, most=1, above=True)
-    least: int = option(2048, least=1)
-    depth: float = option(0.4, most=1)
-    settled: float = option(0.85, most=1)
+    share: float = option(0.2, most=1, above=True)
+    least: int = option(1024, least=1)
+    depth: float = option(0.375, most=1)
+    settled: float = option(0.5, most=1)
 
     def settings(self) -> dict[str, Any]:
         """Of SnapKVConfig, beside those of SnapKV."""
