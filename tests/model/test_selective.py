@@ -1,4 +1,4 @@
-"""Selective prefill: all rows go through the first layers, and those that these vote for through the rest."""
+"""Selective prefill: all rows go through the first layers, then those that others will look at."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from refused import refused
 
 from snapkv_local import Llama, SnapKVConfig
 from snapkv_local.errors import ConfigError, UnsupportedModelError
+from snapkv_local.eval.tasks import Wanted, get
+from snapkv_local.eval.tokens import open_tokens
+from snapkv_local.models.resolve import needle_model
 
 WINDOW = 16
 EXACT = SnapKVConfig(budget=96, window_size=WINDOW, decode_cells=64)
@@ -39,9 +42,7 @@ def test_with_all_rows_it_is_exact(make: Make, prompt: list[int]) -> None:
     np.testing.assert_array_equal(after(llm, prompt[:9]), after(exact, prompt[:9]))
 
 
-def test_later_layers_have_the_rows_that_earlier_ones_vote_for(
-    make: Make, prompt: list[int]
-) -> None:
+def test_later_layers_have_the_rows_that_go_on(make: Make, prompt: list[int]) -> None:
     llm = make(CONFIG, keep_scores=True)
     stats = llm.prefill(prompt)
     rows, layers = llm.selected_positions(), llm.cached_layers()
@@ -107,3 +108,21 @@ def test_without_two_groups_there_is_nothing_between_them(make: Make, model_path
     llm = make(CONFIG)
     with refused(ConfigError, "the new settings"):
         llm.set_snapkv(replace(CONFIG, layer_group=9))
+
+
+def test_it_finds_what_later_layers_look_up() -> None:
+    """Of the needle model the third layer of six knows nothing of the answer: only a look ahead finds it."""
+    path = needle_model()
+    wanted = Wanted(lengths=(2048,), n_documents=2, n_questions=2)
+    cases = list(get("needle").cases(open_tokens(path), wanted))
+    config = replace(CONFIG, budget=256, window_size=32, select_share=0.25, select_min=256)
+    llm = Llama(str(path), n_ctx=2300, snapkv=config, n_threads=1, n_threads_batch=1, verbose=False)
+    n_right = 0
+    for case in cases:
+        llm.set_question(case.question)
+        stats = llm.prefill(list(case.prompt))
+        assert (stats.n_layer_all, stats.n_selected < 600) == (3, True)
+        logits = llm.logits_for([*case.after, *case.gold[:-1]], len(case.gold))
+        n_right += (logits.argmax(axis=1) == case.gold).all()
+    llm.close()
+    assert n_right >= len(cases) - 1
