@@ -179,6 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--out", type=Path, default=ROOT / "results", help="folder for the record")
+    parser.add_argument("--note", help="what a reader of the record should know")
     args = parser.parse_args(arguments)
     wheel = args.wheel.resolve()
     found = contents(wheel)
@@ -195,6 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
         "machine": records.machine(),
         "python": sys.version.split()[0],
         "wheel": wheel.name,
+        "note": args.note,
         "contents": found,
         "installed": result,
     }

@@ -40,6 +40,7 @@ def _wheel(file: Path) -> str:
         f"{record['wheel']}, has {backends}{', for the processor that built it' if native else ''}, "
         "and the model `needle`, which answered."
     )
+    said += f" {record['note']}" if record.get("note") else ""
     return "\n".join([*table(["", ""], cells), said])
 
 

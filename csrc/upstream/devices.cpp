@@ -33,7 +33,7 @@ static constexpr llama_snapkv_backend BACKENDS[] = {
     { "MTL",     "Metal (Apple)",       false, false,  false,    false, false, false, false,    true,  true,
       "Never run on Apple hardware. The kernels, and what starts them, run as C++ on a CPU (test-snapkv-metal)." },
     { "Vulkan",  "Vulkan",              false, true,  false,    false, false, false, false,    false, false,
-      "Run on one GPU, an NVIDIA H200 on 2026-11-30, with shaders that use no matrix cores: shapes of Llama 3.2 1B and Gemma 3 4B were exact. "
+      "Run on one GPU, an NVIDIA H200 on 2026-11-30, with shaders that use no matrix cores: shapes of Llama 3.2 1B with a cache in f16, and of Gemma 3 4B in f16 and q8_0, were exact. "
       "A small model with a cache in q8_0 was not, by rounding: a copy of ours parted two nodes that the backend computes as one. It does "
       "so no more, and that was not run there again. So on each device a small model is computed when a model is loaded, and has to be exact "
       "there. Its flash attention takes a mask's rows as adjacent: each chunk gets a copy of its part." },
