@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--n-ctx", type=int, default=8192, help="of agents and short")
     parser.add_argument("--budget", type=int, default=512, help="of agents and short")
     parser.add_argument("--n-chunk", type=int, default=512, help="that a prompt is read in")
+    parser.add_argument("--minutes", type=float, default=60, help="no turn or round begins later")
     parser.add_argument("--n-prompt", type=int, default=4300)
     parser.add_argument("--n-turn", type=int, default=190)
     parser.add_argument("--n-turns", type=int, default=10)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from servers import LlamaServer, Ours, Server, ended, tokens_of
+from servers import LlamaServer, Ours, Server, command_of, ended, tokens_of
 from snapkv_local.models.resolve import resolve
 
 # of an answer
@@ -55,9 +55,12 @@ def agents(args: argparse.Namespace) -> dict[str, Any]:
     """Three conversations in turn, each of which grows."""
     turns: dict[str, list[dict[str, Any]]] = {}
     memory: dict[str, dict[str, int]] = {}
+    ends = time.monotonic() + 60 * args.minutes
     with side_by_side(args, 3) as servers:
         texts = {name: [tokens_of(args.n_prompt, seed) for seed in range(3)] for name in servers}
         for i in range(args.n_turns):
+            if time.monotonic() > ends:
+                break
             for agent in range(3):
                 # who is first changes from turn to turn
                 names = list(servers) if (i + agent) % 2 == 0 else list(servers)[::-1]
@@ -71,24 +74,22 @@ def agents(args: argparse.Namespace) -> dict[str, Any]:
         for name, server in servers.items():
             memory[name] = {key: server.bytes_of(of) for key, of in MEMORY.items()}
     found: dict[str, Any] = {"turns": turns, "memory": memory}
-    for name, done in turns.items():
-        later = [turn for turn in done if turn["turn"] > 0]
-        found.setdefault("seconds_first", {})[name] = _spread(
-            [turn["seconds_first"] for turn in later]
-        )
-        found.setdefault("n_evaluated", {})[name] = statistics.median(
-            turn["n_evaluated"] for turn in later
-        )
-        found.setdefault("seconds_first_of_all", {})[name] = statistics.median(
-            turn["seconds_first"] for turn in done if turn["turn"] == 0
-        )
+    for key in ("seconds_first", "seconds_cpu", "n_evaluated"):
+        for kind in ("later", "begun"):
+            found[f"{key}_{kind}"] = {
+                name: _spread(
+                    [turn[key] for turn in done if (turn["turn"] > 0) == (kind == "later")]
+                )
+                for name, done in turns.items()
+            }
     found["only_new_evaluated"] = all(
         turn["n_evaluated"] == turn["n_new"] for turn in turns["ours"] if turn["turn"] > 0
     )
     if "llama-server" in turns:
-        pairs = zip(turns["ours"], turns["llama-server"], strict=True)
-        ratios = [a["seconds_first"] / b["seconds_first"] for a, b in pairs if a["turn"] > 0]
-        found["ratio_first"] = _spread(ratios)
+        pairs = list(zip(turns["ours"], turns["llama-server"], strict=True))
+        for key in ("seconds_first", "seconds_cpu"):
+            ratios = [a[key] / b[key] for a, b in pairs if a["turn"] > 0]
+            found[f"{key}_ratio"] = _spread(ratios)
     return {**found, **_settings(args)}
 
 
@@ -104,6 +105,7 @@ def _turn(
         "n_new": len(text) - n_known,
         "n_evaluated": found["n_evaluated"],
         "seconds_first": found["seconds_first"],
+        "seconds_cpu": found["seconds_cpu"],
         # the last token was drawn and not evaluated
         "n_tokens": len(text) + len(found["tokens"]) - 1,
         "tokens": found["tokens"],
@@ -122,7 +124,10 @@ def short(args: argparse.Namespace) -> dict[str, Any]:
             for name, server in servers.items()
         }
         print("alone", alone, flush=True)
+        ends = time.monotonic() + 60 * args.minutes
         for i in range(args.n_rounds):
+            if i > 0 and time.monotonic() > ends:
+                break
             for name in list(servers) if i % 2 == 0 else list(servers)[::-1]:
                 wait = 0.3 * alone[name]["seconds_prefill"]
                 rounds.setdefault(name, []).append(_beside(servers[name], args.n_prompt, i, wait))
@@ -163,7 +168,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     names = ("threads", "n_ctx", "budget", "n_chunk")
     found = {name: getattr(args, name) for name in names}
     if args.llama_server is not None:
-        command = [args.llama_server, "--version"]
+        command = [*command_of(args.llama_server), "--version"]
         said = subprocess.run(command, capture_output=True, text=True, check=True)
         lines = (said.stdout + said.stderr).splitlines()
         found["llama_server"] = next(line for line in lines if line.startswith("version"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -17,7 +18,8 @@ from typing import Any
 import httpx
 import numpy as np
 
-SECONDS_TO_START = 120
+HERE = Path(__file__).resolve().parent
+SECONDS_TO_START = 300
 
 
 class Server:
@@ -61,6 +63,11 @@ class Server:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return 1024 * int(status.partition(f"{name}:")[2].split()[0])
 
+    def seconds_cpu(self) -> float:
+        """Of the processor, that the process and its threads have used."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def bytes_resident(self) -> int:
         """Memory of the process, mapped files included."""
         return self.bytes_of("VmRSS")
@@ -68,14 +75,16 @@ class Server:
     def ask(
         self, prompt: list[int], n: int = 8, leave_after: float | None = None, **fields: Any
     ) -> dict[str, Any]:
-        """An answer to tokens: its tokens, what was evaluated, and seconds to the first token.
+        """An answer to tokens: its tokens, what was evaluated, and seconds to the first token, by the clock
+        and of the server's processor.
 
         Args:
             leave_after: seconds after which the client goes away.
         """
         body = {"prompt": prompt, "n_predict": n, "temperature": 0, "stream": True, **fields}
         body |= {"ignore_eos": True, "return_tokens": True}
-        began, first, tokens, last = time.monotonic(), None, [], {}
+        first, cpu, tokens, last = None, None, [], {}
+        began, began_cpu = time.monotonic(), self.seconds_cpu()
         with self.client.stream("POST", "/completion", json=body) as response:
             if response.status_code != 200:
                 return {"status": response.status_code, "tokens": []}
@@ -86,7 +95,7 @@ class Server:
                     continue
                 event = json.loads(line.removeprefix("data: "))
                 if event.get("tokens") and first is None:
-                    first = time.monotonic() - began
+                    first, cpu = time.monotonic() - began, self.seconds_cpu() - began_cpu
                 tokens += event.get("tokens", [])
                 last = event
         timings = last.get("timings", {})
@@ -95,6 +104,7 @@ class Server:
             "n_evaluated": timings.get("prompt_n"),
             "n_cached": timings.get("cache_n"),
             "seconds_first": first,
+            "seconds_cpu": cpu,
             "seconds": time.monotonic() - began,
             "slot": last.get("id_slot"),
         }
@@ -113,16 +123,22 @@ class LlamaServer(Server):
     """llama.cpp's own.
 
     Args:
-        program: its path.
-        model: the GGUF file's.
+        program: its path, or that of a Python that has it in the package xllamacpp.
+        model: path of the GGUF file.
     """
 
     def __init__(self, program: str, model: str, *options: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        command = [program, "--model", model, "--host", "127.0.0.1", "--port", port, *options]
-        super().__init__(command, f"http://127.0.0.1:{port}")
+        command = [*command_of(program), "--model", model, "--host", "127.0.0.1", "--port", port]
+        super().__init__([*command, *options], f"http://127.0.0.1:{port}")
+
+
+def command_of(program: str) -> list[str]:
+    """What starts llama-server."""
+    is_python = Path(program).name.startswith("python")
+    return [program, str(HERE / "xllamacpp_server.py")] if is_python else [program]
 
 
 @contextmanager

@@ -26,6 +26,7 @@ import many_table
 import needle_tables
 import quality_tables
 import recall_table
+import server_tables
 import settings_table
 import unasked_table
 from snapkv_local.report.units import GIB, MIB
@@ -249,6 +250,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "unasked": unasked_table.unasked,
     "recall": recall_table.answers,
     "recall-cost": recall_table.cost,
+    "server-speed": server_tables.speed,
+    "server-lasting": server_tables.lasting,
 }
 
 

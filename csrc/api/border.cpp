@@ -4,6 +4,8 @@
 #include "recall/recall.h"
 #include "state/context.h"
 #include "state/lock.h"
+#include "state/placing.h"
+#include "upstream/access.h"
 #include "upstream/snapkv-alloc.h"
 
 #include "llama-context.h"
@@ -44,6 +46,24 @@ static std::string check_positions(const llama_context & ctx, const llama_batch 
     return error;
 }
 
+// of a model with recurrent layers: a batch that fails before it is computed leaves what the sequences held
+static int32_t decode(llama_context & ctx, const llama_batch & batch) {
+    if (!llama_snapkv_access::snapkv(ctx) || !llama_snapkv_memory_of(ctx).recr) {
+        return llama_decode(&ctx, batch);
+    }
+    llama_snapkv_placing placing(ctx);
+    try {
+        const int32_t rc = llama_decode(&ctx, batch);
+        if (rc != 0) {
+            placing.put_back(batch);
+        }
+        return rc;
+    } catch (...) {
+        placing.put_back(batch);
+        throw;
+    }
+}
+
 int32_t llama_snapkv_decode(llama_context * ctx, llama_batch batch) {
     try {
         if (llama_snapkv_refuses_batch(ctx, batch)) {
@@ -56,7 +76,7 @@ int32_t llama_snapkv_decode(llama_context * ctx, llama_batch batch) {
         }
         llama_snapkv_require_step(std::max(llama_n_threads(ctx), llama_n_threads_batch(ctx)));
         llama_snapkv_recall_step recall(*ctx, batch.n_tokens);
-        const int32_t rc = llama_decode(ctx, batch);
+        const int32_t rc = decode(*ctx, batch);
         if (rc != 0) {
             llama_snapkv_set_error(rc == 1 ? "no free cells in the KV cache" : format("llama_decode() failed with %d", rc));
             return rc;

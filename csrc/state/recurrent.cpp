@@ -1,5 +1,6 @@
 #include "state/recurrent.h"
 
+#include "state/placing.h"
 #include "upstream/snapkv-alloc.h"
 #include "upstream/snapkv-wipe.h"
 
@@ -82,6 +83,7 @@ void llama_snapkv_write_state(llama_memory_recurrent & recr, llama_seq_id seq_id
 }
 
 void llama_snapkv_wipe_states(llama_context & ctx) {
+    llama_snapkv_note_placed();
     const llama_memory_recurrent * recr = llama_snapkv_memory_of(ctx).recr;
     if (!recr || recr->rs_z < 0) {
         return;

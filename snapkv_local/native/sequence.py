@@ -99,6 +99,9 @@ class SequenceContext(KeptRows, CheckedContext):
         """
         if not self.kv_cache_seq_rm(-1, n_past, -1):
             return False
+        # a batch of others that failed while it was computed may have taken what this sequence had
+        if self._end() < n_past:
+            return False
         n_swa = llama_cpp.llama_model_n_swa(self.model.model)
         if n_swa == 0 or n_past == 0:
             return True

@@ -53,8 +53,14 @@ class SharedContext(SnapKVContext):
         super().__init__(model=model, params=params, verbose=verbose)
         self._n_vocab = int(model.n_vocab())
         decode = functools.partial(CheckedContext.decode, self)
-        n_batch = int(llama_cpp.llama_n_batch(self.ctx))
-        self._steps = Steps(self.gate, self.options.n_seq, n_batch, decode, self._native_row)
+        self._steps = Steps(
+            self.gate,
+            self.options.n_seq,
+            int(llama_cpp.llama_n_batch(self.ctx)),
+            decode,
+            self._native_row,
+            in_runs=self.is_hybrid,
+        )
         self._exit_stack.callback(self._steps.close)
         self._forget_logits()
 

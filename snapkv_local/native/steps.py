@@ -50,6 +50,9 @@ class Steps:
         n_batch: tokens of a batch, at most.
         decode: evaluates a batch of the context.
         logits: those of a batch's i-th token, [n_vocab] in memory of the context.
+        in_runs: sequences share a batch only if their ids follow each other. Of a model with recurrent
+            layers, llama.cpp computes others one after the other, and a state cannot be rewound where a
+            later one fails.
     """
 
     def __init__(
@@ -59,9 +62,11 @@ class Steps:
         n_batch: int,
         decode: Callable[[_internals.LlamaBatch], None],
         logits: Callable[[int], npt.NDArray[np.float32]],
+        in_runs: bool = False,
     ) -> None:
         self.gate = gate
         self._decode = decode
+        self._in_runs = in_runs
         self._logits = logits
         self._n_batch = min(n_seq * MOST, n_batch)
         self._batch = _internals.LlamaBatch(
@@ -134,7 +139,9 @@ class Steps:
     def _batches(self, steps: list[_Step]) -> Iterator[list[_Step]]:
         batch: list[_Step] = []
         for step in steps:
-            if sum(len(each.tokens) for each in (*batch, step)) > self._n_batch:
+            n_tokens = sum(len(each.tokens) for each in (*batch, step))
+            ends_run = self._in_runs and batch and batch[-1].seq_id + 1 != step.seq_id
+            if n_tokens > self._n_batch or ends_run:
                 yield batch
                 batch = []
             batch.append(step)
@@ -145,7 +152,8 @@ class Steps:
     ) -> None:
         """After a batch has failed, of which a part may have been computed."""
         for step in steps:
-            if not remove(step.seq_id, step.pos):  # recurrent layers may have gone on
+            # recurrent layers may have gone on; where nothing was computed, they are put back by now
+            if not remove(step.seq_id, step.pos):
                 step.error = error
         for step in steps:
             if step.error is None:

@@ -172,6 +172,10 @@ class Job:
             pass
         except Exception as e:
             self.emit(Failed(from_exception(e)))
+        finally:
+            # what was raised knows all frames, with what they hold, and one of them is this one's: nothing
+            # of it would be free before Python's collector comes to its oldest generation
+            self._cancelled = None
 
 
 class Worker:
@@ -299,6 +303,7 @@ class Worker:
             finally:
                 with self._changed:
                     self._running.discard(job)
+                del job  # while this thread waits for another one
 
 
 def _going_down() -> ApiError:
