@@ -17,7 +17,7 @@ THEIRS = "llama-server"
 def speed(results: Path) -> str:
     """How soon each turn of three agents begins, and a short request beside a long one."""
     agents, short = (_load(results, case) for case in ("agents", "short"))
-    if agents is None or short is None or "memory" not in agents:
+    if agents is None or short is None:
         return "The server is not measured beside llama-server yet."
     names = [name for name in ("ours", THEIRS) if name in agents["turns"]]
     of_memory = agents["memory"]
@@ -26,13 +26,14 @@ def speed(results: Path) -> str:
     what = f"three agents in turn, {n_turns} turns each, from {agents['n_prompt']:,} to {last:,} tokens"
     rows = {
         f"{what}: seconds to the first token of a later turn": [
-            _spread(of_turns[name]) for name in names
+            _spread(agents["seconds_first_later"][name]) for name in names
         ],
+        "of the processor": [_spread(agents["seconds_cpu_later"][name]) for name in names],
         "tokens that a later turn evaluates": [
-            f"{agents['n_evaluated'][name]:g}" for name in names
+            f"{agents['n_evaluated_later'][name]['median']:g}" for name in names
         ],
         f"seconds to the first token behind the first {agents['n_prompt']:,}": [
-            f"{agents['seconds_first_of_all'][name]:.1f}" for name in names
+            _spread(agents["seconds_first_begun"][name]) for name in names
         ],
         "memory of the process at the end": [
             size(of_memory[name]["bytes_resident"], MIB) for name in names
@@ -72,14 +73,38 @@ def speed(results: Path) -> str:
     return "\n".join(lines)
 
 
+def one(results: Path) -> str:
+    """The same server with one conversation, which is what it had before."""
+    agents, short = (_load(results, f"{case}-one") for case in ("agents", "short"))
+    if agents is None or short is None:
+        return "The server with one conversation is not measured yet."
+    now, before = short["now"], short["before"]
+    rows = [
+        [
+            "three agents in turn: tokens that a later turn evaluates",
+            *(f"{agents[name]:,g}" for name in ("n_evaluated", "n_evaluated_before")),
+        ],
+        [
+            "seconds to the first token of a later turn",
+            *(f"{agents[name]:.1f}" for name in ("seconds_first", "seconds_first_before")),
+        ],
+        [
+            f"seconds to the first token of 100 tokens, while a prompt of {short['n_prompt']:,} is read",
+            *(f"{each['seconds_first_beside']:.1f}" for each in (now, before)),
+        ],
+    ]
+    return "\n".join(
+        [*table(["", "several conversations", "one"], rows), f"\n{agents['model']}; medians."]
+    )
+
+
 def lasting(results: Path) -> str:
     """Conversations that rest, that outlive the server, and many requests."""
     records = [_load(results, case) for case in ("resting", "killed", "mixed", "isolation")]
-    if any(record is None for record in records) or "as_glibc_does" not in (records[2] or {}):
+    if any(record is None for record in records):
         return "How long conversations last in the server is not measured yet."
     resting, killed, mixed, isolation = (record or {} for record in records)
     n_mixed = sum(mixed[name] for name in ("answered", "left", "failed"))
-    theirs = mixed["as_glibc_does"]
     rows = {
         f"a conversation of {resting['n_prompt']:,} tokens comes back from memory, and from a file: share "
         "of the time of its prefill": (
@@ -89,8 +114,6 @@ def lasting(results: Path) -> str:
         "with one new token evaluated": f"{killed['n_warm']}",
         f"{n_mixed:,} requests from six clients, of whom {mixed['left']:,} leave: requests without an "
         "answer, places that stay busy": f"{mixed['failed']}, {mixed['stuck']}",
-        "memory of the process after a quarter of them, a half, and all": _memory(mixed),
-        "the same with half as many, and memory as glibc gives it back by itself": _memory(theirs),
         f"{isolation['n_talks']} conversations with a secret each, {isolation['n_requests']} requests over 4 "
         "places, with rest in memory and in files: largest difference in the logits from each alone": (
             f"{isolation['largest_difference']:g}"
@@ -114,7 +137,8 @@ def _spread(of: dict[str, float]) -> str:
 
 
 def _where(record: Record) -> str:
-    return f"{record['cpu']}, {record['cores']} cores that had other work; commit {commit(record)}"
+    when = f"commit {commit(record)}" if "commit" in record else record["date"]
+    return f"{record['cpu']}, {record['cores']} cores that had other work; {when}"
 
 
 def _load(results: Path, case: str) -> Record | None:

@@ -251,6 +251,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "recall": recall_table.answers,
     "recall-cost": recall_table.cost,
     "server-speed": server_tables.speed,
+    "server-one": server_tables.one,
     "server-lasting": server_tables.lasting,
 }
 

@@ -15,6 +15,7 @@ import needle_tables
 import quality_tables
 import readme_figure
 import recall_table
+import server_tables
 import settings_table
 import tables
 import unasked_table
@@ -646,3 +647,37 @@ def test_many_sequences_have_full_caches_beside_them_where_these_fit(tmp_path):
         "| 7B | 32 | 1,920 | does not fit | - | 60.0 | - | 8.0 GiB | - | 7.0 GiB | - |",
     ]
     assert len(many.lines(record)) == 6
+
+
+def test_the_server_beside_llama_server(tmp_path):
+    """From records of measure/serve.py; without them nothing is claimed."""
+    assert "not measured" in server_tables.speed(tmp_path)
+    names = ("ours", "llama-server")
+
+    def spread(value):
+        return {"median": value, "least": value / 2, "most": value * 2}
+
+    settings = {"cpu": "Test", "cores": 2, "commit": "0123456789abcdef", "model": "demo"}
+    settings |= {"threads": 1, "n_ctx": 8192, "budget": 512, "n_chunk": 512, "n_prompt": 4300}
+    turns = [{"turn": 0, "n_prompt": 4300}, {"turn": 1, "n_prompt": 6100}]
+    agents = {**settings, "turns": dict.fromkeys(names, turns)}
+    agents["memory"] = {
+        name: {"bytes_resident": (i + 1) << 28, "bytes_anonymous": (i + 1) << 27}
+        for i, name in enumerate(names)
+    }
+    for key in ("seconds_first", "seconds_cpu", "n_evaluated"):
+        for kind in ("later", "begun"):
+            agents[f"{key}_{kind}"] = {name: spread(i + 1.25) for i, name in enumerate(names)}
+        agents[f"{key}_ratio"] = spread(0.625)
+    short = {**settings, "n_prompt": 7000}
+    for name in names:
+        short[name] = {"seconds_first_alone": 0.5, "seconds_prefill_alone": 90.0}
+        short[name] |= {"seconds_first": spread(1.5), "seconds_prefill": spread(95.0)}
+    for case, record in (("agents", agents), ("short", short)):
+        (tmp_path / f"serve-{case}.json").write_text(json.dumps(record))
+    text = server_tables.speed(tmp_path)
+    assert "| | snapkv-local | llama-server |" in text
+    assert "2 turns each, from 4,300 to 6,100 tokens" in text
+    assert "| 1.25 (0.62 to 2.50) | 2.25 (1.12 to 4.50) |" in text
+    assert "| 256.0 MiB | 512.0 MiB |" in text
+    assert "takes 0.62 times as long" in text
