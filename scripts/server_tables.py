@@ -18,7 +18,7 @@ def speed(results: Path) -> str:
     """How soon each turn of three agents begins, and a short request beside a long one."""
     agents, short = (_load(results, case) for case in ("agents", "short"))
     if agents is None or short is None:
-        return "The server is not measured beside llama-server yet."
+        return "The server beside llama-server is not measured yet."
     names = [name for name in ("ours", THEIRS) if name in agents["turns"]]
     of_memory = agents["memory"]
     last = max(turn["n_prompt"] for turn in agents["turns"]["ours"])
