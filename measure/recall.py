@@ -45,14 +45,17 @@ def timed(llm: Any, prompt: list[int], answer: list[int]) -> tuple[list[float], 
     return wall, cpu
 
 
-def ratio(plain: list[float], recalled: list[float], every: int) -> float:
-    """Speed with recall, as a share of that without.
+def ratio(seconds: list[float], every: int, n_watched: int) -> float:
+    """Speed with recall, as a share of that of tokens which it leaves alone, within the same answer.
 
-    A round is `every` tokens, the last of which waits for the recall; of each place in it the median,
-    since a busy machine makes some tokens slow. The first round has the first recall, and is left out.
+    A round is `every` tokens, of which the last ones are watched, and the very last waits for the
+    recall; of each place in it the median, since a busy machine makes some tokens slow. The first round
+    has the first recall, and is left out.
     """
-    places = [statistics.median(recalled[every + i :: every]) for i in range(every)]
-    return every * statistics.median(plain) / sum(places)
+    places = [seconds[every + i :: every] for i in range(every)]
+    alone = statistics.median(s for place in places[: every - n_watched] for s in place)
+    watched = [statistics.median(place) for place in places[every - n_watched :]]
+    return every * alone / ((every - n_watched) * alone + sum(watched))
 
 
 def summary(llm: Any, config: SnapKVConfig, prompt: list[int], answer: list[int]) -> dict[str, Any]:
@@ -85,8 +88,8 @@ def summary(llm: Any, config: SnapKVConfig, prompt: list[int], answer: list[int]
         "seconds_first_recall": recalls[0].seconds_rank + recalls[0].seconds_copy,
         "rows": statistics.median(r.n_rows for r in recalls[1:]),
         "bytes": statistics.median(r.n_bytes for r in recalls[1:]),
-        "speed": ratio(wall, wall_on, every),
-        "speed_cpu": ratio(cpu, cpu_on, every),
+        "speed": ratio(wall_on, every, config.recall_queries),
+        "speed_cpu": ratio(cpu_on, every, config.recall_queries),
         "recalls": [recall.to_dict() for recall in recalls],
     }
 

@@ -50,7 +50,7 @@ def cost(results: Path) -> str:
         return "What a recall costs is not measured yet."
     head = ["model, prompt tokens", "rows kept", "`recall_every`", "a token", "a recall"]
     head += ["of it copying", "rows replaced", "bytes", "speed", "speed by CPU time"]
-    says = "Medians; speed with recall as a share of that without it, in one call"
+    says = "Medians; speed with recall as a share of that of tokens which it leaves alone, within one answer"
     return "\n".join([*table(head, rows), "", f"{says}; {', '.join(where)}."])
 
 
