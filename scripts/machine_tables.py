@@ -13,7 +13,7 @@ from table_parts import commit, table
 def wheel(results: Path) -> str:
     """What wheels weigh, and how long their installation takes without a compiler."""
     files = sorted(results.glob("wheel-*.json"))
-    return "\n\n".join(map(_wheel, files)) or "No wheel has been measured yet."
+    return "\n\n".join(map(_wheel, files)) or "Wheels are not measured yet."
 
 
 def _wheel(file: Path) -> str:
@@ -47,7 +47,7 @@ def _wheel(file: Path) -> str:
 def vulkan(results: Path) -> str:
     """A prompt through Vulkan, compressed and with the full cache."""
     files = sorted(results.glob("bench-*-vulkan.json"))
-    return "\n\n".join(map(_vulkan, files)) or "Vulkan has not been measured yet."
+    return "\n\n".join(map(_vulkan, files)) or "Vulkan is not measured yet."
 
 
 def _vulkan(file: Path) -> str:
@@ -70,7 +70,7 @@ def _vulkan(file: Path) -> str:
 def several(results: Path) -> str:
     """A long prompt on several GPUs, and whether they are exact."""
     files = sorted(results.glob("several-*.json"))
-    return "\n\n".join(map(_several, files)) or "Several GPUs have not been measured yet."
+    return "\n\n".join(map(_several, files)) or "Several GPUs are not measured yet."
 
 
 def _several(file: Path) -> str:
