@@ -157,7 +157,7 @@ MODEL = PlannedModel(
     layers=tuple(
         Layer(
             n_head=4, n_voters=4, n_head_kv=2, head_k=32, head_v=64, n_result=128, is_swa=swa, bytes_state=0,
-            n_mix=0, n_ff=1, n_expert_used=0, is_gated=True,
+            n_mix=0, n_ff=1, n_expert_used=0, is_gated=True, has_dense=True,
         )
         for swa in (True, False, True, False)
     ),
