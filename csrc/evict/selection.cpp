@@ -38,7 +38,7 @@ bool llama_snapkv_selection::wants_look(uint32_t n_layers, uint32_t n_next) cons
     }
     const float depth = params.select_depth * n_layers_all;
     if (n_looks > 0) {
-        return n_layers >= depth && n_layers >= n_layers_looked + step();
+        return n_layers >= depth && (n_looks == 1 || n_layers >= n_layers_looked + step());
     }
     // once before it counts, to compare with
     return params.select_settled > 0.0f ? n_next >= depth : n_layers >= depth;
