@@ -32,7 +32,7 @@ llama_snapkv_params llama_snapkv_default_params(void) {
     params.select_share = 0.2f;
     params.select_min = 1024;
     params.select_depth = 0.375f;
-    params.select_settled = 0.4f;
+    params.select_settled = 0.3f;
     params.recall_every = 0;
     params.recall_queries = 4;
     return params;

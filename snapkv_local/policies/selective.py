@@ -29,7 +29,7 @@ class Selective(SnapKV):
     share: float = option(0.2, most=1, above=True)
     least: int = option(1024, least=1)
     depth: float = option(0.375, most=1)
-    settled: float = option(0.4, most=1)
+    settled: float = option(0.3, most=1)
 
     def settings(self) -> dict[str, Any]:
         """Of SnapKVConfig, beside those of SnapKV."""

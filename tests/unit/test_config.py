@@ -36,7 +36,7 @@ def test_defaults():
         "select_share": 0.2,
         "select_min": 1024,
         "select_depth": 0.375,
-        "select_settled": 0.4,
+        "select_settled": 0.3,
         "recall": False,
         "recall_every": 16,
         "recall_queries": 4,
