@@ -77,5 +77,7 @@ def quarter(name: str) -> Blueprint:
         experts=experts,
         recurrent=recurrent,
         latent=latent,
+        n_shared_kv=min(b.n_shared_kv, 6),
+        n_embd_layer=b.n_embd_layer // 4,
         extra=extra,
     )

@@ -19,7 +19,10 @@ of a chunk (n):
     recurrent           R = 2 n_embd + 3 c, and for Mamba 3 i more and the state, where c are the
                             convolution's channels and i the elements of all heads; a model with such
                             layers has no hole of n_q
-    quantized KV, CUDA  n_embd + 2 n_q, and 2 bytes for each element of the layer's K and V: see below
+    added embeddings    P = n_layer times the embedding that a layer adds. The first layer has P + n_embd
+                            more; later ones have 2 P + n_embd + 3 n_ff, and the hidden state in a hole.
+                            P once more, as it is read: in host memory beside a GPU
+    quantized KV, CUDA  Q = 2 n_embd + 2 n_q, and 2 bytes for each element of the layer's K and V: see below
     ours, scoring       8 n_prompt n_head_kv of votes and mass, and the softmax's statistics
 
 Our logits are those of one token. The queries of the window are copied behind their attention, so they
@@ -31,12 +34,24 @@ What a GPU computes as one node keeps its inputs until then. CUDA's and HIP's gr
 (ggml_cuda_match_moe_weighted_reduction() in ggml-cuda.cu) does so with the sum of 2 to 15 experts, Metal's
 (ops_moe_reduce_2 to _8 in ggml-metal-fusion.cpp) with that of 2 to 8: what the experts give may not be
 overwritten by the same times its weight. Processors have no such step, and Vulkan, which no device
-of ours stands for, none for experts' sums. And CUDA's flash attention widens quantized K and V to f16
-in its own result's buffer (ggml_cuda_flash_attn_ext_get_alloc_size() in fattn.cu).
+of ours stands for, none for experts' sums.
+
+CUDA's flash attention widens quantized K and V to f16 in its own result's buffer
+(ggml_cuda_flash_attn_ext_get_alloc_size() in fattn.cu). That fits into no hole, so all that was computed
+before lies below it, freed or not: the hidden state, and normed (2 n_embd), queries as they were rotated
+(n_q), and then its result (n_q). Beside these
+
+    gated attention     3 n_q: queries with their gates, and normed
+    MLA                 the latent of queries, queries before they meet K's latent, and after
+    experts             where the same graph has them before: a hole of n_embd, and of the queries of
+                            sliding-window layers, if the matrix of queries gives more; or 3 n_ff, with
+                            the hidden state behind them, if all that they give fits in there, weighted
+    added embeddings    2 P + n_embd, and the first layer's queries
 
 It was derived from graphs of made models on the CPU, of several n_ff, n_embd, n_q and n_kv, and from the
 same graphs with CUDA's graph optimization, and gives their compute buffers and those in results/ within
-5 % (tests/unit/test_plan.py), dense ones but for 23 KB of tokens, positions and cells. Mixtures and
+5 % (tests/unit/test_plan.py), dense ones but for 23 KB of tokens, positions and cells. What an H200
+took for 14 shapes is in tests/unit/test_plan_measured.py. Mixtures and
 hybrids were measured on shapes of bench/shapes.py with all numbers divided by four, a chunk of 128
 among them. A is an upper bound for models whose n_ff is below n_embd; none of those that were measured
 on a GPU comes near it. That is for f16: with quantized KV llama.cpp rotates queries and keys, which
@@ -109,10 +124,33 @@ def _elements(model: PlannedModel, n: int, place: Place) -> int:
     found = [0]
     for layer in model.layers:
         found.append(_feed_forward(layer, n_embd, layer.n_result if has_holes else 0, place))
+        if model.n_added:
+            found[-1] = 2 * model.n_added + n_embd + 3 * layer.n_ff
         found.append(_attention(layer, n_embd))
         if layer.is_recurrent:
             found.append(layer.n_mix + layer.bytes_state // 4 // n + 2 * n_embd)
+    if model.n_added:
+        first = model.layers[0]
+        found.append(model.n_added + n_embd + _feed_forward(first, n_embd, first.n_result, place))
     return max(found)
+
+
+def _placed(model: PlannedModel, layer: Layer, is_joined: bool) -> int:
+    """float32 elements of a token up to attention's result, where that fits into no hole."""
+    n_embd = model.shape.n_embd
+    if model.n_added:
+        return 2 * model.n_added + 3 * n_embd + model.layers[0].n_q + layer.n_placed // 2
+    # experts before it leave the hidden state behind holes
+    left = 0
+    if is_joined and not layer.is_swa:
+        n_swa = max((each.n_q for each in model.layers if each.is_swa), default=0)
+        for each in model.layers:
+            given = each.n_expert_used * n_embd
+            if given and layer.n_projected > n_embd + n_swa:
+                left = max(left, n_embd + n_swa)
+            if each.is_gated and 2 * each.n_ff < given <= 3 * each.n_ff:
+                left = max(left, 3 * each.n_ff)
+    return 2 * n_embd + layer.n_placed + left
 
 
 def _window_cells(model: PlannedModel, n_cells: int, n: int) -> int:
@@ -122,15 +160,20 @@ def _window_cells(model: PlannedModel, n_cells: int, n: int) -> int:
     return pad(min(n_cells, window(model.shape) + n), N_PAD)
 
 
-def _layers(model: PlannedModel, n_cells: int, n: int, kv_type: KvType, place: Place) -> int:
-    """Bytes at the largest moment of the layers, but for inputs; n_cells: of layers of full attention."""
+def _layers(
+    model: PlannedModel, n_cells: int, n: int, kv_type: KvType, place: Place, is_joined: bool
+) -> int:
+    """Bytes at the largest moment of the layers, but for inputs.
+
+    n_cells are of layers of full attention; is_joined: a graph has several layers.
+    """
     most = 4 * n * _elements(model, n, place)
     if kv_type == "f16" or not place.gpu or place.kind == "metal":
         return most
     n_swa = _window_cells(model, n_cells, n)
     for layer in model.layers:
         widened = 2 * layer.n_row * (n_swa if layer.is_swa else n_cells)
-        most = max(most, 4 * n * (model.shape.n_embd + 2 * layer.n_q) + widened)
+        most = max(most, 4 * n * _placed(model, layer, is_joined) + widened)
     return most
 
 
@@ -152,11 +195,11 @@ def ordinary(
     """Of a graph of the whole model, for a ubatch and a cache of n_cells."""
     mask = 2 * n_ubatch * (n_cells + _window_cells(model, n_cells, n_ubatch))
     inputs = 4 * n_ubatch * model.shape.n_embd
-    layer = _layers(model, n_cells, n_ubatch, kv_type, place) + mask
+    layer = _layers(model, n_cells, n_ubatch, kv_type, place, True) + mask
     if not place.gpu:
         # memory that is reserved and never written takes none, and of the logits one row is written
-        return Part(layer + inputs)
-    host = mask + 2 * inputs
+        return Part(layer + inputs + 4 * n_ubatch * model.n_added)
+    host = mask + 2 * inputs + 4 * n_ubatch * model.n_added
     if place.n_resident(model.shape.n_layer) < model.shape.n_layer:
         host = max(host, layer + inputs)
     return Part(max(layer, _output(model, n_ubatch)), host)
@@ -169,14 +212,16 @@ def of_group(
     kv_type: KvType,
     n_ubatch: int,
     place: Place,
+    group: int,
 ) -> Part:
-    """Of a prefill by groups of layers, scoring included."""
+    """Of a prefill by groups of layers, `group` in each, scoring included."""
     n = min(n_ubatch, n_prompt)
     n_max = pad(n_prompt, N_PAD)
     inputs = 4 * n * model.shape.n_embd
     mask = 2 * n * _window_cells(model, n_max, n)
-    layers = _layers(model, n_max, n, kv_type, place) + mask
+    is_joined = group > 1 or not all(layer.is_cached for layer in model.layers)
+    layers = _layers(model, n_max, n, kv_type, place, is_joined) + mask
     scoring = _scoring(model, n_prompt, config, place.fused)
     if not place.gpu:
-        return Part(max(layers + inputs, scoring))
-    return Part(max(layers, scoring), 2 * inputs + mask)
+        return Part(max(layers + inputs + 4 * n * model.n_added, scoring))
+    return Part(max(layers, scoring), 2 * inputs + mask + 4 * n * model.n_added)

@@ -24,6 +24,8 @@ _INTERVAL = ("qwen35", "qwen35moe", "qwen3next", "minimax-01")
 # layers after these read an earlier one's rows
 _N_OWN = {"gemma3n": 20}
 _KDA = "{arch}.kda.head_dim"  # elements of a head of Kimi's delta attention
+# their queries' matrix has a gate beside each head
+_GATED = ("qwen35", "qwen35moe", "qwen3next")
 # a layer is recurrent, or attends, or has feed-forward matrices
 _ONE_EACH = ("nemotron_h", "nemotron_h_moe")
 _FLOAT = 4  # bytes of an element of a state
@@ -40,6 +42,9 @@ class Layer:
         head_k: elements of a key head.
         head_v: elements of a value head that are kept; 0 where V is a part of K's row (MLA).
         n_result: elements of attention's result, all heads.
+        n_projected: elements of a token that the matrix of queries gives.
+        n_placed: elements of a token from the queries to attention's result, if that fits into no place
+            which was freed before; see compute.py.
         is_swa: it has a sliding window.
         bytes_state: state of a recurrent layer, of one sequence.
         n_mix: elements of a token that are alive at the largest moment of a recurrent layer, but for the
@@ -57,6 +62,8 @@ class Layer:
     head_k: int
     head_v: int
     n_result: int
+    n_projected: int
+    n_placed: int
     is_swa: bool
     bytes_state: int
     n_mix: int
@@ -111,6 +118,8 @@ def layers_of(metadata: dict[str, Any], shape: ModelShape) -> tuple[Layer, ...]:
     is_recurrent = _is_recurrent(get, shape, n_ff)
     n_state, n_mix = _state(get, shape)
     is_latent = get(Keys.Attention.KEY_LENGTH_MLA) > 0 and get(Keys.Attention.VALUE_LENGTH_MLA) > 0
+    # of MLA: a head's queries before they meet K's latent, and its result
+    n_latent = get(Keys.Attention.KEY_LENGTH_MLA) + get(Keys.Attention.KV_LORA_RANK)
     n_own = _N_OWN.get(arch, n_layer - get(Keys.Attention.SHARED_KV_LAYERS))
     # a layer without rows of its own reads the last ones of its kind (create_memory() of llama-model.cpp)
     source = [il if il < n_own else n_own - (2 if is_swa[il] else 1) for il in range(n_layer)]
@@ -123,6 +132,11 @@ def layers_of(metadata: dict[str, Any], shape: ModelShape) -> tuple[Layer, ...]:
         n_head_kv = shape.n_head_kv[il] if attends else 0
         experts = used[il] if n_ff_expert[il] else 0
         n_head = shape.n_head[il] if n_head_kv else 0
+        # queries and results; of gated attention queries with gates, and normed, too
+        n_q = n_head * head_k
+        n_projected, n_placed = (2 * n_q, 5 * n_q) if arch in _GATED else (n_q, 2 * n_q)
+        if is_latent and n_head:
+            n_placed += n_head * n_latent + get(Keys.Attention.Q_LORA_RANK)
         found.append(
             Layer(
                 n_head=n_head,
@@ -131,6 +145,8 @@ def layers_of(metadata: dict[str, Any], shape: ModelShape) -> tuple[Layer, ...]:
                 head_k=head_k,
                 head_v=0 if is_latent else head_v,
                 n_result=n_head * (get(Keys.Attention.VALUE_LENGTH_MLA) or head_v),
+                n_projected=n_projected,
+                n_placed=n_placed,
                 is_swa=swa,
                 bytes_state=n_state * _FLOAT if is_recurrent[il] else 0,
                 n_mix=n_mix if is_recurrent[il] else 0,

@@ -189,7 +189,7 @@ def compressed(
         "kv_group": Part(kv_group),
         "hidden": Part(slots + queries, state) if hidden_host else Part(state + queries),
         "mask": Part(mask),
-        "compute": compute.of_group(model, n_prompt, config, kv_type, n_ubatch, place),
+        "compute": compute.of_group(model, n_prompt, config, kv_type, n_ubatch, place, group),
     }
     if lent:
         n_host = shape.n_layer - place.n_resident(shape.n_layer)

@@ -28,6 +28,7 @@ class PlannedModel:
         shape: heads, layers, vocabulary.
         layers: what each layer keeps and computes.
         n_hidden: elements of a token between layers; Gemma 3n has several hidden states.
+        n_added: elements of a token's embeddings that layers add, all layers; 0 for most models.
         bytes_input: of the token embedding, and of those that layers add.
         bytes_layers: of each layer's weights.
         bytes_output: of the output matrix, the norm before it, and all else outside of layers. With
@@ -39,6 +40,7 @@ class PlannedModel:
     shape: ModelShape
     layers: tuple[Layer, ...]
     n_hidden: int
+    n_added: int
     bytes_input: int
     bytes_layers: tuple[int, ...]
     bytes_output: int
@@ -107,6 +109,8 @@ def read_model(path: Path) -> PlannedModel:
         shape=shape if shape.n_vocab else _with_vocab(shape, metadata),
         layers=kinds,
         n_hidden=hidden_size(shape),
+        n_added=shape.n_layer
+        * metadata.get(Keys.LLM.EMBD_LENGTH_PER_LAYER_INP.format(arch=shape.arch), 0),
         bytes_input=embedding + inputs,
         bytes_layers=tuple(layers),
         bytes_output=(output or embedding) + rest,

@@ -156,12 +156,13 @@ MODEL = PlannedModel(
     ),
     layers=tuple(
         Layer(
-            n_head=4, n_voters=4, n_head_kv=2, head_k=32, head_v=64, n_result=128, is_swa=swa, bytes_state=0,
-            n_mix=0, n_ff=1, n_expert_used=0, is_gated=True, has_dense=True,
+            n_head=4, n_voters=4, n_head_kv=2, head_k=32, head_v=64, n_result=128, n_projected=128,
+            n_placed=256, is_swa=swa, bytes_state=0, n_mix=0, n_ff=1, n_expert_used=0, is_gated=True,
+            has_dense=True,
         )
         for swa in (True, False, True, False)
     ),
-    n_hidden=64, bytes_input=1, bytes_layers=(1,) * 4, bytes_output=1, bytes_tied=1,
+    n_hidden=64, n_added=0, bytes_input=1, bytes_layers=(1,) * 4, bytes_output=1, bytes_tied=1,
 )  # fmt: skip
 ROW = 2 * (32 + 64)  # elements of K and V of a position in one layer
 

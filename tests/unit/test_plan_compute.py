@@ -60,6 +60,7 @@ COMPUTE = {
     "qwen3next-80b-a3b": (11_014, 16_721),
     "qwen3-30b-a3b": (11_270, 11_782),
     "gemma4-26b-a4b": (12_426, 19_603),
+    "gemma4-e4b": (13_195, None),
     "granite4-h-small": (20_101, 31_369),
     "nemotron3-nano": (9_861, 14_569),
     "lfm2-8b": (6_966, 7_509),
@@ -109,6 +110,5 @@ def test_attention_on_cuda_widens_quantized_rows(kv_type, write_metadata):
         assert buffer(kv_type, place) == buffer("f16", place)
     assert buffer("f16", Place(True)) == buffer("f16", Place(True, kind="metal"))
     full = plain(model, 130_048, 1024, kv_type, Place(True)).parts["compute"].main
-    assert (
-        full == rows + 2 * 512 * 131_072 + 4 * 512 * 3 * 4096
-    )  # mask; hidden state, queries, result
+    # mask; hidden state, and normed, queries, result
+    assert full == rows + 2 * 512 * 131_072 + 4 * 512 * 4 * 4096
