@@ -82,8 +82,10 @@ def _several(file: Path) -> str:
     zero = sum(run["exact"] for run in exact)
     said = [
         f"{record['device'].get('name', 'no GPU')}, {record['n_devices']} of them, "
-        f"commit {commit(record)}. Exact: {zero} of {len(exact)} runs of real shapes."
+        f"commit {commit(record)}."
     ]
+    if exact:
+        said.append(f"Exact: {zero} of {len(exact)} runs of real shapes.")
     if "sweep" in record:
         sweep = record["sweep"]
         said.append(

@@ -26,6 +26,7 @@ import many_table
 import needle_tables
 import quality_tables
 import recall_table
+import selective_table
 import server_tables
 import settings_table
 import unasked_table
@@ -250,6 +251,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "unasked": unasked_table.unasked,
     "recall": recall_table.answers,
     "recall-cost": recall_table.cost,
+    "selective": selective_table.speed,
+    "selective-answers": selective_table.answers,
     "server-speed": server_tables.speed,
     "server-one": server_tables.one,
     "server-lasting": server_tables.lasting,

@@ -76,7 +76,7 @@ def test_the_register_is_what_the_engine_refuses_by():
     assert register.find("RPC[host:50052]") == register.find("RPC")
     assert register.find("a new one") is None
     cuda = register.find("CUDA")
-    assert cuda is not None and cuda.state == "proven, but not for selective prefills"
+    assert cuda is not None and cuda.state == "proven"
     vulkan = register.find("Vulkan")
     assert vulkan is not None
     assert vulkan.path == "ggml's ops, slower; masks are copied"
