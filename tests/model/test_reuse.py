@@ -53,7 +53,8 @@ def complete(engine: Engine, prompt: list[int], **fields: Any) -> tuple[Any, dic
 
 def most_computed(engine: Engine, n_new: int) -> int:
     """Tokens of a prompt that goes on with so many new ones."""
-    has_vault = engine.config is not None and engine.config.vault != "off"
+    config = engine.defaults.config
+    has_vault = config is not None and config.vault != "off"
     return FROM_VAULT if has_vault else n_new + BESIDE_NEW
 
 

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -44,7 +45,10 @@ def test_a_job_that_is_cancelled_holds_nothing(reason: Exception | None, at: str
             job.events.get_nowait()
         return job
 
-    job = asyncio.run(run())
+    with ThreadPoolExecutor(
+        1
+    ) as pool:  # a thread without a loop, which tests of the page leave behind
+        job = pool.submit(lambda: asyncio.run(run())).result()
     assert job.ended == (reason is not None)
     if reason is not None:
         reason.__traceback__ = None  # it is the test's own
