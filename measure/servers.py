@@ -37,7 +37,9 @@ class Server:
         if url is None:
             assert self.process.stdout is not None
             url = self.process.stdout.readline().strip()
-        self.client = httpx.Client(base_url=url, timeout=1800, trust_env=False)
+        # a connection a request: a server may close one that rests just as it is used again
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self.client = httpx.Client(base_url=url, timeout=1800, trust_env=False, limits=limits)
         ends = time.monotonic() + SECONDS_TO_START
         while not self._is_healthy():
             if self.process.poll() is not None or time.monotonic() > ends:
