@@ -17,7 +17,7 @@ THEIRS = "llama-server"
 def speed(results: Path) -> str:
     """How soon each turn of three agents begins, and a short request beside a long one."""
     agents, short = (_load(results, case) for case in ("agents", "short"))
-    if agents is None or short is None:
+    if agents is None:
         return "The server beside llama-server is not measured yet."
     names = [name for name in ("ours", THEIRS) if name in agents["turns"]]
     of_memory = agents["memory"]
@@ -41,17 +41,22 @@ def speed(results: Path) -> str:
         "of that, without mapped files": [
             size(of_memory[name]["bytes_anonymous"], MIB) for name in names
         ],
-        "seconds to the first token of a request of 100 tokens": [
-            f"{short[name]['seconds_first_alone']:.2f}" for name in names
-        ],
-        f"the same while a prompt of {short['n_prompt']:,} tokens is read": [
-            _spread(short[name]["seconds_first"]) for name in names
-        ],
-        "seconds until that prompt is read, alone": [
-            f"{short[name]['seconds_prefill_alone']:.1f}" for name in names
-        ],
-        "and with the short request": [_spread(short[name]["seconds_prefill"]) for name in names],
     }
+    if short is not None:
+        rows |= {
+            "seconds to the first token of a request of 100 tokens": [
+                f"{short[name]['seconds_first_alone']:.2f}" for name in names
+            ],
+            f"the same while a prompt of {short['n_prompt']:,} tokens is read": [
+                _spread(short[name]["seconds_first"]) for name in names
+            ],
+            "seconds until that prompt is read, alone": [
+                f"{short[name]['seconds_prefill_alone']:.1f}" for name in names
+            ],
+            "and with the short request": [
+                _spread(short[name]["seconds_prefill"]) for name in names
+            ],
+        }
     lines = table(
         ["", *("snapkv-local" if name == "ours" else name for name in names)],
         [[label, *cells] for label, cells in rows.items()],
