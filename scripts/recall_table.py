@@ -6,31 +6,31 @@ import json
 from pathlib import Path
 from typing import Any
 
-from table_parts import table
+from table_parts import by_policy, table, where
 
 COLUMNS = {"full": "full cache", "snapkv": "without recall", "recall": "with recall"}
 
 
 def answers(results: Path) -> str:
     """Exact answers, right tokens and KL to the full cache, from records of `snapkv-local eval`."""
-    rows, where = [], []
+    rows, sources = [], []
     for file in sorted(results.glob("recall-*-*k.json")):
         record = json.loads(file.read_text())
-        rows += _rows(record)
-        where.append(f"`results/{file.name}` ({_where(record)})")
+        rows += by_policy(record, COLUMNS, "recall", _text)
+        sources.append(f"`results/{file.name}` ({where(record)})")
     if not rows:
         return "Recall is not measured yet."
     head = ["model, task", "cases (documents)", "rows", *COLUMNS.values()]
     says = "Exact answers, right tokens, KL to the full cache"
-    return "\n".join([*table(head, rows), "", f"{says}; {', '.join(where)}."])
+    return "\n".join([*table(head, rows), "", f"{says}; {', '.join(sources)}."])
 
 
 def cost(results: Path) -> str:
     """Seconds of a recall, and the speed with it, from records of `measure/recall.py`."""
-    rows, where = [], []
+    rows, sources = [], []
     for file in sorted(results.glob("recall-cost-*.json")):
         record = json.loads(file.read_text())
-        where.append(f"`results/{file.name}` ({_where(record)}, {record['threads']} threads)")
+        sources.append(f"`results/{file.name}` ({where(record)}, {record['threads']} threads)")
         for run in record["runs"]:
             rows.append(
                 [
@@ -51,29 +51,9 @@ def cost(results: Path) -> str:
     head = ["model, prompt tokens", "rows kept", "`recall_every`", "a token", "a recall"]
     head += ["of it copying", "rows replaced", "bytes", "speed", "speed by CPU time"]
     says = "Medians; speed with recall as a share of that of tokens which it leaves alone, within one answer"
-    return "\n".join([*table(head, rows), "", f"{says}; {', '.join(where)}."])
-
-
-def _rows(record: dict[str, Any]) -> list[list[str]]:
-    summary = [row for row in record["summary"] if row["length"]]
-    cells = {(r["task"], r["length"], r["budget"], r["policy"]): r for r in summary}
-    rows = []
-    for task, length, budget, policy in cells:
-        if policy != "recall":
-            continue
-        found = [cells[task, length, None if name == "full" else budget, name] for name in COLUMNS]
-        n = f"{found[0]['n_cases']} ({found[0]['n_documents']})"
-        called = f"{record['model']['name']}, `{task}`, {length // 1024}K"
-        rows.append([called, n, str(budget), *map(_text, found)])
-    return rows
+    return "\n".join([*table(head, rows), "", f"{says}; {', '.join(sources)}."])
 
 
 def _text(row: dict[str, Any]) -> str:
     exact, right, kl = (row["scores"][name][0] for name in ("exact", "accuracy", "kl"))
     return f"{100 * exact:.0f} %, {100 * right:.0f} %, {kl:.2f}"
-
-
-def _where(record: dict[str, Any]) -> str:
-    device = (record.get("device") or {}).get("name")
-    machine = device or f"{record['machine']['cpu']}, {record['machine']['cores']} cores"
-    return f"{machine}; commit {record['commit'][:9]}"
