@@ -45,7 +45,8 @@ _TASKS = "needle,needles,question-after,continue,code"
     show_default=True,
     help="The policies, each as NAME or NAME:OPTION=VALUE+...; default is snapkv, which is what the engine "
     "does without settings, snapkv-paper is the paper's form, selective is snapkv after a selective "
-    "prefill, and recall is snapkv with recall while answering.",
+    "prefill, exact the same after an exact prefill of its own, to be timed beside it, and recall is snapkv "
+    "with recall while answering.",
 )
 @click.option(
     "--budgets",

@@ -92,8 +92,19 @@ class Record:
         entry = self.data["cases"].get(case.id)
         return [cell for cell in cells if entry is None or cell.name not in entry["scores"]]
 
-    def add(self, case: Case, cell: Cell, n_bytes: int, scores: dict[str, float]) -> None:
-        """Scores of a case in one cell, and the bytes that it keeps of the prompt."""
+    def add(
+        self,
+        case: Case,
+        cell: Cell,
+        n_bytes: int,
+        scores: dict[str, float],
+        prefill: dict[str, float] | None = None,
+    ) -> None:
+        """Scores of a case in one cell, and the bytes that it keeps of the prompt.
+
+        Args:
+            prefill: figures of a prefill of the cell's own.
+        """
         entry = self.data["cases"].setdefault(
             case.id,
             {
@@ -112,6 +123,8 @@ class Record:
         )
         entry["bytes"][cell.name] = n_bytes
         entry["scores"][cell.name] = scores
+        if prefill is not None:
+            entry.setdefault("prefills", {})[cell.name] = prefill
 
     def spent(self, what: str, seconds: float) -> None:
         """Seconds, by what they were spent on."""

@@ -23,9 +23,13 @@ from snapkv_local.eval.scores import Logits, Seen, measure
 from snapkv_local.eval.settings import Settings
 from snapkv_local.plan.layers import KvType, cached_layers
 from snapkv_local.plan.model import PlannedModel
+from snapkv_local.policies.exact import Exact
 from snapkv_local.policies.recall import Recall
 from snapkv_local.policies.selective import Selective
 from snapkv_local.policies.view import LayerView
+
+# these say how a prompt is evaluated, and are prefilled anew
+_OF_ENGINE = (Exact, Selective, Recall)
 
 # called with the type of cache and a case, when the case is done in it
 Done = Callable[[KvType, Case], object]
@@ -166,14 +170,14 @@ class Evaluation:
 
     def _is_prefill(self, cell: Cell) -> bool:
         """Does it say how a prompt is evaluated, and not only which rows stay?"""
-        return isinstance(self.policies.get(cell.policy), Selective | Recall)
+        return isinstance(self.policies.get(cell.policy), _OF_ENGINE)
 
     def _prefill_anew(
         self, engine: Engine, cell: Cell, group: Sequence[Case], fulls: Sequence[Seen]
     ) -> None:
         """Score cases of one prompt after a prefill that is the cell's own."""
         policy = self.policies[cell.policy]
-        assert isinstance(policy, Selective | Recall)
+        assert isinstance(policy, _OF_ENGINE)
         cases = [
             (c, f) for c, f in zip(group, fulls, strict=True) if self.record.missing(c, [cell])
         ]
@@ -181,12 +185,17 @@ class Evaluation:
             return
         view = self.settings.view(group[0])
 
-        def prefill() -> None:
+        def prefill() -> dict[str, float]:
             with self._timed(f"prefill {cell.policy}"):
                 prompt = list(group[0].prompt)
-                engine.prefill_with(prompt, cell.budget, policy.settings(), view)
+                began = time.process_time()
+                stats = engine.prefill_with(prompt, cell.budget, policy.settings(), view)
+                seconds = time.process_time() - began
+            names = ("n_selected", "n_layer_all", "settled", "layer_work", "seconds_select")
+            found = {name: round(getattr(stats, name), 6) for name in names}
+            return {"cpu_seconds": round(seconds, 6), **found}
 
-        prefill()
+        figures = prefill()
         held = [min(cell.budget, view.n_prompt)] * len(cached_layers(self.model))
         n_bytes = kv_bytes(self.model, cell.kv_type, view.n_prompt, held)
         for i, (case, full) in enumerate(cases):
@@ -195,7 +204,7 @@ class Evaluation:
             engine.rewind()
             seen = self._score(engine, case)
             with self._timed("measure"):
-                self.record.add(case, cell, n_bytes, measure(seen, full))
+                self.record.add(case, cell, n_bytes, measure(seen, full), figures)
         self.record.save()
 
     def _choose(

@@ -12,6 +12,7 @@ from typing import cast
 from snapkv_local.errors import ConfigError
 from snapkv_local.policies import options
 from snapkv_local.policies.adaptive import Adaptive
+from snapkv_local.policies.exact import Exact
 from snapkv_local.policies.expected import Expected
 from snapkv_local.policies.h2o import H2O
 from snapkv_local.policies.joint import Joint
@@ -69,7 +70,7 @@ def get(name: str) -> type[Policy]:
 
 
 # what says how a prompt, or its answer, is evaluated, too, and so chooses no rows of one that has been
-PREFILLS: dict[str, type[Policy]] = {policy.name: policy for policy in (Selective, Recall)}
+PREFILLS: dict[str, type[Policy]] = {policy.name: policy for policy in (Exact, Selective, Recall)}
 
 
 def parse(text: str, others: Mapping[str, type[Policy]] | None = None) -> Policy:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from snapkv_local.declared import option
@@ -28,10 +28,9 @@ class Recall(SnapKV):
     queries: int = option(4, least=1)
 
     def settings(self) -> dict[str, Any]:
-        """Of SnapKVConfig, beside those of SnapKV."""
-        own = {field.name: getattr(self, field.name) for field in fields(SnapKV)}
+        """Of SnapKVConfig."""
         return {
-            **{name: value for name, value in own.items() if value != "window"},
+            **self.of_the_engine(),
             "vault": "ram",
             "recall": True,
             "recall_every": self.every,

@@ -32,8 +32,9 @@ class Selective(SnapKV):
     settled: float = option(0.3, most=1)
 
     def settings(self) -> dict[str, Any]:
-        """Of SnapKVConfig, beside those of SnapKV."""
+        """Of SnapKVConfig."""
         return {
+            **self.of_the_engine(),
             "prefill": "selective",
             **{f"select_{name}": getattr(self, name) for name in ("share", "depth", "settled")},
             "select_min": self.least,

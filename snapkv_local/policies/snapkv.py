@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
 
 from snapkv_local.declared import option
 from snapkv_local.policies.scoring import INSTEAD, MOST_SELF_WEIGHT, Aggregation, Pooling
@@ -25,3 +25,8 @@ class SnapKV(SnapKVPaper):
     pooling: Pooling = option("nosink", instead=INSTEAD)
     aggregation: Aggregation = "max"
     observation: int | Literal["question", "window"] = option("question", least=1)
+
+    def of_the_engine(self) -> dict[str, Any]:
+        """These options as settings of SnapKVConfig, whose window is the prompt's."""
+        own = {field.name: getattr(self, field.name) for field in fields(SnapKV)}
+        return {name: value for name, value in own.items() if value != "window"}

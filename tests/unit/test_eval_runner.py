@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -49,6 +50,9 @@ class FakeEngine:
             [np.tile(np.arange(min(budget, len(tokens)) - WINDOW), (N_HEAD_KV, 1))] * N_LAYER
         )
         self.calls.pop()
+        return SimpleNamespace(
+            n_selected=16, n_layer_all=1, settled=0.5, layer_work=0.75, seconds_select=0.1
+        )
 
     def rewind(self):
         self.fed = 0
@@ -292,6 +296,10 @@ def test_what_says_how_a_prompt_is_prefilled_has_its_own_prefill(path):
     prefills = [call for call in run.engines["f16"].calls if call[0] == "prefill"]
     assert [budget for _, budget, _ in prefills] == [40, 64, 512] * 3
     assert {settings["select_share"] for _, _, settings in prefills} == {0.5}
+    assert {settings["kernel_size"] for _, _, settings in prefills} == {21}
+    figures = data["cases"]["t/100/0/0"]["prefills"]
+    assert list(figures) == [f"selective:share=0.5/{budget}/f16" for budget in (40, 64, 512)]
+    assert all(f["layer_work"] == 0.75 and f["cpu_seconds"] >= 0 for f in figures.values())
     assert run.engines["f16"].calls.count("score") == 4 * 10
     scores = data["cases"]["t/100/0/0"]["scores"]
     # the same rows as those that "first" keeps in the mean
