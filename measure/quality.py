@@ -103,6 +103,31 @@ def _of_later_questions(
     return Evaluation(name, model, length, tasks, documents, 3, _UNASKED, (128, 512))
 
 
+# after two to five of the six layers of needle, chosen after one look
+_CURVE = tuple(
+    f"selective:least=256+share={share}+depth={depth}+settled=0"
+    for depth in (0.3, 0.5, 0.6, 0.8)
+    for share in (0.1, 0.2, 0.4)
+)
+
+
+def _selective(
+    model: str, length: int, budget: int, documents: int, policies: tuple[str, ...]
+) -> Evaluation:
+    """Of selective prefills beside exact ones of the same budget."""
+    tasks = ("needle", "needles", *_STRESS, *_TEXT)
+    return Evaluation(
+        f"selective-{model}-{length // 1024}k",
+        model,
+        length,
+        tasks,
+        documents,
+        2,
+        policies,
+        (budget,),
+    )
+
+
 # those that take longest first
 EVALUATIONS = (
     *_of_length(4096, "4k"),
@@ -154,6 +179,20 @@ EVALUATIONS = (
         policies=("snapkv", "recall"),
         budgets=(128, 512),
     ),
+    _selective("needle", 4096, 512, 6, ("exact", "selective")),
+    _selective("needle", 8192, 512, 6, ("exact", "selective")),
+    Evaluation(
+        "selective-needle-8k-curve",
+        "needle",
+        8192,
+        ("needle", "needles"),
+        4,
+        2,
+        ("exact", *_CURVE),
+        (512,),
+    ),
+    _selective("smollm2", 2048, 256, 2, ("exact", "selective", "selective:least=256")),
+    _selective("gemma3", 2048, 256, 2, ("exact", "selective", "selective:least=256")),
     _of_later_questions(
         "eval-needle-4k-question-free", "needle", 4096, ("question-after", "question-first"), 12
     ),
