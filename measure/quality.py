@@ -105,7 +105,7 @@ def _of_later_questions(
 
 # after two to five of the six layers of needle, chosen after one look
 _CURVE = tuple(
-    f"selective:least=256+share={share}+depth={depth}+settled=0"
+    f"selective:share={share}+least=256+depth={depth}+settled=0"
     for depth in (0.3, 0.5, 0.6, 0.8)
     for share in (0.1, 0.2, 0.4)
 )

@@ -19,7 +19,8 @@ def test_all_records_of_the_tables_have_a_command():
         for kind in ("eval", "heads", "recall-needle")
         for file in RESULTS.glob(f"{kind}-*.json")
     }
-    assert sorted(NAMES) == sorted(found)
+    named = [name for name in NAMES if not name.startswith("selective-")]
+    assert sorted(named) == sorted(found)
 
 
 @pytest.mark.parametrize("evaluation", quality.EVALUATIONS, ids=NAMES)
