@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from table_parts import commit, former, table
+from table_parts import table, where
 
 # of a policy, what its KV heads choose together; as columns
 PAIRS = {
@@ -35,9 +35,8 @@ def _record(name: str, record: dict[str, Any]) -> str:
         )
     head = ["", "rows"]
     head += [f"{called}, {by}" for called in PAIRS for by in ("each head", "all together")]
-    model, machine = record["model"]["name"], record["machine"]
-    where = f"{machine['cpu']}, {machine['cores']} cores; commit {commit(record)}{former(record)}"
-    return "\n".join([f"**{model}**, `results/{name}` ({where})\n", *table(head, rows)])
+    of = f"**{record['model']['name']}**, `results/{name}` ({where(record)})"
+    return "\n".join([f"{of}\n", *table(head, rows)])
 
 
 def _text(row: dict[str, Any]) -> str:

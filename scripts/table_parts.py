@@ -43,7 +43,7 @@ def where(record: dict[str, Any]) -> str:
     """The device of a record, or the machine, and the commit."""
     device = (record.get("device") or {}).get("name")
     machine = device or f"{record['machine']['cpu']}, {record['machine']['cores']} cores"
-    return f"{machine}; commit {record['commit'][:9]}"
+    return f"{machine}; commit {commit(record)}"
 
 
 def by_policy(

@@ -11,7 +11,9 @@ import pytest
 import snapkv_local
 
 # two places; what has to leave them rests in memory
-OPTIONS = ("--ctx", "2k", "--budget", "192", "--max-tokens", "400", "--parallel", "2")
+OPTIONS = ("--ctx", "2k", "--budget", "192", "--max-tokens", "1600", "--parallel", "2")
+# tokens of an answer that is stopped while it is written, however slow the browser is
+LONG = 1600
 # notes what streams say, by the conversation's first question
 HEAR = """
 globalThis.heard = {};
@@ -167,7 +169,7 @@ def test_conversations_keep_apart_and_say_where_they_are(page: Any, server: Any)
 
 
 def test_an_answer_goes_on_while_others_are_read_and_asked(page: Any) -> None:
-    set_length(page, 300)
+    set_length(page, LONG)
     page.evaluate(HEAR)
     begin(page, "First, please")
     page.wait_for_selector(".turn.assistant .text:not(:empty)")
@@ -183,6 +185,8 @@ def test_an_answer_goes_on_while_others_are_read_and_asked(page: Any) -> None:
     assert page.get_by_label("Question", exact=True).input_value() == "Third, please"
     page.get_by_role("button", name="Stop Second, please").click()
     wait(page, "!conversations[1].work")
+    wait(page, "heard['First, please'].join('').length > 300")
+    page.get_by_role("button", name="Stop First, please").click()
     page.wait_for_selector(".news:has-text('new') >> nth=1")
 
     said = page.evaluate("heard['First, please'].join('')")
@@ -194,6 +198,30 @@ def test_an_answer_goes_on_while_others_are_read_and_asked(page: Any) -> None:
     assert 0 < len(page.inner_text(".turn.assistant .text")) < len(said)
     switch(page, "New conversation")
     assert page.get_by_label("Question", exact=True).input_value() == "Third, please"
+    assert page.problems == []
+
+
+def test_two_windows_do_not_ask_in_one_conversation_at_once(page: Any) -> None:
+    set_length(page, LONG)
+    begin(page, "Both, please")
+    page.wait_for_selector(".turn.assistant .text:not(:empty)")
+    other = page.context.new_page()
+    set_length(other, 8)
+    other.goto(page.url)
+    switch(other, "Both, please")
+    send(other, "Meanwhile?")
+    other.wait_for_selector("#status.error:has-text('another window')")
+    assert other.get_by_label("Question", exact=True).input_value() == "Meanwhile?"
+
+    page.click("#stop")
+    wait(other, "navigator.locks.query().then(({ held }) => held.length)", 0)
+    wait(other, "current.messages.length", 2)
+    other.keyboard.press("Enter")
+    n_answers(other, 1)
+    said = ["Both, please", "Meanwhile?"]
+    for each in (page, other):
+        asked = "current.messages.filter(({ role }) => role === 'user').map((each) => each.content)"
+        wait(each, asked, said)
     assert page.problems == []
 
 

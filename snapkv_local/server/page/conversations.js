@@ -125,6 +125,16 @@ async function ask(each, question) {
     tell(each, `${MOST_AT_ONCE} conversations are being answered: wait for one, or stop it`, true);
     return;
   }
+  // two pages of this browser would overwrite each other's messages; a page that comes from another machine
+  // over plain HTTP has no locks
+  if (!navigator.locks) return askAlone(each, question);
+  await navigator.locks.request(`snapkv-local ${each.id}`, { ifAvailable: true }, (lock) => {
+    if (lock) return askAlone(each, question);
+    tell(each, "another window waits for an answer in this conversation: wait for it, or stop it there", true);
+  });
+}
+
+async function askAlone(each, question) {
   const asked = { role: "user", content: question, document: each.attachment ?? undefined };
   if (isNew(each) && each.library !== "") asked.about = nameInLibrary(each.library);
   const answer = { role: "assistant", content: "" };
