@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from snapkv_local.policies.selective import Selective
+
 ROOT = Path(__file__).resolve().parent.parent
 
 _LAST = "observation=16"
@@ -105,7 +107,7 @@ def _of_later_questions(
 
 # after two to five of the six layers of needle, chosen after one look
 _CURVE = tuple(
-    f"selective:share={share}+least=256+depth={depth}+settled=0"
+    Selective(share=share, least=256, depth=depth, settled=0).spec
     for depth in (0.3, 0.5, 0.6, 0.8)
     for share in (0.1, 0.2, 0.4)
 )
