@@ -143,7 +143,9 @@ def _spread(of: dict[str, float]) -> str:
 
 def _where(record: Record) -> str:
     when = f"commit {commit(record)}" if "commit" in record else record["date"]
-    return f"{record['cpu']}, {record['cores']} cores that had other work; {when}"
+    of_one = record["cores"] == 1
+    cores = "one core" if of_one else f"{record['cores']} cores that had other work"
+    return f"{record['cpu']}, {cores}; {when}"
 
 
 def _load(results: Path, case: str) -> Record | None:
