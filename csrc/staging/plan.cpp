@@ -30,10 +30,11 @@ struct sizes {
     size_t compute_row = 0; // compute buffers for a token of a chunk
     size_t state = 0; // copy of a recurrent layer's
     size_t votes = 0; // scratch of scoring
+    size_t widened = 0; // f16 copy of a layer's quantized KV, which attention makes
 
     size_t of(const llama_snapkv_plan & plan, uint32_t n_layer, uint32_t n_prompt) const {
         const size_t hidden = plan.group >= n_layer ? 0 : hidden_row * (plan.hidden_host ? (size_t) 2 * plan.chunk : (size_t) n_prompt);
-        return plan.group * layer + hidden + (size_t) plan.chunk * (mask_row + compute_row) + state + votes + LLAMA_SNAPKV_MARGIN;
+        return plan.group * layer + hidden + (size_t) plan.chunk * (mask_row + compute_row) + state + votes + widened + LLAMA_SNAPKV_MARGIN;
     }
 };
 
@@ -74,6 +75,12 @@ static sizes measure(llama_context & ctx, const llama_snapkv_memory & mem, const
         res.compute_row = std::max(res.compute_row, n_elements(ctx.get_model(), il) * sizeof(float));
     }
     res.state = mem.recr ? (hparams.n_embd_r() + hparams.n_embd_s()) * sizeof(float) : 0;
+    // CUDA's does for prompts (ggml_cuda_flash_attn_ext_get_alloc_size()); others may not
+    for (const auto & layer : access::layers(*mem.base)) {
+        const bool is_quantized = ggml_is_quantized(layer.k->type) && llama_snapkv_is_gpu(place.devs[layer.il]);
+        const size_t row = layer.k->ne[0] + (layer.v ? layer.v->ne[0] : 0);
+        res.widened = std::max(res.widened, is_quantized ? n_max * row * sizeof(ggml_fp16_t) : 0);
+    }
     size_t queries = 0;
     for (const int32_t il : groups.ils) {
         const size_t n_voters = llama_snapkv_n_head(ctx.get_model(), *mem.base, il);
