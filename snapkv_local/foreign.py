@@ -105,6 +105,35 @@ def from_load(error: Exception, path: str, reason: str) -> Exception:
     return error
 
 
+def check_adapter(llm: llama_cpp.Llama, reason: str) -> None:
+    """Refuse a LoRA adapter that llama_cpp takes although it is none, or could not be applied.
+
+    Args:
+        reason: as for from_load().
+
+    Raises:
+        ModelFileError: it is not an adapter of this model, or acts behind certain tokens only.
+    """
+    import llama_cpp
+
+    if not llm.lora_path:
+        return
+    # llama_cpp takes a null pointer for an adapter
+    if not llm._lora_adapter:
+        raise ModelFileError(
+            str(llm.lora_path),
+            "is not a LoRA adapter of this model" + (f": {reason}" if reason else ""),
+            "give a GGUF file that convert_lora_to_gguf.py has made for it; {verbose} says more",
+        )
+    # it would act on the whole prompt
+    if llama_cpp.llama_adapter_get_alora_n_invocation_tokens(llm._lora_adapter):
+        raise ModelFileError(
+            str(llm.lora_path),
+            "is an activated LoRA adapter (aLoRA), which acts behind certain tokens only",
+            "give one that acts on all tokens",
+        )
+
+
 def from_chat_format(llm: llama_cpp.Llama) -> ConfigError:
     """Of a chat format that is neither the model's nor one of llama_cpp's."""
     return ConfigError(

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from snapkv_local.cli.adapter import lora_options
 from snapkv_local.cli.document import describe
 from snapkv_local.cli.loading import load, read_document
 from snapkv_local.cli.model import kv_type_option, model_choice
@@ -58,6 +59,7 @@ from snapkv_local.storage.new_file import check_space
 @gpu_options
 @threads_option
 @no_mmap_option
+@lora_options
 @verbose_option
 @chat_format_option
 @json_option

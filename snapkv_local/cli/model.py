@@ -39,12 +39,6 @@ def refused(*names: str, why: str) -> Callable[..., Any]:
 
 _refused_options = together(
     refused(
-        "--lora-scaled",
-        "--lora",
-        why="the command line loads no LoRA adapters; merge it into the model with "
-        "llama-export-lora, or in Python give lora_path to Llama",
-    ),
-    refused(
         "-mmu",
         "--mmproj-url",
         "-mm",

@@ -13,6 +13,7 @@ import click
 
 from snapkv_local import declared, memory, process
 from snapkv_local import profile as profiles
+from snapkv_local.cli.adapter import lora_options
 from snapkv_local.cli.model import kv_type_option, together
 from snapkv_local.cli.types import (
     SIZE,
@@ -116,7 +117,7 @@ verbose_option = click.option(
     help="Show llama.cpp's log on stderr.",
 )
 model_options = together(
-    kv_type_option, gpu_options, threads_option, no_mmap_option, verbose_option
+    kv_type_option, gpu_options, threads_option, no_mmap_option, lora_options, verbose_option
 )
 
 

@@ -13,7 +13,7 @@ from snapkv_local.native.context import ContextOptions, Progress, our_contexts  
 
 from snapkv_local import foreign
 from snapkv_local.config import N_PARALLEL_MAX, N_THREADS_MAX, SnapKVConfig
-from snapkv_local.errors import ConfigError
+from snapkv_local.errors import ConfigError, SnapKVError
 from snapkv_local.llama import conversation, drafting
 from snapkv_local.llama.conversation import Conversation
 from snapkv_local.llama.documents import DocumentedLlama
@@ -144,6 +144,13 @@ class Llama(DocumentedLlama):
             except Exception as e:
                 self._stack.close()  # what is loaded by then
                 raise foreign.from_load(e, str(model_path), said.reason) from e
+            try:
+                foreign.check_adapter(self, said.reason)
+            except SnapKVError:
+                self._stack.close()
+                raise
+        # the model frees it; llama_cpp would do so again where the model goes first, as it may at exit
+        self._lora_adapter = None
         n_positions = support.n_positions(self._model.model)
         # embeddings are of many short texts, and a long one is an error of its own
         if n_positions is not None and n_positions < self.n_ctx() and not kwargs.get("embedding"):

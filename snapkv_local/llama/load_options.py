@@ -37,6 +37,14 @@ class DraftOptions:
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter: its file, and the factor that its products get."""
+
+    path: Path
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
 class LoadOptions:
     """What is said of a model beside its file and what is compressed.
 
@@ -49,6 +57,7 @@ class LoadOptions:
         tensor_split: the shares of the GPUs, which may have any sum; None for shares by free memory.
         threads: None for all cores.
         no_mmap: read files into memory, instead of mapping them.
+        adapter: added to the model's weights; None for none.
         chat_format: for a model without a chat template.
         chat_template: in the place of the model's own: Jinja, or a name of llama.cpp's.
         drafts: what guesses the tokens of answers; None for nothing.
@@ -61,6 +70,7 @@ class LoadOptions:
     tensor_split: tuple[float, ...] | None = None
     threads: int | None = None
     no_mmap: bool = False
+    adapter: Adapter | None = None
     chat_format: str | None = None
     chat_template: str | None = None
     drafts: DraftOptions | None = None
@@ -93,6 +103,7 @@ class LoadOptions:
             )
         return {
             **self._gpus(),
+            **self._adapter(),
             "n_ctx": self.ctx or 0,
             "n_threads": self.n_threads(),
             "n_threads_batch": self.n_threads(),
@@ -104,6 +115,11 @@ class LoadOptions:
             "chat_format": self.chat_format,
             "verbose": False,
         }
+
+    def _adapter(self) -> dict[str, Any]:
+        if self.adapter is None:
+            return {}
+        return {"lora_path": str(self.adapter.path), "lora_scale": self.adapter.scale}
 
     def _gpus(self) -> dict[str, Any]:
         """Which GPUs compute."""
@@ -152,7 +168,7 @@ class LoadOptions:
             llm.set_draft_model(PromptLookup(**drafts.numbers()))
             return
         own = None if config is None else replace(config, vault="off")
-        arguments = replace(self, ctx=llm.n_ctx(), chat_format=None).arguments()
+        arguments = replace(self, ctx=llm.n_ctx(), chat_format=None, adapter=None).arguments()
         draft = type(llm)(str(drafts.model), snapkv=own, n_parallel=llm.n_parallel, **arguments)
         llm._stack.callback(draft.close)
         llm.set_draft_model(ModelDraft(draft, **drafts.numbers()))

@@ -16,7 +16,7 @@ SLOTS = (
 )
 _STORED = "this server stores no answers: send the whole conversation in each request"
 _TEXT = "this server reads and writes text only"
-_ADAPTERS = "this server loads no adapters"
+_ADAPTERS = "the adapter is chosen when the server starts, with --lora"
 _NONE = "this server has chats and completions only"
 _OLLAMA = "this is no Ollama: POST /v1/chat/completions answers chats"
 

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -12,7 +13,7 @@ from snapkv_local.cli import main
 from snapkv_local.cli.options import CONFIG_NAMES
 from snapkv_local.cli.sampling import Sampling
 from snapkv_local.errors import OutOfMemoryError, option_of
-from snapkv_local.llama.load_options import DraftOptions, LoadOptions
+from snapkv_local.llama.load_options import Adapter, DraftOptions, LoadOptions
 
 # its name in the package is that of the command
 RUN = sys.modules["snapkv_local.cli.run"]
@@ -140,13 +141,16 @@ def test_names_of_llama_cpp(loaded, theirs, ours, value):
 
 
 def test_how_a_model_is_loaded(loaded):
-    words = "-c 4k -ctv q8_0 -ngl all -t 1 --no-mmap --chat-format chatml"
+    words = (
+        "-c 4k -ctv q8_0 -ngl all -t 1 --no-mmap --lora-scaled C:\\a.gguf:-0.5 --chat-format chatml"
+    )
     assert loaded(*words.split())[2] == LoadOptions(
         ctx=4096,
         kv_type="f16/q8_0",
         gpu_layers="all",
         threads=1,
         no_mmap=True,
+        adapter=Adapter(Path(r"C:\a.gguf"), -0.5),
         chat_format="chatml",
     )
 
