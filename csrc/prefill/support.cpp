@@ -133,6 +133,11 @@ static std::string check_layer(llama_context & ctx, const llama_snapkv_memory & 
     if (max_bias != 0.0f) {
         return "ALiBi biases follow the positions of rows, which differ by KV head after eviction: it would take a mask for each KV head";
     }
+    for (const ggml_tensor * t : { cache.k, cache.v }) {
+        if (t && t->type == GGML_TYPE_F32) {
+            return "attention rounds a KV cache in f32 to f16: use the KV cache type f16";
+        }
+    }
     // with MLA a row of the cache is latent and RoPE part, K of all heads, and its latent is V
     if (root(attn->src[1]) != cache.k || root(attn->src[2]) != (cache.v ? cache.v : cache.k)) {
         return format("layer %d attends to something else than its own KV cache", il);

@@ -29,6 +29,12 @@ def small_heads(write_model):
     return write_model("llama", 96, tensors, add)
 
 
+def test_a_cache_in_f32_is_refused(small_heads):
+    f32 = llama_cpp.GGML_TYPE_F32
+    with pytest.raises(UnsupportedModelError, match="rounds a KV cache in f32"):
+        Llama(small_heads, snapkv=SnapKVConfig(budget=64), n_ctx=128, type_k=f32, verbose=False)
+
+
 def test_heads_that_are_no_multiple_of_4_bytes_are_refused(small_heads):
     q8_0 = llama_cpp.GGML_TYPE_Q8_0
     with pytest.raises(
