@@ -483,6 +483,31 @@ LLAMA_API bool llama_snapkv_get_state(const struct llama_context * ctx, llama_se
 // with in_vault the data is not copied: it must stay until the vault is cleared. false on error
 LLAMA_API bool llama_snapkv_add_state(struct llama_context * ctx, llama_seq_id seq_id, bool in_vault, const struct llama_snapkv_state * state);
 
+// guesses of what a sequence says next, such as a smaller model's, are evaluated together, and those behind a wrong one are removed.
+// recurrent layers go back for that to the state before the guesses, which is put aside on the device that computes the layer
+
+// room for one such state of each sequence, which llama_snapkv_begin_look() gets where there is none. false on error, and for models
+// without recurrent layers
+LLAMA_API bool llama_snapkv_reserve_looks(struct llama_context * ctx);
+
+// put the state behind a sequence's last token aside, in the place of what is there of it. it is that until tokens before it are
+// removed: who does that must not go back to it. false on error
+LLAMA_API bool llama_snapkv_begin_look(struct llama_context * ctx, llama_seq_id seq_id);
+
+// go back to what was put aside, if that was at or before a position, and remove what follows it; it may be gone back to again. returns
+// the position of the token that comes next; -1, with the sequence as it was, if nothing is put aside, or rows were evicted since.
+// -2: the sequence is empty
+LLAMA_API llama_pos llama_snapkv_take_back(struct llama_context * ctx, llama_seq_id seq_id, llama_pos pos);
+
+// prediction heads of a model's own (MTP, NextN) guess from the hidden state behind a token. they run in a context of
+// LLAMA_CONTEXT_TYPE_MTP, and these are upstream's functions of its staging header (llama-ext.h) for it, of any context
+
+// from now on keep the hidden state of each token that has logits; a prefill by layer groups keeps none
+LLAMA_API void llama_snapkv_keep_hidden(struct llama_context * ctx, bool keep);
+
+// [n_embd] of a token, counted as in llama_get_logits_ith(); NULL if none was kept. valid until the next llama_decode()
+LLAMA_API const float * llama_snapkv_hidden(struct llama_context * ctx, int32_t i);
+
 #ifdef __cplusplus
 }
 #endif

@@ -20,6 +20,7 @@ class llama_kv_cache_iswa;
 class llama_memory_hybrid;
 class llama_memory_recurrent;
 struct llama_model;
+class llama_snapkv_looks;
 struct llama_snapkv_recall;
 
 struct llama_snapkv {
@@ -41,6 +42,8 @@ struct llama_snapkv {
     std::map<llama_seq_id, llama_snapkv_record_ptr> of_vault; // rows that are the vault's; a state that was loaded has others
 
     std::shared_ptr<llama_snapkv_recall> recall; // since the last prompt; null without params.recall_every
+
+    std::shared_ptr<llama_snapkv_looks> looks; // null until guesses are looked at, and for models without recurrent layers
 };
 
 // the cache of the full-attention layers, and what it is a part of; null where the model has no such layers

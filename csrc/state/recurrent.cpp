@@ -54,11 +54,21 @@ llama_snapkv_kept_state_ptr llama_snapkv_own_state(const llama_memory_recurrent 
     return res;
 }
 
-void llama_snapkv_read_state(const llama_memory_recurrent & recr, llama_seq_id seq_id, int32_t il0, int32_t il1, llama_snapkv_kept_state & state) {
+std::vector<ggml_tensor *> llama_snapkv_state_tensors(const llama_memory_recurrent & recr) {
+    std::vector<ggml_tensor *> res;
+    each_row(recr, [&](int32_t, ggml_tensor * t, size_t) { res.push_back(t); });
+    return res;
+}
+
+size_t llama_snapkv_state_row(const llama_memory_recurrent & recr, llama_seq_id seq_id) {
     const int32_t tail = recr.cells[seq_id].tail;
     GGML_ASSERT(tail >= 0);
     const int32_t src = recr.cells[tail].src; // of a sequence that was moved, until it is computed
-    const size_t row = src >= 0 ? src : tail;
+    return src >= 0 ? src : tail;
+}
+
+void llama_snapkv_read_state(const llama_memory_recurrent & recr, llama_seq_id seq_id, int32_t il0, int32_t il1, llama_snapkv_kept_state & state) {
+    const size_t row = llama_snapkv_state_row(recr, seq_id);
     each_row(recr, [&](int32_t il, ggml_tensor * t, size_t offset) {
         if (il0 <= il && il < il1) {
             ggml_backend_tensor_get(t, state.memory.data() + offset, row * t->nb[1], t->nb[1]);
@@ -66,17 +76,21 @@ void llama_snapkv_read_state(const llama_memory_recurrent & recr, llama_seq_id s
     });
 }
 
-void llama_snapkv_write_state(llama_memory_recurrent & recr, llama_seq_id seq_id, const llama_snapkv_kept_state & state) {
+size_t llama_snapkv_new_state_row(llama_memory_recurrent & recr, llama_seq_id seq_id, llama_pos pos) {
     recr.seq_rm(seq_id, -1, -1);
     llama_batch_allocr allocr(1);
     llama_ubatch one = allocr.ubatch_reserve(1, 1);
-    one.pos[0] = state.pos - 1;
+    one.pos[0] = pos - 1;
     one.n_seq_id[0] = 1;
     one.seq_id[0] = &seq_id;
     if (!recr.find_slot(one)) {
         throw std::runtime_error("the recurrent layers have no cell for the sequence");
     }
-    const size_t row = recr.cells[seq_id].tail;
+    return recr.cells[seq_id].tail;
+}
+
+void llama_snapkv_write_state(llama_memory_recurrent & recr, llama_seq_id seq_id, const llama_snapkv_kept_state & state) {
+    const size_t row = llama_snapkv_new_state_row(recr, seq_id, state.pos);
     each_row(recr, [&](int32_t, ggml_tensor * t, size_t offset) {
         ggml_backend_tensor_set(t, state.data + offset, row * t->nb[1], t->nb[1]);
     });

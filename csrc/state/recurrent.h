@@ -8,6 +8,16 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
+
+// llama.cpp's tensors of the states, each with a row for each of its cells, in the order of a state's bytes
+std::vector<ggml_tensor *> llama_snapkv_state_tensors(const llama_memory_recurrent & recr);
+
+// row of these tensors in which a sequence has its states
+size_t llama_snapkv_state_row(const llama_memory_recurrent & recr, llama_seq_id seq_id);
+
+// a row for a sequence in the place of the one it has, if it has one, for the state before a position. throws std::runtime_error
+size_t llama_snapkv_new_state_row(llama_memory_recurrent & recr, llama_seq_id seq_id, llama_pos pos);
 
 // bytes of a sequence's states: for each recurrent layer, in their order, its rows in llama.cpp's memory (of convolutions, of the
 // recurrence, of the third kind that some models have)

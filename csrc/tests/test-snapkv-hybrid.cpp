@@ -436,6 +436,62 @@ static void test_short_prompt(llama_model * model) {
     CHECK(goes_on(ctx.get()) == goes_on(plain.get()));
 }
 
+// guesses are looked at, and wrong ones taken back: what is left is what the same tokens in the same batches leave without them
+static void test_looks(llama_model * model) {
+    auto ctx = make(model);
+    auto plain = make(model);
+    CHECK(!llama_snapkv_begin_look(ctx.get(), 0) && strstr(llama_snapkv_last_error(), "no tokens"));
+    CHECK(!llama_snapkv_begin_look(ctx.get(), 2) && llama_snapkv_take_back(ctx.get(), 2, N) == -1);
+    for (auto * each : { ctx.get(), plain.get() }) {
+        CHECK(prefill(each, make_tokens(model, N, 1)) == 0);
+        CHECK(goes_on(each).size() > 0);
+    }
+    const auto before = state_of(ctx.get(), 0);
+    CHECK(llama_snapkv_take_back(ctx.get(), 0, N + 5) == -1);
+    CHECK(llama_snapkv_begin_look(ctx.get(), 0));
+    CHECK(state_of(ctx.get(), 0) == before);
+    CHECK(decode(ctx.get(), { 11, 12, 13, 14 }, N + 5) == 0);
+    CHECK(llama_snapkv_take_back(ctx.get(), 0, N + 4) == -1);
+    for (int i = 0; i < 2; ++i) { // it is still there
+        CHECK(llama_snapkv_take_back(ctx.get(), 0, N + 7) == (llama_pos) N + 5);
+        CHECK(state_of(ctx.get(), 0) == before);
+        CHECK(decode(ctx.get(), { 11, 12, 15, 16, 17 }, N + 5) == 0);
+    }
+    CHECK(decode(plain.get(), { 11, 12, 15, 16, 17 }, N + 5) == 0);
+    CHECK(state_of(ctx.get(), 0) == state_of(plain.get(), 0) && logits(ctx.get()) == logits(plain.get()));
+
+    // each sequence has its own
+    const auto after = state_of(ctx.get(), 0);
+    llama_memory_seq_cp(llama_get_memory(ctx.get()), 0, 1, -1, -1);
+    CHECK(llama_snapkv_take_back(ctx.get(), 1, N + 10) == -1);
+    CHECK(llama_snapkv_begin_look(ctx.get(), 1));
+    const auto copied = state_of(ctx.get(), 1);
+    CHECK(decode(ctx.get(), { 21, 22 }, N + 10, 1) == 0);
+    CHECK(llama_snapkv_take_back(ctx.get(), 1, N + 11) == (llama_pos) N + 10);
+    CHECK(state_of(ctx.get(), 1) == copied && state_of(ctx.get(), 0) == after);
+    CHECK(llama_snapkv_take_back(ctx.get(), 0, N + 10) == (llama_pos) N + 5);
+    CHECK(state_of(ctx.get(), 0) == before && state_of(ctx.get(), 1) == copied);
+    CHECK(goes_on(ctx.get(), 1) == goes_on(plain.get()));
+
+    // rows of others, that a look knew nothing of
+    const tokens_t more = make_tokens(model, 30, 4);
+    const llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, more.data(), (uint32_t) more.size());
+    CHECK(llama_snapkv_extend(ctx.get(), N + 5, &prompt) == 0);
+    CHECK(llama_snapkv_take_back(ctx.get(), 0, N + 5) == -1);
+}
+
+static void test_looks_without_memory(llama_model * model) {
+    auto ctx = make(model);
+    CHECK(prefill(ctx.get(), make_tokens(model, N, 1)) == 0);
+    const auto before = state_of(ctx.get(), 0);
+    setenv("SNAPKV_TEST_FAIL_ALLOC", "looks", 1);
+    CHECK(!llama_snapkv_reserve_looks(ctx.get()) && strstr(llama_snapkv_last_error(), "out of memory"));
+    CHECK(!llama_snapkv_begin_look(ctx.get(), 0) && strstr(llama_snapkv_last_error(), "out of memory"));
+    unsetenv("SNAPKV_TEST_FAIL_ALLOC");
+    CHECK(state_of(ctx.get(), 0) == before);
+    CHECK(llama_snapkv_reserve_looks(ctx.get()) && llama_snapkv_begin_look(ctx.get(), 0));
+}
+
 static tests_t tests_of(const llama_model * model) {
     CHECK(llama_model_is_hybrid(model));
     return {
@@ -446,6 +502,8 @@ static tests_t tests_of(const llama_model * model) {
         { "refusals", test_refusals },
         { "go back", test_go_back },
         { "few are kept", test_few_are_kept },
+        { "looks", test_looks },
+        { "looks without memory", test_looks_without_memory },
         { "evictions end states", test_evictions_end_states },
         { "extend from a state", test_extend_from_a_state },
         { "vault", test_vault },

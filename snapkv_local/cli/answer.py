@@ -27,8 +27,8 @@ class Answer:
         text: of the answer.
         finish_reason: "stop", or "length" where max_tokens, the context or the cache's cells ended
             it.
-        n_prompt, n_cached, n_kept, n_generated, n_drafted, n_accepted, bytes_kv, bytes_decode_cells,
-            bytes_kv_full: as in Usage.
+        n_prompt, n_cached, n_kept, n_generated, n_drafted, n_accepted, n_looks, n_again, bytes_kv,
+            bytes_decode_cells, bytes_kv_full: as in Usage.
         seconds_first_token: from the question to the first text.
         decode_tokens_per_second: after the first text; None for a shorter answer.
         peak_rss: largest resident memory of this process so far, in bytes.
@@ -44,6 +44,8 @@ class Answer:
     n_generated: int
     n_drafted: int
     n_accepted: int
+    n_looks: int
+    n_again: int
     bytes_kv: int
     bytes_decode_cells: int
     bytes_kv_full: int
@@ -68,6 +70,8 @@ class Answer:
             parts.append(f"then {self.decode_tokens_per_second:.1f} tokens/s")
         if self.n_drafted > 0:
             parts.append(f"{self.n_accepted:,} of {self.n_drafted:,} guessed tokens were right")
+        if self.n_again > 0:
+            parts.append(f"{self.n_again:,} tokens evaluated again for {self.n_looks:,} looks")
         if self.prefill is not None and self.prefill.layer_group > 0:
             parts += _unusual(self.prefill)
         if self.recalls:

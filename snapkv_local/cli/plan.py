@@ -38,6 +38,7 @@ _LABELS = {
     "weights": "weights",
     "kv": "KV cache",
     "recurrent": "recurrent state",
+    "looks": "states before drafts",
     "kv_group": "KV of a layer group",
     "hidden": "hidden state",
     "mask": "mask",

@@ -90,7 +90,7 @@ class CompletingLlama(GuidedLlama):
     def _until_full(self, inner: Generator[int, Any, None]) -> Generator[int, Any, None]:
         sent = None
         n_sure: int | None = None  # tokens that are evaluated, and no drafts
-        self.n_drafted = self.n_accepted = 0
+        self.n_drafted = self.n_accepted = self.n_looks = self.n_again = 0
         if isinstance(self.draft_model, ModelDraft):
             self.draft_model.on_step = self.on_token
         try:
@@ -113,15 +113,18 @@ class CompletingLlama(GuidedLlama):
                 sent = yield token
         finally:
             inner.close()
-            self.leave_steps()
             if n_sure is not None and self.draft_model is not None:
                 self._end_at(n_sure)
+            self.leave_steps()
 
     def _end_at(self, n: int) -> None:
         """Take drafts back that an answer has ended before."""
-        if n < self.n_tokens and self._ctx.ctx is not None:
+        if self._ctx.ctx is None:
+            return
+        if n < self.n_tokens:
             self.n_tokens, self._requires_eval = n, True
             self._trim()
+        self._end_looks()
 
     def detokenize(
         self, tokens: list[int], prev_tokens: list[int] | None = None, special: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,9 +14,12 @@ from snapkv_local.native.context import Progress, SnapKVContext  # isort: skip
 
 import llama_cpp
 
-from snapkv_local.errors import ConfigError, NoRoomError
+from snapkv_local.errors import ConfigError, NoRoomError, SnapKVError
 from snapkv_local.llama.file_checks import FileChecks
 from snapkv_local.native.shared import SharedContext
+
+# more of them cost about as much as a step in which nothing is guessed
+_MOST_AGAIN = 4
 
 
 class DecodingLlama(FileChecks, llama_cpp.Llama):
@@ -23,10 +27,15 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
 
     Attributes:
         prefill_progress: called with (done, total) while a prompt is evaluated.
+        n_drafted: guessed tokens that were looked at for the last answer.
+        n_looks: batches that had some.
+        n_again: tokens that were evaluated again for them: recurrent layers go back to before a look.
     """
 
     prefill_progress: Progress | None
     n_drafted: int = 0
+    n_looks: int = 0
+    n_again: int = 0
     _generating: bool  # the tokens that come next are an answer's
 
     def logits_for(self, tokens: Sequence[int], last: int | None = None) -> npt.NDArray[np.float32]:
@@ -112,7 +121,9 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
     def n_free(self) -> int:
         """Tokens that can still be evaluated: by cells, and by positions of the context."""
         n_left = self._n_ctx - self.n_tokens
-        return min(n_left, self._ctx.n_free()) if isinstance(self._ctx, SnapKVContext) else n_left
+        if not isinstance(self._ctx, SnapKVContext):
+            return n_left
+        return min(n_left, self._ctx.n_free() - self._ctx.behind)
 
     def last_logits(self) -> npt.NDArray[np.float32]:
         """[n_vocab] of the last token, valid until the next one is evaluated."""
@@ -148,11 +159,45 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
     def _go_on(self, tokens: list[int]) -> None:
         """Decode tokens; those of an answer are one that was drawn and drafts, which are all looked at."""
         start, report = self.n_tokens, None if self._generating else self.prefill_progress
-        if self._generating:
+        if self._generating and len(tokens) > 1:
             self.n_drafted += len(tokens) - 1
+            self.n_looks += 1
+            self._begin_look()
         for _ in self._decode(tokens, len(tokens) if self._generating else 1):
             if report is not None and len(tokens) > 1:
                 report(self.n_tokens - start, len(tokens))
+
+    def _begin_look(self) -> None:
+        """Guesses come next. Tokens that are evaluated again begin where the last look did."""
+        if isinstance(self._ctx, SnapKVContext) and not self._ctx.behind:
+            self._ctx.begin_look()
+
+    def _n_looked_at(self) -> int:
+        """Tokens of an answer that are evaluated together at most, of which all but one are guesses.
+
+        None is guessed where many tokens would be evaluated again if it were wrong: that is where the
+        next look begins.
+        """
+        behind = self._n_behind()
+        return 1 if behind > _MOST_AGAIN else max(1, self.n_batch - behind)
+
+    def _n_behind(self) -> int:
+        context: Any = self._ctx  # one of ours
+        return int(context.behind)
+
+    def _catch_up(self) -> None:
+        """Evaluate again what was removed with guesses behind it."""
+        if self._n_behind():
+            for _ in self._decode([], 1):
+                pass
+
+    def _end_looks(self) -> None:
+        """The answer that had guesses has ended."""
+        if isinstance(self._ctx, SnapKVContext):
+            # where it fails, the conversation ends before these tokens
+            with contextlib.suppress(SnapKVError):
+                self._catch_up()
+            self._ctx.end_looks()
 
     def _decode(self, tokens: list[int], n_logits: int) -> Iterator[npt.NDArray[np.float32]]:
         """Evaluate tokens in batches; yields logits, [n, n_vocab], valid until the next.
@@ -161,6 +206,13 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
             n_logits: last tokens whose logits are wanted. A batch has those of its last one anyway,
                 and with logits_all of all.
         """
+        context: Any = self._ctx  # one of ours
+        if behind := self._n_behind():
+            # of these the context holds nothing
+            start = self.n_tokens - behind
+            tokens = [*self.input_ids[start : self.n_tokens].tolist(), *tokens]
+            self.n_tokens, context.behind = start, 0
+            self.n_again += behind
         most = self._most_at_once()
         for start in range(0, len(tokens), most):
             self._check_model()
@@ -171,7 +223,7 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
             self._batch.set_batch(batch=batch, n_past=n_past, logits_all=n_rows == len(batch))
             for i in range(len(batch) - n_rows, len(batch)):
                 self._batch.batch.logits[i] = True
-            self._ctx.decode(self._batch)
+            context.decode(self._batch)
             self._note(n_past, batch, n_rows)
             yield self._logits(n_rows)
 

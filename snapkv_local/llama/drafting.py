@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 # first of all: it loads our library, which llama_cpp then uses
-from snapkv_local.native import api  # noqa: F401  # isort: skip
+from snapkv_local.native.context import SnapKVContext  # isort: skip
 
 import llama_cpp
 import numpy as np
@@ -66,7 +66,9 @@ class ModelDraft(OwnDraft):
         on_step: called while a prompt is prefilled, and before each token; what it raises ends the draft.
 
     Raises:
-        ConfigError: a number is out of range, the smaller model has recurrent layers or a vault.
+        ConfigError: a number is out of range, the smaller model has recurrent layers and no compact cache,
+            or it has a vault.
+        OutOfMemoryError: there is no room for the states of its recurrent layers.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class ModelDraft(OwnDraft):
                 )
         if not 0 <= p_min <= 1:
             raise ConfigError(f"p_min={p_min}", "is no probability", "give a number from 0 to 1")
-        refuse_recurrent(llm, "the draft model")
+        reserve(llm, "the draft model")
         if llm.snapkv is not None and llm.snapkv.vault != "off":
             raise ConfigError(
                 f"vault={llm.snapkv.vault}",
@@ -128,6 +130,7 @@ class ModelDraft(OwnDraft):
         llm.prefill_progress = self._progress
         try:
             self._follow(input_ids)
+            llm._begin_look()
             # those that are only guessed must evict nothing: they may be taken back
             n_most = min(self.n_max, llm.n_free() + 1)
             drafted: list[int] = []
@@ -141,7 +144,7 @@ class ModelDraft(OwnDraft):
                 if len(drafted) < n_most:
                     llm.eval([token])
         finally:
-            llm.prefill_progress = None
+            llm.prefill_progress, llm._follows = None, False
             llm.leave_steps()
         return np.array(drafted if len(drafted) >= self.n_min else [], np.intc)
 
@@ -172,6 +175,7 @@ class ModelDraft(OwnDraft):
         ):  # a prompt, and the answer's first token: that is no part of it
             llm.eval(new[:-1])
             new = new[-1:]
+        llm._follows = True  # no place that another prompt goes back to
         llm.eval(new)
 
     def _step(self) -> None:
@@ -232,17 +236,21 @@ class PromptLookup(OwnDraft):
                 self._after[tuple(known[end - n - offset : end - offset])] = end
 
 
-def refuse_recurrent(llm: EvaluatingLlama, subject: str) -> None:
-    """Drafts that are wrong are taken back.
+def reserve(llm: EvaluatingLlama, subject: str) -> None:
+    """Take the memory for states of recurrent layers, which go back to before a draft that is wrong.
 
     Raises:
-        ConfigError: the model has recurrent layers.
+        ConfigError: the model has such layers, and no compact cache, which keeps states.
+        OutOfMemoryError: there is none.
     """
-    if llm._is_hybrid or llm._is_recurrent:
+    if isinstance(llm._ctx, SnapKVContext):
+        llm._ctx.reserve_looks()
+    elif llm._is_hybrid or llm._is_recurrent:
         raise ConfigError(
             subject,
-            "drafts that are wrong are taken back, and recurrent layers have no earlier state",
-            "leave it out for this model",
+            "drafts that are wrong are taken back, and recurrent layers have no earlier state without a "
+            "compact cache",
+            "give {budget}, or leave it out",
         )
 
 

@@ -44,6 +44,7 @@ class EvaluatingLlama(DecodingLlama):
     n_cached: int
     _is_prompt: bool
     _marks: Marks
+    _follows: bool = False  # the tokens that come next are those of another model's answer
 
     def prefill(self, tokens: Sequence[int], progress: Progress | None = None) -> PrefillStats:
         """Evaluate a prompt from position 0, replacing what the context held.
@@ -96,7 +97,7 @@ class EvaluatingLlama(DecodingLlama):
             # where it goes on from here; prefill() and evictions know better
             self._is_prompt, self.n_cached = False, self.n_tokens
         if self._generating and self.draft_model is not None:
-            tokens = tokens[: self.n_batch]  # whose logits are there together
+            tokens = tokens[: self._n_looked_at()]  # whose logits are there together
         if self.snapkv is None:
             self._eval_full(tokens)
             return
@@ -110,7 +111,7 @@ class EvaluatingLlama(DecodingLlama):
         if self.n_tokens == 0:
             self.last_prefill, self.evictions = None, []
         context = self._context("eval")
-        is_turn = len(tokens) > 1 and not self._generating
+        is_turn = len(tokens) > 1 and not self._generating and not self._follows
         begins_turn = is_turn and turn is Turn.DECODE and self.n_tokens > 0
         if begins_turn or self._votes_from_here(standing):
             context.keep_state(with_logits=False)
@@ -120,11 +121,12 @@ class EvaluatingLlama(DecodingLlama):
             case Turn.PREFILL:
                 self._prefill_all(tokens)
             case Turn.EXTEND:
+                self._catch_up()
                 self._extend_or_prefill(tokens)
             case Turn.EVICT | Turn.CHOOSE | Turn.FULL:
                 self._make_room(turn)
                 self._go_on(self._fitting(tokens))
-        if is_turn:
+        if is_turn or (self._follows and turn is not Turn.DECODE):
             context.keep_state(with_logits=True)
 
     def set_snapkv(self, config: SnapKVConfig) -> None:

@@ -164,7 +164,7 @@ class Llama(DocumentedLlama):
         self._logits_all = bool(kwargs.get("logits_all"))
         try:
             self.set_draft_model(self.draft_model)
-        except ConfigError:
+        except SnapKVError:
             self.close()
             raise
 
@@ -176,11 +176,13 @@ class Llama(DocumentedLlama):
                 Conversations that begin later have one of their own, of the first two kinds.
 
         Raises:
-            ConfigError: this model has recurrent layers, or the draft model is not fit to draft for it.
+            ConfigError: the draft model is not fit to draft for this one, or this one has recurrent layers
+                and no compact cache.
+            OutOfMemoryError: there is no room for the states of its recurrent layers.
         """
         if draft_model is not None:
-            drafting.refuse_recurrent(self, "draft_model")
             drafting.refuse_recall(self, "draft_model")
+            drafting.reserve(self, "draft_model")
         if isinstance(draft_model, drafting.ModelDraft):
             draft_model.check(self)
         self.draft_model = draft_model

@@ -21,6 +21,8 @@ class Usage:
             after it; n_prompt if nothing was compressed.
         n_generated: tokens of the answer.
         n_drafted, n_accepted: guessed tokens that were looked at for the answer, and those that it has.
+        n_looks, n_again: batches that had some, and tokens that were evaluated again for them, which only
+            models with recurrent layers need.
         bytes_kv: KV cache: the compact one, or what the conversation takes of the full one.
         bytes_decode_cells: of bytes_kv, what was free for new tokens when the prompt was compressed.
         bytes_kv_full: what the prompt that was compressed takes of a full cache.
@@ -32,6 +34,8 @@ class Usage:
     n_generated: int
     n_drafted: int
     n_accepted: int
+    n_looks: int
+    n_again: int
     bytes_kv: int
     bytes_decode_cells: int
     bytes_kv_full: int
@@ -49,6 +53,8 @@ class Usage:
             n_generated=llm.n_tokens - llm.n_prompt + 1,
             n_drafted=llm.n_drafted,
             n_accepted=llm.n_accepted,
+            n_looks=llm.n_looks,
+            n_again=llm.n_again,
             bytes_kv=bytes_kv,
             bytes_decode_cells=stats.bytes_kv - stats.bytes_kept if stats else 0,
             bytes_kv_full=stats.bytes_kv_full if stats else bytes_kv,

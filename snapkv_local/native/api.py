@@ -300,6 +300,32 @@ def llama_snapkv_keep_state(ctx: Any, seq_id: int, with_logits: bool, /) -> bool
 def llama_snapkv_go_back(ctx: Any, seq_id: int, pos: int, /) -> bool: ...
 
 
+# LLAMA_API bool llama_snapkv_reserve_looks(struct llama_context * ctx);
+@_function("llama_snapkv_reserve_looks", [_ctx_p], ctypes.c_bool)
+def llama_snapkv_reserve_looks(ctx: Any, /) -> bool: ...
+
+
+# LLAMA_API bool llama_snapkv_begin_look(struct llama_context * ctx, llama_seq_id seq_id);
+@_function("llama_snapkv_begin_look", [_ctx_p, _seq_id], ctypes.c_bool)
+def llama_snapkv_begin_look(ctx: Any, seq_id: int, /) -> bool: ...
+
+
+# LLAMA_API llama_pos llama_snapkv_take_back(struct llama_context * ctx, llama_seq_id seq_id,
+#     llama_pos pos);
+@_function("llama_snapkv_take_back", [_ctx_p, _seq_id, llama_cpp.llama_pos], llama_cpp.llama_pos)
+def llama_snapkv_take_back(ctx: Any, seq_id: int, pos: int, /) -> int: ...
+
+
+# LLAMA_API void llama_snapkv_keep_hidden(struct llama_context * ctx, bool keep);
+@_function("llama_snapkv_keep_hidden", [_ctx_p, ctypes.c_bool], None)
+def llama_snapkv_keep_hidden(ctx: Any, keep: bool, /) -> None: ...
+
+
+# LLAMA_API const float * llama_snapkv_hidden(struct llama_context * ctx, int32_t i);
+@_function("llama_snapkv_hidden", [_ctx_p, ctypes.c_int32], _f32_p)
+def llama_snapkv_hidden(ctx: Any, i: int, /) -> Any: ...
+
+
 # LLAMA_API uint32_t llama_snapkv_n_states(const struct llama_context * ctx,
 #     llama_seq_id seq_id, bool in_vault);
 @_function("llama_snapkv_n_states", [_ctx_p, _seq_id, ctypes.c_bool], _u32)

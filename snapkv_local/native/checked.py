@@ -21,12 +21,15 @@ class CheckedContext(_internals.LlamaContext):
     Attributes:
         gate: entered by whoever uses what several threads use.
         seq_id: of its only sequence.
+        behind: last tokens that were removed together with guesses behind them, and are to be evaluated
+            again before others.
 
     Raises:
         UnsupportedModelError: llama.cpp would end the process.
     """
 
     seq_id: int = 0
+    behind: int = 0
     gate: AbstractContextManager[Any] = nullcontext()
 
     def __init__(

@@ -140,6 +140,7 @@ class SnapKVContext(SequenceContext):
         if seq_id not in self._sequences:
             other = copy.copy(self)
             other.seq_id, other.tap = seq_id, None
+            other.behind = other._look = 0
             other._exit_stack = ExitStack()  # the native context is not its own
             self._sequences[seq_id] = other
         return self._sequences[seq_id]
@@ -293,6 +294,7 @@ class SnapKVContext(SequenceContext):
             tap=on_tap,
         )
         self._settle(self.options)  # another sequence may have had others
+        self.behind = self._look = 0
         with deferred_interrupt() as noted:
             rc = function(ctypes.byref(prompt))
         if raised:

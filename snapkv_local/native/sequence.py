@@ -26,6 +26,7 @@ class SequenceContext(KeptRows, CheckedContext):
 
     seq_id: int = 0
     is_hybrid: bool
+    _look: int = 0  # position before which the states that are put aside are; 0: none are
 
     def decode(self, batch: _internals.LlamaBatch) -> None:
         """Evaluate tokens of this sequence, whichever the batch says: llama_cpp knows the first one only.
@@ -48,12 +49,50 @@ class SequenceContext(KeptRows, CheckedContext):
     def kv_cache_seq_rm(self, seq_id: int, p0: int, p1: int) -> bool:
         """As llama_cpp's. A negative seq_id is this sequence: recurrent layers know no other such.
 
-        These go back to p0 if their state was kept there.
+        These go back to p0 if their state was kept there; while guesses are looked at, to where these
+        began, so that tokens before p0 are `behind`.
         """
         seq_id = self.seq_id if seq_id < 0 else seq_id
         if super().kv_cache_seq_rm(seq_id, p0, p1):
+            if seq_id == self.seq_id:
+                self.behind = max(0, min(self.behind, p0 - self._end())) if self.behind else 0
+                self._look = self._look if p0 >= self._look else 0
             return True
-        return seq_id == self.seq_id and p1 < 0 < p0 and self.go_back(p0)
+        is_end = seq_id == self.seq_id and p1 < 0 < p0
+        return is_end and (self.go_back(p0) or (self._look > 0 and self._take_back(p0)))
+
+    def reserve_looks(self) -> None:
+        """Take the memory that begin_look() needs, for all sequences.
+
+        Raises:
+            OutOfMemoryError: there is none.
+        """
+        if self.is_hybrid and not api.llama_snapkv_reserve_looks(self.ctx):
+            api.fail("drafts")
+
+    def begin_look(self) -> None:
+        """Guesses come next: what recurrent layers hold is put aside, so that wrong ones can be removed.
+
+        Raises:
+            OutOfMemoryError: the conversation is as it was.
+        """
+        if not self.is_hybrid:
+            return
+        if not api.llama_snapkv_begin_look(self.ctx, self.seq_id):
+            api.fail("the state before guesses")
+        self._look = self._end()
+
+    def end_looks(self) -> None:
+        """No guesses come any more."""
+        self._look = 0
+
+    def _take_back(self, pos: int) -> bool:
+        begin = int(api.llama_snapkv_take_back(self.ctx, self.seq_id, pos))
+        if begin < 0:
+            self.behind = self._look = 0
+            return False
+        self.behind = pos - begin
+        return True
 
     def keep_state(self, with_logits: bool) -> None:
         """Keep the state of recurrent layers behind the last token, unless it is; for other models, nothing.
@@ -85,7 +124,10 @@ class SequenceContext(KeptRows, CheckedContext):
         """
         if not self.is_hybrid:
             return False
-        return bool(api.llama_snapkv_go_back(self.ctx, self.seq_id, pos))
+        found = bool(api.llama_snapkv_go_back(self.ctx, self.seq_id, pos))
+        if found:
+            self.behind, self._look = 0, self._look if pos >= self._look else 0
+        return found
 
     def _end(self) -> int:
         return int(llama_cpp.llama_memory_seq_pos_max(self.memory, self.seq_id)) + 1
@@ -100,7 +142,7 @@ class SequenceContext(KeptRows, CheckedContext):
         if not self.kv_cache_seq_rm(-1, n_past, -1):
             return False
         # a batch of others that failed while it was computed may have taken what this sequence had
-        if self._end() < n_past:
+        if self._end() < n_past - self.behind:
             return False
         n_swa = llama_cpp.llama_model_n_swa(self.model.model)
         if n_swa == 0 or n_past == 0:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 # first of all: it loads our library, which llama_cpp then uses
-from snapkv_local.native import states  # isort: skip
+from snapkv_local.native import api, states  # isort: skip
 
 from llama_cpp import _internals, llama_cpp
 
@@ -76,14 +76,16 @@ class SharedContext(SnapKVContext):
     def decode(self, batch: _internals.LlamaBatch) -> None:
         """Evaluate tokens of this sequence; a single one, and drafts, together with those of others.
 
+        With drafts, that is also for tokens before them that are evaluated again, and need no logits.
+
         Raises:
             OutOfMemoryError, NativeError: what this sequence holds is then unknown.
         """
         raw = batch.batch
         n, n_rows = raw.n_tokens, sum(map(bool, raw.logits[: raw.n_tokens]))
-        if n == n_rows <= MOST:
+        if n <= MOST and (n == n_rows or self._look > 0):
             tokens = raw.token[:n]
-            self._rows = self._steps.compute(self.seq_id, tokens, raw.pos[0], self._remove)
+            self._rows = self._steps.compute(self.seq_id, tokens, raw.pos[0], self._remove, n_rows)
             return
         with self.gate:
             super().decode(batch)
@@ -160,6 +162,8 @@ class SharedContext(SnapKVContext):
             return True
 
     info = _gated(SnapKVContext.info)
+    reserve_looks = _gated(SnapKVContext.reserve_looks)
+    begin_look = _gated(SnapKVContext.begin_look)
     kv_cache_seq_rm = _gated(SnapKVContext.kv_cache_seq_rm)
     trim = _gated(SnapKVContext.trim)
     state_before = _gated(SnapKVContext.state_before)
@@ -202,7 +206,13 @@ class SharedContext(SnapKVContext):
         )
 
     def _remove(self, seq_id: int, pos: int) -> bool:
-        return bool(llama_cpp.llama_memory_seq_rm(self.memory, seq_id, pos, -1))
+        if llama_cpp.llama_memory_seq_rm(self.memory, seq_id, pos, -1):
+            return True
+        # a look begins where its states are put aside
+        return bool(
+            self._sequences[seq_id]._look > 0
+            and api.llama_snapkv_take_back(self.ctx, seq_id, pos) == pos
+        )
 
     def _native_row(self, i: int) -> npt.NDArray[np.float32]:
         return np.ctypeslib.as_array(self.get_logits_ith(i), shape=(self._n_vocab,))

@@ -29,6 +29,7 @@ class _Step:
     seq_id: int
     tokens: Sequence[int]
     pos: int
+    n_rows: int
     rows: npt.NDArray[np.float32] | None = None
     error: Exception | None = None
 
@@ -51,8 +52,8 @@ class Steps:
         decode: evaluates a batch of the context.
         logits: those of a batch's i-th token, [n_vocab] in memory of the context.
         in_runs: sequences share a batch only if their ids follow each other. Of a model with recurrent
-            layers, llama.cpp computes others one after the other, and a state cannot be rewound where a
-            later one fails.
+            layers, llama.cpp computes others, and such of unlike lengths, one after the other, and a state
+            cannot be rewound where a later one fails.
     """
 
     def __init__(
@@ -75,7 +76,12 @@ class Steps:
         self._waiting: list[_Step] = []
 
     def compute(
-        self, seq_id: int, tokens: Sequence[int], pos: int, remove: Callable[[int, int], bool]
+        self,
+        seq_id: int,
+        tokens: Sequence[int],
+        pos: int,
+        remove: Callable[[int, int], bool],
+        n_rows: int,
     ) -> npt.NDArray[np.float32]:
         """Evaluate the next tokens of a sequence.
 
@@ -84,14 +90,15 @@ class Steps:
             pos: of the first one.
             remove: takes away what a sequence has from a position on, where a batch has failed; False
                 if it cannot.
+            n_rows: last tokens whose logits are wanted.
 
         Returns:
-            Their logits, [n, n_vocab].
+            Their logits, [n_rows, n_vocab].
 
         Raises:
             OutOfMemoryError, NativeError: of this sequence; the others' steps are not concerned.
         """
-        step = _Step(seq_id, tokens, pos)
+        step = _Step(seq_id, tokens, pos, n_rows)
         with self.gate:
             self._waiting.append(step)
             try:
@@ -140,7 +147,7 @@ class Steps:
         batch: list[_Step] = []
         for step in steps:
             n_tokens = sum(len(each.tokens) for each in (*batch, step))
-            ends_run = self._in_runs and batch and batch[-1].seq_id + 1 != step.seq_id
+            ends_run = self._in_runs and batch and not _is_run(batch[-1], step)
             if n_tokens > self._n_batch or ends_run:
                 yield batch
                 batch = []
@@ -169,14 +176,17 @@ class Steps:
         for i, (step, j) in enumerate(each):
             raw.token[i], raw.pos[i] = step.tokens[j], step.pos + j
             raw.seq_id[i][0], raw.n_seq_id[i] = step.seq_id, 1
-            raw.logits[i] = True
+            raw.logits[i] = j >= len(step.tokens) - step.n_rows
         self._decode(self._batch)
-        rows = np.stack([self._logits(i) for i in range(len(each))])
-        n_done = 0
+        end = 0
         for step in steps:
-            step.rows = rows[n_done : n_done + len(step.tokens)]
-            n_done += len(step.tokens)
+            end += len(step.tokens)
+            step.rows = np.stack([self._logits(i) for i in range(end - step.n_rows, end)])
 
     def close(self) -> None:
         """Free the batch."""
         self._batch.close()
+
+
+def _is_run(one: _Step, other: _Step) -> bool:
+    return one.seq_id + 1 == other.seq_id and len(one.tokens) == len(other.tokens)

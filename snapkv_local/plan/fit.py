@@ -38,6 +38,7 @@ class Task:
         place: where layers are computed.
         memory: bytes there are where the layers are computed.
         draft: a smaller model, that drafts tokens; None for none.
+        lookup: tokens are guessed from the conversation itself.
     """
 
     model: PlannedModel
@@ -46,6 +47,7 @@ class Task:
     place: Place
     memory: int
     draft: PlannedModel | None = None
+    lookup: bool = False
 
     def plain(self, kv_type: KvType, n_prompt: int) -> Estimate:
         """llama.cpp's full cache."""
@@ -88,8 +90,8 @@ class Task:
         how: dict[str, Any] = {"n_ubatch": n_ubatch, "hidden_host": host, "name": name}
         found = compressed(self.model, n, self.config, self.kv_type, self.place, group=group, **how)
         if self.draft is None:
-            return found
-        return beside(found, self._draft(self.draft, n, **how))
+            return found.with_looks() if self.lookup else found
+        return beside(found.with_looks(), self._draft(self.draft, n, **how))
 
     def of_conversation(self, estimate: Estimate) -> int:
         """Bytes that each further conversation takes, of this length."""
@@ -104,7 +106,8 @@ class Task:
 
     def _draft(self, model: PlannedModel, n: int, **how: Any) -> Estimate:
         config = replace(self.config, vault="off", layer_group=1)
-        return compressed(model, n, config, self.kv_type, self._place_of_draft(), group=1, **how)
+        place = self._place_of_draft()
+        return compressed(model, n, config, self.kv_type, place, group=1, **how).with_looks()
 
     def _place_of_draft(self) -> Place:
         return replace(self.place, n_gpu_layers=None)
@@ -147,7 +150,7 @@ def conversations(task: Task, n_prompt: int, most: int) -> tuple[int, int]:
 
 
 def _of_sequence(estimate: Estimate) -> int:
-    names = ("kv", "recurrent", "states")
+    names = ("kv", "recurrent", "looks", "states")
     return sum(estimate.parts[name].main for name in names if name in estimate.parts)
 
 

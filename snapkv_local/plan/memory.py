@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from snapkv_local.config import SnapKVConfig
@@ -83,7 +83,7 @@ class Estimate:
     @property
     def lasting(self) -> Part:
         """What stays from the load to the end."""
-        lasting = ("weights", "kv", "recurrent", "states", "draft", "process")
+        lasting = ("weights", "kv", "recurrent", "looks", "states", "draft", "process")
         return _sum(self.parts[name] for name in lasting if name in self.parts)
 
     @property
@@ -95,6 +95,11 @@ class Estimate:
     def peak_host(self) -> int:
         """Bytes in host memory beside a GPU; 0 without one."""
         return max(_sum(self.parts.values()).host, self.lasting.host + self.decode.host)
+
+    def with_looks(self) -> Estimate:
+        """With guesses, before which the states of recurrent layers are put aside."""
+        states = self.parts.get("recurrent")
+        return self if states is None else replace(self, parts={**self.parts, "looks": states})
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

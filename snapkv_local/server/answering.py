@@ -148,6 +148,8 @@ class Answering:
             clock.predicted(),
             llm.n_drafted,
             llm.n_accepted,
+            llm.n_looks,
+            llm.n_again,
         )
 
 

@@ -17,6 +17,7 @@ class Timings:
         n_predicted: tokens of answers.
         predicted: seconds from the first token to the last.
         n_drafted, n_accepted: guessed tokens that were looked at, and those that answers have.
+        n_looks, n_again: batches that had some, and tokens that were evaluated again for them.
     """
 
     n_cached: int = 0
@@ -26,6 +27,8 @@ class Timings:
     predicted: float = 0.0
     n_drafted: int = 0
     n_accepted: int = 0
+    n_looks: int = 0
+    n_again: int = 0
 
     def __add__(self, other: Timings) -> Timings:
         return Timings(
@@ -36,6 +39,8 @@ class Timings:
             self.predicted + other.predicted,
             self.n_drafted + other.n_drafted,
             self.n_accepted + other.n_accepted,
+            self.n_looks + other.n_looks,
+            self.n_again + other.n_again,
         )
 
     def json(self) -> dict[str, Any]:
@@ -53,4 +58,5 @@ class Timings:
             }
         if self.n_drafted:
             found |= {"draft_n": self.n_drafted, "draft_n_accepted": self.n_accepted}
+            found |= {"draft_n_looks": self.n_looks, "draft_n_again": self.n_again}
         return found

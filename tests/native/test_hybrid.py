@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from refused import refused
 from tiny_llama import Make, greedy, logits, maker, tokens
 
 from snapkv_local import ModelDraft, SnapKVConfig
-from snapkv_local.errors import ConfigError
+from snapkv_local.errors import ConfigError, OutOfMemoryError
 from snapkv_local.llama import saved
 
-from llama_cpp.llama_speculative import LlamaPromptLookupDecoding  # isort: skip
+from llama_cpp.llama_speculative import LlamaDraftModel, LlamaPromptLookupDecoding  # isort: skip
 
 pytestmark = pytest.mark.native
 
 CONFIG = SnapKVConfig(budget=64, window_size=8, decode_cells=64)
 WHOLE = SnapKVConfig(budget=400, window_size=8, decode_cells=64)
 VAULT = SnapKVConfig(budget=64, window_size=8, decode_cells=64, vault="ram")
+
+
+class Guesses(LlamaDraftModel):
+    """Guesses what a text says next, and a wrong token somewhere.
+
+    Args:
+        text: prompt and answer.
+        n: tokens of a guess.
+        wrong_at: index in each guess; None for nowhere.
+    """
+
+    def __init__(self, text: list[int], n: int, wrong_at: int | None) -> None:
+        self.text, self.n, self.wrong_at = text, n, wrong_at
+
+    def __call__(self, input_ids: npt.NDArray[np.intc], /, **_: Any) -> npt.NDArray[np.intc]:
+        """What follows, [up to n]."""
+        found = np.array(self.text[len(input_ids) : len(input_ids) + self.n], np.intc)
+        if self.wrong_at is not None and self.wrong_at < len(found):
+            found[self.wrong_at] = (found[self.wrong_at] + 1) % 100
+        return found
 
 
 @pytest.fixture(params=["qwen35-dense", "jamba-dense", "granitehybrid-dense", "lfm2-dense"])
@@ -269,11 +292,126 @@ def test_the_places_to_go_back_to_are_in_a_session(make: Make, tmp_path: Path) -
     assert np.array_equal(logits(llm), logits(other))
 
 
-def test_drafts_are_refused(make: Make) -> None:
-    with pytest.raises(ConfigError, match="recurrent layers have no earlier state"):
-        make(draft_model=LlamaPromptLookupDecoding())
+@pytest.mark.parametrize("wrong_at", [None, 0, 2])
+def test_drafts_change_no_token(make: Make, wrong_at: int | None) -> None:
+    plain = make()
+    expected = greedy(plain, tokens(300), 40)
+    llm = make(draft_model=Guesses([*tokens(300), *expected], 4, wrong_at))
+    assert greedy(llm, tokens(300), 40) == expected
+    if wrong_at is None:
+        assert (llm.n_looks, llm.n_again, llm.n_accepted) == (8, 0, llm.n_drafted)
+    else:
+        assert llm.n_again > 0
+        assert llm.n_accepted < llm.n_drafted
+    llm.end_answer()
+    assert llm.n_tokens == plain.n_tokens
+    # and as before the conversation goes on
+    turn = [*tokens(300), *expected, *tokens(20, seed=2)]
+    assert greedy(llm, turn, 5) == greedy(plain, turn, 5)
+    assert llm.n_cached == plain.n_cached
+
+
+def test_conversations_that_guess_share_steps(make: Make) -> None:
+    prompts = [tokens(n, seed) for seed, n in enumerate((300, 120, 40), 1)]
+    expected = [greedy(make(), prompt, 40) for prompt in prompts]
+    first = make(n_parallel=3)
+    both = [first, first.conversation(), first.conversation()]
+    found: list[list[int]] = [[], [], []]
+    for i, llm in enumerate(both):
+        llm.set_draft_model(Guesses([*prompts[i], *expected[i]], 4, (None, 0, 2)[i]))
+
+    def answer(i: int) -> None:
+        found[i] = greedy(both[i], prompts[i], 40)
+        both[i].end_answer()
+
+    threads = [threading.Thread(target=answer, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == expected
+    assert [llm.n_again > 0 for llm in both[1:]] == [True, True]
+    assert [llm.n_tokens for llm in both] == [len(prompt) + 39 for prompt in prompts]
+
+
+def test_drafts_while_rows_are_evicted(make: Make) -> None:
+    plain = make()
+    expected = greedy(plain, tokens(300), 100)
+    llm = make(draft_model=Guesses([*tokens(300), *expected], 5, 2))
+    assert greedy(llm, tokens(300), 100) == expected
+    assert [stats.n_prompt for stats in llm.evictions] == [
+        stats.n_prompt for stats in plain.evictions
+    ]
+
+
+def test_a_draft_model_goes_back_too(make: Make) -> None:
+    expected = greedy(make(), tokens(300), 60)
+    llm = make(draft_model=ModelDraft(make(), n_max=3))
+    assert greedy(llm, tokens(300), 60) == expected
+    # the same model guesses what it would have said itself, but for ties
+    assert llm.n_accepted > 0.8 * llm.n_drafted > 0
+
+
+@pytest.mark.parametrize("arch", ["nemotron_h-dense", "llama-dense"])
+def test_a_draft_model_that_is_wrong(make: Make, arch_models: Path, arch: str) -> None:
+    expected = greedy(make(), tokens(300), 40)
+    with maker(arch_models / f"{arch}.gguf", CONFIG) as make_other:
+        llm = make(draft_model=ModelDraft(make_other(), n_max=3))
+        assert greedy(llm, tokens(300), 40) == expected
+        assert llm.n_accepted < llm.n_drafted
+        assert llm.n_again > 0
+        llm.close()
+
+
+def test_a_look_that_fails_leaves_what_was_said(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = greedy(make(), tokens(300), 40)
+    llm = make(draft_model=Guesses([*tokens(300), *expected], 4, 1))
+    found, answer = [], llm.generate(tokens(300), temp=0.0)
+    while llm.n_again == 0:  # the next batch goes back, too
+        found.append(next(answer))
+    monkeypatch.setenv("SNAPKV_TEST_FAIL_ALLOC", "step")
+    with refused(OutOfMemoryError, "a batch of tokens"):
+        for token in answer:
+            found.append(token)
+    monkeypatch.delenv("SNAPKV_TEST_FAIL_ALLOC")
+    assert found == expected[: len(found)]
+    assert 300 <= llm.n_tokens < 300 + len(found)
+    assert greedy(llm, [*tokens(300), *found], 10) == expected[len(found) : len(found) + 10]
+    assert llm.n_cached >= 300
+
+
+def test_states_before_drafts_need_memory(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = make()
+    monkeypatch.setenv("SNAPKV_TEST_FAIL_ALLOC", "looks")
+    with refused(OutOfMemoryError, "drafts"):
+        llm.set_draft_model(LlamaPromptLookupDecoding())
+    assert len(greedy(llm, tokens(300), 5)) == 5
+
+
+def test_a_full_cache_keeps_no_states_for_drafts(make: Make) -> None:
+    with pytest.raises(ConfigError, match="without a compact cache"):
+        make(None, draft_model=LlamaPromptLookupDecoding())
     with refused(ConfigError, "the draft model"):
-        ModelDraft(make())
+        ModelDraft(make(None))
+
+
+def test_an_answer_that_ends_within_a_look_leaves_what_it_said(make: Make) -> None:
+    plain = make()
+    expected = greedy(plain, tokens(300), 12)
+    llm = make(draft_model=Guesses([*tokens(300), *expected, *tokens(20)], 7, None))
+    found = []
+    for token in llm.generate(tokens(300), temp=0.0):
+        found.append(token)
+        if len(found) == 11:
+            break
+    llm.end_answer()
+    greedy(plain, tokens(300), 11)
+    plain.end_answer()
+    assert (found, llm.n_tokens) == (expected[:11], plain.n_tokens)
+    more = [*tokens(300), *found, *tokens(10, seed=4)]
+    assert greedy(llm, more, 5) == greedy(plain, more, 5)
 
 
 def test_a_policy_in_python_sees_the_attention_layers(make: Make) -> None:

@@ -56,6 +56,8 @@ ANSWER = Answer(
     n_generated=5,
     n_drafted=0,
     n_accepted=0,
+    n_looks=0,
+    n_again=0,
     bytes_kv=30 * 2**20,
     bytes_decode_cells=19 * 2**20,
     bytes_kv_full=180 * 2**20,
@@ -76,6 +78,8 @@ def test_the_line_of_figures():
 def test_the_line_of_an_answer_that_was_guessed():
     guessed = dataclasses.replace(ANSWER, n_drafted=2000, n_accepted=1500)
     assert guessed.line().endswith("tokens/s · 1,500 of 2,000 guessed tokens were right")
+    again = dataclasses.replace(guessed, n_looks=500, n_again=700)
+    assert again.line().endswith("were right · 700 tokens evaluated again for 500 looks")
 
 
 def test_the_line_of_an_answer_with_recalls():
@@ -104,6 +108,8 @@ def test_rows_kept_in_later_turns_are_those_of_the_last_eviction_and_all_since(n
         n_cached=0,
         n_drafted=0,
         n_accepted=0,
+        n_looks=0,
+        n_again=0,
     )
     assert Usage.of(llm).n_kept == n_kept
 

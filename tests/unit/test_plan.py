@@ -291,6 +291,19 @@ def test_conversations_have_caches_of_what_drafts(write_metadata):
     assert alone > of_small > 0
 
 
+def test_states_before_drafts_are_counted(write_metadata):
+    main = read_model(write_metadata(SHAPES["qwen35-9b"]))
+    task = fit.Task(main, SnapKVConfig(), "f16", Place(True), 80 * GIB)
+    alone, looking = (each.auto(32_768) for each in (task, replace(task, lookup=True)))
+    states = alone.parts["recurrent"]
+    assert looking.parts["looks"] == states
+    assert looking.peak == alone.peak + states.main
+    (_, of_one), (_, of_two) = (
+        fit.conversations(each, 32_768, 8) for each in (task, replace(task, draft=main))
+    )
+    assert of_two == 2 * (of_one + states.main)
+
+
 def test_split_models_are_summed(write_metadata, tmp_path):
     whole = write_metadata(SHAPES["tiny"])
     for i in (1, 2):
