@@ -14,6 +14,7 @@ from snapkv_local.errors import SnapKVError
 if TYPE_CHECKING:
     from snapkv_local.config import SnapKVConfig
     from snapkv_local.llama.drafting import ModelDraft, PromptLookup
+    from snapkv_local.llama.heads import HeadDraft
     from snapkv_local.llama.llama import Llama
     from snapkv_local.reading.text import read_text
     from snapkv_local.stats import PrefillStats
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Document",
+    "HeadDraft",
     "Llama",
     "ModelDraft",
     "PrefillStats",
@@ -34,6 +36,7 @@ __all__ = [
 
 _HOMES = {
     "Document": "storage.document",
+    "HeadDraft": "llama.heads",
     "Llama": "llama.llama",
     "ModelDraft": "llama.drafting",
     "PrefillStats": "stats",
@@ -44,7 +47,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Document", "ModelDraft", "PromptLookup"):
+    if name in ("Document", "HeadDraft", "ModelDraft", "PromptLookup"):
         # first of all: it loads our library, which llama_cpp then uses
         import_module("snapkv_local.llama.llama")
     if name in _HOMES:

@@ -23,6 +23,8 @@ from snapkv_local.policies.view import PromptView
 DEFAULT_BUDGET = 2048
 MOST_BUDGETS = 4  # of max_budget, where it is not given
 
+# cells of a prediction head's own cache, for each conversation: it attends to so many last tokens at most
+HEAD_CELLS = 1024
 N_THREADS_MAX = 512  # GGML_MAX_N_THREADS
 N_PARALLEL_MAX = 64  # sequences of a context that are tested
 

@@ -1,10 +1,13 @@
 // The hidden states that a model's own prediction heads guess from.
 #include "snapkv.h"
 
+#include "llama-context.h"
 #include "llama-ext.h"
 
 void llama_snapkv_keep_hidden(llama_context * ctx, bool keep) {
-    llama_set_embeddings_nextn(ctx, keep, /*masked =*/keep);
+    if (ctx->get_cparams().embeddings_nextn != keep) { // a line in the log
+        llama_set_embeddings_nextn(ctx, keep, /*masked =*/keep);
+    }
 }
 
 const float * llama_snapkv_hidden(llama_context * ctx, int32_t i) {

@@ -130,7 +130,8 @@ def _that_fit(path: Path, config: SnapKVConfig, loading: LoadOptions) -> tuple[i
     kv_type: Any = split_kv_type(loading.kv_type or KV_TYPE)[0]
     drafts = loading.drafts
     draft = None if drafts is None or drafts.model is None else read_model(drafts.model)
-    lookup = drafts is not None and drafts.model is None
-    task = fit.Task(planned, config, kv_type, place, available, draft, lookup)
+    heads = drafts is not None and drafts.heads
+    lookup = drafts is not None and drafts.model is None and not heads
+    task = fit.Task(planned, config, kv_type, place, available, draft, lookup, heads)
     ctx = loading.ctx or planned.shape.n_ctx_train
     return fit.conversations(task, max(1, ctx - config.decode_cells), _MOST)

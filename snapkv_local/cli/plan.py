@@ -46,6 +46,7 @@ _LABELS = {
     "compute": "compute buffer",
     "vault": "vault",
     "states": "kept states",
+    "heads": "prediction heads",
     "draft": "draft model",
     "process": "driver's context",
 }
@@ -85,6 +86,12 @@ _LABELS = {
     help="A smaller model that is loaded, too, to guess tokens.",
 )
 @click.option(
+    "--mtp",
+    "heads",
+    is_flag=True,
+    help="The prediction heads that MODEL has are loaded, to guess tokens.",
+)
+@click.option(
     "--measure", is_flag=True, help="Run the prompt here, and compare what it takes with the plan."
 )
 @click.option(
@@ -103,6 +110,7 @@ def plan(
     device: str | None,
     gpu_layers: Any,
     model_draft: str | None,
+    heads: bool,
     measure: bool,
     threads: int | None,
     as_json: bool,
@@ -121,8 +129,10 @@ def plan(
         raise click.UsageError("--memory and --device both say how much there is: give one")
     if measure and (memory is not None or device is not None):
         raise click.UsageError("--measure runs on this machine: leave out --memory and --device")
-    if measure and model_draft is not None:
-        raise click.UsageError("--measure runs one model: leave out --model-draft")
+    if measure and (model_draft is not None or heads):
+        raise click.UsageError("--measure runs the model alone: leave out --model-draft and --mtp")
+    if model_draft is not None and heads:
+        raise click.UsageError("--model-draft and --mtp both guess: give one of them")
     config = SnapKVConfig(**take_config(options))
     planned = read_model(locate(model))
     ctx = ctx or planned.shape.n_ctx_train
@@ -141,7 +151,9 @@ def plan(
         machine = hardware.read_hardware()
         available = machine.ram_available or machine.ram_total
     draft = None if model_draft is None else read_model(locate(model_draft))
-    task = fit.Task(planned, config, kv_type, place, available, draft)
+    if heads and planned.bytes_heads == 0:
+        raise ConfigError("--mtp", f"{planned.path.name} has no prediction heads", "leave it out")
+    task = fit.Task(planned, config, kv_type, place, available, draft, heads=heads)
     if measure:
         compare(task, n_prompt, threads or hardware.n_cores(), as_json)
         return

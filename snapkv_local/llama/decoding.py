@@ -223,9 +223,22 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
             self._batch.set_batch(batch=batch, n_past=n_past, logits_all=n_rows == len(batch))
             for i in range(len(batch) - n_rows, len(batch)):
                 self._batch.batch.logits[i] = True
-            context.decode(self._batch)
+            self._compute(n_past + len(batch) - n_rows, n_rows)
             self._note(n_past, batch, n_rows)
             yield self._logits(n_rows)
+
+    def _compute(self, pos: int, n_rows: int) -> None:
+        """Evaluate the batch, of which n_rows tokens from a position on have logits."""
+        context: Any = self._ctx  # one of ours
+        draft: Any = self.draft_model
+        # only of an answer: a prompt is computed as it is without drafts
+        context.keeps_hidden = self._generating and getattr(draft, "sees_hidden", False)
+        try:
+            context.decode(self._batch)
+            if context.keeps_hidden:
+                draft.see(pos, context.hidden(n_rows))
+        finally:
+            context.keeps_hidden = False
 
     def _most_at_once(self) -> int:
         """Tokens of a batch: a recall comes between two."""

@@ -30,7 +30,13 @@ Tokens = npt.NDArray[np.intc]
 
 
 class OwnDraft(LlamaDraftModel):
-    """Drafts for one conversation, of which it knows more than each call says."""
+    """Drafts for one conversation, of which it knows more than each call says.
+
+    Attributes:
+        sees_hidden: see() gets the hidden states of what the model has evaluated.
+    """
+
+    sees_hidden = False
 
     @abstractmethod
     def another(self) -> Self:
@@ -43,6 +49,9 @@ class OwnDraft(LlamaDraftModel):
     @abstractmethod
     def forget(self) -> None:
         """Another conversation follows: nothing of this one is left."""
+
+    def see(self, pos: int, hidden: npt.NDArray[np.float32]) -> None:
+        """Take hidden states, [n, n_embd], behind tokens from a position on."""
 
     def close(self) -> None:
         """Free what the drafts take."""
@@ -74,13 +83,7 @@ class ModelDraft(OwnDraft):
     def __init__(
         self, llm: EvaluatingLlama, *, n_max: int = N_MAX, n_min: int = N_MIN, p_min: float = P_MIN
     ) -> None:
-        for name, value, most in (("n_max", n_max, 2**31 - 1), ("n_min", n_min, n_max)):
-            if not 0 <= value <= most:
-                raise ConfigError(
-                    f"{name}={value}", "is out of range", f"give a number from 0 to {most}"
-                )
-        if not 0 <= p_min <= 1:
-            raise ConfigError(f"p_min={p_min}", "is no probability", "give a number from 0 to 1")
+        check_numbers(n_max, n_min, p_min)
         reserve(llm, "the draft model")
         if llm.snapkv is not None and llm.snapkv.vault != "off":
             raise ConfigError(
@@ -138,7 +141,7 @@ class ModelDraft(OwnDraft):
                 self._step()
                 logits = llm.last_logits()
                 token = int(logits.argmax())
-                if self.p_min > 0 and _probability(logits, token) < self.p_min:
+                if self.p_min > 0 and probability(logits, token) < self.p_min:
                     break
                 drafted.append(token)
                 if len(drafted) < n_most:
@@ -268,7 +271,22 @@ def refuse_recall(llm: EvaluatingLlama, subject: str) -> None:
         )
 
 
-def _probability(logits: npt.NDArray[np.float32], token: int) -> float:
+def check_numbers(n_max: int, n_min: int, p_min: float) -> None:
+    """Look whether numbers of a draft are in their ranges.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for name, value, most in (("n_max", n_max, 2**31 - 1), ("n_min", n_min, n_max)):
+        if not 0 <= value <= most:
+            raise ConfigError(
+                f"{name}={value}", "is out of range", f"give a number from 0 to {most}"
+            )
+    if not 0 <= p_min <= 1:
+        raise ConfigError(f"p_min={p_min}", "is no probability", "give a number from 0 to 1")
+
+
+def probability(logits: npt.NDArray[np.float32], token: int) -> float:
     """Of the most likely token."""
     return float(1 / np.exp(logits - logits[token]).sum())
 

@@ -17,11 +17,13 @@ from snapkv_local.errors import ConfigError, SnapKVError
 from snapkv_local.llama import conversation, drafting
 from snapkv_local.llama.conversation import Conversation
 from snapkv_local.llama.documents import DocumentedLlama
+from snapkv_local.llama.heads import HeadDraft
 from snapkv_local.mapped import MappedFile
 from snapkv_local.models import files, hub
 from snapkv_local.models.gguf_shape import too_many_positions
 from snapkv_local.native import support, voices
 from snapkv_local.native.shared import kind_of
+from snapkv_local.native.substitute import prediction_heads
 from snapkv_local.prompt.chat import Chat
 from snapkv_local.prompt.marks import Marks
 from snapkv_local.stats import PrefillStats
@@ -63,6 +65,8 @@ class Llama(DocumentedLlama):
             the prefill.
         n_parallel: conversations that there is room for, each with a compact cache of its own for n_ctx
             tokens: conversation() has the others.
+        load_mtp: load the model's prediction heads, too, for a HeadDraft that comes later; with one as
+            draft_model they are loaded anyway.
         kwargs: all other arguments of llama_cpp.Llama. snapkv turns flash_attn on, and swa_full off
             unless it is given: sliding-window layers then have cells for their window.
 
@@ -84,6 +88,7 @@ class Llama(DocumentedLlama):
         keep_queries: int = 0,
         prefill_progress: Progress | None = None,
         n_parallel: int = 1,
+        load_mtp: bool = False,
         **kwargs: Any,
     ) -> None:
         # close(), which __del__ calls, needs it even if an exception leaves this function
@@ -138,7 +143,8 @@ class Llama(DocumentedLlama):
         )
         # a vocabulary has no layers, and so no cache to compress
         made = our_contexts(None if kwargs.get("vocab_only") else options, kind_of(options))
-        with voices.heard(silent=not kwargs.get("verbose", True)) as said, made:
+        heads = prediction_heads(load_mtp or isinstance(kwargs.get("draft_model"), HeadDraft))
+        with voices.heard(silent=not kwargs.get("verbose", True)) as said, made, heads:
             try:
                 super().__init__(model_path, **kwargs)
             except Exception as e:
@@ -172,12 +178,13 @@ class Llama(DocumentedLlama):
         """Let later answers have drafts of a draft model.
 
         Args:
-            draft_model: a ModelDraft, a PromptLookup, or another of llama_cpp's kind; None for none.
-                Conversations that begin later have one of their own, of the first two kinds.
+            draft_model: a ModelDraft, a PromptLookup, a HeadDraft, or another of llama_cpp's kind; None for
+                none. Conversations that begin later have one of their own, of the first three kinds.
 
         Raises:
             ConfigError: the draft model is not fit to draft for this one, or this one has recurrent layers
-                and no compact cache.
+                and no compact cache, or was loaded without its prediction heads.
+            UnsupportedModelError: it has no such heads, or some that were never run.
             OutOfMemoryError: there is no room for the states of its recurrent layers.
         """
         if draft_model is not None:
@@ -185,6 +192,8 @@ class Llama(DocumentedLlama):
             drafting.reserve(self, "draft_model")
         if isinstance(draft_model, drafting.ModelDraft):
             draft_model.check(self)
+        if isinstance(draft_model, HeadDraft):
+            draft_model.attach(self)
         self.draft_model = draft_model
 
     def conversation(self) -> Self:

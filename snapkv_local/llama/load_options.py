@@ -21,14 +21,17 @@ class DraftOptions:
     """What guesses the tokens of answers.
 
     Attributes:
-        model: file of a smaller model; None for the conversation itself.
-        n_max, n_min, p_min: as ModelDraft and PromptLookup have them; None for their defaults.
+        model: file of a smaller model; None for the conversation itself, or the model's heads.
+        heads: the model's own prediction heads guess.
+        n_max, n_min, p_min: as ModelDraft, HeadDraft and PromptLookup have them; None for their
+            defaults.
     """
 
     model: Path | None = None
     n_max: int | None = None
     n_min: int | None = None
     p_min: float | None = None
+    heads: bool = False
 
     def numbers(self) -> dict[str, Any]:
         """Those that are given, by name."""
@@ -114,6 +117,7 @@ class LoadOptions:
             "use_mmap": not self.no_mmap,
             "chat_format": self.chat_format,
             "verbose": False,
+            **({"load_mtp": True} if self.drafts is not None and self.drafts.heads else {}),
         }
 
     def _adapter(self) -> dict[str, Any]:
@@ -160,9 +164,13 @@ class LoadOptions:
             SnapKVError: the smaller model cannot be loaded, or cannot draft for it.
         """
         from snapkv_local.llama.drafting import ModelDraft, PromptLookup
+        from snapkv_local.llama.heads import HeadDraft
 
         drafts = self.drafts
         if drafts is None:
+            return
+        if drafts.heads:
+            llm.set_draft_model(HeadDraft(**drafts.numbers()))
             return
         if drafts.model is None:
             llm.set_draft_model(PromptLookup(**drafts.numbers()))

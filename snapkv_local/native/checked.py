@@ -23,6 +23,7 @@ class CheckedContext(_internals.LlamaContext):
         seq_id: of its only sequence.
         behind: last tokens that were removed together with guesses behind them, and are to be evaluated
             again before others.
+        keeps_hidden: the next batch keeps hidden states, which hidden() has then.
 
     Raises:
         UnsupportedModelError: llama.cpp would end the process.
@@ -30,6 +31,7 @@ class CheckedContext(_internals.LlamaContext):
 
     seq_id: int = 0
     behind: int = 0
+    keeps_hidden: bool = False
     gate: AbstractContextManager[Any] = nullcontext()
 
     def __init__(
@@ -49,7 +51,11 @@ class CheckedContext(_internals.LlamaContext):
         Raises:
             OutOfMemoryError, NativeError: what the context holds is then unknown.
         """
+        self._compute(batch, self.keeps_hidden)
+
+    def _compute(self, batch: _internals.LlamaBatch, keeps_hidden: bool) -> None:
         with voices.heard(silent=not self.verbose) as said:
+            api.llama_snapkv_keep_hidden(self.ctx, keeps_hidden)
             rc = api.llama_snapkv_decode(self.ctx, batch.batch)
         if rc != 0:
             api.fail("a batch of tokens", said.reason)
@@ -58,3 +64,11 @@ class CheckedContext(_internals.LlamaContext):
         """Of the last batch, whose last n tokens have some, [n, n_vocab]; valid until the next."""
         found = self.get_logits()  # type: ignore[no-untyped-call]
         return np.ctypeslib.as_array(found, shape=(n, self.model.n_vocab()))
+
+    def hidden(self, n: int) -> npt.NDArray[np.float32]:
+        """Behind the last n tokens that have logits, [n, n_embd]."""
+        return np.stack([self._hidden_at(i - n) for i in range(n)])
+
+    def _hidden_at(self, i: int) -> npt.NDArray[np.float32]:
+        found = api.llama_snapkv_hidden(self.ctx, i)
+        return np.ctypeslib.as_array(found, shape=(self.model.n_embd(),))

@@ -265,7 +265,9 @@ class SnapKVContext(SequenceContext):
             return call(progress, done, total)
 
         def give_way(_user_data: Any) -> bool:
-            return call(others)
+            goes_on = call(others)
+            api.llama_snapkv_keep_hidden(self.ctx, False)  # the others may keep some
+            return goes_on
 
         n_layer = api.llama_snapkv_n_layer(self.ctx)
         tap = self.tap if choice is None else choosing(choice, n_layer)
@@ -295,6 +297,7 @@ class SnapKVContext(SequenceContext):
         )
         self._settle(self.options)  # another sequence may have had others
         self.behind = self._look = 0
+        api.llama_snapkv_keep_hidden(self.ctx, False)
         with deferred_interrupt() as noted:
             rc = function(ctypes.byref(prompt))
         if raised:

@@ -16,10 +16,9 @@ from snapkv_local.native import api, states  # isort: skip
 
 from llama_cpp import _internals, llama_cpp
 
-from snapkv_local.native.checked import CheckedContext
 from snapkv_local.native.context import ContextOptions, Others, Progress, SnapKVContext
 from snapkv_local.native.gate import Gate
-from snapkv_local.native.steps import MOST, Steps
+from snapkv_local.native.steps import MOST, Step, Steps
 from snapkv_local.prompt.parts import Parts
 from snapkv_local.stats import PrefillStats
 
@@ -47,18 +46,19 @@ class SharedContext(SnapKVContext):
 
     gate: Gate
     _rows: npt.NDArray[np.float32]  # [n, n_vocab], of what was evaluated last here
+    _hidden: npt.NDArray[np.float32] | None = None  # [n, n_embd]
 
     def __init__(self, *, model: Any, params: Any, verbose: bool = True) -> None:
         self.gate = Gate()
         super().__init__(model=model, params=params, verbose=verbose)
         self._n_vocab = int(model.n_vocab())
-        decode = functools.partial(CheckedContext.decode, self)
         self._steps = Steps(
             self.gate,
             self.options.n_seq,
             int(llama_cpp.llama_n_batch(self.ctx)),
-            decode,
+            self._compute,
             self._native_row,
+            self._hidden_at,
             in_runs=self.is_hybrid,
         )
         self._exit_stack.callback(self._steps.close)
@@ -84,12 +84,15 @@ class SharedContext(SnapKVContext):
         raw = batch.batch
         n, n_rows = raw.n_tokens, sum(map(bool, raw.logits[: raw.n_tokens]))
         if n <= MOST and (n == n_rows or self._look > 0):
-            tokens = raw.token[:n]
-            self._rows = self._steps.compute(self.seq_id, tokens, raw.pos[0], self._remove, n_rows)
+            step = Step(self.seq_id, raw.token[:n], raw.pos[0], n_rows, self.keeps_hidden)
+            self._steps.compute(step, self._remove)
+            assert step.rows is not None
+            self._rows, self._hidden = step.rows, step.hidden
             return
         with self.gate:
             super().decode(batch)
             self._take_logits(n_rows)
+            self._hidden = super().hidden(n_rows) if self.keeps_hidden else None
 
     def leave(self) -> None:
         """No token follows soon: steps of others need not wait for one."""
@@ -98,6 +101,11 @@ class SharedContext(SnapKVContext):
     def logits(self, n: int) -> npt.NDArray[np.float32]:
         """Of the last n tokens that were evaluated and have some, [n, n_vocab]."""
         return self._rows[-n:]
+
+    def hidden(self, n: int) -> npt.NDArray[np.float32]:
+        """As CheckedContext.hidden(), of this sequence."""
+        assert self._hidden is not None
+        return self._hidden[-n:]
 
     def get_logits(self) -> Any:
         """Of the last batch, as llama_cpp has them."""

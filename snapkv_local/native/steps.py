@@ -25,12 +25,27 @@ MOST = 17
 
 
 @dataclass(eq=False)
-class _Step:
+class Step:
+    """What a sequence evaluates.
+
+    Attributes:
+        seq_id: of the sequence.
+        tokens: up to MOST, and no more than a batch takes.
+        pos: of the first one.
+        n_rows: last tokens whose logits are wanted.
+        keeps_hidden: their hidden states are wanted, too.
+        rows: logits, [n_rows, n_vocab], when it is done.
+        hidden: [n_rows, n_embd]; None where they are not wanted.
+        error: why it has failed.
+    """
+
     seq_id: int
     tokens: Sequence[int]
     pos: int
     n_rows: int
+    keeps_hidden: bool = False
     rows: npt.NDArray[np.float32] | None = None
+    hidden: npt.NDArray[np.float32] | None = None
     error: Exception | None = None
 
     @property
@@ -49,8 +64,9 @@ class Steps:
         gate: of the native context.
         n_seq: sequences of the context.
         n_batch: tokens of a batch, at most.
-        decode: evaluates a batch of the context.
+        decode: evaluates a batch of the context; true: it keeps hidden states.
         logits: those of a batch's i-th token, [n_vocab] in memory of the context.
+        hidden: in the same way, [n_embd] where the batch keeps hidden states.
         in_runs: sequences share a batch only if their ids follow each other. Of a model with recurrent
             layers, llama.cpp computes others, and such of unlike lengths, one after the other, and a state
             cannot be rewound where a later one fails.
@@ -61,44 +77,33 @@ class Steps:
         gate: Gate,
         n_seq: int,
         n_batch: int,
-        decode: Callable[[_internals.LlamaBatch], None],
+        decode: Callable[[_internals.LlamaBatch, bool], None],
         logits: Callable[[int], npt.NDArray[np.float32]],
+        hidden: Callable[[int], npt.NDArray[np.float32]],
         in_runs: bool = False,
     ) -> None:
         self.gate = gate
         self._decode = decode
         self._in_runs = in_runs
         self._logits = logits
+        self._hidden = hidden
         self._n_batch = min(n_seq * MOST, n_batch)
         self._batch = _internals.LlamaBatch(
             n_tokens=self._n_batch, embd=0, n_seq_max=1, verbose=False
         )
-        self._waiting: list[_Step] = []
+        self._waiting: list[Step] = []
 
-    def compute(
-        self,
-        seq_id: int,
-        tokens: Sequence[int],
-        pos: int,
-        remove: Callable[[int, int], bool],
-        n_rows: int,
-    ) -> npt.NDArray[np.float32]:
+    def compute(self, step: Step, remove: Callable[[int, int], bool]) -> None:
         """Evaluate the next tokens of a sequence.
 
         Args:
-            tokens: up to MOST, and no more than a batch takes.
-            pos: of the first one.
+            step: has its results then.
             remove: takes away what a sequence has from a position on, where a batch has failed; False
                 if it cannot.
-            n_rows: last tokens whose logits are wanted.
-
-        Returns:
-            Their logits, [n_rows, n_vocab].
 
         Raises:
             OutOfMemoryError, NativeError: of this sequence; the others' steps are not concerned.
         """
-        step = _Step(seq_id, tokens, pos, n_rows)
         with self.gate:
             self._waiting.append(step)
             try:
@@ -112,8 +117,6 @@ class Steps:
                     self._waiting.remove(step)
         if step.error is not None:
             raise step.error
-        assert step.rows is not None
-        return step.rows
 
     def leave(self, seq_id: int) -> None:
         """The sequence's answer has ended, or it goes on with a prompt: nobody waits for it."""
@@ -143,8 +146,8 @@ class Steps:
         self.gate.decoding = {step.seq_id for step in steps if step.error is None}
         self.gate.notify()
 
-    def _batches(self, steps: list[_Step]) -> Iterator[list[_Step]]:
-        batch: list[_Step] = []
+    def _batches(self, steps: list[Step]) -> Iterator[list[Step]]:
+        batch: list[Step] = []
         for step in steps:
             n_tokens = sum(len(each.tokens) for each in (*batch, step))
             ends_run = self._in_runs and batch and not _is_run(batch[-1], step)
@@ -155,7 +158,7 @@ class Steps:
         yield batch
 
     def _one_by_one(
-        self, steps: list[_Step], remove: Callable[[int, int], bool], error: SnapKVError
+        self, steps: list[Step], remove: Callable[[int, int], bool], error: SnapKVError
     ) -> None:
         """After a batch has failed, of which a part may have been computed."""
         for step in steps:
@@ -169,7 +172,7 @@ class Steps:
                 except SnapKVError as e:
                     step.error = e
 
-    def _together(self, steps: list[_Step]) -> None:
+    def _together(self, steps: list[Step]) -> None:
         raw: Any = self._batch.batch
         each = [(step, j) for step in steps for j in range(len(step.tokens))]
         raw.n_tokens = len(each)
@@ -177,16 +180,19 @@ class Steps:
             raw.token[i], raw.pos[i] = step.tokens[j], step.pos + j
             raw.seq_id[i][0], raw.n_seq_id[i] = step.seq_id, 1
             raw.logits[i] = j >= len(step.tokens) - step.n_rows
-        self._decode(self._batch)
+        self._decode(self._batch, any(step.keeps_hidden for step in steps))
         end = 0
         for step in steps:
             end += len(step.tokens)
-            step.rows = np.stack([self._logits(i) for i in range(end - step.n_rows, end)])
+            wanted = range(end - step.n_rows, end)
+            step.rows = np.stack([self._logits(i) for i in wanted])
+            if step.keeps_hidden:
+                step.hidden = np.stack([self._hidden(i) for i in wanted])
 
     def close(self) -> None:
         """Free the batch."""
         self._batch.close()
 
 
-def _is_run(one: _Step, other: _Step) -> bool:
+def _is_run(one: Step, other: Step) -> bool:
     return one.seq_id + 1 == other.seq_id and len(one.tokens) == len(other.tokens)

@@ -1,11 +1,13 @@
-"""A second, smaller model beside the one that is planned, which drafts tokens for it."""
+"""What drafts tokens for the model that is planned: a smaller one beside it, or its prediction heads."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from snapkv_local.plan.layers import Part
+from snapkv_local.config import HEAD_CELLS
+from snapkv_local.plan.layers import KvType, Part, row_bytes
 from snapkv_local.plan.memory import Estimate
+from snapkv_local.plan.model import PlannedModel
 
 
 def beside(main: Estimate, draft: Estimate) -> Estimate:
@@ -25,6 +27,17 @@ def beside(main: Estimate, draft: Estimate) -> Estimate:
         waits[1].host - process.host + max(0, prefills[1].host - prefills[0].host),
     )
     return replace(main, parts={**main.parts, "draft": part})
+
+
+def with_heads(estimate: Estimate, model: PlannedModel) -> Estimate:
+    """With the model's prediction heads, their weights and their cache of one conversation."""
+    part = Part(model.bytes_heads + cache_of_heads(model, estimate.kv_type))
+    return replace(estimate, parts={**estimate.parts, "heads": part})
+
+
+def cache_of_heads(model: PlannedModel, kv_type: KvType) -> int:
+    """Bytes of a conversation in the heads' cache: a head has the rows of a layer that attends."""
+    return HEAD_CELLS * max(row_bytes(model, il, kv_type) for il in range(len(model.layers)))
 
 
 def _waits(one: Estimate) -> Part:

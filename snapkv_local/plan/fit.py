@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from snapkv_local.config import SnapKVConfig
-from snapkv_local.plan.draft import beside
+from snapkv_local.plan.draft import beside, cache_of_heads, with_heads
 from snapkv_local.plan.layers import (
     KV_TYPES,
     N_UBATCH,
@@ -39,6 +39,7 @@ class Task:
         memory: bytes there are where the layers are computed.
         draft: a smaller model, that drafts tokens; None for none.
         lookup: tokens are guessed from the conversation itself.
+        heads: they are guessed by the model's prediction heads.
     """
 
     model: PlannedModel
@@ -48,6 +49,7 @@ class Task:
     memory: int
     draft: PlannedModel | None = None
     lookup: bool = False
+    heads: bool = False
 
     def plain(self, kv_type: KvType, n_prompt: int) -> Estimate:
         """llama.cpp's full cache."""
@@ -90,7 +92,8 @@ class Task:
         how: dict[str, Any] = {"n_ubatch": n_ubatch, "hidden_host": host, "name": name}
         found = compressed(self.model, n, self.config, self.kv_type, self.place, group=group, **how)
         if self.draft is None:
-            return found.with_looks() if self.lookup else found
+            found = found.with_looks() if self.lookup or self.heads else found
+            return with_heads(found, self.model) if self.heads else found
         return beside(found.with_looks(), self._draft(self.draft, n, **how))
 
     def of_conversation(self, estimate: Estimate) -> int:
@@ -98,6 +101,7 @@ class Task:
         each = _of_sequence(estimate)
         if self.draft is not None:
             each += _of_sequence(self._draft(self.draft, estimate.n_prompt))
+        each += cache_of_heads(self.model, self.kv_type) if self.heads else 0
         vault = estimate.parts.get("vault")
         if vault is not None and not self.place.gpu:
             limit = self.config.vault_limit

@@ -83,7 +83,7 @@ class Estimate:
     @property
     def lasting(self) -> Part:
         """What stays from the load to the end."""
-        lasting = ("weights", "kv", "recurrent", "looks", "states", "draft", "process")
+        lasting = ("weights", "kv", "recurrent", "looks", "states", "heads", "draft", "process")
         return _sum(self.parts[name] for name in lasting if name in self.parts)
 
     @property

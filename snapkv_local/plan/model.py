@@ -34,6 +34,7 @@ class PlannedModel:
         bytes_output: of the output matrix, the norm before it, and all else outside of layers. With
             tied weights the embedding again: a GPU has a copy of it.
         bytes_tied: of the output matrix, where it is the token embedding; else 0.
+        bytes_heads: of prediction heads (MTP), which are loaded where they are asked for.
     """
 
     path: Path
@@ -45,10 +46,11 @@ class PlannedModel:
     bytes_layers: tuple[int, ...]
     bytes_output: int
     bytes_tied: int
+    bytes_heads: int = 0
 
     @property
     def bytes_weights(self) -> int:
-        """All weights of the file, in bytes."""
+        """All weights of the file but those of prediction heads, in bytes."""
         return self.bytes_input + sum(self.bytes_layers) + self.bytes_output - self.bytes_tied
 
 
@@ -82,13 +84,15 @@ def read_model(path: Path) -> PlannedModel:
 
     embedding, output, rest = 0, 0, 0
     layers = [0] * shape.n_layer
-    inputs = 0
+    inputs = heads = 0
     for header in headers:
         for tensor in header.tensors:
             layer = _LAYER.match(tensor.name)
             if layer is not None:
-                if int(layer[1]) < shape.n_layer:  # others are not loaded
+                if int(layer[1]) < shape.n_layer:
                     layers[int(layer[1])] += tensor.n_bytes
+                else:
+                    heads += tensor.n_bytes
             elif tensor.name == "token_embd.weight":
                 embedding += tensor.n_bytes
             elif tensor.name == "per_layer_token_embd.weight":
@@ -115,6 +119,7 @@ def read_model(path: Path) -> PlannedModel:
         bytes_layers=tuple(layers),
         bytes_output=(output or embedding) + rest,
         bytes_tied=0 if output else embedding,
+        bytes_heads=heads,
     )
 
 

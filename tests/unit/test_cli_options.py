@@ -172,6 +172,9 @@ def test_what_guesses_tokens(loaded, write_gguf):
     assert options.drafts.numbers() == {"n_max": 5, "p_min": 0.5}
     _, _, options = loaded("--lookup", "--spec-draft-n-max", "16")
     assert options.drafts == DraftOptions(n_max=16)
+    _, _, options = loaded("--mtp", "--draft-max", "2", "--draft-min", "1")
+    assert options.drafts == DraftOptions(n_max=2, n_min=1, heads=True)
+    assert options.arguments()["load_mtp"] is True
 
 
 @pytest.mark.parametrize(
@@ -182,6 +185,8 @@ def test_what_guesses_tokens(loaded, write_gguf):
         (["--draft-p-min", "0.5"], "--draft-p-min 0.5"),
         (["-md", "demo", "--draft-min", "4"], "--draft-min 4"),
         (["-md", "demo", "--lookup"], "--lookup"),
+        (["-md", "demo", "--mtp"], "--model-draft and --mtp"),
+        (["--lookup", "--mtp"], "--lookup and --mtp"),
     ],
 )
 def test_guesses_of_nothing_are_refused(write_gguf, arguments, option):
