@@ -20,7 +20,7 @@ from llama_cpp.llama_tokenizer import LlamaTokenizer
 from snapkv_local import foreign
 from snapkv_local.errors import LongPromptError, NoRoomError, SnapKVError
 from snapkv_local.llama.answer_text import AnswerText, Logprobs, TokenText, likeliest, with_bytes
-from snapkv_local.llama.drafting import ModelDraft
+from snapkv_local.llama.drafting import ModelDraft, OwnDraft
 from snapkv_local.prompt import vocabulary
 from snapkv_local.prompt.chat import Chat
 from snapkv_local.prompt.wording import Asked
@@ -91,6 +91,8 @@ class CompletingLlama(GuidedLlama):
         sent = None
         n_sure: int | None = None  # tokens that are evaluated, and no drafts
         self.n_drafted = self.n_accepted = self.n_looks = self.n_again = 0
+        if isinstance(self.draft_model, OwnDraft):
+            self.draft_model.rests = False
         if isinstance(self.draft_model, ModelDraft):
             self.draft_model.on_step = self.on_token
         try:
@@ -108,14 +110,20 @@ class CompletingLlama(GuidedLlama):
                 finally:
                     self._generating = False
                 n_sure = self.n_tokens if n_sure is None else n_sure + 1
-                if n_sure < self.n_tokens and self.input_ids[n_sure] == token:
-                    self.n_accepted += 1
+                if n_sure < self.n_tokens:
+                    self._note_guess(bool(self.input_ids[n_sure] == token))
                 sent = yield token
         finally:
             inner.close()
             if n_sure is not None and self.draft_model is not None:
                 self._end_at(n_sure)
             self.leave_steps()
+
+    def _note_guess(self, is_right: bool) -> None:
+        self.n_accepted += is_right
+        if isinstance(self.draft_model, OwnDraft):
+            # recurrent layers go back, and the step after it looks at no guess
+            self.draft_model.rests = self._is_hybrid and not is_right
 
     def _end_at(self, n: int) -> None:
         """Take drafts back that an answer has ended before."""

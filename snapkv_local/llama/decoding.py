@@ -18,9 +18,6 @@ from snapkv_local.errors import ConfigError, NoRoomError, SnapKVError
 from snapkv_local.llama.file_checks import FileChecks
 from snapkv_local.native.shared import SharedContext
 
-# more of them cost about as much as a step in which nothing is guessed
-_MOST_AGAIN = 4
-
 
 class DecodingLlama(FileChecks, llama_cpp.Llama):
     """What Llama does with a cache as it is.
@@ -168,18 +165,17 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
                 report(self.n_tokens - start, len(tokens))
 
     def _begin_look(self) -> None:
-        """Guesses come next. Tokens that are evaluated again begin where the last look did."""
-        if isinstance(self._ctx, SnapKVContext) and not self._ctx.behind:
+        """Guesses come next."""
+        if isinstance(self._ctx, SnapKVContext):
             self._ctx.begin_look()
 
     def _n_looked_at(self) -> int:
         """Tokens of an answer that are evaluated together at most, of which all but one are guesses.
 
-        None is guessed where many tokens would be evaluated again if it were wrong: that is where the
-        next look begins.
+        After a wrong guess the next step has none. It evaluates again what was right, and if its guesses
+        were wrong, too, that would be evaluated once more.
         """
-        behind = self._n_behind()
-        return 1 if behind > _MOST_AGAIN else max(1, self.n_batch - behind)
+        return 1 if self._n_behind() else self.n_batch
 
     def _n_behind(self) -> int:
         context: Any = self._ctx  # one of ours

@@ -34,9 +34,11 @@ class OwnDraft(LlamaDraftModel):
 
     Attributes:
         sees_hidden: see() gets the hidden states of what the model has evaluated.
+        rests: nothing that it guesses next is looked at.
     """
 
     sees_hidden = False
+    rests = False
 
     @abstractmethod
     def another(self) -> Self:
@@ -129,6 +131,9 @@ class ModelDraft(OwnDraft):
         Returns:
             [up to n_max] most likely tokens.
         """
+        if self.rests:
+            self.rests = False
+            return np.empty(0, np.intc)
         llm = self.llm
         llm.prefill_progress = self._progress
         try:

@@ -123,7 +123,10 @@ class HeadDraft(OwnDraft):
         rows = self._rows[begin - self._pos : end - self._pos]
         tokens = input_ids[begin + 1 : end + 1].tolist()
         drafted: list[int] = []
-        while len(drafted) < self.n_max:
+        n_most, self.rests = 0 if self.rests else self.n_max, False
+        if n_most == 0:  # it has to know these tokens later
+            self._head.step(self._seq_id, begin + 1, tokens, rows)
+        while len(drafted) < n_most:
             logits, state = self._head.step(self._seq_id, begin + 1, tokens, rows)
             token = int(logits.argmax())
             if self.p_min > 0 and probability(logits, token) < self.p_min:
