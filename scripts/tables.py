@@ -233,6 +233,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "needle-questions": conversation_tables.needle_questions,
     "endless": conversation_tables.endless,
     "drafts": drafts_table.drafts,
+    "looks": drafts_table.looks,
     "heads": heads_table.heads,
     "many": many_table.many,
     "wheel": machine_tables.wheel,

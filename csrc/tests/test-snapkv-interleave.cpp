@@ -329,6 +329,8 @@ static void check_refusals(llama_context * ctx, const bytes_t & state, bool othe
     CHECK(pos_a >= 0 && llama_memory_seq_pos_max(memory, A) == pos_a);
     if (llama_model_is_hybrid(llama_get_model(ctx))) {
         REFUSED(llama_snapkv_keep_state(ctx, seq_id, false));
+        REFUSED(llama_snapkv_begin_look(ctx, seq_id));
+        REFUSED(llama_snapkv_take_back(ctx, seq_id, 1) >= 0);
         REFUSED(llama_snapkv_go_back(ctx, seq_id, 5));
     }
 }

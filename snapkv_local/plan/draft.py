@@ -29,15 +29,15 @@ def beside(main: Estimate, draft: Estimate) -> Estimate:
     return replace(main, parts={**main.parts, "draft": part})
 
 
-def with_heads(estimate: Estimate, model: PlannedModel) -> Estimate:
+def with_heads(estimate: Estimate, model: PlannedModel, n_cells: int = HEAD_CELLS) -> Estimate:
     """With the model's prediction heads, their weights and their cache of one conversation."""
-    part = Part(model.bytes_heads + cache_of_heads(model, estimate.kv_type))
+    part = Part(model.bytes_heads + cache_of_heads(model, estimate.kv_type, n_cells))
     return replace(estimate, parts={**estimate.parts, "heads": part})
 
 
-def cache_of_heads(model: PlannedModel, kv_type: KvType) -> int:
+def cache_of_heads(model: PlannedModel, kv_type: KvType, n_cells: int = HEAD_CELLS) -> int:
     """Bytes of a conversation in the heads' cache: a head has the rows of a layer that attends."""
-    return HEAD_CELLS * max(row_bytes(model, il, kv_type) for il in range(len(model.layers)))
+    return n_cells * max(row_bytes(model, il, kv_type) for il in range(len(model.layers)))
 
 
 def _waits(one: Estimate) -> Part:

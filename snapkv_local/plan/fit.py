@@ -55,6 +55,8 @@ class Task:
         """llama.cpp's full cache."""
         n_cells = self.config.decode_cells
         found = plain(self.model, n_prompt, n_cells, kv_type, self.place)
+        if self.heads:  # whose cache has the whole prompt there
+            found = with_heads(found, self.model, n_prompt + n_cells)
         if self.draft is None:
             return found
         return beside(found, plain(self.draft, n_prompt, n_cells, kv_type, self._place_of_draft()))

@@ -153,4 +153,6 @@ def test_a_plan_counts_heads(headed: dict[str, Path]) -> None:
     cache = HEAD_CELLS * 2 * row
     assert both.parts["heads"].main == model.bytes_heads + cache
     assert both.parts["looks"] == alone.parts["recurrent"]
+    whole = dataclasses.replace(task, heads=True).plain("f16", 400).parts["heads"].main
+    assert whole == model.bytes_heads + (400 + CONFIG.decode_cells) * 2 * row
     assert both.peak == alone.peak + both.parts["heads"].main + both.parts["looks"].main
