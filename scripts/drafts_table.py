@@ -65,6 +65,6 @@ def _of_looks(file: Path) -> str:
         f"\nThe shape of {record['model']} with {record['n_layer']} layers and random weights, "
         f"{record['n_guesses']} guesses a look, which a text that is known gives for nothing; times in "
         f"those of a token without drafts, medians ({where(record)}, {record['n_threads']} thread). "
-        f"To put the states aside takes {record['time_of_a_copy']:.2f} of a token."
+        f"To put the states aside takes {record['time_of_a_copy']:.1%} of a token's time."
     )
     return "\n".join([*table(head, cells), said])

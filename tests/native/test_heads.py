@@ -49,7 +49,7 @@ def headed(arch_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """Models with a head, by the names of those without; of "echo" and a name, one that echoes."""
     folder = tmp_path_factory.mktemp("heads")
     found = {}
-    for arch in ARCHS:
+    for arch in (*ARCHS, "qwen35moe-moe"):
         source = arch_models / f"{arch}.gguf"
         found[arch] = with_head(source, folder / f"{arch}.gguf")
         found[f"echo {arch}"] = with_head(source, folder / f"echo-{arch}.gguf", echoes=True)
@@ -117,6 +117,14 @@ def test_conversations_with_heads_share_steps(make_echo: Make) -> None:
         draft = llm.draft_model
         assert isinstance(draft, Noted)
         assert sum(len(guessed) for _, guessed in draft.guesses) >= 20
+        assert all(set(guessed) <= {token} for token, guessed in draft.guesses)
+
+
+def test_heads_with_experts_and_recurrent_layers(headed: dict[str, Path]) -> None:
+    with maker(headed["echo qwen35moe-moe"], CONFIG) as make:
+        draft = Noted(n_max=2)
+        assert greedy(make(draft_model=draft), tokens(200), 30) == greedy(make(), tokens(200), 30)
+        assert len([guessed for _, guessed in draft.guesses if guessed]) > 10
         assert all(set(guessed) <= {token} for token, guessed in draft.guesses)
 
 
