@@ -36,7 +36,8 @@ def with_head(source: Path, target: Path, echoes: bool = False) -> Path:
         if field.types[0] != gguf.GGUFValueType.ARRAY:
             writer.add_key_value(name, value + 1 if key == "block_count" else value, field.types[0])
         elif len(value) > 0:
-            more = [value[-1]] if key != name and len(value) == n_layer else []
+            of_layers = key != name and len(value) == n_layer and key != "rope.dimension_sections"
+            more = [value[-1]] if of_layers else []
             writer.add_key_value(name, [*value, *more], field.types[0], field.types[1])
     writer.add_uint32(f"{arch}.nextn_predict_layers", 1)
     for tensor in reader.tensors:
