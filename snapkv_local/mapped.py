@@ -11,6 +11,9 @@ import os
 import weakref
 from pathlib import Path
 
+# whether a file that is mapped can be removed, or another one take its place: not on Windows
+REPLACEABLE = os.name == "posix"
+
 
 class MappedFile:
     """A file as it is now, to be compared with what it will be.

@@ -3,6 +3,7 @@
 //
 //   test-snapkv-cache MODEL.gguf ...
 
+#include "environment.h"
 #include "llama-cpp.h"
 #include "snapkv.h"
 #include "test-snapkv-sequences.h"
@@ -292,15 +293,15 @@ static void test_failures(llama_model * model) {
         if (strcmp(part, "hidden state") == 0 && llama_snapkv_n_layer(ctx.get()) == 1) {
             continue; // one group has no hidden state between groups
         }
-        setenv("SNAPKV_TEST_FAIL_ALLOC", part, 1);
+        set_variable("SNAPKV_TEST_FAIL_ALLOC", part);
         CHECK(prefill(ctx.get(), tokens) == -2);
         CHECK(strstr(llama_snapkv_last_error(), "out of memory"));
-        unsetenv("SNAPKV_TEST_FAIL_ALLOC");
+        set_variable("SNAPKV_TEST_FAIL_ALLOC", nullptr);
         CHECK(works());
     }
-    setenv("SNAPKV_TEST_FAIL_ALLOC", "cache", 1);
+    set_variable("SNAPKV_TEST_FAIL_ALLOC", "cache");
     CHECK(!llama_snapkv_init_from_model(model, context_params(), snapkv_params()));
-    unsetenv("SNAPKV_TEST_FAIL_ALLOC");
+    set_variable("SNAPKV_TEST_FAIL_ALLOC", nullptr);
     CHECK(works());
 
     // a short prompt goes the ordinary way

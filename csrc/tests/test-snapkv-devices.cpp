@@ -4,6 +4,7 @@
 //
 //   test-snapkv-devices MODEL.gguf ...
 
+#include "environment.h"
 #include "imaginary-device.h"
 
 #include "evict/stock.h"
@@ -170,10 +171,10 @@ static void test_refusal(const char * path) {
     CHECK(strstr(llama_snapkv_last_error(), "CUDA"));
     CHECK(!llama_snapkv_init_from_model(model.get(), cp, snapkv_params()));
     for (const char * value : { "0", "", "yes" }) {
-        setenv(LLAMA_SNAPKV_UNPROVEN, value, 1);
+        set_variable(LLAMA_SNAPKV_UNPROVEN, value);
         CHECK(!llama_snapkv_supported(model.get(), cp, snapkv_params()));
     }
-    unsetenv(LLAMA_SNAPKV_UNPROVEN);
+    set_variable(LLAMA_SNAPKV_UNPROVEN, nullptr);
 
     // in host memory it still computes what is offered to it, unless nothing is
     const auto on_host = load(path, 0);
@@ -199,24 +200,24 @@ static void test_check(const char * path) {
     const auto model = load(path, 99);
     const auto on_host = load(path, 0);
     imaginary::is_wrong = true;
-    setenv(LLAMA_SNAPKV_UNPROVEN, "1", 1);
+    set_variable(LLAMA_SNAPKV_UNPROVEN, "1");
     const auto cp = context_params(GGML_TYPE_BF16, true);
     CHECK(!llama_snapkv_supported(model.get(), cp, snapkv_params()));
     check_parts(llama_snapkv_last_error(), { "nobody has proven", "Imaginary0", "the check says no", "elements", "differ from those of llama_decode() by", "SNAPKV_UNPROVEN=2" });
     CHECK(!llama_snapkv_init_from_model(model.get(), cp, snapkv_params()));
 
-    setenv(LLAMA_SNAPKV_UNPROVEN, "2", 1);
+    set_variable(LLAMA_SNAPKV_UNPROVEN, "2");
     llama_context_ptr ctx(llama_snapkv_init_from_model(model.get(), cp, snapkv_params()));
     CHECK(ctx);
     check_parts(llama_snapkv_last_warning(), { "nobody has proven", "Imaginary0", "SNAPKV_UNPROVEN=2", "differ from those of llama_decode() by" });
     imaginary::is_wrong = false;
 
-    setenv(LLAMA_SNAPKV_UNPROVEN, "1", 1);
+    set_variable(LLAMA_SNAPKV_UNPROVEN, "1");
     CHECK(llama_snapkv_supported(model.get(), context_params(GGML_TYPE_F16, true), snapkv_params()));
     check_parts(llama_snapkv_last_warning(), { "nobody has proven", "Imaginary0", "SNAPKV_UNPROVEN=1", "difference 0" });
     CHECK(llama_snapkv_supported(on_host.get(), context_params(GGML_TYPE_F16, false), snapkv_params()));
     CHECK(strcmp(llama_snapkv_last_warning(), "") == 0);
-    unsetenv(LLAMA_SNAPKV_UNPROVEN);
+    set_variable(LLAMA_SNAPKV_UNPROVEN, nullptr);
 
     // of a backend that is checked without being asked to, but for models that nobody has run there
     imaginary::is_checked = true;
@@ -308,7 +309,7 @@ static std::vector<std::vector<float>> run(llama_model * model, ggml_type type, 
 
 // as test-snapkv-exact, on the device that ignores strides, and its decode as on the CPU
 static void test_masks(const char * path) {
-    setenv(LLAMA_SNAPKV_UNPROVEN, "1", 1);
+    set_variable(LLAMA_SNAPKV_UNPROVEN, "1");
     const auto model = load(path, 99);
     const auto on_host = load(path, 0);
     auto tokens = make_tokens(model.get());
@@ -330,12 +331,12 @@ static void test_masks(const char * path) {
             CHECK(found == expected_on_host);
         }
     }
-    unsetenv(LLAMA_SNAPKV_UNPROVEN);
+    set_variable(LLAMA_SNAPKV_UNPROVEN, nullptr);
 }
 
 // a row's ADD and RMS_NORM are neighbours in the last layer, and must not be parted by what a prefill adds to the graph
 static void test_reordering(const char * path) {
-    setenv(LLAMA_SNAPKV_UNPROVEN, "1", 1);
+    set_variable(LLAMA_SNAPKV_UNPROVEN, "1");
     imaginary::reorders = true;
     const auto model = load(path, 99);
     auto tokens = make_tokens(model.get());
@@ -353,12 +354,12 @@ static void test_reordering(const char * path) {
         CHECK(last_logits(ctx.get()) == expected);
     }
     imaginary::reorders = false;
-    unsetenv(LLAMA_SNAPKV_UNPROVEN);
+    set_variable(LLAMA_SNAPKV_UNPROVEN, nullptr);
 }
 
 // each layer is computed where it is: by halves, and with most of them on the second device
 static void test_two_devices(const char * path) {
-    setenv(LLAMA_SNAPKV_UNPROVEN, "1", 1);
+    set_variable(LLAMA_SNAPKV_UNPROVEN, "1");
     for (const auto & split : { std::vector<float>{ 1, 1 }, { 1, 3 } }) {
         const auto model = load(path, 99, split.data());
         auto tokens = make_tokens(model.get());
@@ -376,12 +377,12 @@ static void test_two_devices(const char * path) {
             CHECK(!attends_at_both_ends || (imaginary::n_attention_on[0] > 0 && (imaginary::n_attention_on[1] > 0 || !both)));
         }
     }
-    unsetenv(LLAMA_SNAPKV_UNPROVEN);
+    set_variable(LLAMA_SNAPKV_UNPROVEN, nullptr);
 }
 
 // chunks so long that a sliding window's cells get more from one to the next: in the first group of some models no layer reads its mask
 static void test_neighbours(const char * path) {
-    setenv(LLAMA_SNAPKV_UNPROVEN, "1", 1);
+    set_variable(LLAMA_SNAPKV_UNPROVEN, "1");
     imaginary::like_cuda = true;
     const auto model = load(path, 99);
     auto tokens = make_tokens(model.get());
@@ -400,7 +401,7 @@ static void test_neighbours(const char * path) {
         CHECK(imaginary::n_joined > 0 || arch_of(model.get()) != "gemma4");
     }
     imaginary::like_cuda = false;
-    unsetenv(LLAMA_SNAPKV_UNPROVEN);
+    set_variable(LLAMA_SNAPKV_UNPROVEN, nullptr);
 }
 
 // bytes on the device by which a prefill of N tokens is planned, without those that stay free
@@ -414,7 +415,7 @@ static size_t planned(llama_context & ctx, const llama_snapkv_params & sp) {
 // what "auto" takes beside a GPU: one layer at a time or all of them, whichever is smaller; the hidden state on the device, and on
 // the host where memory is short
 static void test_plans(const char * path) {
-    setenv(LLAMA_SNAPKV_UNPROVEN, "1", 1);
+    set_variable(LLAMA_SNAPKV_UNPROVEN, "1");
     const auto model = load(path, 99);
     auto prefill_by = [&](uint32_t group) {
         llama_snapkv_params sp = snapkv_params();
@@ -442,7 +443,7 @@ static void test_plans(const char * path) {
     const auto little = prefill_by(0).first;
     CHECK(little.layer_group == 1 && (little.bytes_hidden_host > 0) == (n_layer > 1));
     imaginary::memory = memory;
-    unsetenv(LLAMA_SNAPKV_UNPROVEN);
+    set_variable(LLAMA_SNAPKV_UNPROVEN, nullptr);
 }
 
 int main(int argc, char ** argv) {

@@ -3,6 +3,7 @@
 //
 //   test-snapkv-hybrid MODEL.gguf ...
 
+#include "environment.h"
 #include "llama-cpp.h"
 #include "snapkv.h"
 #include "test-snapkv-sequences.h"
@@ -151,9 +152,9 @@ static void test_failures(llama_model * model) {
     }
     CHECK(n_aborted >= 3);
     for (const char * part : { "staging", "queries", "mask", "compute", "state" }) {
-        setenv("SNAPKV_TEST_FAIL_ALLOC", part, 1);
+        set_variable("SNAPKV_TEST_FAIL_ALLOC", part);
         CHECK(prefill(ctx.get(), tokens) == -2 && is_empty(ctx.get(), 0));
-        unsetenv("SNAPKV_TEST_FAIL_ALLOC");
+        set_variable("SNAPKV_TEST_FAIL_ALLOC", nullptr);
         CHECK(state_of(ctx.get(), 1) == other);
         CHECK(prefill(ctx.get(), tokens) == 0 && state_of(ctx.get(), 0) == whole);
     }
@@ -260,9 +261,9 @@ static void test_go_back(llama_model * model) {
     CHECK(kept_at(ctx.get()) == (std::vector<llama_pos>{ N }));
     CHECK(goes_on(ctx.get()) == answer_logits && state_of(ctx.get(), 0) == after_answer);
 
-    setenv("SNAPKV_TEST_FAIL_ALLOC", "state", 1);
+    set_variable("SNAPKV_TEST_FAIL_ALLOC", "state");
     CHECK(!llama_snapkv_keep_state(ctx.get(), 0, true) && strstr(llama_snapkv_last_error(), "out of memory"));
-    unsetenv("SNAPKV_TEST_FAIL_ALLOC");
+    set_variable("SNAPKV_TEST_FAIL_ALLOC", nullptr);
     CHECK(state_of(ctx.get(), 0) == after_answer);
 
     CHECK(llama_memory_seq_rm(mem, 0, -1, -1) && kept_at(ctx.get()).empty());

@@ -4,8 +4,10 @@
 
 #include "llama-impl.h"
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
+#include <string>
 
 #ifdef _WIN32
 #define WIN32_LEAN_AND_MEAN
@@ -52,17 +54,26 @@ static std::shared_ptr<uint8_t> allocate_pinned(size_t size, pin_t pin, unpin_t 
 
 // a file without a name, mapped; its space is there before anything is written to it, since a full disk would end the process
 #ifdef _WIN32
+static std::wstring wide(const std::string & utf8) {
+    const int n = MultiByteToWideChar(CP_UTF8, 0, utf8.data(), (int) utf8.size(), nullptr, 0);
+    std::wstring res(std::max(n, 0), L'\0');
+    MultiByteToWideChar(CP_UTF8, 0, utf8.data(), (int) utf8.size(), res.data(), n);
+    return res;
+}
+
 static std::shared_ptr<uint8_t> map_file(const std::string & dir, size_t size) {
     const auto reason = [] { return format("error %lu", GetLastError()); };
-    char path[MAX_PATH + 1];
-    if (GetTempFileNameA(dir.c_str(), "skv", 0, path) == 0) {
+    wchar_t path[MAX_PATH + 1];
+    if (GetTempFileNameW(wide(dir).c_str(), L"skv", 0, path) == 0) {
         fail(dir, size, reason());
     }
-    const HANDLE file = CreateFileA(path, GENERIC_READ | GENERIC_WRITE, 0, nullptr, CREATE_ALWAYS, FILE_ATTRIBUTE_TEMPORARY | FILE_FLAG_DELETE_ON_CLOSE, nullptr);
+    const HANDLE file = CreateFileW(path, GENERIC_READ | GENERIC_WRITE, 0, nullptr, CREATE_ALWAYS, FILE_ATTRIBUTE_TEMPORARY | FILE_FLAG_DELETE_ON_CLOSE, nullptr);
     if (file == INVALID_HANDLE_VALUE) {
-        fail(dir, size, reason());
+        const std::string error = reason();
+        DeleteFileW(path);
+        fail(dir, size, error);
     }
-    const HANDLE mapping = CreateFileMappingA(file, nullptr, PAGE_READWRITE, (DWORD) ((uint64_t) size >> 32), (DWORD) size, nullptr);
+    const HANDLE mapping = CreateFileMappingW(file, nullptr, PAGE_READWRITE, (DWORD) ((uint64_t) size >> 32), (DWORD) size, nullptr);
     void * base = mapping ? MapViewOfFile(mapping, FILE_MAP_ALL_ACCESS, 0, 0, size) : nullptr;
     const std::string error = base ? "" : reason();
     if (mapping) {

@@ -34,7 +34,12 @@ def work(
     command = [*of_module("snapkv_local.bench.worker"), verb, *map(json.dumps, given)]
     try:
         result = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=timeout
+            command,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",  # of llama.cpp's log
+            timeout=timeout,
         )
     except subprocess.TimeoutExpired:
         return None, f"stopped after {timeout:.0f} s"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -118,6 +119,15 @@ def open_streams() -> None:
         raise SnapKVError("stdout", "is closed", f"leave it open, or redirect it to {os.devnull}")
     # a terminal may know fewer characters than a model
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    if sys.platform == "win32" and "PYTHONIOENCODING" not in os.environ:
+        _write_utf8(sys.stdout, sys.stderr)
+
+
+def _write_utf8(*streams: TextIO) -> None:
+    """What goes into files and pipes is what is read from them: Windows would have a code page there."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
+            stream.reconfigure(encoding="utf-8")
 
 
 def _give_up_stdout() -> None:

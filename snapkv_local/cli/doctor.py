@@ -90,7 +90,7 @@ def examine(path: Path | None) -> dict[str, Any]:
         },
         "build": {
             "library": str(devices.LIB_DIR),
-            **(json.loads(build.read_text()) if build.exists() else {}),
+            **(json.loads(build.read_text(encoding="utf-8")) if build.exists() else {}),
             "system": llama_cpp.llama_print_system_info().decode().strip(),
         },
         "machine": {"system": platform.platform(), **hardware.read_hardware().to_dict()},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,12 +19,37 @@ LIB_DIR = library.prepare()
 
 # only now: importing llama_cpp loads the library that prepare() has chosen
 from llama_cpp import llama_cpp  # noqa: E402
-from llama_cpp._ctypes_extensions import ctypes_function_for_shared_library  # noqa: E402
+from llama_cpp._ctypes_extensions import (  # noqa: E402
+    ctypes_function_for_shared_library,
+    load_shared_library,
+)
 from llama_cpp._logger import logger  # noqa: E402
 
-# looked up through libllama, which depends on libggml: loaded by its own name it might be a second
-# copy
-_function = ctypes_function_for_shared_library(llama_cpp._lib)
+
+def _libraries() -> list[ctypes.CDLL]:
+    """Those that ggml's functions are found through.
+
+    libllama depends on ggml's libraries, and finds what they have: loaded by a name of its own, one might be
+    a second copy. A DLL finds what it has itself, and nothing else; but of a path there is one copy.
+    """
+    if sys.platform != "win32":
+        return [llama_cpp._lib]
+    return [load_shared_library(name, LIB_DIR) for name in ("ggml", "ggml-base")]
+
+
+_libs = _libraries()
+
+
+def _function(name: str, argtypes: list[Any], restype: Any) -> Any:
+    found = [lib for lib in _libs if hasattr(lib, name)]
+    if not found:
+        raise LibraryError(
+            str(LIB_DIR),
+            f"has no {name}(): it is of another version of llama.cpp",
+            "build ours with `make build` or `pip install .`",
+        )
+    return ctypes_function_for_shared_library(found[0])(name, argtypes, restype)
+
 
 _DEVICE_TYPES = ("cpu", "gpu", "igpu", "accelerator", "meta")
 
@@ -150,5 +176,7 @@ _load()
 def build_name() -> str:
     """Of the library, in the manner of llama.cpp's own: b, and the commit of llama.cpp."""
     file = LIB_DIR / "build.json"
-    commit = json.loads(file.read_text())["llama_cpp_commit"] if file.exists() else ""
+    commit = (
+        json.loads(file.read_text(encoding="utf-8"))["llama_cpp_commit"] if file.exists() else ""
+    )
     return f"b-{commit[:9]}-snapkv"

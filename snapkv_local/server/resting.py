@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from snapkv_local import mapped
 from snapkv_local.errors import SnapKVError
 from snapkv_local.server.errors import logger
 from snapkv_local.storage import sealed
@@ -121,7 +122,8 @@ class Resting:
         if rest.snapshot is not None:
             return rest.snapshot
         assert rest.path is not None
-        return session.read(rest.path)
+        # when the conversation goes on, the file is removed
+        return session.read(rest.path, mapped=mapped.REPLACEABLE)
 
     def remove(self, id_: str, keep_file: bool = False) -> None:
         """Forget one.

@@ -41,10 +41,13 @@ def check_space(path: str | Path, n_bytes: int) -> None:
 
     Raises:
         DocumentError: too little free space; the path is a folder, or its folder is missing or
-            closed to us.
+            closed to us; or, on Windows, a file of the name is open.
     """
     path = _target(path)
     _remove_leftovers(path)
+    if fcntl is None and path.exists():
+        with _in_use(path):
+            path.rename(path)  # Windows refuses it for a file that is open
     n_free = shutil.disk_usage(path.parent).free
     if n_free < n_bytes:
         raise _no_space(path, f"needs {size(n_bytes)}, and {path.parent} has {size(n_free)} free")
@@ -108,7 +111,8 @@ class NewFile:
                     os.fsync(self.fd)
                 if fcntl is None:  # Windows renames no open file
                     self._close()
-                self.partial.replace(self.path)
+                with _in_use(self.path):
+                    self.partial.replace(self.path)
                 self.partial = self.path
                 _sync_folder(self.path.parent)
         finally:
@@ -202,6 +206,21 @@ def _remove_leftovers(path: Path) -> None:
 def _lock(fd: int) -> None:
     if fcntl is not None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextlib.contextmanager
+def _in_use(path: Path) -> Iterator[None]:
+    """While open, what Windows refuses about a file is that somebody has it open."""
+    try:
+        yield
+    except PermissionError as e:
+        if fcntl is not None:
+            raise
+        raise DocumentError(
+            str(path),
+            "is open here or in another process, and Windows replaces no file that is open",
+            "close what reads it, or choose another name",
+        ) from e
 
 
 def _sync_folder(folder: Path) -> None:

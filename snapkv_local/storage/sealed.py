@@ -169,7 +169,7 @@ def peek(
         found = {}
         for name in spans.keys() & set(names):
             span = spans[name]
-            content = os.pread(fd, span.n_bytes(), span.offset)
+            content = read_at(fd, span.n_bytes(), span.offset)
             found[name] = np.frombuffer(content, span.dtype).reshape(span.shape)
         return about["header"], found, os.fstat(fd).st_size
     finally:

@@ -1,6 +1,7 @@
 """`snapkv-local bench` without a model: its cases, its record, its command line."""
 
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -207,6 +208,12 @@ def test_a_worker_that_fails_says_why():
     found, error = process.work("run", {"path": "/no/such.gguf", "n_prompt": 1, "config": None})
     assert found is None
     assert error.startswith("ended with 1: ")
+
+
+def test_a_worker_that_fails_with_bytes_that_are_no_text(monkeypatch):
+    code = "import os; os.write(2, b'caf\\xe9'); os._exit(3)"
+    monkeypatch.setattr(process, "of_module", lambda module: [sys.executable, "-c", code])
+    assert process.work("run") == (None, "ended with 3: caf\N{REPLACEMENT CHARACTER}")
 
 
 def test_a_worker_that_takes_too_long_is_stopped():

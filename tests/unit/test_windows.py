@@ -1,16 +1,19 @@
 """What Python lacks or does otherwise on Windows, made so here. Nothing of this was run on Windows."""
 
+import io
 import os
 import pkgutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from open_files import IN_PROC, keep_names
 
 import snapkv_local
 from snapkv_local import hardware, memory
+from snapkv_local.cli import border
+from snapkv_local.errors import DocumentError
 from snapkv_local.storage import new_file, reads, seal, sealed
 
 
@@ -41,39 +44,62 @@ def windows(monkeypatch):
     monkeypatch.setattr(memory, "resource", None)
     for name in ("pread", "preadv", "posix_fallocate"):
         monkeypatch.delattr(os, name, raising=False)
-
-    def is_open(path):
-        return any(
-            fd.is_symlink() and fd.resolve() == path for fd in Path("/proc/self/fd").iterdir()
-        )
-
-    def keeps_its_name(function):
-        def call(path, *args, **kwargs):
-            if is_open(path):
-                raise PermissionError(13, "in use by another process", str(path))
-            return function(path, *args, **kwargs)
-
-        return call
-
-    monkeypatch.setattr(Path, "replace", keeps_its_name(Path.replace))
-    monkeypatch.setattr(Path, "unlink", keeps_its_name(Path.unlink))
+    keep_names(monkeypatch)
 
 
 def write(path, data):
     seal.write(path, "document", {"a": 1}, [seal.Block("x", data.dtype, data.shape, [data])])
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="open files are looked up in /proc")
+@IN_PROC
 def test_sealed_files_are_written_read_and_left_out(windows, tmp_path):
     path, data = tmp_path / "a", np.arange(3 * 2**20, dtype=np.uint32)  # several pieces
     write(path, data)
     for mapped in (True, False):
         with sealed.Sealed.open(path, "document", mapped) as file:
             assert (file.array("x") == data).all()
+    _, found, n_bytes = sealed.peek(path, "document", ["x"])
+    assert (found["x"] == data).all() and n_bytes == path.stat().st_size
     write(path, data[:9])  # in its place
     with pytest.raises(ZeroDivisionError), new_file.NewFile(tmp_path / "b", 10):
         raise ZeroDivisionError
     assert [found.name for found in tmp_path.iterdir()] == ["a"]
+
+
+@IN_PROC
+def test_a_file_that_is_open_is_not_replaced(windows, tmp_path):
+    """Said before anything is computed, and where it was opened meanwhile."""
+    path, data = tmp_path / "a", np.arange(9, dtype=np.uint32)
+    write(path, data)
+    with sealed.Sealed.open(path, "document") as file:
+        held = file.array("x")
+    for again in (lambda: new_file.check_space(path, 10), lambda: write(path, data[:3])):
+        with pytest.raises(DocumentError, match="Windows replaces no file that is open; close"):
+            again()
+    del file, held
+    with pytest.raises(DocumentError, match="is open here"), new_file.NewFile(path, 10):
+        fd = os.open(path, os.O_RDONLY)
+    os.close(fd)
+    assert [found.name for found in tmp_path.iterdir()] == ["a"]
+    write(path, data[:3])
+
+
+def test_what_is_not_a_terminal_gets_utf8(monkeypatch):
+    """So that an answer in a file is what --file reads; code pages lack most letters."""
+    streams = {name: io.TextIOWrapper(io.BytesIO(), "cp1252") for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    border.open_streams()
+    assert sys.stdout.encoding == "cp1252"
+    monkeypatch.delenv("PYTHONIOENCODING")
+    border.open_streams()
+    print("水")
+    print("пар", file=sys.stderr)
+    assert [stream.encoding for stream in streams.values()] == ["utf-8", "utf-8"]
+    sys.stdout.flush()
+    assert streams["stdout"].buffer.getvalue().decode().strip() == "水"
 
 
 def test_reads_from_a_place(windows, tmp_path):
