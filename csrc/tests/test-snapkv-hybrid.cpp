@@ -485,10 +485,10 @@ static void test_looks_without_memory(llama_model * model) {
     auto ctx = make(model);
     CHECK(prefill(ctx.get(), make_tokens(model, N, 1)) == 0);
     const auto before = state_of(ctx.get(), 0);
-    setenv("SNAPKV_TEST_FAIL_ALLOC", "looks", 1);
+    set_variable("SNAPKV_TEST_FAIL_ALLOC", "looks");
     CHECK(!llama_snapkv_reserve_looks(ctx.get()) && strstr(llama_snapkv_last_error(), "out of memory"));
     CHECK(!llama_snapkv_begin_look(ctx.get(), 0) && strstr(llama_snapkv_last_error(), "out of memory"));
-    unsetenv("SNAPKV_TEST_FAIL_ALLOC");
+    set_variable("SNAPKV_TEST_FAIL_ALLOC", nullptr);
     CHECK(state_of(ctx.get(), 0) == before);
     CHECK(llama_snapkv_reserve_looks(ctx.get()) && llama_snapkv_begin_look(ctx.get(), 0));
 }
