@@ -4,8 +4,8 @@ A row that is dropped takes its part of each attention output with it. The keys 
 how much of each is taken, and stay as they are. Their values V can be changed, so that the outputs of some
 observed queries come near to those of all rows again: least squares for D in V' = V + D, held near zero by
 a ridge. Zweiger et al., "Fast KV Compaction via Attention Matching", arXiv 2602.16284, fit values so. Their
-keys get a bias each besides, for which flash attention has no place. Merging dropped values into those of
-similar kept rows is what others do, such as D2O (arXiv 2406.13035).
+keys get a bias each besides, for which llama.cpp's mask, one for all heads of all layers, has no place.
+Merging dropped values into those of similar kept rows is what others do, such as D2O (arXiv 2406.13035).
 
 Sizes: n prompt tokens, r kept rows (window included), m queries of all heads that share the KV head, d head
 size.

@@ -26,6 +26,7 @@ import many_table
 import needle_tables
 import quality_tables
 import recall_table
+import refit_table
 import selective_table
 import server_tables
 import settings_table
@@ -252,6 +253,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "unasked": unasked_table.unasked,
     "recall": recall_table.answers,
     "recall-cost": recall_table.cost,
+    "refit": refit_table.decoded,
+    "refit-error": refit_table.errors,
     "selective": selective_table.speed,
     "selective-answers": selective_table.answers,
     "server-speed": server_tables.speed,

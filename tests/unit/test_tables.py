@@ -15,6 +15,7 @@ import needle_tables
 import quality_tables
 import readme_figure
 import recall_table
+import refit_table
 import server_tables
 import settings_table
 import tables
@@ -413,6 +414,42 @@ def test_what_a_recall_costs(tmp_path):
             "88 %",
         )
     ]
+
+
+def test_refitted_values_beside_values_as_they_are(tmp_path):
+    assert "not measured yet" in refit_table.decoded(tmp_path)
+    assert "not measured yet" in refit_table.errors(tmp_path)
+
+    def row(variant, kl, change, error):
+        found = {"task": "needle", "length": 2048, "budget": 128, "variant": variant}
+        found |= {"n_cases": 8, "n_documents": 8, "kl": kl, "kl_change": change, "exact": 0.75}
+        return found | {"error": 0.1, "error_change": [error, error - 0.02, error + 0.02]}
+
+    rows = [row("none", 0.5, [0, 0, 0], 0)]
+    rows += [row(name, 0.4, [-0.1, -0.2, 0.1], -0.01) for name in refit_table.COLUMNS]
+    rows[1] |= {"kl": 0.2, "kl_change": [-0.3, -0.4, -0.2], "error_change": [-0.3, -0.4, -0.2]}
+    rows[2] |= {"kl": 0.9, "kl_change": [0.4, 0.1, 0.5], "error_change": [0.2, 0.1, 0.3]}
+    record = {"summary": rows, "model": "tiny-1m-q8_0.gguf", "commit": "0123456789abcdef"}
+    record["machine"] = {"cpu": "Test", "cores": 2}
+    (tmp_path / "refit-tiny-2k.json").write_text(json.dumps(record))
+    _, _, line, _, last = refit_table.decoded(tmp_path).splitlines()
+    cells = [cell.strip() for cell in line.strip("| ").split("|")]
+    assert cells[:5] == [
+        "tiny-1m, `needle`, 2K (8), 128",
+        "75 %, 0.500", "75 %, **0.200**", "75 %, *0.900*", "75 %, 0.400",
+    ]  # fmt: skip
+    assert "`refit-tiny-2k.json` (Test, 2 cores; commit 012345678)" in last
+    _, _, *lines = refit_table.errors(tmp_path).splitlines()
+    assert lines[:4] == [
+        "| error as it is | 0.100 |",
+        "| `window-16/0.1` | **-30 %** |",
+        "| `window-16/1/by-vote` | *+20 %* |",
+        "| `prompt-1024/0.1` | -1 % |",
+    ]
+    for found in rows:
+        found["n_documents"] = 5
+    (tmp_path / "refit-tiny-2k.json").write_text(json.dumps(record))
+    assert "| 75 %, 0.200 | 75 %, 0.900 |" in refit_table.decoded(tmp_path)
 
 
 def test_policies_that_look_at_no_question(tmp_path):
