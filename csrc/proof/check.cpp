@@ -129,6 +129,31 @@ struct llama_snapkv_prover {
     }
 };
 
+using shape_t = std::tuple<ggml_backend_dev_t, uint32_t, uint32_t, uint32_t, uint32_t, int32_t, int32_t, uint32_t, uint32_t>;
+
+// what is the same for every layer group: what llama_decode() says of the prompt, and its votes
+struct llama_snapkv_answers {
+    shape_t shape;
+    logits_t logits;
+    double seconds;
+    // empty until somebody asks for it
+    logits_t on_cpu;
+    std::vector<float> votes; // that ggml's ops count
+};
+
+// of the prover's model. the last one is kept: questions that differ in the layer group alone come one after the other
+static llama_snapkv_answers & answers_of(llama_snapkv_prover & prover, ggml_backend_dev_t dev) {
+    static thread_local llama_snapkv_answers last;
+    const auto & proof = prover.proof;
+    const shape_t shape = { dev, proof.head_dim_k, proof.head_dim_v, proof.n_head, proof.n_head_kv, proof.type_k, proof.type_v, proof.n_tokens, proof.n_ubatch };
+    if (last.shape != shape) {
+        const logits_t logits = prover.plain();
+        const bool is_cpu = ggml_backend_dev_type(dev) == GGML_BACKEND_DEVICE_TYPE_CPU;
+        last = { shape, logits, prover.seconds, is_cpu ? logits : logits_t(), {} };
+    }
+    return last;
+}
+
 static ggml_backend_dev_t device_of(const char * name) {
     ggml_backend_dev_t dev = name ? ggml_backend_dev_by_name(name) : nullptr;
     if (!dev) {
@@ -144,14 +169,14 @@ static void prove(ggml_backend_dev_t dev, llama_snapkv_proof & proof, bool with_
     }
     const llama_snapkv_proving proving;
     llama_snapkv_prover prover(dev, proof);
-    const logits_t plain = prover.plain();
-    proof.seconds_plain = prover.seconds;
+    llama_snapkv_answers & plain = answers_of(prover, dev);
+    proof.seconds_plain = plain.seconds;
 
     llama_context_ptr ctx = prover.prefill(LLAMA_SNAPKV_OPS_AUTO);
     proof.seconds_prefill = prover.seconds;
     const logits_t found = last_logits(ctx.get());
-    proof.max_diff = max_diff(plain, found);
-    proof.max_logit = max_abs(plain);
+    proof.max_diff = max_diff(plain.logits, found);
+    proof.max_logit = max_abs(plain.logits);
 
     llama_snapkv_stats stats = {};
     stats.size = sizeof(stats);
@@ -162,15 +187,18 @@ static void prove(ggml_backend_dev_t dev, llama_snapkv_proof & proof, bool with_
     }
     proof.max_diff_ops = -1.0;
     if (stats.ratio_fused > 0.0) {
-        const auto fused = prover.scores(ctx.get());
-        const auto stock = prover.scores(prover.prefill(LLAMA_SNAPKV_OPS_GGML).get());
-        proof.max_diff_ops = max_diff(fused, stock) / std::max(1e-30, max_abs(stock));
+        if (plain.votes.empty()) {
+            plain.votes = prover.scores(prover.prefill(LLAMA_SNAPKV_OPS_GGML).get());
+        }
+        proof.max_diff_ops = max_diff(prover.scores(ctx.get()), plain.votes) / std::max(1e-30, max_abs(plain.votes));
     }
     proof.decode_speed = prover.decode_speed(ctx.get());
     ctx.reset();
 
-    llama_snapkv_prover on_cpu(ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU), proof);
-    proof.max_diff_cpu = max_diff(plain, on_cpu.plain());
+    if (plain.on_cpu.empty()) {
+        plain.on_cpu = llama_snapkv_prover(ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU), proof).plain();
+    }
+    proof.max_diff_cpu = max_diff(plain.logits, plain.on_cpu);
 }
 
 bool llama_snapkv_prove(const char * device, llama_snapkv_proof * proof) {
