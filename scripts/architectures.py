@@ -63,7 +63,7 @@ def sweep(binaries: Path, folder: Path) -> list[dict[str, Any]]:
     models = sorted(folder.glob("*.gguf"))
     if not models:
         raise RuntimeError("make-arch-models wrote no model")
-    options = ["-n", "200", "-u", "64", "-w", "8", "-g", "1,2,0"]
+    options = ["-n", "200", "-u", "64", "-w", "8", "-g", "1,2,0", "-j", "1"]
     output = run([binaries / "test-snapkv-exact", *options, *models])
     records = [json.loads(line) for line in output.splitlines()]
     if len(records) != len(models):

@@ -31,6 +31,7 @@ static llama_context_params context_params(uint32_t n_seq_max = 1, bool unified 
     cp.n_seq_max = n_seq_max;
     cp.kv_unified = unified;
     cp.no_perf = true;
+    cp.n_threads = cp.n_threads_batch = 1; // so small a model is no work for two
     return cp;
 }
 

@@ -2,8 +2,8 @@
 // against llama_decode() with equal chunks, and the states of recurrent layers, byte by byte. Prints one JSON line a model;
 // exits with 1 if one differs.
 //
-//   test-snapkv-exact [-n tokens] [-u ubatch] [-g G,G,...] [-t f16|q8_0|q4_0] [-b budget] [-w window] [-s sequences] [-r host:port]
-//                     [-x N,N] [-m main GPU] [-p layer|row] [-l layers on GPUs] MODEL.gguf ...
+//   test-snapkv-exact [-n tokens] [-u ubatch] [-g G,G,...] [-t f16|q8_0|q4_0] [-b budget] [-w window] [-s sequences] [-j threads]
+//                     [-r host:port] [-x N,N] [-m main GPU] [-p layer|row] [-l layers on GPUs] MODEL.gguf ...
 //
 // -r: all layers on an RPC server's device, llama_decode()'s too. -x: GPUs share the model in this proportion, by layers, or with -p row by
 // rows of the matrices; -m: all layers on this GPU. G = 0 stands for all cached layers. Each sequence gets the same prompt, one after the other. Tokens are drawn with a fixed seed.
@@ -29,6 +29,7 @@ struct options {
     uint32_t budget = 0; // 0: half of the prompt
     uint32_t window = 8;
     uint32_t n_seqs = 1;
+    int32_t n_threads = 0; // 0: llama.cpp's default
     ggml_type type = GGML_TYPE_F16;
     std::vector<uint32_t> groups = { 1, 2, 0 };
     std::vector<float> split; // empty: by free memory
@@ -118,6 +119,9 @@ static bool check_model(const std::string & path, const options & opt) {
     cp.type_v = opt.type;
     cp.no_perf = true;
     cp.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    if (opt.n_threads > 0) {
+        cp.n_threads = cp.n_threads_batch = opt.n_threads;
+    }
 
     llama_snapkv_params sp = llama_snapkv_default_params();
     sp.window_size = opt.window;
@@ -228,6 +232,7 @@ static bool parse(int argc, char ** argv, options & opt) {
             case 'b': opt.budget = strtoul(value, nullptr, 10); break;
             case 'w': opt.window = strtoul(value, nullptr, 10); break;
             case 's': opt.n_seqs = strtoul(value, nullptr, 10); break;
+            case 'j': opt.n_threads = (int32_t) strtol(value, nullptr, 10); break;
             case 't':
                 opt.type = parse_type(value);
                 break;
@@ -261,7 +266,7 @@ int main(int argc, char ** argv) {
     ggml_backend_load_all();
     options opt;
     if (!parse(argc, argv, opt)) {
-        fprintf(stderr, "usage: %s [-n tokens] [-u ubatch] [-g G,G,...] [-t f16|q8_0|q4_0] [-b budget] [-w window] [-s sequences] [-r host:port] [-x N,N] [-m main GPU] [-p layer|row] [-l layers on GPUs] MODEL.gguf ...\n", argv[0]);
+        fprintf(stderr, "usage: %s [-n tokens] [-u ubatch] [-g G,G,...] [-t f16|q8_0|q4_0] [-b budget] [-w window] [-s sequences] [-j threads] [-r host:port] [-x N,N] [-m main GPU] [-p layer|row] [-l layers on GPUs] MODEL.gguf ...\n", argv[0]);
         return 2;
     }
     llama_log_set([](ggml_log_level level, const char * text, void *) {

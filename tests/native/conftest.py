@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -38,9 +39,10 @@ def arch_models(binaries: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def run(binaries: Path) -> Run:
     """Runs a test program; its output, or a failure with the output."""
 
-    def run_program(name: str, *args: object) -> str:
+    def run_program(name: str, *args: object, **environment: str) -> str:
         command = [str(binaries / name), *map(str, args)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        environment = {**os.environ, **environment}
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
         if result.returncode != 0:
             pytest.fail(
                 f"{name} ended with {result.returncode}:\n{result.stdout}{result.stderr}",

@@ -53,21 +53,21 @@ def make(request: pytest.FixtureRequest, arch_models: Path) -> Iterator[Make]:
 
 
 def test_the_budget_of_a_whole_prompt_is_the_full_cache(make: Make) -> None:
-    prompt = tokens(300)
+    prompt = tokens(200)
     assert greedy(make(WHOLE), prompt, 20) == greedy(make(None), prompt, 20)
 
 
 def test_a_prefill_has_the_logits_of_the_full_cache(make: Make) -> None:
     full, ours = make(None), make()
-    full.eval(tokens(300))
-    stats = ours.prefill(tokens(300))
+    full.eval(tokens(200))
+    stats = ours.prefill(tokens(200))
     assert stats.n_kept == 64
     assert np.array_equal(logits(ours), logits(full))
 
 
 def test_the_next_turn_goes_on_from_the_state(make: Make) -> None:
     llm, other = make(), make()
-    prompt, more = tokens(300), tokens(20, seed=2)
+    prompt, more = tokens(200), tokens(20, seed=2)
     answer = greedy(llm, prompt, 10)
     evaluated = len(prompt) + len(answer) - 1
     found = greedy(llm, [*prompt, *answer, *more], 10)
@@ -80,30 +80,30 @@ def test_the_next_turn_goes_on_from_the_state(make: Make) -> None:
     assert found == greedy(other, [*prompt, *answer, *more], 10)
 
 
-@pytest.mark.parametrize("n_same", [0, 20, 299])
+@pytest.mark.parametrize("n_same", [0, 20, 199])
 def test_a_prompt_that_goes_back_is_evaluated_anew(make: Make, n_same: int) -> None:
-    llm, prompt = make(), tokens(300)
+    llm, prompt = make(), tokens(200)
     greedy(llm, prompt, 5)
-    other = [*prompt[:n_same], *tokens(300 - n_same, seed=3)]
+    other = [*prompt[:n_same], *tokens(200 - n_same, seed=3)]
     found = greedy(llm, other, 10)
     assert llm.last_prefill is not None
-    assert llm.last_prefill.n_prompt == 300
+    assert llm.last_prefill.n_prompt == 200
     assert llm.n_cached == 0
     assert found == greedy(make(), other, 10)
 
 
 def test_a_prompt_that_is_given_again_is_answered_from_its_end(make: Make) -> None:
     llm, other = make(), make()
-    prompt = tokens(300)
+    prompt = tokens(200)
     answer = greedy(llm, prompt, 20)
     assert greedy(llm, prompt, 20) == answer
-    assert llm.n_cached == 300  # nothing is evaluated
+    assert llm.n_cached == 200  # nothing is evaluated
     greedy(other, prompt, 1)
     greedy(llm, prompt, 1)
     assert np.array_equal(logits(llm), logits(other))
 
 
-@pytest.mark.parametrize("n_prompt", [40, 300])
+@pytest.mark.parametrize("n_prompt", [40, 200])
 def test_a_changed_last_message_goes_on_from_the_answer_before(make: Make, n_prompt: int) -> None:
     llm, other = make(), make()
     prompt, asked, changed = tokens(n_prompt), tokens(20, seed=2), tokens(25, seed=3)
@@ -123,14 +123,14 @@ def test_a_changed_last_message_goes_on_from_the_answer_before(make: Make, n_pro
 
 def test_without_a_reset_nothing_goes_back(make: Make) -> None:
     llm = make()
-    answer = greedy(llm, tokens(300), 10)
+    answer = greedy(llm, tokens(200), 10)
     for _ in llm.generate(tokens(20), temp=0.0, reset=False):
         break
-    assert llm.n_tokens == 300 + len(answer) - 1 + 20
+    assert llm.n_tokens == 200 + len(answer) - 1 + 20
 
 
 @pytest.mark.parametrize(
-    ("n_document", "n_question", "n_cached"), [(320, 64, (320, 320)), (310, 10, (192, 256))]
+    ("n_document", "n_question", "n_cached"), [(256, 64, (256, 256)), (246, 10, (128, 192))]
 )
 def test_a_question_to_the_vault_is_as_a_prefill_anew(
     make: Make, n_document: int, n_question: int, n_cached: tuple[int, int]
@@ -163,7 +163,7 @@ def test_each_turn_of_a_vault_chooses_its_rows(make: Make) -> None:
 
 def test_rows_chosen_anew_have_the_prompts_state(make: Make) -> None:
     llm = make(VAULT)
-    llm.prefill(tokens(300))
+    llm.prefill(tokens(200))
     kept = llm.kept_positions()
     expected = llm.logits_for(tokens(5, seed=2))
     llm.select_rows(list(kept))
@@ -174,7 +174,7 @@ def test_what_eval_asks_of_an_engine(make: Make) -> None:
     """Cells for the whole prompt and a vault: all rows are the full cache, and other rows are others."""
     full = make(None)
     llm = make(SnapKVConfig(budget=400, window_size=8, decode_cells=64, vault="ram"))
-    prompt, answer = tokens(300), tokens(8, seed=2)
+    prompt, answer = tokens(200), tokens(8, seed=2)
     full.eval(prompt)
     expected = full.logits_for(answer)
     llm.prefill(prompt)
@@ -188,7 +188,7 @@ def test_what_eval_asks_of_an_engine(make: Make) -> None:
 
 
 def test_documents(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    document = tokens(320)
+    document = tokens(256)
     prompt = [*document, *tokens(64, seed=2)]
     # these models have no vocabulary to spell a text with
     monkeypatch.setattr(saved, "_opening", lambda _llm, _text: ("", document))
@@ -198,10 +198,10 @@ def test_documents(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     llm, anew = make(VAULT), make()
     found = llm.open_document(path)
     positions = [state.pos for state in found.segment.states]
-    assert positions[-1] == 320
+    assert positions[-1] == 256
     assert positions == sorted(set(positions))
     stats = llm.prefill(prompt)
-    assert stats.n_cached == 320
+    assert stats.n_cached == 256
     # the file's states are no memory of ours
     assert stats.bytes_state < len(positions) * len(found.segment.states[0].data)
     anew.prefill(prompt)
@@ -268,12 +268,12 @@ def test_a_short_turn_beyond_the_cells_goes_on_from_where_the_answer_began(make:
 
 def test_sessions(make: Make, tmp_path: Path) -> None:
     llm, other = make(), make()
-    answer = greedy(llm, tokens(300), 5)
+    answer = greedy(llm, tokens(200), 5)
     llm.save_session(tmp_path / "s.snapkv")
     other.load_session(tmp_path / "s.snapkv")
-    turn = [*tokens(300), *answer, *tokens(20, seed=2)]
+    turn = [*tokens(200), *answer, *tokens(20, seed=2)]
     assert greedy(other, turn, 10) == greedy(llm, turn, 10)
-    assert other.n_cached == llm.n_cached > 300
+    assert other.n_cached == llm.n_cached > 200
 
 
 def test_the_places_to_go_back_to_are_in_a_session(make: Make, tmp_path: Path) -> None:
@@ -416,5 +416,5 @@ def test_an_answer_that_ends_within_a_look_leaves_what_it_said(make: Make) -> No
 
 def test_a_policy_in_python_sees_the_attention_layers(make: Make) -> None:
     llm = make(SnapKVConfig(keep_ratio=0.2, window_size=8, policy="value"))
-    assert len(greedy(llm, tokens(300), 10)) == 10
+    assert len(greedy(llm, tokens(200), 10)) == 10
     assert llm.kept_positions().shape[0] == len(llm.cached_layers()) >= 3

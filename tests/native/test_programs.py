@@ -64,6 +64,11 @@ def test_cuda_sources_compile(binaries: Path, tmp_path: Path) -> None:
         assert result.returncode == 0, result.stderr[-3000:]
 
 
+def test_the_register_of_backends(run: Run) -> None:
+    """Its lines, which devices have fused ops, and what `doctor --prove` computes, on a made device, too."""
+    assert run("test-snapkv-devices").strip() == "OK"
+
+
 @pytest.mark.parametrize(
     "arch",
     [
@@ -214,8 +219,11 @@ def test_every_architecture_is_exact_or_refused(binaries: Path, arch_models: Pat
     [(demo_model, "f16"), (needle_model, "f16"), (needle_model, "q8_0"), (needle_model, "q4_0")],
 )
 def test_a_real_model_is_exact(run: Run, model: Callable[[], Path], kv_type: str) -> None:
-    """Several ubatches, the last shorter than the window; G that divides the layers or does not."""
-    options = ["-n", "270", "-u", "128", "-b", "96", "-w", "32", "-g", "1,4,0", "-t", kv_type]
-    record = json.loads(run("test-snapkv-exact", *options, model()))
+    """Several ubatches, the last shorter than the window; G that divides the layers or not; two threads."""
+    options = ["-n", "270", "-u", "128", "-b", "96", "-w", "32", "-g", "1,4,0", "-j", "2"]
+    options += ["-t", kv_type]
+    # threads that wait, sleep: those that spin hold up whatever else computes
+    threads = {"OMP_THREAD_LIMIT": "2", "OMP_WAIT_POLICY": "passive"}
+    record = json.loads(run("test-snapkv-exact", *options, model(), **threads))
     assert record["exact"]
     assert [r["max_diff"] for r in record["runs"]] == [0, 0, 0]
