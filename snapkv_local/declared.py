@@ -58,11 +58,21 @@ def check(of: Any, prefix: str = "") -> None:
     Raises:
         ConfigError: with the field's name and its value.
     """
-    hints = get_type_hints(type(of))
+    hints = _hints(type(of))
     for field in dataclasses.fields(of):
         value = getattr(of, field.name)
         subject = f"{prefix}{field.name}={value!r}"
         object.__setattr__(of, field.name, _taken(subject, hints[field.name], field, value))
+
+
+_known: dict[type[Any], dict[str, Any]] = {}
+
+
+def _hints(of: type[Any]) -> dict[str, Any]:
+    """get_type_hints(), which reads annotations anew each time."""
+    if of not in _known:
+        _known[of] = get_type_hints(of)
+    return _known[of]
 
 
 def kinds_and_words(hint: Any) -> tuple[tuple[Any, ...], tuple[str, ...]]:
@@ -74,7 +84,7 @@ def kinds_and_words(hint: Any) -> tuple[tuple[Any, ...], tuple[str, ...]]:
 
 def words(of: type[Any], name: str) -> tuple[str, ...]:
     """The words that a dataclass's field can be."""
-    return kinds_and_words(get_type_hints(of)[name])[1]
+    return kinds_and_words(_hints(of)[name])[1]
 
 
 def number_wanted(hint: Any, field: dataclasses.Field[Any]) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+N_CONTROL = 2  # the last tokens of a made-up vocabulary: begin and end of text
+
 
 @dataclass(frozen=True)
 class Experts:

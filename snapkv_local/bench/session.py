@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from snapkv_local import hardware
-from snapkv_local.bench.vocabulary import N_CONTROL
+from snapkv_local.bench.blueprint import N_CONTROL
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.models import files
 from snapkv_local.stats import PrefillStats

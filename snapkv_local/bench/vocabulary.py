@@ -12,12 +12,11 @@ from typing import Any
 from gguf import GGUFReader, GGUFValueType, GGUFWriter, TokenType
 from gguf.constants import Keys
 
+from snapkv_local.bench.blueprint import N_CONTROL
 from snapkv_local.errors import ConfigError, ModelFileError
 from snapkv_local.models import files
 
 _PREFIX = "tokenizer."
-
-N_CONTROL = 2  # the last tokens: begin and end of text
 
 
 def add_made_up(writer: GGUFWriter, n_vocab: int) -> None:

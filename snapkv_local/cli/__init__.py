@@ -7,26 +7,59 @@ go to stderr, results to stdout.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, MutableMapping
+from importlib import import_module
 from typing import Any
 
 import click
 
 from snapkv_local.cli import border
-from snapkv_local.cli.ask import ask
-from snapkv_local.cli.bench import bench
-from snapkv_local.cli.compare import compare
-from snapkv_local.cli.demo import demo
-from snapkv_local.cli.doctor import doctor
-from snapkv_local.cli.eval import evaluate
-from snapkv_local.cli.extract import extract
-from snapkv_local.cli.ingest import ingest
-from snapkv_local.cli.inspect import inspect
-from snapkv_local.cli.plan import plan
-from snapkv_local.cli.run import run
-from snapkv_local.cli.serve import serve
-from snapkv_local.cli.tune import tune
 
 __all__ = ["main"]
+
+
+# each in a module of its name; and what it is called there, where that is another name
+_NAMES = (
+    "ask",
+    "bench",
+    "compare",
+    "demo",
+    "doctor",
+    "eval",
+    "extract",
+    "ingest",
+    "inspect",
+    "plan",
+    "run",
+    "serve",
+    "tune",
+)
+_CALLED = {"eval": "evaluate"}
+
+
+class _Commands(MutableMapping[str, click.Command]):
+    """By name; a module is imported when its command is asked for: a program has one of them to run."""
+
+    def __init__(self) -> None:
+        self._added: dict[str, click.Command] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name in _NAMES and name not in self._added:
+            module = import_module(f"snapkv_local.cli.{name}")
+            self._added[name] = getattr(module, _CALLED.get(name, name))
+        return self._added[name]
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._added[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._added[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*_NAMES, *self._added]))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
 
 
 class _Group(click.Group):
@@ -49,7 +82,9 @@ class _Group(click.Group):
             return super().invoke(ctx)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Group, commands=_Commands(), context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(package_name="snapkv-local", message="%(version)s")
 def main() -> None:
     """Run long prompts in a small KV cache, on llama.cpp.
@@ -58,18 +93,3 @@ def main() -> None:
     and finds facts in very long prompts; hf:owner/repo is a model on the Hugging Face hub. Of that,
     the Q4_K_M file is taken, or the one that hf:owner/repo:Q8_0 or hf:owner/repo:FILE names.
     """
-
-
-main.add_command(run)
-main.add_command(ingest)
-main.add_command(ask)
-main.add_command(doctor)
-main.add_command(demo)
-main.add_command(bench)
-main.add_command(compare)
-main.add_command(evaluate)
-main.add_command(plan)
-main.add_command(tune)
-main.add_command(serve)
-main.add_command(inspect)
-main.add_command(extract)

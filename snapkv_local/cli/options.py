@@ -133,6 +133,8 @@ def gather_loading(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_loading
 
 
+_DEFAULTS = SnapKVConfig()
+
 full_option = click.option("--full", is_flag=True, help="Keep the full KV cache.")
 profile_option = click.option(
     "--profile",
@@ -157,7 +159,7 @@ def setting(
     name = last.removeprefix("--").replace("-", "_")
     if last != name:
         options.append(last)
-    value = getattr(SnapKVConfig(), name)
+    value = getattr(_DEFAULTS, name)
     shown = default or (f"{value:g}" if isinstance(value, float) else value)
     if shown is not None and not attributes.get("is_flag"):
         says = f"{says}  [default: {shown}]".strip()

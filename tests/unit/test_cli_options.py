@@ -1,7 +1,7 @@
 """What the options of `run` become, and the exit code of what goes wrong while it loads."""
 
+import importlib
 import re
-import sys
 from pathlib import Path
 
 import click
@@ -15,8 +15,7 @@ from snapkv_local.cli.sampling import Sampling
 from snapkv_local.errors import OutOfMemoryError, option_of
 from snapkv_local.llama.load_options import Adapter, DraftOptions, LoadOptions
 
-# its name in the package is that of the command
-RUN = sys.modules["snapkv_local.cli.run"]
+RUN = importlib.import_module("snapkv_local.cli.run")
 # cells for one answer of --max-tokens
 DECODE_CELLS = 512
 

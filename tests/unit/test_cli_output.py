@@ -1,10 +1,10 @@
 """What people see: the progress bar, the line of figures, the tables."""
 
 import dataclasses
+import importlib
 import io
 import json
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -289,7 +289,7 @@ def demo(monkeypatch):
 
     A token is four characters. runs has each process's command and its document.
     """
-    module = sys.modules["snapkv_local.cli.demo"]
+    module = importlib.import_module("snapkv_local.cli.demo")
     tokens = SimpleNamespace(
         text=lambda text, *, begins: [0] * (len(text) // 4), llm=SimpleNamespace(close=lambda: None)
     )

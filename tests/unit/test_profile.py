@@ -1,6 +1,6 @@
 """Profiles: what is written is read, what is wrong is named, options win."""
 
-import sys
+import importlib
 
 import pytest
 from click.testing import CliRunner
@@ -133,7 +133,7 @@ def loaded(request, write_gguf, path, monkeypatch):
     """Runs a command up to the point where the model is loaded: its configuration and stderr."""
     if request.param == "serve":
         pytest.importorskip("fastapi")
-    module = sys.modules[f"snapkv_local.cli.{request.param}"]
+    module = importlib.import_module(f"snapkv_local.cli.{request.param}")
     seen = []
 
     def stop(_path, config, *_rest, **_options):
