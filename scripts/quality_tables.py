@@ -6,6 +6,7 @@ same prompts on the same device, of those with the most cases.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ class _Cell:
         has_both = any(cell["policy"] == OURS for cell in self.record["cells"].values())
         return FORMER if policy == OURS or (policy == half and not has_both) else policy
 
-    @property
+    @functools.cached_property
     def prompts(self) -> tuple[str, frozenset[str]]:
         """The device, and digests of the task's cases: equal ones are the same tokens."""
         digests = frozenset(

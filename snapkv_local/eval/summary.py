@@ -6,6 +6,7 @@ independent cases.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,6 +95,7 @@ def _group(cases: Sequence[dict[str, Any]], cells: Sequence[Cell], against: str)
     return rows
 
 
+@functools.cache
 def _resampled(n_documents: int) -> Floats:
     """[N_RESAMPLED, n_documents]: how often each document is in each sample; the same every time."""
     rng = np.random.default_rng(0)
