@@ -53,7 +53,7 @@ class Server:
         )
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
-        ends = time.monotonic() + 60
+        ends = time.monotonic() + 300
         while self.get("/health").status_code != 200:
             assert time.monotonic() < ends
             time.sleep(0.1)
@@ -69,7 +69,7 @@ class Server:
         """Have it write what rests, and go."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-            self.process.communicate(timeout=30)
+            self.process.communicate(timeout=300)
 
 
 @pytest.fixture(scope="module")

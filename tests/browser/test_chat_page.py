@@ -41,7 +41,7 @@ def test_a_document_is_dropped_and_asked_about(
     assert "station.txt" in page.inner_text("#document-name")
     page.fill("#question", "What is this text about? <b>bold</b>")
     page.click("#send")
-    page.wait_for_selector("#progress:visible", timeout=60_000)
+    page.wait_for_selector("#progress:visible", timeout=120_000)
     page.screenshot(path=tmp_path / "reading.png")
     page.wait_for_selector(".figures", timeout=120_000)
 
@@ -64,7 +64,7 @@ def test_a_document_is_dropped_and_asked_about(
 
     page.fill("#question", "And who works there?")
     page.click("#send")
-    page.wait_for_selector(".figures >> nth=1", timeout=60_000)
+    page.wait_for_selector(".figures >> nth=1", timeout=120_000)
     assert problems == []
 
 
@@ -77,7 +77,7 @@ def test_stop_ends_a_prefill_and_keeps_the_question(
     page.wait_for_selector("#drop.has-document")
     page.fill("#question", "Stopped?")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#progress:visible", timeout=60_000)
+    page.wait_for_selector("#progress:visible", timeout=120_000)
     page.click("#stop")
     page.wait_for_selector("#send:visible")
     assert page.input_value("#question") == "Stopped?"
@@ -128,7 +128,7 @@ def test_a_document_of_the_server(
     for i, question in enumerate(("Who works here?", "And where?")):
         page.fill("#question", question)
         page.click("#send")
-        page.wait_for_selector(f".figures >> nth={i}", timeout=60_000)
+        page.wait_for_selector(f".figures >> nth={i}", timeout=120_000)
         n_prompt = page.inner_text(f".figures >> nth={i}").split(" of ")[1].split(" ")[0]
         assert int(n_prompt.replace(",", "")) > n_tokens
     assert [body["document"] for body in bodies] == ["notes", "notes"]
@@ -156,7 +156,7 @@ def test_a_document_of_the_server(
     page.fill("#question", "Hello")
     page.click("#send")
     page.wait_for_selector("text=Hello")
-    page.wait_for_selector(".figures", timeout=60_000)
+    page.wait_for_selector(".figures", timeout=120_000)
     assert len(page.query_selector_all(".turn")) == 2
     assert "document" not in bodies[2]
     assert len(bodies[2]["messages"]) == 1

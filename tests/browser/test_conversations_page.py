@@ -37,7 +37,7 @@ def server(serve: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def page(open_page: Callable[..., Any], server: Any) -> Any:
     page, problems = open_page(server.url)
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(120_000)
     page.wait_for_selector("#model:not(:empty)")
     page.problems = problems
     return page
@@ -82,7 +82,7 @@ def n_answers(page: Any, n: int) -> None:
 
 def wait(page: Any, expression: str, expected: Any = True) -> None:
     """Until it has a value; the page's policy forbids it to do that by itself."""
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + 120
     while (found := page.evaluate(expression)) != expected:
         assert time.monotonic() < ends, f"{expression} is {found}, not {expected}"
         page.wait_for_timeout(50)

@@ -222,7 +222,9 @@ def test_ctrl_c_while_a_text_is_read_leaves_nothing(document: str, tmp_path: Pat
     process = start(
         "ingest", "needle", "--file", text_file, "--out", tmp_path / "out" / "x", "--threads", "1"
     )
-    time.sleep(3)
+    assert process.stderr is not None
+    while "reading" not in (line := process.stderr.readline()):
+        assert line, process.communicate()
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130

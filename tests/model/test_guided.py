@@ -160,7 +160,7 @@ def test_what_is_too_much_is_refused_and_the_next_is_answered(model, schema, mes
     started = time.monotonic()
     with pytest.raises(GrammarError, match=re.escape(message)):
         model.check_grammar(AnswerGrammar.of_schema(schema))
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 120  # not for ever, on a busy machine either
     model.check_grammar(AnswerGrammar.any_object())
 
 

@@ -43,7 +43,7 @@ def endpoint(binaries: Path) -> Iterator[str]:
     command = [sys.executable, "-c", SERVER, str(binaries), address]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        ends = time.monotonic() + 30
+        ends = time.monotonic() + 120
         while time.monotonic() < ends:
             assert server.poll() is None
             try:

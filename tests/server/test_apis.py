@@ -24,7 +24,7 @@ def claude(server: Any) -> Any:
         base_url=server.url,
         api_key=KEY,
         max_retries=0,
-        timeout=60,
+        timeout=300,
         http_client=anthropic.DefaultHttpxClient(trust_env=False),
     )
 

@@ -17,7 +17,7 @@ OTHER = "What is the capital of France?"
 def ask(server: Any, question: str, **fields: Any) -> httpx.Response:
     body = {"messages": [{"role": "user", "content": question}], "max_tokens": 24, **fields}
     address = f"{server.url}/v1/chat/completions"
-    return httpx.post(address, json={"temperature": 0, **body}, timeout=60, trust_env=False)
+    return httpx.post(address, json={"temperature": 0, **body}, timeout=300, trust_env=False)
 
 
 def text_of(response: httpx.Response) -> str:

@@ -14,7 +14,7 @@ SECOND = "What is the access code of the boat house?"
 @pytest.fixture(scope="module")
 def http(serve_document: Callable[..., Any], book: Path) -> Iterator[httpx.Client]:
     server = serve_document(f"handbook={book}").wait_until_ready()
-    with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=server.url, timeout=300, trust_env=False) as client:
         yield client
 
 
@@ -107,5 +107,5 @@ def test_a_server_does_not_start_with_what_is_no_document(
     damaged = tmp_path / "damaged.snapkv"
     damaged.write_bytes(book.read_bytes()[:-1])
     server = serve_document(str(damaged))
-    assert server.process.wait(60) == 1
+    assert server.process.wait(300) == 1
     assert "is truncated" in server.errors()
