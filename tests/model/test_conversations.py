@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from at_once import at_once
 from open_files import IN_PROC, keep_names
 from refused import refused
 
@@ -63,21 +64,6 @@ def answer(llm: Llama, prompt: list[int], n: int = 6) -> tuple[list[int], np.nda
             break
     llm.end_answer()
     return tokens, np.array(rows)
-
-
-def at_once(functions: list[Callable[[], Any]]) -> list[Any]:
-    """What they return, each on a thread of its own."""
-    found: list[Any] = [None] * len(functions)
-
-    def run(i: int) -> None:
-        found[i] = functions[i]()
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(functions))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    return found
 
 
 def test_each_conversation_answers_as_it_would_alone(alone: Llama, several: Llama) -> None:

@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import threading
+from functools import partial
 from itertools import islice
 
 import numpy as np
 import pytest
+from at_once import at_once
 from llama_cpp import LogitsProcessorList
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 from refused import refused
@@ -200,7 +202,7 @@ def test_ctrl_c_in_the_drafts_prefill(make, prompt, greedy, expected, ctrl_c):
     draft.on_step = ctrl_c.set
     with pytest.raises(KeyboardInterrupt):
         next(tokens)
-        threading.Event().wait(5)  # the signal may come late
+        threading.Event().wait(60)  # the signal may come late
     assert (drafter(llm).prefill_progress, llm.n_tokens) == (None, 300)
     assert greedy(llm, prompt, 20) == expected[:20]
     assert llm.n_accepted > 0
@@ -275,16 +277,11 @@ def test_each_of_several_conversations_has_its_own_drafts(make, talks, kind):
     assert found == [tokens for _, tokens in talks[:2]]
     assert all(one.n_accepted > 0 and len(one.evictions) > 0 for one, _ in both)
 
-    def answer(i):
-        one, (text, _) = both[i]
+    def answer(one, text):
         one.reset()
-        found[i] = list(islice(one.generate(text, temp=0.0), 30))
+        return list(islice(one.generate(text, temp=0.0), 30))
 
-    threads = [threading.Thread(target=answer, args=(i,)) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    found = at_once([partial(answer, one, text) for one, (text, _) in both])
     assert found == [tokens[:30] for _, tokens in talks[:2]]
 
     other.close()

@@ -1,11 +1,12 @@
 """Several conversations of models with recurrent layers and with sliding windows: each is as it is alone."""
 
-import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from at_once import at_once
 from tiny_llama import logits, maker, tokens
 
 from snapkv_local import Llama, SnapKVConfig
@@ -38,16 +39,12 @@ def test_each_is_as_it_is_alone(
         alone, several = make(), make(n_parallel=2)
         other = several.conversation()
         prompts = [tokens(200, 1), tokens(40, 2)]
-        together: list[Any] = [None, None]
-
-        def run(i: int, llm: Llama) -> None:
-            together[i] = answer(llm, prompts[i])
-
-        threads = [threading.Thread(target=run, args=each) for each in enumerate((several, other))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
+        together = at_once(
+            [
+                partial(answer, llm, prompt)
+                for llm, prompt in zip((several, other), prompts, strict=True)
+            ]
+        )
         for prompt, found in zip(prompts, together, strict=True):
             expected = answer(alone, prompt)
             assert found[0] == expected[0]

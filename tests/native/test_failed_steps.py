@@ -1,13 +1,14 @@
 """A step of several conversations that fails: only the one that is to blame has an error."""
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from at_once import at_once
 from tiny_llama import Make, greedy, logits, maker, tokens
 
 from snapkv_local import Llama, SnapKVConfig
@@ -57,20 +58,7 @@ def step(llms: list[Llama], token: int, monkeypatch: pytest.MonkeyPatch) -> list
     gate = llms[0]._ctx.gate
     with gate:
         gate.seconds_step, gate.decoding = 60.0, {llm.seq_id for llm in llms}
-    found: list[Any] = [None] * len(llms)
-
-    def run(i: int) -> None:
-        try:
-            found[i] = after(llms[i], token)
-        except SnapKVError as e:
-            found[i] = e
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(llms))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return found
+    return at_once([partial(after, llm, token) for llm in llms], errors=SnapKVError)
 
 
 @contextmanager
