@@ -98,8 +98,14 @@ build.mingw: $(VENV)/.deps
 
 # run
 
-# two processes: all tests of a file in one, the next file to whoever is free, slow folders first (testpaths)
-PYTEST = $(PY) -m pytest --durations=40 -n 2 --dist loadfile --no-loadscope-reorder
+# two processes: all tests of a file in one, the next file to whoever is free, slow folders first (testpaths).
+# Plugins that other packages bring are not used, and take seconds to load. A trace of each thread is printed
+# where a test takes so long that it must hang
+PYTEST = PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(PY) -m pytest -p xdist --durations=40 -n 2 --dist loadfile \
+         --no-loadscope-reorder -o faulthandler_timeout=600
+
+# what is imported for the first time is compiled once, and not in each of hundreds of processes
+unexport PYTHONDONTWRITEBYTECODE
 
 demo: $(VENV)/.built
 	$(VENV)/bin/snapkv-local demo

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-# Threads of OpenMP that wait, sleep: where several processes compute, those that spin hold them all up.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# One thread computes: small models are no work for two, which wait for each other on a busy machine.
+os.environ.setdefault("OMP_THREAD_LIMIT", "1")
+# Hundreds of processes are started: without this each would compile all modules of the package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
