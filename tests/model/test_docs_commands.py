@@ -29,7 +29,7 @@ SHORTER = {
     "demo": "--threads 1 --tokens 1k",
     "run": "--threads 1 --max-tokens 2",
     "ask": "--threads 1 --max-tokens 2",
-    "plan --measure": "--ctx 2k",
+    "plan --measure": "--threads 1 --ctx 1k --decode-cells 256",
     "ingest": "--threads 1 --force",
     "serve": "--threads 1 --port 0",
     "extract": "--threads 1",

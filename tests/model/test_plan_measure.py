@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-ARGUMENTS = ("--ctx", "1k", "--budget", "128", "--decode-cells", "128", "--threads", "2")
+ARGUMENTS = ("--ctx", "800", "--budget", "128", "--decode-cells", "128", "--threads", "1")
 
 
 def measure(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -1,6 +1,7 @@
 """The house: CONTRIBUTING.md's map is the tree's own listing, and imports and includes run down it."""
 
 import ast
+import functools
 import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -61,6 +62,7 @@ def test_the_map_is_the_listing(top):
         assert set(rows[name]) == listing(ROOT / top / name), name
 
 
+@functools.cache
 def imports(module, with_types):
     """Modules of the package that one imports, within functions too.
 
