@@ -1,5 +1,7 @@
 """The measurement of refitted values: its arithmetic, against float64. No model is loaded."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -155,3 +157,17 @@ def test_a_record_of_other_settings_is_not_gone_on_with(tmp_path):
     assert measure_refit.opened(file, fresh) == {**fresh, "cases": [{"id": "x"}]}
     with pytest.raises(ValueError, match="another model or of other settings"):
         measure_refit.opened(file, {**fresh, "settings": {"budgets": [128]}})
+
+
+@pytest.mark.parametrize("file", measure_refit.RECORDS.values(), ids=lambda file: file.stem)
+def test_a_summary_is_that_of_its_cases(file):
+    record = json.loads(file.read_text(encoding="utf-8"))
+    assert record["settings"]["variants"] == [v.name for v in measure_refit.VARIANTS]
+    again = measure_refit.summary(record["cases"])
+    assert len(again) == len(record["summary"])
+    for now, held in zip(again, record["summary"], strict=True):
+        assert now.keys() == held.keys()
+        for name, value in held.items():
+            # the last digit may be rounded otherwise
+            same = value if isinstance(value, str) else pytest.approx(value, abs=2e-6)
+            assert now[name] == same
