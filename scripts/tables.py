@@ -257,6 +257,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "refit-error": refit_table.errors,
     "selective": selective_table.speed,
     "selective-answers": selective_table.answers,
+    "selective-curve": selective_table.curve,
     "server-speed": server_tables.speed,
     "server-one": server_tables.one,
     "server-lasting": server_tables.lasting,

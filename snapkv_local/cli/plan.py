@@ -45,6 +45,7 @@ _LABELS = {
     "weights_lent": "lent weights",
     "compute": "compute buffer",
     "vault": "vault",
+    "recall": "votes of recall",
     "states": "kept states",
     "heads": "prediction heads",
     "draft": "draft model",
@@ -297,6 +298,14 @@ def parts_table(
         places = ("host" if e.hidden_host else "device" for e in estimates)
         shown = (p if e.layer_group else "-" for p, e in zip(places, estimates, strict=True))
         table.add_row("hidden state on", *shown)
+    if any(e.selection for e in estimates):
+        chosen = [(e, e.selection) for e in estimates]
+        table.add_row(
+            "rows of later layers",
+            *(f"{s.n_rows:,} after {s.n_layer}" if s else "-" for _, s in chosen),
+        )
+        works = (f"{s.work:.0%}" if s else "100%" if e.layer_group else "-" for e, s in chosen)
+        table.add_row("layers' work, at best", *works)
     table.add_section()
     table.add_row("largest prompt", *map(tokens, largest.values()))
     if largest != by_memory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ from snapkv_local.llama.load_options import LoadOptions
 if TYPE_CHECKING:
     from snapkv_local.tune.prepare import Prepared
     from snapkv_local.tune.search import Search
+    from snapkv_local.tune.ways import Ways
 
 
 @click.command()
@@ -76,7 +78,8 @@ def tune(
     The files are cut into documents. MODEL continues each of them, and if it has a chat template, it is
     asked how sentences go on. What it predicts with the compressed cache is compared with what it
     predicts with the full one. Half of the documents choose the settings, and the others tell what
-    these are worth.
+    these are worth. With the time that is left, selective prefills and recall are measured with what was
+    found, which a profile does not have: neither is exact.
 
     Ctrl-C ends the command with what is known until then.
     """
@@ -90,6 +93,7 @@ def tune(
     from snapkv_local.tune.measure import Bench
     from snapkv_local.tune.prepare import WINDOW, prepare
     from snapkv_local.tune.search import Search
+    from snapkv_local.tune.ways import Ways
 
     path = find_model(model)
     # once each: the same text must not be held out from itself
@@ -100,16 +104,25 @@ def tune(
         bench = Bench(engine, WINDOW)
         search = Search(bench, prepared.pieces, target_kl, 60 * minutes, bar.update)
         bar.search = search
+        began, ways = time.monotonic(), None
         try:
             search.run()
+            if search.budget is not None:
+                ways = Ways(
+                    engine, search.best, search.budget, target_kl, search.tuning, search.held_out,
+                    began + 60 * minutes - time.monotonic(), bar.update,
+                )  # fmt: skip
+                ways.run()
         except KeyboardInterrupt:
             bar.close()
-            _end(search, prepared, save, as_json)
+            _end(search, ways, prepared, save, as_json)
             raise
-    _end(search, prepared, save, as_json)
+    _end(search, ways, prepared, save, as_json)
 
 
-def _end(search: Search, prepared: Prepared, save: Path | None, as_json: bool) -> None:
+def _end(
+    search: Search, ways: Ways | None, prepared: Prepared, save: Path | None, as_json: bool
+) -> None:
     """Show and write what is known.
 
     Raises:
@@ -117,7 +130,12 @@ def _end(search: Search, prepared: Prepared, save: Path | None, as_json: bool) -
     """
     from snapkv_local.tune.terminal import show
 
-    report = {"model": prepared.model, "kv_type": prepared.kv_type, **search.report()}
+    report = {
+        "model": prepared.model,
+        "kv_type": prepared.kv_type,
+        **search.report(),
+        "ways": None if ways is None else ways.report(),
+    }
     if as_json:
         click.echo(json.dumps(report))
     else:

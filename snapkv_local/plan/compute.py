@@ -24,6 +24,7 @@ of a chunk (n):
                             P once more, as it is read: in host memory beside a GPU
     quantized KV, CUDA  Q = 2 n_embd + 2 n_q, and 2 bytes for each element of the layer's K and V: see below
     ours, scoring       8 n_prompt n_head_kv of votes and mass, and the softmax's statistics
+    ours, looking ahead 4 n (n_embd + n_kv of K and of V) + input, where n may be four chunks
 
 Our logits are those of one token. The queries of the window are copied behind their attention, so they
 add nothing (csrc/graph/cut.h). Without a GPU the rows of logits that nobody asks for are only reserved
@@ -61,6 +62,7 @@ mostly fills the hole.
 from __future__ import annotations
 
 from snapkv_local.config import SnapKVConfig
+from snapkv_local.plan import selective
 from snapkv_local.plan.kinds import Layer, window
 from snapkv_local.plan.layers import CPU, N_PAD, KvType, Part, Place, cached_layers, pad
 from snapkv_local.plan.model import PlannedModel
@@ -213,8 +215,9 @@ def of_group(
     n_ubatch: int,
     place: Place,
     group: int,
+    hidden_host: bool = False,
 ) -> Part:
-    """Of a prefill by groups of layers, `group` in each, scoring included."""
+    """Of a prefill by groups of layers, `group` in each, scoring and looks ahead included."""
     n = min(n_ubatch, n_prompt)
     n_max = pad(n_prompt, N_PAD)
     inputs = 4 * n * model.shape.n_embd
@@ -222,6 +225,9 @@ def of_group(
     is_joined = group > 1 or not all(layer.is_cached for layer in model.layers)
     layers = _layers(model, n_max, n, kv_type, place, is_joined) + mask
     scoring = _scoring(model, n_prompt, config, place.fused)
+    ahead, ahead_inputs = selective.bytes_ahead(model, n_prompt, config, n_ubatch, hidden_host)
     if not place.gpu:
-        return Part(max(layers + inputs + 4 * n * model.n_added, scoring))
-    return Part(max(layers, scoring), 2 * inputs + mask + 4 * n * model.n_added)
+        whole = layers + inputs + 4 * n * model.n_added
+        return Part(max(whole, scoring, ahead + ahead_inputs))
+    host = 2 * inputs + mask + 4 * n * model.n_added
+    return Part(max(layers, scoring, ahead), max(host, ahead_inputs))

@@ -111,7 +111,7 @@ class Task:
         return each
 
     def _draft(self, model: PlannedModel, n: int, **how: Any) -> Estimate:
-        config = replace(self.config, vault="off", layer_group=1)
+        config = replace(self.config, vault="off", recall=False, layer_group=1)
         place = self._place_of_draft()
         return compressed(model, n, config, self.kv_type, place, group=1, **how).with_looks()
 

@@ -10,14 +10,14 @@ The formulas are those of the code that allocates:
 - Staging, hidden state, queries and mask: csrc/staging/staging.cpp and csrc/staging/hidden.cpp.
 - Weights: the token embedding stays in host memory; the last N layers go to the GPU, and the output
   matrix with the first of them (llama-model.cpp). Lent weights: csrc/staging/weights.cpp.
-- Compute buffers: compute.py.
+- Compute buffers: compute.py. Rows of a selective prefill: selective.py. Recall: recall.py.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from snapkv_local.config import SnapKVConfig
@@ -37,6 +37,8 @@ from snapkv_local.plan.layers import (
     row_bytes,
 )
 from snapkv_local.plan.model import PlannedModel
+from snapkv_local.plan.recall import bytes_recall
+from snapkv_local.plan.selective import Selection, selection
 
 # Python, NumPy, the command line, libllama and its graphs, and the vocabulary, for which llama.cpp has
 # strings and maps: the peak RSS of `plan --measure` less all other parts, with the demo model on
@@ -69,6 +71,7 @@ class Estimate:
         parts: by name, at the peak of the prefill.
         decode: the compute buffer that generation takes instead of the prefill's, and kv_group,
             hidden state, mask and lent weights.
+        selection: of a selective prefill, the earliest that there can be; None for an exact one.
     """
 
     name: str
@@ -79,11 +82,15 @@ class Estimate:
     hidden_host: bool
     parts: dict[str, Part]
     decode: Part
+    selection: Selection | None = None
 
     @property
     def lasting(self) -> Part:
         """What stays from the load to the end."""
-        lasting = ("weights", "kv", "recurrent", "looks", "states", "heads", "draft", "process")
+        lasting = (
+            *("weights", "kv", "recurrent", "looks", "states", "recall", "vault"),
+            *("heads", "draft", "process"),
+        )
         return _sum(self.parts[name] for name in lasting if name in self.parts)
 
     @property
@@ -114,6 +121,7 @@ class Estimate:
             "peak_host": self.peak_host,
             "parts": {n: {"main": p.main, "host": p.host} for n, p in self.parts.items()},
             "decode_compute": {"main": self.decode.main, "host": self.decode.host},
+            "selection": None if self.selection is None else asdict(self.selection),
         }
 
 
@@ -194,7 +202,9 @@ def compressed(
         "kv_group": Part(kv_group),
         "hidden": Part(slots + queries, state) if hidden_host else Part(state + queries),
         "mask": Part(mask),
-        "compute": compute.of_group(model, n_prompt, config, kv_type, n_ubatch, place, group),
+        "compute": compute.of_group(
+            model, n_prompt, config, kv_type, n_ubatch, place, group, hidden_host
+        ),
     }
     if lent:
         n_host = shape.n_layer - place.n_resident(shape.n_layer)
@@ -203,8 +213,12 @@ def compressed(
     if config.vault == "ram":
         vault = _vault(model, n_prompt, config, kv_type)
         parts["vault"] = Part(0, vault) if place.gpu else Part(vault)
+    if config.recall and n_kept < n_prompt:
+        recall = bytes_recall(model, n_prompt, config)
+        parts["recall"] = Part(0, recall) if place.gpu else Part(recall)
     parts["process"] = _process(model, place)
-    return Estimate(name, n_prompt, kv_type, group, n_ubatch, hidden_host, parts, ordinary)
+    chosen = selection(model, n_prompt, config, group)
+    return Estimate(name, n_prompt, kv_type, group, n_ubatch, hidden_host, parts, ordinary, chosen)
 
 
 def engine_estimate(

@@ -24,6 +24,8 @@ def show(report: dict[str, Any]) -> RenderableType:
             parts += [Text(), _missed(report)]
     elif report["curve"]:
         parts += [Text(), Text("Held-out documents were not measured.")]
+    if report.get("ways"):
+        parts += [Text(), *_ways(report["ways"])]
     return Group(*parts)
 
 
@@ -103,6 +105,38 @@ def _held_out(report: dict[str, Any]) -> Table:
         ]
         table.add_row(*cells)
     return table
+
+
+def _ways(ways: dict[str, Any]) -> list[RenderableType]:
+    rows = ways["held_out"]
+    reasons = [Text(f"Not measured, {name}: {why}") for name, why in ways["refused"].items()]
+    if not rows:
+        return [Text(f"Selective prefills and recall are not measured: {ways['reason']}"), *reasons]
+    n = rows[0]["cases"]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("with the settings found, and")
+    for name in ("speed", "KL to full", "worst", "top-1", "lost"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            _flags(row["settings"]) or "nothing else",
+            f"{row['speed']:.2f}x" if row["speed"] else "-",
+            score(row["kl"]),
+            score(row["worst_kl"]),
+            f"{100 * row['top1']:.0f}%",
+            f"{100 * row['lost']:+.0f}%" if row["settings"] else "-",
+            style="bold" if row["is_chosen"] else "",
+        )
+    title = f"Not exact, and not in the profile; held out: {n} case" + "s" * (n > 1)
+    return [Text(title), table, *reasons]
+
+
+def _flags(settings: dict[str, Any]) -> str:
+    """As options of the command line."""
+    parts = []
+    for name, value in settings.items():
+        parts.append(option_of(name) if value is True else f"{option_of(name)} {value}")
+    return " ".join(parts)
 
 
 def _name(row: dict[str, Any], best: dict[str, Any]) -> str:

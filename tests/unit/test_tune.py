@@ -333,7 +333,7 @@ def test_a_trial_has_all_settings_that_decide_which_rows_stay():
         "policy",
         "protect_system",
     }
-    # of a selective prefill, which tune does not measure
+    # of a selective prefill, which Ways measures
     others |= {"prefill", "select_share", "select_min", "select_depth", "select_settled"}
     # of answers
     others |= {"recall", "recall_every", "recall_queries"}

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,6 +31,14 @@ class FakeEngine:
 
     def prefill(self, tokens):
         self.n = self.n_kept = len(tokens)
+
+    def prefill_with(self, tokens, budget, settings, view):
+        self.prefill(tokens)
+        self.n_kept = budget
+        return SimpleNamespace(layer_work=1.0)
+
+    def rewind(self):
+        pass
 
     def select_rows(self, ids):
         self.n_kept = self.n if ids is None else ids[0].shape[1] + 16
@@ -166,6 +175,9 @@ def test_json(fake, file):
     budget = report["settings"]["budget"]
     assert curve[budget] <= 0.02 < curve[max(b for b in curve if b < budget)]
     assert report["held_out_scores"][0]["kl"] == curve[budget]
+    kinds = {row["policy"].partition(":")[0] for row in report["ways"]["tuning"]}
+    assert kinds == {"exact", "selective", "recall"} and report["ways"]["reason"] is None
+    assert report["ways"]["held_out"][0]["kl"] == report["held_out_scores"][0]["kl"]
 
 
 def test_the_profile(fake, file, tmp_path):
