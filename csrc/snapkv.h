@@ -89,7 +89,7 @@ struct llama_snapkv_params {
                            // up to four times: rows are chosen when those of the time before get this share of the votes, in [0, 1]; if they
                            // never do, the prefill is exact. 0: at select_depth, asked once
     uint32_t recall_every; // after so many tokens of an answer rows of the vault that the last ones attend to take the places of kept ones
-                           // that matter less, see llama_snapkv_recalls(); 0: never. needs a vault, and a context of one sequence
+                           // that matter less, see llama_snapkv_recalls(); 0: never. needs a vault, and where there are several sequences cells for each (kv_unified false)
     uint32_t recall_queries; // so many of the last tokens ask, in [1, recall_every]
 };
 
@@ -423,14 +423,15 @@ LLAMA_API bool llama_snapkv_vault_read(const struct llama_context * ctx, llama_s
 // n_kept in contexts of one sequence. 0 on success, 1: not so many cells, negative: error. -1 and 1 leave the cache as it was
 LLAMA_API int32_t llama_snapkv_select_rows(struct llama_context * ctx, llama_seq_id seq_id, const uint32_t * n_kept, const int32_t * ids);
 
-// free the vault of a sequence, and its states
+// free the vault of a sequence, and its states; nothing is recalled until its next prompt, and nothing known of recalls before
 LLAMA_API void llama_snapkv_vault_clear(struct llama_context * ctx, llama_seq_id seq_id);
 
 //
 // recall while answering
 //
 
-// with params.recall_every tokens that llama_snapkv_decode() computes after a prompt are counted. after so many of them the queries of the
+// with params.recall_every tokens that llama_snapkv_decode() computes after a prompt are counted, for each sequence, with the params of that
+// prompt. after so many of them the queries of the
 // last recall_queries ones vote for all rows of the vault, joined and pooled as params have it. a kept row is worth the most that any votes
 // gave it, those of the prompt's last tokens included, and a tenth less with each recall since. of each KV head the rows that are worth most
 // stay in the cache or come into it, at the cells of those that go: as many as before, each a copy of the vault's bytes. sinks, spans that
@@ -443,10 +444,11 @@ struct llama_snapkv_recall_event {
     uint64_t n_bytes;    // written into the cache
     double seconds_rank; // votes and ranks
     double seconds_copy;
+    uint64_t bytes_votes; // buffer of the votes in host memory, the largest one until then
 };
 
-// the recalls since the last prompt. returns their number, writes up to n
-LLAMA_API uint32_t llama_snapkv_recalls(const struct llama_context * ctx, struct llama_snapkv_recall_event * events, uint32_t n);
+// the recalls since a sequence's last prompt. returns their number, writes up to n
+LLAMA_API uint32_t llama_snapkv_recalls(const struct llama_context * ctx, llama_seq_id seq_id, struct llama_snapkv_recall_event * events, uint32_t n);
 
 //
 // states of recurrent layers

@@ -102,6 +102,7 @@ class RecallStats:
         n_bytes: written into the cache.
         seconds_rank: votes and ranks.
         seconds_copy: copying.
+        bytes_votes: of the buffer that votes are counted in, in host memory, the largest one until then.
     """
 
     pos: int
@@ -109,6 +110,7 @@ class RecallStats:
     n_bytes: int
     seconds_rank: float
     seconds_copy: float
+    bytes_votes: int
 
     @classmethod
     def of(cls, counted: Any) -> RecallStats:

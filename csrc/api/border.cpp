@@ -75,7 +75,7 @@ int32_t llama_snapkv_decode(llama_context * ctx, llama_batch batch) {
             return -1;
         }
         llama_snapkv_require_step(std::max(llama_n_threads(ctx), llama_n_threads_batch(ctx)));
-        llama_snapkv_recall_step recall(*ctx, batch.n_tokens);
+        llama_snapkv_recall_step recall(*ctx, batch);
         const int32_t rc = decode(*ctx, batch);
         if (rc != 0) {
             llama_snapkv_set_error(rc == 1 ? "no free cells in the KV cache" : format("llama_decode() failed with %d", rc));

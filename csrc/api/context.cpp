@@ -110,8 +110,8 @@ bool llama_snapkv_set_params(llama_context * ctx, llama_snapkv_params params) {
     if (error.empty() && std::min(needed, ctx->n_ctx_seq()) > have) {
         error = format("budget and decode_cells need %u cells and the context has %u: make a new context", needed, have);
     }
-    if (error.empty() && params.recall_every > 0 && ctx->n_seq_max() > 1) {
-        error = "a recall needs a context of one sequence: make a new one with n_seq_max 1, or set recall_every to 0";
+    if (error.empty()) {
+        error = llama_snapkv_check_recall(params, ctx->n_seq_max(), ctx->get_cparams().kv_unified);
     }
     if (error.empty()) {
         error = llama_snapkv_check_memory(ctx->get_model(), llama_snapkv_memory_of(*ctx), params);

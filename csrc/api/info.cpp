@@ -97,12 +97,12 @@ uint32_t llama_snapkv_kept(const llama_context * ctx, llama_seq_id seq_id, uint3
     return layer.n_kept;
 }
 
-uint32_t llama_snapkv_recalls(const llama_context * ctx, llama_snapkv_recall_event * events, uint32_t n) {
+uint32_t llama_snapkv_recalls(const llama_context * ctx, llama_seq_id seq_id, llama_snapkv_recall_event * events, uint32_t n) {
     const llama_snapkv * sk = llama_snapkv_of(ctx);
-    if (!sk || !sk->recall) {
+    if (!sk || !sk->recalls.count(seq_id)) {
         return 0;
     }
-    const auto & all = sk->recall->events;
+    const auto & all = sk->recalls.at(seq_id)->events;
     if (events) {
         std::copy_n(all.begin(), std::min<size_t>(n, all.size()), events);
     }

@@ -83,6 +83,7 @@ bool llama_snapkv_vault_read(const llama_context * ctx, llama_seq_id seq_id, uin
 void llama_snapkv_vault_clear(llama_context * ctx, llama_seq_id seq_id) {
     if (llama_snapkv_enabled(ctx) && !llama_snapkv_refuses(*ctx, seq_id)) {
         access::snapkv(*ctx)->vaults.erase(seq_id);
+        access::snapkv(*ctx)->recalls.erase(seq_id); // with what they would take rows from
     }
 }
 

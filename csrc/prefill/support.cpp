@@ -290,6 +290,13 @@ static std::string refused_memory(llama_memory_t memory) {
     return "the model's KV cache is of a kind of its own, which nobody has looked at";
 }
 
+std::string llama_snapkv_check_recall(const llama_snapkv_params & params, uint32_t n_seq_max, bool kv_unified) {
+    if (params.recall_every == 0 || n_seq_max == 1 || !kv_unified) {
+        return "";
+    }
+    return format("a recall asks for one sequence's tokens, and %u share cells here: set kv_unified to false, n_seq_max to 1, or recall_every to 0", n_seq_max);
+}
+
 std::string llama_snapkv_check_support(llama_model & model, llama_context_params cparams, const llama_snapkv_params & params) {
     std::string reason = llama_snapkv_check_params(params);
     if (reason.empty()) {
@@ -301,8 +308,8 @@ std::string llama_snapkv_check_support(llama_model & model, llama_context_params
     if (reason.empty()) {
         reason = check_sequences(model, cparams);
     }
-    if (reason.empty() && params.recall_every > 0 && cparams.n_seq_max > 1) {
-        reason = format("a recall asks for one sequence's tokens, and a batch of this context may have tokens of %u: set n_seq_max to 1, or recall_every to 0", cparams.n_seq_max);
+    if (reason.empty()) {
+        reason = llama_snapkv_check_recall(params, cparams.n_seq_max, cparams.kv_unified);
     }
     if (reason.empty()) {
         reason = llama_snapkv_check_devices(model, cparams);

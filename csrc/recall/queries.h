@@ -11,6 +11,8 @@
 #include <map>
 #include <vector>
 
+class llama_kv_cache;
+
 struct llama_snapkv_queries {
     struct layer {
         uint32_t head_dim = 0;
@@ -22,26 +24,35 @@ struct llama_snapkv_queries {
     std::map<int32_t, layer> layers; // by their number in the model
 };
 
-// while one lives, llama_decode() adds the queries of these layers
+// while one lives, llama_decode() adds the queries of all layers that read the KV of a cache
 class llama_snapkv_watch {
 public:
-    // keeps those of the last n_max tokens. a callback that the context has for its nodes is still called
-    llama_snapkv_watch(llama_context & ctx, const std::vector<int32_t> & layers, uint32_t n_max, llama_snapkv_queries & queries);
+    // whose: the sequence that has this stream of the cache for itself
+    struct sequence {
+        uint32_t n_max; // keeps those of the last tokens
+        llama_snapkv_queries * queries;
+    };
+
+    // by stream. a callback that the context has for its nodes is still called
+    llama_snapkv_watch(llama_context & ctx, const llama_kv_cache & base, std::map<uint32_t, sequence> sequences);
     ~llama_snapkv_watch();
 
     llama_snapkv_watch(const llama_snapkv_watch &) = delete;
     llama_snapkv_watch & operator=(const llama_snapkv_watch &) = delete;
 
+    bool is_complete() const { return complete; } // false: whose the queries are was not to be told
+
 private:
     static bool on_node(ggml_tensor * t, bool ask, void * data);
     void set(ggml_backend_sched_eval_callback callback, void * data);
     int32_t layer_of(const ggml_tensor * attn) const; // -1: none of these
-    void read(const ggml_tensor * attn, llama_snapkv_queries::layer & layer) const;
+    void read(const ggml_tensor * attn, int32_t il);
 
     llama_context & ctx;
-    const std::vector<int32_t> & layers;
-    const uint32_t n_max;
-    llama_snapkv_queries & queries;
+    const llama_kv_cache & base;
+    std::vector<int32_t> layers;
+    std::map<uint32_t, sequence> sequences;
+    bool complete = true;
     ggml_backend_sched_eval_callback before;
     void * before_data;
     bool before_asked = false;

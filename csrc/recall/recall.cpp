@@ -11,11 +11,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <exception>
+#include <map>
 #include <stdexcept>
 
 using access = llama_snapkv_access;
-
-static constexpr llama_seq_id SEQ = 0; // the context's only one
 
 static constexpr float FADE = 0.9f; // of what a row is worth, with each recall
 
@@ -31,8 +31,8 @@ struct change {
 
 class recaller {
 public:
-    recaller(llama_context & ctx, llama_snapkv & sk, const llama_snapkv_vault & vault) :
-        ctx(ctx), sk(sk), state(*sk.recall), vault(vault), base(*llama_snapkv_memory_of(ctx).base), scan(ctx, vault, sk.params) {
+    recaller(llama_context & ctx, llama_snapkv & sk, llama_seq_id seq_id) :
+        ctx(ctx), sk(sk), seq_id(seq_id), state(*sk.recalls.at(seq_id)), vault(sk.vaults.at(seq_id)), base(*llama_snapkv_memory_of(ctx).base), scan(ctx, vault, state.params) {
     }
 
     void run(llama_snapkv_record_ptr record);
@@ -43,11 +43,12 @@ private:
     std::vector<change> choose(uint32_t ic, uint32_t head, const std::vector<float> & votes) const;
     size_t write(const llama_snapkv_record & record, uint32_t ic, const std::vector<change> & changes, std::vector<uint8_t> & rows) const;
     const uint8_t * row(bool is_v, uint32_t ic, uint32_t head, int32_t id) const;
-    ggml_tensor * tensor(int32_t il, bool is_v) const { return access::tensors(access::layer(base, il), base.get_stream(SEQ))[is_v]; }
+    ggml_tensor * tensor(int32_t il, bool is_v) const { return access::tensors(access::layer(base, il), base.get_stream(seq_id))[is_v]; }
     uint32_t cell_of(const llama_snapkv_record & record, uint32_t ic) const { return cell0 + record.max_kept() - record.layers[ic].n_kept; }
 
     llama_context & ctx;
     llama_snapkv & sk;
+    const llama_seq_id seq_id;
     llama_snapkv_recall & state;
     const llama_snapkv_vault & vault;
     llama_kv_cache & base;
@@ -125,7 +126,7 @@ std::vector<change> recaller::choose(uint32_t ic, uint32_t head, const std::vect
     for (uint32_t i = 0; i < kept.n_kept; ++i) {
         scores[ids[i]] = std::max(scores[ids[i]], FADE * worth[i]);
         is_kept[ids[i]] = true;
-        if ((uint32_t) ids[i] < sk.params.n_sink) {
+        if ((uint32_t) ids[i] < state.params.n_sink) {
             scores[ids[i]] = INFINITY;
         }
     }
@@ -197,7 +198,7 @@ size_t recaller::write(const llama_snapkv_record & record, uint32_t ic, const st
 void recaller::run(llama_snapkv_record_ptr before) {
     const int64_t t0 = ggml_time_us();
     ctx.synchronize();
-    const auto cells = llama_snapkv_cells_before(base, SEQ, before->pos_exact());
+    const auto cells = llama_snapkv_cells_before(base, seq_id, before->pos_exact());
     if (cells.second != before->max_kept()) {
         throw std::runtime_error("the kept rows do not lie side by side: prefill the prompt again, or decode without recall");
     }
@@ -225,7 +226,7 @@ void recaller::run(llama_snapkv_record_ptr before) {
     }
     size_t max_size = 0;
     for (const auto & kept : record->layers) {
-        for (const ggml_tensor * t : access::tensors(access::layer(base, kept.il), base.get_stream(SEQ))) {
+        for (const ggml_tensor * t : access::tensors(access::layer(base, kept.il), base.get_stream(seq_id))) {
             max_size = std::max(max_size, ggml_backend_buffer_is_host(t->buffer) ? 0 : kept.n_kept * t->nb[1]);
         }
     }
@@ -240,76 +241,95 @@ void recaller::run(llama_snapkv_record_ptr before) {
     }
     state.worth = std::move(worth);
     state.record = record;
-    sk.of_vault[SEQ] = record;
-    base.snapkv.set(SEQ, record);
-    event.pos = base.seq_pos_max(SEQ);
+    sk.of_vault[seq_id] = record;
+    base.snapkv.set(seq_id, record);
+    event.pos = base.seq_pos_max(seq_id);
     event.seconds_rank = (t1 - t0) * 1e-6;
     event.seconds_copy = (ggml_time_us() - t1) * 1e-6;
+    event.bytes_votes = state.bytes_votes = std::max(state.bytes_votes, scan.bytes());
     state.events.push_back(event);
 }
 
 void llama_snapkv_recall_begin(llama_snapkv & sk, const llama_snapkv_prompt & prompt) {
-    sk.recall.reset();
+    sk.recalls.erase(prompt.seq_id);
     if (sk.params.recall_every > 0) {
-        sk.recall = std::make_shared<llama_snapkv_recall>();
-        sk.recall->protected_spans.assign(prompt.protected_spans, prompt.protected_spans + prompt.n_protected);
+        auto recall = std::make_shared<llama_snapkv_recall>();
+        recall->params = sk.params;
+        recall->protected_spans.assign(prompt.protected_spans, prompt.protected_spans + prompt.n_protected);
+        sk.recalls[prompt.seq_id] = std::move(recall);
     }
 }
 
 // rows of the vault, of which some are not in the cache; null if there are none
-static llama_snapkv_record_ptr incomplete(llama_context & ctx, const llama_snapkv & sk) {
-    const auto record = llama_snapkv_memory_of(ctx).base->snapkv.get(SEQ);
-    const auto vault = sk.vaults.find(SEQ);
-    const bool is_vaults = record && sk.of_vault.count(SEQ) && sk.of_vault.at(SEQ) == record;
+static llama_snapkv_record_ptr incomplete(llama_context & ctx, const llama_snapkv & sk, llama_seq_id seq_id) {
+    const auto record = llama_snapkv_memory_of(ctx).base->snapkv.get(seq_id);
+    const auto vault = sk.vaults.find(seq_id);
+    const bool is_vaults = record && sk.of_vault.count(seq_id) && sk.of_vault.at(seq_id) == record;
     const bool has_more = is_vaults && vault != sk.vaults.end() && vault->second.n_tokens() == record->n_prompt && record->max_kept() + record->window < record->n_prompt;
     return has_more ? record : nullptr;
 }
 
-llama_snapkv_recall_step::llama_snapkv_recall_step(llama_context & ctx, int32_t n_tokens) :
-    ctx(ctx), n_tokens(n_tokens) {
-    if (!llama_snapkv_enabled(&ctx) || n_tokens <= 0) {
+llama_snapkv_recall_step::llama_snapkv_recall_step(llama_context & ctx, const llama_batch & batch) :
+    ctx(ctx) {
+    if (!llama_snapkv_enabled(&ctx) || access::snapkv(ctx)->recalls.empty()) {
         return;
     }
-    llama_snapkv & all = *access::snapkv(ctx);
-    if (!all.recall || all.params.recall_every == 0 || !incomplete(ctx, all)) {
-        return;
+    sk = access::snapkv(ctx).get();
+    std::map<llama_seq_id, uint32_t> n_tokens;
+    for (int32_t i = 0; i < batch.n_tokens; ++i) {
+        n_tokens[batch.seq_id ? batch.seq_id[i][0] : 0]++;
     }
-    sk = &all;
-    const auto & params = sk->params;
-    if (sk->recall->n_since + n_tokens + params.recall_queries > params.recall_every) {
-        const auto & base = *llama_snapkv_memory_of(ctx).base;
-        for (const auto & layer : access::layers(base)) {
-            for (const int32_t il : llama_snapkv_readers(base, (int32_t) layer.il)) {
-                layers.push_back(il);
-            }
+    const auto & base = *llama_snapkv_memory_of(ctx).base;
+    std::map<uint32_t, llama_snapkv_watch::sequence> watched;
+    for (const auto & [seq_id, n] : n_tokens) {
+        const auto found = sk->recalls.find(seq_id);
+        if (found == sk->recalls.end() || !incomplete(ctx, *sk, seq_id)) {
+            continue;
         }
-        watch = std::make_unique<llama_snapkv_watch>(ctx, layers, params.recall_queries, sk->recall->queries);
+        auto & recall = *found->second;
+        answers.push_back({ seq_id, &recall, n });
+        if (recall.n_since + n + recall.params.recall_queries > recall.params.recall_every) {
+            watched[base.get_stream(seq_id)] = { recall.params.recall_queries, &recall.queries };
+        }
+    }
+    if (!watched.empty()) {
+        watch = std::make_unique<llama_snapkv_watch>(ctx, base, std::move(watched));
     }
 }
 
 llama_snapkv_recall_step::~llama_snapkv_recall_step() {
     if (watch && !has_ended) {
-        sk->recall->queries.layers.clear(); // some layers may have been computed
+        for (const auto & answer : answers) {
+            answer.recall->queries.layers.clear(); // some layers may have been computed
+        }
     }
 }
 
 void llama_snapkv_recall_step::end() {
     has_ended = true;
+    const bool is_complete = !watch || watch->is_complete();
     watch.reset();
-    if (!sk) {
-        return;
-    }
-    sk->recall->n_since += (uint32_t) n_tokens;
-    if (sk->recall->n_since < sk->params.recall_every || sk->recall->queries.layers.empty()) {
-        return;
-    }
-    sk->recall->n_since = 0;
-    try {
-        recaller(ctx, *sk, sk->vaults.at(SEQ)).run(incomplete(ctx, *sk));
-    } catch (const llama_snapkv_compute_error & e) {
-        if (e.status != GGML_STATUS_ABORTED) {
-            throw;
+    std::exception_ptr failed;
+    for (const auto & answer : answers) {
+        auto & recall = *answer.recall;
+        recall.n_since += answer.n_tokens;
+        if (recall.n_since < recall.params.recall_every || recall.queries.layers.empty()) {
+            continue;
         }
+        recall.n_since = 0;
+        try {
+            recaller(ctx, *sk, answer.seq_id).run(incomplete(ctx, *sk, answer.seq_id));
+        } catch (const llama_snapkv_compute_error & e) {
+            failed = e.status == GGML_STATUS_ABORTED ? failed : std::current_exception();
+        } catch (...) {
+            failed = std::current_exception();
+        }
+        recall.queries.layers.clear();
     }
-    sk->recall->queries.layers.clear();
+    if (!is_complete) {
+        throw std::runtime_error("a layer's attention does not read the cache itself, so that whose its queries are is not to be told: decode without recall");
+    }
+    if (failed) {
+        std::rethrow_exception(failed);
+    }
 }

@@ -13,13 +13,15 @@
 #include <memory>
 #include <vector>
 
-// of the sequence 0 of a context, since its prompt
+// of a sequence, since its prompt
 struct llama_snapkv_recall {
+    llama_snapkv_params params; // of that prompt: another sequence may set others
     std::vector<llama_snapkv_span> protected_spans;
     std::vector<llama_snapkv_recall_event> events;
 
     llama_snapkv_queries queries; // of the last tokens
     uint32_t n_since = 0;         // tokens since the last recall
+    uint64_t bytes_votes = 0;     // of the largest buffer until now
 
     // what a kept row is worth: the most that any votes gave it, faded with each recall since. for each cached layer [n_kept, n_head_kv]
     // as record has them
@@ -30,22 +32,28 @@ struct llama_snapkv_recall {
 // called where a prompt begins: nothing of the one before holds
 void llama_snapkv_recall_begin(llama_snapkv & sk, const llama_snapkv_prompt & prompt);
 
-// one batch of an answer: made before llama_decode(), which then leaves the queries that the next recall asks with
+// one batch, of the answers of one or several sequences: made before llama_decode(), which then leaves the queries that the next recall of
+// each asks with
 class llama_snapkv_recall_step {
 public:
-    llama_snapkv_recall_step(llama_context & ctx, int32_t n_tokens);
+    llama_snapkv_recall_step(llama_context & ctx, const llama_batch & batch);
 
     ~llama_snapkv_recall_step();
 
-    // after it has succeeded: recalls, if so many tokens have come. where it is aborted or fails, nothing has changed. throws
-    // std::runtime_error or std::bad_alloc
+    // after it has succeeded: recalls, for each sequence of which so many tokens have come. where one is aborted or fails, nothing of its
+    // sequence has changed, and the others recall. throws std::runtime_error or std::bad_alloc
     void end();
 
 private:
+    struct answer {
+        llama_seq_id seq_id;
+        llama_snapkv_recall * recall;
+        uint32_t n_tokens; // of the batch
+    };
+
     llama_context & ctx;
     llama_snapkv * sk = nullptr; // null: there is nothing to recall
-    int32_t n_tokens;
     bool has_ended = false;
-    std::vector<int32_t> layers;
+    std::vector<answer> answers;
     std::unique_ptr<llama_snapkv_watch> watch;
 };

@@ -3,8 +3,6 @@
 #include "graph/runner.h"
 #include "upstream/access.h"
 
-#include "ggml-alloc.h"
-
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>

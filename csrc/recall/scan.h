@@ -6,6 +6,7 @@
 #include "upstream/snapkv-alloc.h"
 #include "vault/vault.h"
 
+#include "ggml-alloc.h"
 #include "ggml-cpp.h"
 
 #include <cstdint>
@@ -20,6 +21,8 @@ public:
     // queries, mean over the query heads, pooled. q: [head_dim, n_queries, n_head] of the n_head query heads that read this KV head.
     // throws llama_snapkv_compute_error, std::runtime_error or std::bad_alloc
     std::vector<float> votes(uint32_t ic, int64_t head, const float * q, int64_t n_queries, int64_t n_head, float scale, float softcap);
+
+    uint64_t bytes() const { return ggml_gallocr_get_buffer_size(allocr.get(), 0); } // of the largest graph until now
 
 private:
     ggml_tensor * logits(ggml_context * gctx, uint32_t ic, int64_t head, ggml_tensor * q, std::vector<ggml_backend_buffer_ptr> & buffers) const;

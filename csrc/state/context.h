@@ -41,7 +41,7 @@ struct llama_snapkv {
     std::map<llama_seq_id, llama_snapkv_vault> vaults;
     std::map<llama_seq_id, llama_snapkv_record_ptr> of_vault; // rows that are the vault's; a state that was loaded has others
 
-    std::shared_ptr<llama_snapkv_recall> recall; // since the last prompt; null without params.recall_every
+    std::map<llama_seq_id, std::shared_ptr<llama_snapkv_recall>> recalls; // of sequences whose last prompt was evaluated with params.recall_every
 
     std::shared_ptr<llama_snapkv_looks> looks; // null until guesses are looked at, and for models without recurrent layers
 };

@@ -60,9 +60,11 @@ static bool on_node(ggml_tensor * t, bool ask, void * data) {
     return true;
 }
 
-static llama_context_params context_params(seen * to = nullptr) {
+static llama_context_params context_params(seen * to = nullptr, uint32_t n_seq = 1) {
     llama_context_params cp = llama_context_default_params();
-    cp.n_ctx = N_CTX;
+    cp.n_ctx = N_CTX * n_seq;
+    cp.n_seq_max = n_seq;
+    cp.kv_unified = false;
     cp.n_batch = 64;
     cp.n_ubatch = 64;
     cp.n_threads = cp.n_threads_batch = 1;
@@ -85,30 +87,43 @@ static llama_snapkv_params snapkv_params(uint32_t every = EVERY) {
     return sp;
 }
 
-static llama_context_ptr make(llama_model * model, uint32_t every = EVERY, seen * to = nullptr) {
-    llama_context_ptr ctx(llama_snapkv_init_from_model(model, context_params(to), snapkv_params(every)));
+static llama_context_ptr make(llama_model * model, uint32_t every = EVERY, seen * to = nullptr, uint32_t n_seq = 1) {
+    llama_context_ptr ctx(llama_snapkv_init_from_model(model, context_params(to, n_seq), snapkv_params(every)));
     CHECK(ctx);
     return ctx;
 }
 
-static int32_t decode(llama_context * ctx, const tokens_t & tokens, llama_pos pos) {
-    llama_batch batch = llama_batch_init((int32_t) tokens.size(), 0, 1);
-    for (const llama_token token : tokens) {
-        const int32_t i = batch.n_tokens++;
-        batch.token[i] = token;
-        batch.pos[i] = pos + i;
-        batch.n_seq_id[i] = 1;
-        batch.seq_id[i][0] = 0;
-        batch.logits[i] = i + 1 == (int32_t) tokens.size();
+// tokens of each of these sequences, from its position on, in one batch
+struct part {
+    llama_seq_id seq_id;
+    tokens_t tokens;
+    llama_pos pos;
+};
+
+static int32_t decode(llama_context * ctx, const std::vector<part> & parts) {
+    llama_batch batch = llama_batch_init(256, 0, 1);
+    for (const auto & part : parts) {
+        for (size_t j = 0; j < part.tokens.size(); ++j) {
+            const int32_t i = batch.n_tokens++;
+            batch.token[i] = part.tokens[j];
+            batch.pos[i] = part.pos + (llama_pos) j;
+            batch.n_seq_id[i] = 1;
+            batch.seq_id[i][0] = part.seq_id;
+            batch.logits[i] = j + 1 == part.tokens.size();
+        }
     }
     const int32_t rc = llama_snapkv_decode(ctx, batch);
     llama_batch_free(batch);
     return rc;
 }
 
-static std::vector<llama_snapkv_recall_event> events(llama_context * ctx) {
-    std::vector<llama_snapkv_recall_event> res(llama_snapkv_recalls(ctx, nullptr, 0));
-    CHECK(llama_snapkv_recalls(ctx, res.data(), (uint32_t) res.size()) == res.size());
+static int32_t decode(llama_context * ctx, const tokens_t & tokens, llama_pos pos) {
+    return decode(ctx, { { 0, tokens, pos } });
+}
+
+static std::vector<llama_snapkv_recall_event> events(llama_context * ctx, llama_seq_id seq_id = 0) {
+    std::vector<llama_snapkv_recall_event> res(llama_snapkv_recalls(ctx, seq_id, nullptr, 0));
+    CHECK(llama_snapkv_recalls(ctx, seq_id, res.data(), (uint32_t) res.size()) == res.size());
     return res;
 }
 
@@ -117,10 +132,10 @@ static llama_kv_cache & base_of(llama_context * ctx) {
 }
 
 // K and V of each cached layer, [n_cells] rows
-static std::vector<bytes_t> cells_of(llama_context * ctx) {
+static std::vector<bytes_t> cells_of(llama_context * ctx, llama_seq_id seq_id = 0) {
     std::vector<bytes_t> res;
     for (const auto & layer : access::layers(base_of(ctx))) {
-        for (const ggml_tensor * t : access::tensors(layer, 0)) {
+        for (const ggml_tensor * t : access::tensors(layer, base_of(ctx).get_stream(seq_id))) {
             res.emplace_back(ggml_nbytes(t));
             ggml_backend_tensor_get(t, res.back().data(), 0, res.back().size());
         }
@@ -129,12 +144,12 @@ static std::vector<bytes_t> cells_of(llama_context * ctx) {
 }
 
 // are all kept rows the vault's, byte by byte? begin: of the kept rows' cells
-static bool holds_vault_bytes(llama_context * ctx, uint32_t & begin, uint32_t & end) {
+static bool holds_vault_bytes(llama_context * ctx, uint32_t & begin, uint32_t & end, llama_seq_id seq_id = 0) {
     const auto & base = base_of(ctx);
-    const auto record = base.snapkv.get(0);
-    const auto & vault = access::snapkv(*ctx)->vaults.at(0);
-    const auto cells = cells_of(ctx);
-    std::tie(begin, end) = llama_snapkv_cells_before(base, 0, record->pos_exact());
+    const auto record = base.snapkv.get(seq_id);
+    const auto & vault = access::snapkv(*ctx)->vaults.at(seq_id);
+    const auto cells = cells_of(ctx, seq_id);
+    std::tie(begin, end) = llama_snapkv_cells_before(base, seq_id, record->pos_exact());
     end += begin;
     bool res = end - begin == BUDGET - WINDOW;
     size_t i_tensor = 0;
@@ -445,12 +460,78 @@ static void test_state(llama_model * model) {
     CHECK(events(other.get()).empty());
 }
 
+// sequences in one batch recall at times of their own, each what it recalls alone; and no other one is touched
+static void test_sequences(llama_model * model) {
+    static constexpr llama_seq_id N_SEQ = 3;
+    const uint32_t n_new = 2 * EVERY + 3;
+    auto prompt = [&](llama_seq_id s) { return make_tokens(model, N, 1 + 50 * s); };
+    auto token = [&](llama_seq_id s, uint32_t i) { return prompt(s)[20 + i]; };
+
+    // one after the other
+    std::vector<std::vector<int32_t>> alone;
+    auto ctx = make(model, EVERY, nullptr, N_SEQ);
+    for (llama_seq_id s = 0; s < N_SEQ; ++s) {
+        CHECK(prefill(ctx.get(), prompt(s), s) == 0);
+    }
+    for (llama_seq_id s = 0; s < N_SEQ; ++s) {
+        std::map<llama_seq_id, bytes_t> others;
+        for (llama_seq_id other = 0; other < N_SEQ; ++other) {
+            others[other] = state_of(ctx.get(), other);
+        }
+        for (uint32_t i = 0; i < n_new; ++i) {
+            CHECK(decode(ctx.get(), { { s, { token(s, i) }, (llama_pos) (N + i) } }) == 0);
+        }
+        alone.push_back(kept_of(ctx.get(), s));
+        CHECK(events(ctx.get(), s).size() == 2 && events(ctx.get(), s)[0].n_rows > 0);
+        for (llama_seq_id other = 0; other < N_SEQ; ++other) {
+            CHECK((state_of(ctx.get(), other) == others[other]) == (other != s));
+            CHECK(events(ctx.get(), other).size() == (other > s ? 0 : 2));
+        }
+    }
+
+    // side by side; the second one comes later, and for a while is not there
+    for (llama_seq_id s = 0; s < N_SEQ; ++s) {
+        llama_snapkv_vault_clear(ctx.get(), s);
+        CHECK(prefill(ctx.get(), prompt(s), s) == 0);
+        CHECK(events(ctx.get(), s).empty());
+    }
+    std::vector<uint32_t> n_done(N_SEQ);
+    for (uint32_t i = 0; n_done != std::vector<uint32_t>(N_SEQ, n_new); ++i) {
+        std::vector<part> parts;
+        for (llama_seq_id s = 0; s < N_SEQ; ++s) {
+            if (n_done[s] < n_new && (s != 1 || (i >= 3 && i % 4 != 0))) {
+                parts.push_back({ s, { token(s, n_done[s]) }, (llama_pos) (N + n_done[s]) });
+                n_done[s]++;
+            }
+        }
+        CHECK(parts.empty() || decode(ctx.get(), parts) == 0);
+        for (llama_seq_id s = 0; s < N_SEQ; ++s) {
+            CHECK(events(ctx.get(), s).size() == n_done[s] / EVERY);
+        }
+    }
+    for (llama_seq_id s = 0; s < N_SEQ; ++s) {
+        uint32_t begin = 0;
+        uint32_t end = 0;
+        CHECK(holds_vault_bytes(ctx.get(), begin, end, s));
+        CHECK(events(ctx.get(), s)[0].pos == (llama_pos) (N + EVERY - 1));
+        const auto found = kept_of(ctx.get(), s);
+        CHECK(found.size() == alone[s].size());
+        // in ascending order, a row that differs moves those between it and its place
+        size_t n_same = 0;
+        const size_t n_kept = BUDGET - WINDOW;
+        for (size_t i = 0; i < found.size(); ++i) {
+            const auto first = alone[s].begin() + i / n_kept * n_kept;
+            n_same += std::binary_search(first, first + n_kept, found[i]);
+        }
+        CHECK(n_same >= 0.97 * found.size()); // products of several columns are rounded in another order
+    }
+}
+
 static void test_refused(llama_model * model) {
     auto refused = [&](auto change, const char * reason, uint32_t n_seq_max = 1) {
         llama_snapkv_params sp = snapkv_params();
-        llama_context_params cp = context_params();
-        cp.n_seq_max = n_seq_max;
-        cp.n_ctx *= n_seq_max;
+        llama_context_params cp = context_params(nullptr, n_seq_max);
+        cp.kv_unified = true;
         change(sp);
         const bool no = !llama_snapkv_supported(model, cp, sp);
         if (!no || !strstr(llama_snapkv_last_error(), reason)) {
@@ -462,7 +543,7 @@ static void test_refused(llama_model * model) {
     CHECK(refused([](auto & sp) { sp.vault = false; }, "takes rows from the vault"));
     CHECK(refused([](auto & sp) { sp.recall_queries = 0; }, "recall_queries"));
     CHECK(refused([](auto & sp) { sp.recall_queries = EVERY + 1; }, "recall_queries"));
-    CHECK(refused([](auto &) {}, "set n_seq_max to 1", 2));
+    CHECK(refused([](auto &) {}, "set kv_unified to false", 2));
 
     // a prompt that all stays of has nothing to recall, and no vault is none
     auto ctx = make(model);
@@ -481,6 +562,7 @@ static tests_t tests_of(const llama_model *) {
         { "protected", test_protected },
         { "abort", test_abort },
         { "state", test_state },
+        { "sequences", test_sequences },
         { "refused", test_refused },
     };
 }

@@ -214,9 +214,13 @@ def llama_snapkv_selected(ctx: Any, ids: Any, n: int, /) -> int: ...
 
 
 # LLAMA_API uint32_t llama_snapkv_recalls(const struct llama_context * ctx,
-#     struct llama_snapkv_recall_event * events, uint32_t n);
-@_function("llama_snapkv_recalls", [_ctx_p, ctypes.POINTER(llama_snapkv_recall_event), _u32], _u32)
-def llama_snapkv_recalls(ctx: Any, events: Any, n: int, /) -> int: ...
+#     llama_seq_id seq_id, struct llama_snapkv_recall_event * events, uint32_t n);
+@_function(
+    "llama_snapkv_recalls",
+    [_ctx_p, _seq_id, ctypes.POINTER(llama_snapkv_recall_event), _u32],
+    _u32,
+)
+def llama_snapkv_recalls(ctx: Any, seq_id: int, events: Any, n: int, /) -> int: ...
 
 
 # LLAMA_API float llama_snapkv_coverage(const struct llama_context * ctx, uint32_t ic, uint32_t head);

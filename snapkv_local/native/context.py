@@ -60,12 +60,6 @@ class ContextOptions:
                 f"the engine's scores are those of snapkv, and {policy.spec} chooses the rows",
                 "leave it out, or choose snapkv",
             )
-        if self.config.recall and self.n_seq > 1:
-            raise ConfigError(
-                f"recall=True, n_parallel={self.n_seq}",
-                "a recall follows the tokens of one conversation, and these share batches",
-                "give {n_parallel=1}, or leave out recall",
-            )
 
 
 class SnapKVContext(SequenceContext):

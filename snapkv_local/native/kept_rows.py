@@ -81,9 +81,10 @@ class KeptRows:
         return ids
 
     def recalls(self) -> list[RecallStats]:
-        """The recalls since the last prompt, the first one first."""
-        events = (structs.llama_snapkv_recall_event * api.llama_snapkv_recalls(self.ctx, None, 0))()
-        api.llama_snapkv_recalls(self.ctx, events, len(events))
+        """The recalls since the sequence's last prompt, the first one first."""
+        n = api.llama_snapkv_recalls(self.ctx, self.seq_id, None, 0)
+        events = (structs.llama_snapkv_recall_event * n)()
+        api.llama_snapkv_recalls(self.ctx, self.seq_id, events, n)
         return [RecallStats.of(event) for event in events]
 
     def coverage(self) -> npt.NDArray[np.float32]:

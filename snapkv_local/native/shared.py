@@ -177,6 +177,7 @@ class SharedContext(SnapKVContext):
     state_before = _gated(SnapKVContext.state_before)
     state_size = _gated(SnapKVContext.state_size)
     kept = _gated(SnapKVContext.kept)
+    recalls = _gated(SnapKVContext.recalls)
     layer_views = _gated(SnapKVContext.layer_views)
     clear_vault = _gated(SnapKVContext.clear_vault)
 

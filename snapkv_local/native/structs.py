@@ -230,6 +230,7 @@ class llama_snapkv_recall_event(ctypes.Structure):
         ("n_bytes", ctypes.c_uint64),
         ("seconds_rank", ctypes.c_double),
         ("seconds_copy", ctypes.c_double),
+        ("bytes_votes", ctypes.c_uint64),
     ]
 
 
