@@ -163,12 +163,6 @@ def test_cli_reference_is_what_help_says(command):
     assert f"## snapkv-local {command}\n\n```text\n{shown}\n```\n" in page
 
 
-def test_tables_in_the_docs():
-    for page in tables.pages():
-        text = page.read_text(encoding="utf-8")
-        assert text == tables.render(text, tables.RESULTS), f"{page.name}: run `make tables`"
-
-
 def test_installing_is_said_in_one_way():
     """The pip lines of the first page are those of README."""
     readme = tables.README.read_text(encoding="utf-8")

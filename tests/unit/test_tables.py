@@ -30,26 +30,28 @@ from snapkv_local.eval.summary import summarize as summarize_eval
 STATS = {"layer_group": 4, "n_ubatch": 512}
 
 
+def run_of(case, speeds, bytes_plain=None, **others):
+    """A run of a case: tokens/s compressed and with the full cache, which takes bytes_plain."""
+    return {
+        "case": case.name,
+        "label": case.label,
+        "against": case.against,
+        "commit": "0123456789abcdef",
+        "settings": case.settings(),
+        "seconds_prefill": 10.0,
+        "prefill_tokens_per_second": 1234.5,
+        "decode_tokens_per_second": [speeds[0] if case.config else speeds[1]],
+        "stats": STATS if case.config else None,
+        "peak_device": 7 * 2**30 if case.config else bytes_plain,
+        "peak_rss": 2**30,
+        **others,
+    }
+
+
 def gpu_record():
     """Of three cases: one with its full cache, one without, and a full cache of its own."""
     names = ("decode-8b-16k", "decode-7b-64k", "decode-7b-64k-plain", "prefill-8b-128k-plain")
-    runs = [
-        {
-            "case": case.name,
-            "label": case.label,
-            "against": case.against,
-            "commit": "0123456789abcdef",
-            "settings": case.settings(),
-            "seconds_prefill": 10.0,
-            "prefill_tokens_per_second": 1234.5,
-            "decode_tokens_per_second": [200.0 if case.config else 80.0],
-            "stats": STATS if case.config else None,
-            "peak_device": 7 * 2**30 if case.config else None,
-            "peak_rss": 2**30,
-        }
-        for case in cases.CASES
-        if case.name in names
-    ]
+    runs = [run_of(case, (200.0, 80.0)) for case in cases.CASES if case.name in names]
     return {
         "device": {"name": "NVIDIA Test"},
         "runs": runs,
@@ -651,21 +653,13 @@ def test_heads_that_choose_together_stand_beside_each_one(tmp_path):
 def test_many_sequences_have_full_caches_beside_them_where_these_fit(tmp_path):
     chosen = cases.select(["many-7b-1*", "many-7b-32*"], many.CASES)
     runs = [
-        {
-            "case": case.name,
-            "label": case.label,
-            "against": case.against,
-            "commit": "0123456789abcdef",
-            "settings": case.settings(),
-            "seconds_prefill": 10.0,
-            "prefill_tokens_per_second": 1234.5,
-            "decode_tokens_per_second": [60.0 if case.config else 15.0],
-            "bytes_kept": (2**28 if case.config else 2**31) * case.n_seq,
-            "last_tokens": case.n_seq * [1],
-            "stats": STATS if case.config else None,
-            "peak_device": 7 * 2**30 if case.config else 2**37,
-            "peak_rss": 2**30,
-        }
+        run_of(
+            case,
+            (60.0, 15.0),
+            2**37,
+            bytes_kept=(2**28 if case.config else 2**31) * case.n_seq,
+            last_tokens=case.n_seq * [1],
+        )
         for case in chosen
         if case.name != "many-7b-32-plain"
     ]
