@@ -108,9 +108,10 @@ def _curve(record: dict[str, Any], source: str) -> str:
         "exact answers, less exact's",
     ]
     n = f"{base['n_cases']} cases of {base['n_documents']} documents"
+    tasks = [case["task"] for case in record["cases"].values()]
     lengths = ", ".join(f"{length // 1024}K" for length in record["settings"]["lengths"])
-    tasks = ", ".join(f"`{task}`" for task in record["settings"]["tasks"])
-    said = f"{record['model']['name']}, {tasks}, {lengths}, {n}, {base['budget']} rows"
+    named = ", ".join(f"`{task}`" for task in dict.fromkeys(tasks))
+    said = f"{record['model']['name']}, {named}, {lengths}, {n}, {base['budget']} rows"
     return "\n".join([*table(head, rows), "", f"{said}; mean CPU seconds of a prefill; {source}."])
 
 
