@@ -19,12 +19,13 @@ NATIVE_ARGS := -DGGML_NATIVE=ON
 INSTALL := CMAKE_ARGS="$(NATIVE_ARGS) $(CMAKE_ARGS)" $(PIP) install --quiet --no-build-isolation --no-deps --editable .
 
 .PHONY: help build build.cuda build.metal build.vulkan build.mingw wheel demo test test.unit test.native \
-        test.model test.patches test.offswitch test.mingw lint format patch.check patch.export patch.stats tables docs clean
+        test.model test.patches test.offswitch test.mingw test.vulkan lint format patch.check patch.export patch.stats tables docs clean
 
 help:
 	@echo "make demo            find a fact in a long text, compressed and with the full cache"
 	@echo "make test            all tests; also test.unit test.native test.model test.patches"
 	@echo "make test.offswitch  unpatched llama.cpp against ours with SnapKV off, bit for bit (builds twice)"
+	@echo "make test.vulkan     Vulkan on the processor, with Mesa's lavapipe (builds once more)"
 	@echo "make build           also build.cuda, build.metal, build.vulkan; CMAKE_ARGS=... is passed on"
 	@echo "make wheel           a wheel for other machines, in dist; measure/wheel.py tries it"
 	@echo "make test.mingw      compiles the engine for Windows with mingw-w64, and runs its tests with wine"
@@ -127,6 +128,12 @@ test.offswitch: $(VENV)/.built
 
 test.mingw: $(VENV)/.tools $(VENV)/.built-tests build.mingw
 	SNAPKV_MINGW=build/mingw/bin $(PY) -m pytest tests/native/test_mingw.py
+
+test.vulkan: export PATH := $(abspath $(VENV)/bin):$(PATH)
+test.vulkan: $(VENV)/.built
+	cmake -S . -B build/vulkan -G Ninja -DGGML_VULKAN=ON -DSNAPKV_BUILD_TESTS=ON $(NATIVE_ARGS) $(CMAKE_ARGS)
+	cmake --build build/vulkan --target test-snapkv-exact
+	$(PY) tests/vulkan/lavapipe.py build/vulkan/bin
 
 # sources
 
