@@ -11,9 +11,11 @@ import pytest
 import snapkv_local
 
 # two places; what has to leave them rests in memory
-OPTIONS = ("--ctx", "2k", "--budget", "192", "--max-tokens", "1600", "--parallel", "2")
+OPTIONS = ("--ctx", "8k", "--budget", "192", "--max-tokens", "1600", "--parallel", "2")
 # tokens of an answer that is stopped while it is written, however slow the browser is
 LONG = 1600
+# of others
+MOST = 100
 # notes what streams say, by the conversation's first question
 HEAR = """
 globalThis.heard = {};
@@ -40,16 +42,23 @@ def page(open_page: Callable[..., Any], server: Any) -> Any:
     page.set_default_timeout(120_000)
     page.wait_for_selector("#model:not(:empty)")
     page.problems = problems
+    ask_with(page, max_tokens=MOST)
     return page
 
 
 def set_length(page: Any, n: int) -> None:
     """Have each answer of the page take n tokens."""
+    ask_with(page, ignore_eos=True, max_tokens=n)
+
+
+def ask_with(page: Any, **fields: Any) -> None:
+    """Have these fields in all requests of the page."""
 
     def changed(route: Any) -> None:
-        body = {**route.request.post_data_json, "ignore_eos": True, "max_tokens": n, "seed": 1}
+        body = {**route.request.post_data_json, **fields, "seed": 1}
         route.continue_(post_data=json.dumps(body))
 
+    page.unroute_all()
     page.route("**/v1/chat/completions", changed)
 
 
@@ -84,7 +93,9 @@ def wait(page: Any, expression: str, expected: Any = True) -> None:
     """Until it has a value; the page's policy forbids it to do that by itself."""
     ends = time.monotonic() + 120
     while (found := page.evaluate(expression)) != expected:
-        assert time.monotonic() < ends, f"{expression} is {found}, not {expected}"
+        assert time.monotonic() < ends, (
+            f"{expression} is {found}, not {expected}: {page.inner_text('#status')}"
+        )
         page.wait_for_timeout(50)
 
 
@@ -127,7 +138,7 @@ def test_conversations_keep_apart_and_say_where_they_are(page: Any, server: Any)
     set_length(page, 8)
     begin(page, "Third")
     n_answers(page, 1)
-    page.unroute_all()
+    ask_with(page, max_tokens=MOST)
     states(page, "Third: warm", "Second, please: warm", "First, please: ram")
     first = page.evaluate("conversations.at(-1).held")
     entry = held(server)[first]
@@ -235,7 +246,7 @@ def test_a_server_that_goes_and_comes_back(
     page.wait_for_selector("#model:not(:empty)")
     begin(page, "First, please", text(0))
     n_answers(page, 1)
-    set_length(page, 400)
+    set_length(page, LONG)
     send(page, "And what else?")
     wait(page, "document.querySelectorAll('.turn')[3]?.textContent.length > 100")
     first.end()
@@ -256,7 +267,7 @@ def test_a_server_that_goes_and_comes_back(
     page.wait_for_selector("#server", state="hidden")
     assert page.inner_text("#status") == ""
     states(page, "First, please: disk")
-    page.unroute_all()
+    ask_with(page, max_tokens=MOST)
     page.get_by_role("button", name="Ask").click()
     page.wait_for_selector(".figures:has-text('were there')")
     states(page, "First, please: warm")

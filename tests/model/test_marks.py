@@ -264,7 +264,8 @@ def test_a_later_question_votes(make: Callable[..., Llama], text: str) -> None:
         ask(llm, *turns, *more)
         assert llm.last_prefill.n_after_voters == N_AFTER
         kept.append(heads(llm))
-    assert jaccard(*kept) > 0.97 > jaccard(first[0], kept[0])
+    assert jaccard(*kept) > 0.95
+    assert jaccard(first[0], kept[0]) < 0.9
 
 
 def test_policies_in_python_that_prefer_the_question(make: Callable[..., Llama], text: str) -> None:

@@ -5,7 +5,7 @@
 // Stored of one: id, title, created, library (the id of a document of the server that it is about), held
 // (the server's id of it), and its messages: {role, content, document: {name, text}, about (in words), took}.
 // Of this page alone: draft, attachment, pasted and chosen (of the library), for the next question; note, what there is to say; and
-// work, while it is answered.
+// work, while it is answered, and isLocked, until that is stored.
 
 // a browser has six connections to a server, and one has to be left
 const MOST_AT_ONCE = 5;
@@ -19,7 +19,7 @@ function conversation(stored = {}) {
   const id = Array.from(crypto.getRandomValues(new Uint8Array(8)), (b) => b.toString(16)).join("");
   const fresh = { id, title: "", created: Date.now(), library: "", held: "", messages: [] };
   const next = { draft: "", attachment: null, pasted: null, chosen: stored.library ?? "" };
-  return { ...fresh, ...stored, ...next, note: ["", false], work: null, isUnread: false };
+  return { ...fresh, ...stored, ...next, note: ["", false], work: null, isLocked: false, isUnread: false };
 }
 
 function isNew({ messages }) {
@@ -128,9 +128,19 @@ async function ask(each, question) {
   // two pages of this browser would overwrite each other's messages; a page that comes from another machine
   // over plain HTTP has no locks
   if (!navigator.locks) return askAlone(each, question);
-  await navigator.locks.request(`snapkv-local ${each.id}`, { ifAvailable: true }, (lock) => {
-    if (lock) return askAlone(each, question);
-    tell(each, "another window waits for an answer in this conversation: wait for it, or stop it there", true);
+  // this page itself may still be storing the answer before
+  const ifAvailable = !each.isLocked;
+  await navigator.locks.request(`snapkv-local ${each.id}`, { ifAvailable }, async (lock) => {
+    if (!lock) {
+      tell(each, "another window waits for an answer in this conversation: wait for it, or stop it there", true);
+      return;
+    }
+    each.isLocked = true;
+    try {
+      await askAlone(each, question);
+    } finally {
+      each.isLocked = false;
+    }
   });
 }
 
