@@ -147,14 +147,10 @@ class Llama(DocumentedLlama):
         with voices.heard(silent=not kwargs.get("verbose", True)) as said, made, heads:
             try:
                 super().__init__(model_path, **kwargs)
+                foreign.check_adapter(self, said.reason)
             except Exception as e:
                 self._stack.close()  # what is loaded by then
                 raise foreign.from_load(e, str(model_path), said.reason) from e
-            try:
-                foreign.check_adapter(self, said.reason)
-            except SnapKVError:
-                self._stack.close()
-                raise
         # the model frees it; llama_cpp would do so again where the model goes first, as it may at exit
         self._lora_adapter = None
         n_positions = support.n_positions(self._model.model)

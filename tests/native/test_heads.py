@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 import pytest
+from at_once import at_once
 from headed import with_head
 from refused import refused
 from tiny_llama import Make, greedy, maker, tokens
@@ -101,18 +102,13 @@ def test_conversations_with_heads_share_steps(make_echo: Make) -> None:
     expected = [greedy(make_echo(), prompt, 40) for prompt in prompts]
     first = make_echo(n_parallel=2, draft_model=Noted(n_max=2))
     both = [first, first.conversation()]
-    found: list[list[int]] = [[], []]
 
-    def answer(i: int) -> None:
-        found[i] = greedy(both[i], prompts[i], 40)
+    def answer(i: int) -> list[int]:
+        found = greedy(both[i], prompts[i], 40)
         both[i].end_answer()
+        return found
 
-    threads = [threading.Thread(target=answer, args=(i,)) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == expected
+    assert at_once([partial(answer, i) for i in range(2)]) == expected
     for llm in both:
         draft = llm.draft_model
         assert isinstance(draft, Noted)

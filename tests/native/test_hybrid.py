@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from at_once import at_once
 from refused import refused
 from tiny_llama import Make, greedy, logits, maker, tokens
 
@@ -316,20 +317,15 @@ def test_conversations_that_guess_share_steps(make: Make) -> None:
     expected = [greedy(make(), prompt, 40) for prompt in prompts]
     first = make(n_parallel=3)
     both = [first, first.conversation(), first.conversation()]
-    found: list[list[int]] = [[], [], []]
     for i, llm in enumerate(both):
         llm.set_draft_model(Guesses([*prompts[i], *expected[i]], 4, (None, 0, 2)[i]))
 
-    def answer(i: int) -> None:
-        found[i] = greedy(both[i], prompts[i], 40)
+    def answer(i: int) -> list[int]:
+        found = greedy(both[i], prompts[i], 40)
         both[i].end_answer()
+        return found
 
-    threads = [threading.Thread(target=answer, args=(i,)) for i in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == expected
+    assert at_once([partial(answer, i) for i in range(3)]) == expected
     assert [llm.n_again > 0 for llm in both[1:]] == [True, True]
     assert [llm.n_tokens for llm in both] == [len(prompt) + 39 for prompt in prompts]
 
