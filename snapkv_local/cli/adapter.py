@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,26 +10,8 @@ from typing import Any
 import click
 
 from snapkv_local.cli.model import together
+from snapkv_local.cli.types import Scaled
 from snapkv_local.llama.load_options import Adapter
-
-
-# generic from click 8.4 on, and not subscriptable before
-class _Scaled(click.ParamType):  # type: ignore[type-arg]
-    """FILE:SCALE, as in llama.cpp."""
-
-    name = "file:scale"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, Adapter):
-            return value
-        file, _, said = str(value).rpartition(":")
-        try:
-            scale = float(said)
-        except ValueError:
-            scale = math.nan
-        if not file or not math.isfinite(scale):
-            self.fail(f"{value!r} is not FILE:SCALE; write one, as in adapter.gguf:0.5", param, ctx)
-        return Adapter(Path(file), scale)
 
 
 def lora_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,7 +36,7 @@ def lora_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="A LoRA adapter of the model, a GGUF file.",
         ),
         click.option(
-            "--lora-scaled", multiple=True, type=_Scaled(), help="The same, weakened or amplified."
+            "--lora-scaled", multiple=True, type=Scaled(), help="The same, weakened or amplified."
         ),
     )
     done: Callable[..., Any] = add(with_adapter)
