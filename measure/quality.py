@@ -105,6 +105,8 @@ def _of_later_questions(
     return Evaluation(name, model, length, tasks, documents, 3, _UNASKED, (128, 512))
 
 
+# at 2K, where the least number of rows is half of the prompt
+_BOTH = ("exact", "selective", "selective:least=256")
 # after two to five of the six layers of needle, chosen after one look
 _CURVE = tuple(
     Selective(share=share, least=256, depth=depth, settled=0).spec
@@ -114,20 +116,23 @@ _CURVE = tuple(
 
 
 def _selective(
-    model: str, length: int, budget: int, documents: int, policies: tuple[str, ...]
+    model: str, length: int, budget: int, policies: tuple[str, ...] = ("exact", "selective")
+) -> list[Evaluation]:
+    """Of selective prefills beside exact ones of the same budget: 60 questions, and other tasks."""
+    name = f"selective-{model}-{length // 1024}k"
+    others = ("needles", *_STRESS, *_TEXT)
+    return [
+        _needle(model, length, budget, policies),
+        Evaluation(f"{name}-others", model, length, others, 6, 2, policies, (budget,)),
+    ]
+
+
+def _needle(
+    model: str, length: int, budget: int, policies: tuple[str, ...] = ("exact", "selective")
 ) -> Evaluation:
-    """Of selective prefills beside exact ones of the same budget."""
-    tasks = ("needle", "needles", *_STRESS, *_TEXT)
-    return Evaluation(
-        f"selective-{model}-{length // 1024}k",
-        model,
-        length,
-        tasks,
-        documents,
-        2,
-        policies,
-        (budget,),
-    )
+    """60 questions."""
+    name = f"selective-{model}-{length // 1024}k"
+    return Evaluation(name, model, length, ("needle",), 20, 3, policies, (budget,))
 
 
 # those that take longest first
@@ -181,8 +186,13 @@ EVALUATIONS = (
         policies=("snapkv", "recall"),
         budgets=(128, 512),
     ),
-    _selective("needle", 4096, 512, 6, ("exact", "selective")),
-    _selective("needle", 8192, 512, 6, ("exact", "selective")),
+    *(_needle("needle", length, 512) for length in (131072, 65536, 32768, 16384)),
+    *_selective("smollm2", 4096, 512),
+    *_selective("gemma3", 4096, 512),
+    *_selective("smollm2", 2048, 256, _BOTH),
+    *_selective("gemma3", 2048, 256, _BOTH),
+    *_selective("needle", 8192, 512),
+    *_selective("needle", 4096, 512),
     Evaluation(
         "selective-needle-8k-curve",
         "needle",
@@ -193,8 +203,6 @@ EVALUATIONS = (
         ("exact", *_CURVE),
         (512,),
     ),
-    _selective("smollm2", 2048, 256, 2, ("exact", "selective", "selective:least=256")),
-    _selective("gemma3", 2048, 256, 2, ("exact", "selective", "selective:least=256")),
     _of_later_questions(
         "eval-needle-4k-question-free", "needle", 4096, ("question-after", "question-first"), 12
     ),

@@ -48,10 +48,6 @@ llama_snapkv_chooser::choice llama_snapkv_chooser::choose(const llama_snapkv_lay
             res.scores.push_back(selection.spread(pooled));
         }
 
-        if (selection.is_open()) {
-            selection.add(layer.ic, pooled);
-        }
-
         std::vector<int32_t> rows;
         float coverage = 0.0f;
         if (ranks()) {

@@ -13,12 +13,12 @@
 
 class llama_snapkv_chooser {
 public:
-    llama_snapkv_chooser(const llama_snapkv_params & params, const llama_snapkv_task & task, const llama_snapkv_positions & positions, llama_snapkv_selection & selection) :
+    llama_snapkv_chooser(const llama_snapkv_params & params, const llama_snapkv_task & task, const llama_snapkv_positions & positions, const llama_snapkv_selection & selection) :
         params(params), task(task), positions(positions), selection(selection) {
     }
 
     // does choosing need the votes of fused ops, too?
-    bool reads_votes() const { return params.keep_scores || selection.is_open() || ranks(); }
+    bool reads_votes() const { return params.keep_scores || ranks(); }
 
     struct choice {
         std::vector<int32_t> rows;              // [n_prefix_kept_max, n_head_kv], ascending for each head
@@ -48,7 +48,7 @@ private:
     const llama_snapkv_params & params;
     const llama_snapkv_task & task;
     const llama_snapkv_positions & positions;
-    llama_snapkv_selection & selection;
+    const llama_snapkv_selection & selection;
 
     std::vector<std::vector<ranking>> rankings; // by cached layer and KV head; empty unless ranks()
 };

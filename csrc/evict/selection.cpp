@@ -28,7 +28,6 @@ llama_snapkv_selection::llama_snapkv_selection(const llama_snapkv_params & param
         }
     }
     newest.assign(stays.size(), 0.0);
-    so_far.assign(stays.size(), 0.0);
     to_come.assign(stays.size(), 0.0);
 }
 
@@ -44,11 +43,6 @@ bool llama_snapkv_selection::wants_look(uint32_t n_layers, uint32_t n_next) cons
     return params.select_settled > 0.0f ? n_next >= depth : n_layers >= depth;
 }
 
-void llama_snapkv_selection::begin_look() {
-    close_layer();
-    looks = true;
-}
-
 void llama_snapkv_selection::add(uint32_t ic, const std::vector<float> & votes_of_head) {
     if (ic != ic_newest) {
         close_layer();
@@ -62,9 +56,8 @@ void llama_snapkv_selection::add(uint32_t ic, const std::vector<float> & votes_o
 // each layer has one vote to give
 void llama_snapkv_selection::close_layer() {
     const double total = std::accumulate(newest.begin(), newest.end(), 0.0);
-    auto & most = looks ? to_come : so_far;
-    for (size_t i = 0; i < most.size(); ++i) {
-        most[i] = std::max(most[i], total > 0.0 ? newest[i] / total : 0.0);
+    for (size_t i = 0; i < to_come.size(); ++i) {
+        to_come[i] = std::max(to_come[i], total > 0.0 ? newest[i] / total : 0.0);
         newest[i] = 0.0;
     }
 }
@@ -77,8 +70,8 @@ std::vector<int32_t> llama_snapkv_selection::best() const {
     const size_t n_missing = stays.size() * RUN - n_all; // of the last run, which stays
     const size_t n = std::min(order.size(), std::max(n_stay, (n_wanted + n_missing + RUN - 1) / RUN));
     std::partial_sort(order.begin(), order.begin() + n, order.end(), [&](int32_t a, int32_t b) {
-        return stays[a] != stays[b] ? stays[a] : vote(a) != vote(b) ? vote(a) > vote(b)
-                                                                    : a < b;
+        return stays[a] != stays[b] ? stays[a] : to_come[a] != to_come[b] ? to_come[a] > to_come[b]
+                                                                          : a < b;
     });
     order.resize(n);
     return order;
@@ -86,7 +79,6 @@ std::vector<int32_t> llama_snapkv_selection::best() const {
 
 bool llama_snapkv_selection::choose(uint32_t n_layers) {
     close_layer();
-    looks = false;
     auto runs = best();
     if (n_looks > 0) {
         auto share = [&](const std::vector<int32_t> & of) {

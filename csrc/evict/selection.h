@@ -1,6 +1,7 @@
 // Selective prefill: which rows of the prompt later layers compute, and from where on. A prompt's rows differ in what they do for the layers
 // to come: those that nobody will look at need no hidden state any more. Who looks where is asked of these layers themselves, ahead
-// (prefill/select.cpp); what those before look at counts, too. Related: FastKV (arXiv 2502.01068), which gives later layers a share of the rows
+// (prefill/select.cpp). What layers before have looked at does not count: they have it already, and their rows would take the places of those
+// that are still wanted. Related: FastKV (arXiv 2502.01068), which gives later layers a share of the rows
 // by the votes of those before; CLAA (arXiv 2602.16054), which lets several layers vote; ASL (arXiv 2601.07667), which waits until their
 // ranks have settled. Positions stay those of the prompt.
 #pragma once
@@ -17,16 +18,10 @@ public:
     // n_tail: rows at the end that later layers need in any case
     llama_snapkv_selection(const llama_snapkv_params & params, const llama_snapkv_task & task, uint32_t n_tail, uint32_t n_layers_all);
 
-    // is a selection still to come?
-    bool is_open() const { return open; }
-
     // after n_layers, at a boundary of groups, with n_next layers at the next one: are votes of the layers to come wanted?
     bool wants_look(uint32_t n_layers, uint32_t n_next) const;
 
-    // the votes that follow are of the layers to come, until choose()
-    void begin_look();
-
-    // votes [n_prefix] of a KV head; a layer's heads come together
+    // votes [n_prefix] of a KV head of a layer to come; a layer's heads come together
     void add(uint32_t ic, const std::vector<float> & votes);
 
     // after n_layers, of which the layers to come have been asked: choose the rows, unless it is too early, or too unsettled. true: they
@@ -47,7 +42,6 @@ public:
 
 private:
     void close_layer();
-    double vote(size_t run) const { return std::max(so_far[run], to_come[run]); } // what the layer that wants it most gives it
     std::vector<int32_t> best() const;
     uint32_t step() const { return std::max(1u, n_layers_all / N_STEPS); }
 
@@ -66,10 +60,8 @@ private:
     uint32_t n_looks = 0;
     uint32_t n_layers_looked = 0; // the last time
     uint32_t ic_newest = 0;
-    bool looks = false;
     std::vector<double> newest;  // by run, votes of a layer whose heads are coming
-    std::vector<double> so_far;  // by run, the most that a layer gives it, of those that all rows went through
-    std::vector<double> to_come; // and of the others
+    std::vector<double> to_come; // by run, what the layer that wants it most gives it, of those that were asked
     std::vector<int32_t> before; // runs that were best the last time
     double settled = 0.0;
     std::vector<int32_t> chosen;

@@ -69,7 +69,6 @@ void llama_snapkv_prefill_run::look_ahead(uint32_t ig) {
     const bool larger = !plan.hidden_host && !mem.iswa && task.n_rows() - tail0 <= plan.chunk;
     begin_chunks(ig, larger ? AHEAD * plan.chunk : plan.chunk, { tail0 });
     ahead = true;
-    selection.begin_look();
     for (uint32_t next = ig + 1; next < groups.count(); ++next) {
         begin_group(next);
         for (uint32_t i = 0; i < batches.count(); ++i) {
