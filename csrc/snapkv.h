@@ -91,6 +91,10 @@ struct llama_snapkv_params {
     uint32_t recall_every; // after so many tokens of an answer rows of the vault that the last ones attend to take the places of kept ones
                            // that matter less, see llama_snapkv_recalls(); 0: never. needs a vault, and where there are several sequences cells for each (kv_unified false)
     uint32_t recall_queries; // so many of the last tokens ask, in [1, recall_every]
+    uint32_t recall_rows;    // of each KV head so many rows are asked, at least, or four times those that are kept: where the vault has
+                             // more, those of the stretches that its index ranks highest; 0: all rows, always
+    int32_t recall_delay;    // tokens of the answer between the last that asks and the rows that come in, in [0, recall_every): meanwhile other
+                             // threads count votes. 0: the answer waits. negative: 0 where the cache is in host memory, else half of recall_every
 };
 
 LLAMA_API struct llama_snapkv_params llama_snapkv_default_params(void);
@@ -432,7 +436,7 @@ LLAMA_API void llama_snapkv_vault_clear(struct llama_context * ctx, llama_seq_id
 
 // with params.recall_every tokens that llama_snapkv_decode() computes after a prompt are counted, for each sequence, with the params of that
 // prompt. after so many of them the queries of the
-// last recall_queries ones vote for all rows of the vault, joined and pooled as params have it. a kept row is worth the most that any votes
+// last recall_queries ones vote for the rows of the vault, joined and pooled as params have it. a kept row is worth the most that any votes
 // gave it, those of the prompt's last tokens included, and a tenth less with each recall since. of each KV head the rows that are worth most
 // stay in the cache or come into it, at the cells of those that go: as many as before, each a copy of the vault's bytes. sinks, spans that
 // the prompt protects, the window, and what followed the prompt stay. it is not exact: what a token did not see it has not seen. where a
@@ -442,9 +446,11 @@ struct llama_snapkv_recall_event {
     llama_pos pos;       // of the last token before it
     uint64_t n_rows;     // that have been replaced, each of one KV head, in all layers
     uint64_t n_bytes;    // written into the cache
-    double seconds_rank; // votes and ranks
+    double seconds_rank; // votes and ranks, with the index where it was made
+    double seconds_wait; // of these, what the answer waited for
     double seconds_copy;
-    uint64_t bytes_votes; // buffer of the votes in host memory, the largest one until then
+    uint64_t bytes_votes; // that votes were counted in, in host memory, the most until then
+    uint64_t bytes_index; // of the vault's index
 };
 
 // the recalls since a sequence's last prompt. returns their number, writes up to n

@@ -2,6 +2,7 @@
 #include "snapkv.h"
 
 #include "prefill/tail.h"
+#include "recall/recall.h"
 #include "state/context.h"
 #include "state/lock.h"
 #include "upstream/access.h"
@@ -82,8 +83,8 @@ bool llama_snapkv_vault_read(const llama_context * ctx, llama_seq_id seq_id, uin
 
 void llama_snapkv_vault_clear(llama_context * ctx, llama_seq_id seq_id) {
     if (llama_snapkv_enabled(ctx) && !llama_snapkv_refuses(*ctx, seq_id)) {
+        access::snapkv(*ctx)->recalls.erase(seq_id); // before what they take rows from
         access::snapkv(*ctx)->vaults.erase(seq_id);
-        access::snapkv(*ctx)->recalls.erase(seq_id); // with what they would take rows from
     }
 }
 
@@ -150,6 +151,7 @@ bool llama_snapkv_vault_attach(llama_context * ctx, llama_seq_id seq_id, const l
         return false;
     }
 
+    llama_snapkv_recall_settle(sk, seq_id);
     auto & vault = sk.vaults[seq_id];
     if (vault.layers.empty()) {
         vault.layers = llama_snapkv_vault_layers(*ctx);

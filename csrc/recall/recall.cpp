@@ -1,253 +1,201 @@
 #include "recall/recall.h"
 
-#include "evict/rank.h"
 #include "graph/runner.h"
-#include "recall/scan.h"
+#include "recall/swap.h"
 #include "state/cells.h"
 #include "upstream/access.h"
 
 #include "llama-impl.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
+#include <atomic>
 #include <exception>
+#include <functional>
 #include <map>
 #include <stdexcept>
+#include <thread>
 
 using access = llama_snapkv_access;
 
-static constexpr float FADE = 0.9f; // of what a row is worth, with each recall
+// a ranking, here or on a thread of its own
+class llama_snapkv_ranking {
+public:
+    // queries: none where only what goes before a ranking is to be done
+    llama_snapkv_ranking(llama_snapkv_ranker && given, llama_snapkv_ranked && given_known, llama_snapkv_queries && given_queries) :
+        ranker(std::move(given)), ranked(std::move(given_known)), queries(std::move(given_queries)), before(ranked.record) {
+    }
+
+    ~llama_snapkv_ranking() {
+        stop = true;
+        if (thread.joinable()) {
+            thread.join();
+        }
+    }
+
+    // false: it was told to stop
+    bool run(const std::function<bool()> & stops) {
+        const int64_t t0 = ggml_time_us();
+        const bool ok = ranker.prepare(ranked, stops) && (queries.layers.empty() || ranker.rank(ranked, queries, stops));
+        ranked.seconds = (ggml_time_us() - t0) * 1e-6;
+        return ok;
+    }
+
+    void start() {
+        thread = std::thread([this] {
+            try {
+                run([this] { return (bool) stop; });
+            } catch (...) {
+                failed = std::current_exception();
+            }
+        });
+    }
+
+    llama_snapkv_ranked & wait() {
+        if (thread.joinable()) {
+            thread.join();
+        }
+        if (failed) {
+            std::rethrow_exception(failed);
+        }
+        return ranked;
+    }
+
+    bool asks() const { return !queries.layers.empty(); }
+    llama_snapkv_record_ptr of() const { return before; }
+
+private:
+    llama_snapkv_ranker ranker;
+    llama_snapkv_ranked ranked;
+    const llama_snapkv_queries queries;
+    const llama_snapkv_record_ptr before;
+    std::atomic<bool> stop = false;
+    std::exception_ptr failed;
+    std::thread thread;
+};
 
 namespace {
 
-// a row of a KV head that takes the place of another
-struct change {
-    uint32_t head;
-    uint32_t i;  // of the head's rows
-    int32_t id;  // prompt position
-    float worth;
-};
-
+// of a sequence, whose rows are the vault's and not all in the cache
 class recaller {
 public:
-    recaller(llama_context & ctx, llama_snapkv & sk, llama_seq_id seq_id) :
-        ctx(ctx), sk(sk), seq_id(seq_id), state(*sk.recalls.at(seq_id)), vault(sk.vaults.at(seq_id)), base(*llama_snapkv_memory_of(ctx).base), scan(ctx, vault, state.params) {
+    recaller(llama_context & ctx, llama_snapkv & sk, llama_seq_id seq_id, llama_snapkv_record_ptr record) :
+        ctx(ctx), sk(sk), seq_id(seq_id), state(*sk.recalls.at(seq_id)), vault(sk.vaults.at(seq_id)), base(*llama_snapkv_memory_of(ctx).base), record(std::move(record)) {
     }
 
-    void run(llama_snapkv_record_ptr record);
+    uint32_t delay() const;
+    void prepare();
+    void ask();
+    void finish();
 
 private:
-    void begin(const llama_snapkv_record_ptr & record);
-    std::vector<float> votes_of_answer(uint32_t ic, uint32_t head);
-    std::vector<change> choose(uint32_t ic, uint32_t head, const std::vector<float> & votes) const;
-    size_t write(const llama_snapkv_record & record, uint32_t ic, const std::vector<change> & changes, std::vector<uint8_t> & rows) const;
-    const uint8_t * row(bool is_v, uint32_t ic, uint32_t head, int32_t id) const;
-    ggml_tensor * tensor(int32_t il, bool is_v) const { return access::tensors(access::layer(base, il), base.get_stream(seq_id))[is_v]; }
-    uint32_t cell_of(const llama_snapkv_record & record, uint32_t ic) const { return cell0 + record.max_kept() - record.layers[ic].n_kept; }
+    std::unique_ptr<llama_snapkv_ranking> make(llama_snapkv_queries && queries);
 
     llama_context & ctx;
     llama_snapkv & sk;
     const llama_seq_id seq_id;
     llama_snapkv_recall & state;
-    const llama_snapkv_vault & vault;
+    llama_snapkv_vault & vault;
     llama_kv_cache & base;
-    llama_snapkv_scan scan;
-    uint32_t cell0 = 0; // the first of the kept rows
+    const llama_snapkv_record_ptr record;
 };
 
 } // namespace
 
-const uint8_t * recaller::row(bool is_v, uint32_t ic, uint32_t head, int32_t id) const {
-    const auto & layer = vault.layers[ic];
-    return vault.row(is_v, ic, id) + head * ((is_v ? layer.row_v : layer.row_k) / layer.n_head_kv);
+// tokens between the last query and the rows that it asks for
+uint32_t recaller::delay() const {
+    if (state.params.recall_delay >= 0) {
+        return (uint32_t) state.params.recall_delay;
+    }
+    const auto & layers = access::layers(base);
+    const bool on_host = std::all_of(layers.begin(), layers.end(), [](const auto & layer) { return ggml_backend_buffer_is_host(layer.k->buffer); });
+    return on_host ? 0 : state.params.recall_every / 2; // the threads would compute tokens
 }
 
-// the kept rows are worth what the prompt's last tokens gave them
-void recaller::begin(const llama_snapkv_record_ptr & record) {
-    std::vector<std::vector<float>> worth;
-    const uint32_t n_saved = vault.n_queries();
-    const uint32_t n_queries = std::min({ n_saved, record->window, (uint32_t) 16 });
-    for (uint32_t ic = 0; ic < record->layers.size(); ++ic) {
-        const auto & kept = record->layers[ic];
-        const auto & layer = vault.layers[ic];
-        const auto & watched = state.queries.layers.at(kept.il);
-        worth.emplace_back(kept.ids.size());
-        if (n_queries == 0) {
-            continue;
-        }
-        std::vector<float> saved((size_t) layer.head_dim_k * n_saved * layer.n_head);
-        vault.read_queries(ic, saved.data());
-        const int64_t n_head = layer.n_head / layer.n_head_kv;
-        std::vector<float> q((size_t) layer.head_dim_k * n_queries * n_head);
-        for (uint32_t h = 0; h < kept.n_head_kv; ++h) {
-            for (int64_t i = 0; i < n_head; ++i) {
-                const float * last = saved.data() + ((h * n_head + i + 1) * n_saved - n_queries) * layer.head_dim_k;
-                std::copy_n(last, n_queries * layer.head_dim_k, q.data() + i * n_queries * layer.head_dim_k);
-            }
-            const auto votes = scan.votes(ic, h, q.data(), n_queries, n_head, watched.scale, watched.softcap);
-            for (uint32_t i = 0; i < kept.n_kept; ++i) {
-                worth.back()[h * kept.n_kept + i] = votes[kept.ids[h * kept.n_kept + i]];
-            }
-        }
+std::unique_ptr<llama_snapkv_ranking> recaller::make(llama_snapkv_queries && queries) {
+    std::vector<std::vector<int32_t>> readers;
+    for (const auto & layer : record->layers) {
+        readers.push_back(llama_snapkv_readers(base, layer.il));
     }
-    state.worth = std::move(worth);
-    state.record = record;
+    if (state.known.record != record) {
+        state.known = {};
+        state.known.record = record;
+    }
+    llama_snapkv_ranked known;
+    known.record = record;
+    known.worth = state.known.worth;
+    const uint32_t n_threads = ctx.get_cparams().n_threads;
+    llama_snapkv_ranker ranker(vault, state.params, state.protected_spans, std::move(readers), delay() > 0 ? n_threads - 1 : n_threads);
+    return std::make_unique<llama_snapkv_ranking>(std::move(ranker), std::move(known), std::move(queries));
 }
 
-// all layers that read the cached one's KV vote as one
-std::vector<float> recaller::votes_of_answer(uint32_t ic, uint32_t head) {
-    const uint32_t n_head_kv = (uint32_t) vault.layers[ic].n_head_kv;
-    const auto readers = llama_snapkv_readers(base, state.record->layers[ic].il);
-    const auto & first = state.queries.layers.at(readers[0]);
-    const int64_t n_queries = (int64_t) first.tokens.size();
-    std::vector<float> q;
-    int64_t n_head = 0;
-    for (const int32_t il : readers) {
-        const auto & layer = state.queries.layers.at(il);
-        const uint32_t g = layer.n_head / n_head_kv;
-        for (uint32_t i = head * g; i < (head + 1) * g; ++i, ++n_head) {
-            for (const auto & token : layer.tokens) {
-                q.insert(q.end(), token.begin() + i * layer.head_dim, token.begin() + (i + 1) * layer.head_dim);
-            }
-        }
+// ahead of the first recall
+void recaller::prepare() {
+    if (delay() > 0 && !state.ranking && (state.known.record != record || state.known.worth.empty())) {
+        state.ranking = make({});
+        state.ranking->start();
     }
-    return scan.votes(ic, head, q.data(), n_queries, n_head, first.scale, first.softcap);
 }
 
-std::vector<change> recaller::choose(uint32_t ic, uint32_t head, const std::vector<float> & votes) const {
-    const auto & kept = state.record->layers[ic];
-    const uint32_t n_prefix = state.record->n_prompt - state.record->window;
-    const int32_t * ids = kept.ids.data() + head * kept.n_kept;
-    const float * worth = state.worth[ic].data() + head * kept.n_kept;
-
-    std::vector<float> scores(votes.begin(), votes.begin() + n_prefix);
-    std::vector<uint8_t> is_kept(n_prefix);
-    for (uint32_t i = 0; i < kept.n_kept; ++i) {
-        scores[ids[i]] = std::max(scores[ids[i]], FADE * worth[i]);
-        is_kept[ids[i]] = true;
-        if ((uint32_t) ids[i] < state.params.n_sink) {
-            scores[ids[i]] = INFINITY;
+void recaller::ask() {
+    llama_snapkv_queries queries = std::move(state.queries);
+    state.queries.layers.clear();
+    if (state.ranking) {
+        auto & known = state.ranking->wait();
+        if (known.record == record) {
+            state.known = std::move(known);
         }
+        state.ranking.reset();
     }
-    for (const auto & span : state.protected_spans) {
-        for (llama_pos pos = span.begin; pos < std::min<llama_pos>(span.end, n_prefix); ++pos) {
-            if (is_kept[pos]) {
-                scores[pos] = INFINITY;
-            }
-        }
+    state.ranking = make(std::move(queries));
+    if (delay() > 0) {
+        state.ranking->start();
+        return;
     }
-    std::vector<int32_t> added;
-    for (const int32_t id : llama_snapkv_select(scores, kept.n_kept, /*n_sink =*/0)) {
-        if (is_kept[id]) {
-            is_kept[id] = false; // what is left goes
-        } else {
-            added.push_back(id);
-        }
+    const auto callback = access::abort_callback(ctx);
+    if (!state.ranking->run([&] { return callback && callback(access::abort_callback_data(ctx)); })) {
+        state.ranking.reset();
+        throw llama_snapkv_compute_error(GGML_STATUS_ABORTED);
     }
-    std::vector<change> res;
-    for (uint32_t i = 0, next = 0; i < kept.n_kept && next < added.size(); ++i) {
-        if (is_kept[ids[i]]) {
-            const int32_t id = added[next++];
-            res.push_back({ head, i, id, votes[id] });
-        }
-    }
-    return res;
 }
 
-// one row after the other where the cache is in host memory; on a device, all cells between the first and the last that change, at once,
-// put together in rows. bytes
-size_t recaller::write(const llama_snapkv_record & record, uint32_t ic, const std::vector<change> & changes, std::vector<uint8_t> & rows) const {
-    size_t n_bytes = 0;
-    if (changes.empty()) {
-        return n_bytes;
-    }
-    const auto & kept = record.layers[ic];
-    uint32_t begin = kept.n_kept;
-    uint32_t end = 0;
-    for (const auto & c : changes) {
-        begin = std::min(begin, c.i);
-        end = std::max(end, c.i + 1);
-    }
-    for (const bool is_v : { false, true }) {
-        if (is_v && vault.layers[ic].row_v == 0) {
-            continue;
-        }
-        ggml_tensor * t = tensor(kept.il, is_v);
-        const size_t head = t->nb[1] / kept.n_head_kv;
-        const uint32_t cell = cell_of(record, ic);
-        if (ggml_backend_buffer_is_host(t->buffer)) {
-            for (const auto & c : changes) {
-                ggml_backend_tensor_set(t, row(is_v, ic, c.head, c.id), (cell + c.i) * t->nb[1] + c.head * head, head);
-            }
-            n_bytes += changes.size() * head;
-            continue;
-        }
-        const size_t size = (end - begin) * t->nb[1];
-        for (uint32_t h = 0; h < kept.n_head_kv; ++h) {
-            for (uint32_t i = begin; i < end; ++i) {
-                memcpy(&rows[(i - begin) * t->nb[1] + h * head], row(is_v, ic, h, kept.ids[h * kept.n_kept + i]), head);
-            }
-        }
-        ggml_backend_tensor_set(t, rows.data(), (cell + begin) * t->nb[1], size);
-        n_bytes += size;
-    }
-    return n_bytes;
-}
-
-void recaller::run(llama_snapkv_record_ptr before) {
+void recaller::finish() {
+    const auto ranking = std::move(state.ranking);
     const int64_t t0 = ggml_time_us();
+    auto & ranked = ranking->wait();
+    const int64_t t1 = ggml_time_us();
     ctx.synchronize();
-    const auto cells = llama_snapkv_cells_before(base, seq_id, before->pos_exact());
-    if (cells.second != before->max_kept()) {
+    const auto cells = llama_snapkv_cells_before(base, seq_id, record->pos_exact());
+    if (cells.second != record->max_kept()) {
         throw std::runtime_error("the kept rows do not lie side by side: prefill the prompt again, or decode without recall");
     }
-    cell0 = cells.first;
-    if (before != state.record) {
-        begin(before);
-    }
-    auto record = std::make_shared<llama_snapkv_record>(*before);
-    auto worth = state.worth;
-    std::vector<std::vector<change>> changes(record->layers.size());
     llama_snapkv_recall_event event = {};
-    for (uint32_t ic = 0; ic < record->layers.size(); ++ic) {
-        auto & kept = record->layers[ic];
-        for (uint32_t h = 0; h < kept.n_head_kv; ++h) {
-            const auto votes = votes_of_answer(ic, h);
-            for (uint32_t i = h * kept.n_kept; i < (h + 1) * kept.n_kept; ++i) {
-                worth[ic][i] = std::max(FADE * worth[ic][i], votes[kept.ids[i]]);
-            }
-            for (const auto & c : choose(ic, h, votes)) {
-                kept.ids[h * kept.n_kept + c.i] = c.id;
-                worth[ic][h * kept.n_kept + c.i] = c.worth;
-                changes[ic].push_back(c);
-            }
-        }
+    for (const auto & changes : ranked.changes) {
+        event.n_rows += changes.size();
     }
-    size_t max_size = 0;
-    for (const auto & kept : record->layers) {
-        for (const ggml_tensor * t : access::tensors(access::layer(base, kept.il), base.get_stream(seq_id))) {
-            max_size = std::max(max_size, ggml_backend_buffer_is_host(t->buffer) ? 0 : kept.n_kept * t->nb[1]);
-        }
-    }
-    std::vector<uint8_t> rows(max_size);
     state.events.reserve(state.events.size() + 1);
-    const int64_t t1 = ggml_time_us();
-
-    // from here on nothing fails
-    for (uint32_t ic = 0; ic < record->layers.size(); ++ic) {
-        event.n_bytes += write(*record, ic, changes[ic], rows);
-        event.n_rows += changes[ic].size();
-    }
-    state.worth = std::move(worth);
-    state.record = record;
-    sk.of_vault[seq_id] = record;
-    base.snapkv.set(seq_id, record);
+    llama_snapkv_swap swap(ctx, base, seq_id, vault, ranked, cells.first);
+    event.n_bytes = swap.run();
+    sk.of_vault[seq_id] = ranked.record;
+    base.snapkv.set(seq_id, ranked.record);
     event.pos = base.seq_pos_max(seq_id);
-    event.seconds_rank = (t1 - t0) * 1e-6;
+    event.seconds_rank = ranked.seconds;
+    event.seconds_wait = delay() > 0 ? (t1 - t0) * 1e-6 : ranked.seconds;
     event.seconds_copy = (ggml_time_us() - t1) * 1e-6;
-    event.bytes_votes = state.bytes_votes = std::max(state.bytes_votes, scan.bytes());
+    event.bytes_votes = state.bytes_votes = std::max(state.bytes_votes, ranked.bytes_votes);
+    event.bytes_index = vault.index.bytes();
+    ranked.rows = {};
+    state.known = std::move(ranked);
     state.events.push_back(event);
+}
+
+llama_snapkv_recall::llama_snapkv_recall() = default;
+llama_snapkv_recall::~llama_snapkv_recall() = default;
+
+void llama_snapkv_recall_settle(llama_snapkv & sk, llama_seq_id seq_id) {
+    const auto found = sk.recalls.find(seq_id);
+    if (found != sk.recalls.end()) {
+        found->second->ranking.reset();
+    }
 }
 
 void llama_snapkv_recall_begin(llama_snapkv & sk, const llama_snapkv_prompt & prompt) {
@@ -311,25 +259,43 @@ void llama_snapkv_recall_step::end() {
     watch.reset();
     std::exception_ptr failed;
     for (const auto & answer : answers) {
-        auto & recall = *answer.recall;
-        recall.n_since += answer.n_tokens;
-        if (recall.n_since < recall.params.recall_every || recall.queries.layers.empty()) {
-            continue;
-        }
-        recall.n_since = 0;
         try {
-            recaller(ctx, *sk, answer.seq_id).run(incomplete(ctx, *sk, answer.seq_id));
+            advance(answer);
         } catch (const llama_snapkv_compute_error & e) {
             failed = e.status == GGML_STATUS_ABORTED ? failed : std::current_exception();
         } catch (...) {
             failed = std::current_exception();
         }
-        recall.queries.layers.clear();
     }
     if (!is_complete) {
         throw std::runtime_error("a layer's attention does not read the cache itself, so that whose its queries are is not to be told: decode without recall");
     }
     if (failed) {
         std::rethrow_exception(failed);
+    }
+}
+
+// by the tokens of the batch that are this sequence's
+void llama_snapkv_recall_step::advance(const answer & answer) {
+    auto & recall = *answer.recall;
+    recall.n_since += answer.n_tokens;
+    recall.n_asked += answer.n_tokens;
+    const auto work = [&] { return recaller(ctx, *sk, answer.seq_id, incomplete(ctx, *sk, answer.seq_id)); };
+    if (recall.ranking && recall.ranking->of() != incomplete(ctx, *sk, answer.seq_id)) {
+        recall.ranking.reset(); // the rows are others by now
+    }
+    const bool is_due = recall.n_since >= recall.params.recall_every && !recall.queries.layers.empty();
+    if (recall.ranking && recall.ranking->asks() && (is_due || recall.n_asked >= work().delay())) {
+        work().finish();
+    }
+    if (!is_due) {
+        work().prepare();
+        return;
+    }
+    recall.n_since = 0;
+    recall.n_asked = 0;
+    work().ask();
+    if (work().delay() == 0) {
+        work().finish();
     }
 }

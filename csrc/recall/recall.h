@@ -1,11 +1,11 @@
 // Recall while answering: rows of the vault that an answer's tokens attend to take the places of rows that no longer matter, within
-// the same cells. Like the pages of Quest (arXiv 2406.10774) and ArkVale (NeurIPS 2024), but row by row for each KV head, and from
-// the exact votes of all rows.
+// the same cells. As in Quest (arXiv 2406.10774) and ArkVale (NeurIPS 2024) a long vault's stretches are ranked first, and then the rows of
+// those that matter are chosen one by one for each KV head.
 #pragma once
 
 #include "snapkv.h"
 
-#include "recall/queries.h"
+#include "recall/rank.h"
 #include "state/context.h"
 
 #include "llama-context.h"
@@ -13,8 +13,13 @@
 #include <memory>
 #include <vector>
 
+class llama_snapkv_ranking;
+
 // of a sequence, since its prompt
 struct llama_snapkv_recall {
+    llama_snapkv_recall();
+    ~llama_snapkv_recall();
+
     llama_snapkv_params params; // of that prompt: another sequence may set others
     std::vector<llama_snapkv_span> protected_spans;
     std::vector<llama_snapkv_recall_event> events;
@@ -23,11 +28,13 @@ struct llama_snapkv_recall {
     uint32_t n_since = 0;         // tokens since the last recall
     uint64_t bytes_votes = 0;     // of the largest buffer until now
 
-    // what a kept row is worth: the most that any votes gave it, faded with each recall since. for each cached layer [n_kept, n_head_kv]
-    // as record has them
-    llama_snapkv_record_ptr record;
-    std::vector<std::vector<float>> worth;
+    llama_snapkv_ranked known; // of the rows that are in the cache
+    uint32_t n_asked = 0;      // tokens since the ranking began
+    std::unique_ptr<llama_snapkv_ranking> ranking; // on its way, or null. it reads the vault
 };
+
+// called before a sequence's vault changes or goes: nothing reads it any more
+void llama_snapkv_recall_settle(llama_snapkv & sk, llama_seq_id seq_id);
 
 // called where a prompt begins: nothing of the one before holds
 void llama_snapkv_recall_begin(llama_snapkv & sk, const llama_snapkv_prompt & prompt);
@@ -50,6 +57,8 @@ private:
         llama_snapkv_recall * recall;
         uint32_t n_tokens; // of the batch
     };
+
+    void advance(const answer & answer);
 
     llama_context & ctx;
     llama_snapkv * sk = nullptr; // null: there is nothing to recall

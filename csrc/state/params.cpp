@@ -35,6 +35,8 @@ llama_snapkv_params llama_snapkv_default_params(void) {
     params.select_settled = 0.3f;
     params.recall_every = 0;
     params.recall_queries = 4;
+    params.recall_rows = 16384;
+    params.recall_delay = -1;
     return params;
 }
 
@@ -87,6 +89,9 @@ std::string llama_snapkv_check_params(const llama_snapkv_params & params) {
     }
     if (params.recall_every > 0 && (params.recall_queries == 0 || params.recall_queries > params.recall_every)) {
         return format("recall_queries must be in [1, recall_every], which is %u, not %u", params.recall_every, params.recall_queries);
+    }
+    if (params.recall_every > 0 && params.recall_delay >= (int64_t) params.recall_every) {
+        return format("recall_delay must be less than recall_every, which is %u, not %d: the next recall would come first", params.recall_every, params.recall_delay);
     }
     return "";
 }

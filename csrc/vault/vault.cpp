@@ -14,6 +14,7 @@ void llama_snapkv_vault::truncate(uint32_t n) {
     }
     tokens.resize(n);
     states.truncate((llama_pos) n);
+    index.truncate(n);
     while (!segments.empty() && segments.back().pos0 >= n) {
         segments.pop_back();
     }
@@ -110,6 +111,14 @@ void llama_snapkv_vault::read_queries(uint32_t ic, float * q) const {
                     (b - a) * layer.head_dim_k * sizeof(float));
         }
     }
+}
+
+std::vector<int64_t> llama_snapkv_vault::key_widths() const {
+    std::vector<int64_t> res;
+    for (const auto & layer : layers) {
+        res.push_back(layer.head_dim_k * layer.n_head_kv);
+    }
+    return res;
 }
 
 size_t llama_snapkv_vault::bytes_of(uint32_t n_rows, uint32_t n_queries) const {

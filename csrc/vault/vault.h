@@ -2,6 +2,7 @@
 // cache can be chosen anew from it, and a prompt that begins with the same tokens goes on from them.
 #pragma once
 
+#include "vault/index.h"
 #include "vault/memory.h"
 
 #include "upstream/snapkv-states.h"
@@ -98,6 +99,10 @@ public:
     const std::vector<segment> & get_segments() const { return segments; }
 
     std::vector<llama_snapkv_vault_layer> layers; // set by the first prefill or segment
+
+    // of these tokens, or of the first ones: what a recall asks, which makes it. nothing without recall
+    llama_snapkv_index index;
+    std::vector<int64_t> key_widths() const; // elements of each layer's keys, all heads
 
     // of recurrent layers, without which a prompt cannot go on from its tokens. none for other models
     llama_snapkv_states states;

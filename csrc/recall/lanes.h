@@ -1,0 +1,58 @@
+// Queries that ask a KV head, side by side: what keys in host memory get from all of them at once.
+#pragma once
+
+#include "snapkv.h"
+
+#include "ggml.h"
+
+#include <cstdint>
+#include <vector>
+
+class llama_snapkv_lanes {
+public:
+    static constexpr int64_t WIDTH = 8; // lanes are so many at a time; those that no query fills ask nothing
+
+    // q: [head_dim, n_queries, n_head] of the n_head query heads that read the KV head. lane h*n_queries + i is query i of head h.
+    // logit = scale*(q*k), or softcap*tanh(q*k*scale/softcap)
+    llama_snapkv_lanes(const float * q, int64_t head_dim, int64_t n_queries, int64_t n_head, float scale, float softcap);
+
+    int64_t count() const { return n; }
+
+    // of n_keys keys, stride bytes apart: [n, n_keys]. out has room for a multiple of WIDTH keys, and what is behind n_keys is nothing.
+    // with spreads, of stretches: q*key + |q|*spread instead of q*key
+    void logits(ggml_type type, const uint8_t * keys, const uint8_t * spreads, size_t stride, int64_t n_keys, float * out) const;
+
+    // the largest logit of each lane, if it is larger than max's
+    void max(const float * logits, int64_t n_keys, float * max) const;
+
+    // logits become exp(logit - max); sum: weight times these, of each lane
+    void exp(float * logits, int64_t n_keys, const float * max, double weight, double * sum) const;
+
+    // what each key gets: shares of the sum, joined over the queries of a head, mean over the heads
+    void votes(const float * exps, int64_t n_keys, const double * sum, llama_snapkv_aggregation aggregation, float * out) const;
+
+private:
+    int64_t head_dim;
+    int64_t n_queries;
+    int64_t n_head;
+    int64_t n; // of lanes
+    float softcap;
+    std::vector<float> q; // [n, 2*head_dim]: scaled, then the same without signs
+};
+
+// a stretch's keys, n_rows of n elements, stride bytes apart, as two: the middle between their mean and the middle of what their elements
+// range over, and a quarter of that range. q*centre + |q|*spread lies midway between what q gives the mean key and Quest's bound of what
+// it gives any of them (arXiv 2406.10774, section 3.3). parts of a stretch may be added one after the other
+class llama_snapkv_stretch {
+public:
+    explicit llama_snapkv_stretch(int64_t n);
+
+    void begin();
+    void add(ggml_type type, const uint8_t * rows, size_t stride, int64_t n_rows);
+    void write(ggml_fp16_t * centre, ggml_fp16_t * spread) const;
+
+private:
+    int64_t n;
+    int64_t count = 0; // of rows
+    std::vector<float> row, sum, min, max;
+};
