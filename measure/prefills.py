@@ -28,7 +28,6 @@ from typing import Any
 import recall
 from snapkv_local import SnapKVConfig
 from snapkv_local.bench import record as records
-from snapkv_local.bench.make_model import make_model
 from snapkv_local.bench.runner import Machine
 from snapkv_local.bench.shapes import SHAPES
 from snapkv_local.hardware import n_cores
@@ -159,8 +158,8 @@ def table(record: dict[str, Any]) -> str:
             lines[-1] += f", looks {stats['seconds_select']:.2f} s"
     if of := record["recall"]:
         lines.append(
-            f"{of['n_prompt']:>9,} a recall   {of['seconds_recall']:8.2f} s, "
-            f"the first {of['seconds_first_recall']:.2f} s; a token {1000 * of['seconds_token']:.1f} ms"
+            f"{of['n_prompt']:>9,} a recall   {of['seconds_rank']:8.3f} s, waits {of['seconds_wait']:.3f} s, "
+            f"copies {of['seconds_copy']:.3f} s; a token {1000 * of['seconds_token']:.1f} ms"
         )
     return "\n".join(lines)
 
@@ -183,16 +182,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(arguments)
     args.n_gpu_layers = -1 if args.layers == "all" else int(args.layers)
-    if args.recall and args.new < 2 * args.every:
-        parser.error("--new must be at least twice --every: the first recall is left out")
+    if args.recall and args.new < 3 * args.every:
+        parser.error("--new must be at least three times --every: the first recall is left out")
     if args.n_gpu_layers:
         os.environ.setdefault("SNAPKV_UNPROVEN", "1")  # recall is not proven on GPUs
 
-    path = args.folder / f"{args.shape}-{args.type}.gguf"
-    if not path.exists():
-        args.folder.mkdir(parents=True, exist_ok=True)
-        made = make_model(SHAPES[args.shape], args.type, path, name=args.shape)
-        print(f"made {path} in {made.seconds:.0f} s", file=sys.stderr, flush=True)
+    path = recall.made(args.shape, args.type, args.folder)
     machine = Machine.describe()
     found: dict[str, Any] = {
         "kind": "prefills",

@@ -1,12 +1,13 @@
 """What recall while answering costs: seconds of each token, with it and without, in one call.
 
     measure/recall.py              # SmolLM2 on the CPU, results/recall-cost-smollm2.json
-    measure/recall.py --model FILE --layers all --tokens 131000 --budgets 2048 --every 64 --out FILE
+    measure/recall.py --shape llama31-8b --layers all --tokens 131072 --budgets 2048 --every 64 --out FILE
 
 A text, or tokens at random where the model has no text of ours, is prefilled with a vault, and the same
-tokens are decoded after it, one by one: without recall, then with it. A recall's token waits for it, and
-those before it are slower, since their queries are read. Medians of the recalls after the first; speed by
-seconds of the process, too, which other programs on the machine change less.
+tokens are decoded after it, one by one: without recall, then with it. Tokens whose queries are read are
+slower, and so are those that wait for a recall or are computed beside one. Medians of the recalls after the
+first; speed by seconds of the process, too, which other programs on the machine change less. --rows and
+--delay are settings of SnapKVConfig, of which each is measured.
 """
 
 from __future__ import annotations
@@ -25,11 +26,24 @@ from typing import Any
 
 from snapkv_local import SnapKVConfig
 from snapkv_local.bench import record as records
+from snapkv_local.bench.make_model import make_model
+from snapkv_local.bench.runner import Machine
+from snapkv_local.bench.shapes import SHAPES
 from snapkv_local.hardware import n_cores
 from snapkv_local.models.resolve import demo_model
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "results" / "recall-cost-smollm2.json"
+
+
+def made(shape: str, kind: str, folder: Path) -> Path:
+    """A model of a real one's shape with random weights, made if it is not there."""
+    path = folder / f"{shape}-{kind}.gguf"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        seconds = make_model(SHAPES[shape], kind, path, name=shape).seconds
+        print(f"made {path} in {seconds:.0f} s", file=sys.stderr, flush=True)
+    return path
 
 
 def timed(llm: Any, prompt: list[int], answer: list[int]) -> tuple[list[float], list[float]]:
@@ -45,17 +59,17 @@ def timed(llm: Any, prompt: list[int], answer: list[int]) -> tuple[list[float], 
     return wall, cpu
 
 
-def ratio(seconds: list[float], every: int, n_watched: int) -> float:
-    """Speed with recall, as a share of that of tokens which it leaves alone, within the same answer.
+def ratio(off: list[float], on: list[float], every: int) -> float:
+    """Speed with recall, as a share of that without, of the same tokens.
 
-    A round is `every` tokens, of which the last ones are watched, and the very last waits for the
-    recall; of each place in it the median, since a busy machine makes some tokens slow. The first round
-    has the first recall, and is left out.
+    A round is `every` tokens; of each place in it the median, since a busy machine makes some tokens slow.
+    The first recall, with what goes before it, is left out: rounds count from the second one's tokens on.
     """
-    places = [seconds[every + i :: every] for i in range(every)]
-    alone = statistics.median(s for place in places[: every - n_watched] for s in place)
-    watched = [statistics.median(place) for place in places[every - n_watched :]]
-    return every * alone / ((every - n_watched) * alone + sum(watched))
+    rounds = [
+        sum(statistics.median(seconds[2 * every + i :: every]) for i in range(every))
+        for seconds in (off, on)
+    ]
+    return rounds[0] / rounds[1]
 
 
 def summary(llm: Any, config: SnapKVConfig, prompt: list[int], answer: list[int]) -> dict[str, Any]:
@@ -75,6 +89,8 @@ def summary(llm: Any, config: SnapKVConfig, prompt: list[int], answer: list[int]
         "budget": config.budget,
         "every": every,
         "queries": config.recall_queries,
+        "rows_asked": config.recall_rows,
+        "delay": config.recall_delay,
         "bytes_vault": prefill["bytes_vault"],
         "seconds_token": statistics.median(wall),
         "seconds_token_cpu": statistics.median(cpu),
@@ -83,13 +99,16 @@ def summary(llm: Any, config: SnapKVConfig, prompt: list[int], answer: list[int]
         )
         if watched
         else None,
-        "seconds_recall": statistics.median(r.seconds_rank + r.seconds_copy for r in recalls[1:]),
+        "seconds_rank": statistics.median(r.seconds_rank for r in recalls[1:]),
+        "seconds_wait": statistics.median(r.seconds_wait for r in recalls[1:]),
         "seconds_copy": statistics.median(r.seconds_copy for r in recalls[1:]),
-        "seconds_first_recall": recalls[0].seconds_rank + recalls[0].seconds_copy,
+        "seconds_first_recall": recalls[0].seconds_wait + recalls[0].seconds_copy,
+        "bytes_index": recalls[-1].bytes_index,
+        "bytes_votes": recalls[-1].bytes_votes,
         "rows": statistics.median(r.n_rows for r in recalls[1:]),
         "bytes": statistics.median(r.n_bytes for r in recalls[1:]),
-        "speed": ratio(wall_on, every, config.recall_queries),
-        "speed_cpu": ratio(cpu_on, every, config.recall_queries),
+        "speed": ratio(wall, wall_on, every),
+        "speed_cpu": ratio(cpu, cpu_on, every),
         "recalls": [recall.to_dict() for recall in recalls],
     }
 
@@ -100,15 +119,29 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=None, help="default: SmolLM2")
+    parser.add_argument(
+        "--shape", choices=sorted(SHAPES), help="with random weights, in place of a model"
+    )
+    parser.add_argument("--type", default="q4_0", help="of that one's matrices")
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT / "build" / "models", help="of that one"
+    )
     parser.add_argument("--layers", default="0", help="that go to the GPU, or all")
     parser.add_argument("--tokens", type=int, nargs="+", default=[2000, 4000])
     parser.add_argument("--budgets", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--every", type=int, nargs="+", default=[16, 32])
     parser.add_argument("--queries", type=int, default=SnapKVConfig.recall_queries)
+    parser.add_argument("--rows", type=int, nargs="+", default=[SnapKVConfig.recall_rows])
+    parser.add_argument("--delay", nargs="+", default=["auto"])
     parser.add_argument("--new", type=int, default=128)
+    parser.add_argument("--commit", default=None, help="for the record, where there is no git")
     parser.add_argument("--threads", type=int, default=n_cores())
     parser.add_argument("--out", type=Path, default=RECORD)
     args = parser.parse_args()
+    if args.new < 3 * max(args.every):
+        parser.error("--new must be at least three times --every: the first recall is left out")
+    if args.shape:
+        args.model = made(args.shape, args.type, args.folder)
     if args.model is not None and args.out == RECORD:
         parser.error("the record is SmolLM2's: name another file with --out")
     n_gpu_layers = -1 if args.layers == "all" else int(args.layers)
@@ -138,20 +171,34 @@ def main() -> None:
         tokens = llm.tokenize(text)
     else:
         tokens = Random(0).choices(range(3, llm.n_vocab()), k=max(args.tokens) + args.new)
+    machine = Machine.describe()
     found: dict[str, Any] = {
         "date": date.today().isoformat(),
-        "commit": records.commit(ROOT),
+        "commit": args.commit or records.commit(ROOT),
         "machine": records.machine(),
         "model": (args.model or Path("SmolLM2-135M-Instruct Q4_1")).name,
+        "device": machine.device(
+            machine.n_gpu_layers(args.layers if args.layers == "all" else n_gpu_layers)
+        ),
         "n_gpu_layers": n_gpu_layers,
         "threads": args.threads,
         "runs": [],
     }
+    ways = [
+        (every, rows, delay) for every in args.every for rows in args.rows for delay in args.delay
+    ]
     for n_prompt in args.tokens:
         n = min(n_prompt, len(tokens) - args.new)
         for budget in args.budgets:
-            for every in args.every:
-                wanted = replace(config, budget=budget, recall=True, recall_every=every)
+            for every, rows, delay in ways:
+                wanted = replace(
+                    config,
+                    budget=budget,
+                    recall=True,
+                    recall_every=every,
+                    recall_rows=rows,
+                    recall_delay=delay if delay == "auto" else int(delay),
+                )
                 answer = tokens[n : n + args.new]
                 found["runs"].append(summary(llm, wanted, tokens[:n], answer))
                 records.write(args.out, found)

@@ -106,6 +106,12 @@ class SnapKVConfig:
             places of rows that no longer do. It needs a vault; docs/recall.md says what it costs.
         recall_every: after how many tokens of an answer.
         recall_queries: how many of the last ones vote.
+        recall_rows: of each KV head, how many rows of the prompt they are compared with one by one, or
+            four times those that are kept, if that is more: those of the stretches that they rank
+            highest by an index of the vault. 0 for all rows, which takes long with long prompts.
+        recall_delay: how many tokens of the answer are between the last that votes and the rows that
+            come in, fewer than recall_every; other threads count the votes meanwhile. "auto" takes half
+            of recall_every where the cache is on a GPU, and 0 elsewhere: then the answer waits.
         policy: what chooses the rows: "snapkv", which the engine runs with the settings above, or one
             of snapkv_local.policies with its options, such as "value:kernel_size=21+aggregation=max".
             The others run in Python, layer by layer; docs/api.md says what that costs.
@@ -148,6 +154,8 @@ class SnapKVConfig:
     recall: bool = False
     recall_every: int = _count(Recall.every)
     recall_queries: int = _count(Recall.queries)
+    recall_rows: int = _count(Recall.rows, least=0)
+    recall_delay: int | Literal["auto"] = _count("auto", least=0)
     policy: str = option(SnapKV.name, cure="give a text such as 'snapkv'")
     protect_system: bool = False
 
@@ -196,6 +204,13 @@ class SnapKVConfig:
                 f"recall_queries={self.recall_queries}",
                 f"are more than the {self.recall_every} tokens between two recalls",
                 "raise recall_every or lower recall_queries",
+            )
+        if isinstance(self.recall_delay, int) and self.recall_delay >= self.recall_every:
+            raise ConfigError(
+                f"recall_delay={self.recall_delay}",
+                f"is not less than the {self.recall_every} tokens between two recalls, and the next one "
+                "would come first",
+                "raise recall_every or lower recall_delay",
             )
 
     def _check_coverage(self) -> None:

@@ -100,17 +100,21 @@ class RecallStats:
         pos: position of the last token before it.
         n_rows: rows that have been replaced, each of one KV head, in all layers.
         n_bytes: written into the cache.
-        seconds_rank: votes and ranks.
+        seconds_rank: votes and ranks, with the vault's index where it was made.
+        seconds_wait: of these, what the answer waited for.
         seconds_copy: copying.
-        bytes_votes: of the buffer that votes are counted in, in host memory, the largest one until then.
+        bytes_votes: that votes were counted in, in host memory, the most until then.
+        bytes_index: of the vault's index, in host memory.
     """
 
     pos: int
     n_rows: int
     n_bytes: int
     seconds_rank: float
+    seconds_wait: float
     seconds_copy: float
     bytes_votes: int
+    bytes_index: int
 
     @classmethod
     def of(cls, counted: Any) -> RecallStats:

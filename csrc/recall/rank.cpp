@@ -132,6 +132,7 @@ bool llama_snapkv_ranker::prepare(llama_snapkv_ranked & known, const std::functi
         }
     }
     known.worth = std::move(worth);
+    known.bytes_votes = bytes_votes;
     return true;
 }
 
@@ -265,7 +266,5 @@ bool llama_snapkv_ranker::gather(llama_snapkv_ranked & known, const std::functio
         for (size_t j = 0; head > 0 && j < known.changes[parts[i].ic].size(); ++j) {
             const auto & c = known.changes[parts[i].ic][j];
             memcpy(to + j * head, vault.row(parts[i].is_v, parts[i].ic, c.id) + c.head * head, head);
-        }
-    },
-            stops);
+        } }, stops);
 }

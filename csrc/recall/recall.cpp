@@ -141,6 +141,7 @@ void recaller::ask() {
     state.queries.layers.clear();
     if (state.ranking) {
         auto & known = state.ranking->wait();
+        state.bytes_votes = std::max(state.bytes_votes, known.bytes_votes);
         if (known.record == record) {
             state.known = std::move(known);
         }

@@ -63,7 +63,7 @@ void llama_snapkv_swap::plan(uint32_t ic0, uint32_t ic1, ggml_backend_buffer_typ
         return;
     }
     for (ggml_backend_t backend : access::backend_ptrs(ctx)) {
-        if (ggml_backend_get_device(backend) == ggml_backend_buft_get_device(buft)) {
+        if (!dev.backend && ggml_backend_supports_buft(backend, buft)) {
             dev.backend = backend;
         }
     }

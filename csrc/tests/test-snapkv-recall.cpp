@@ -5,6 +5,7 @@
 
 #include "llama-cpp.h"
 #include "snapkv.h"
+#include "test-snapkv-recall-reference.h"
 #include "test-snapkv-sequences.h"
 
 #include "recall/recall.h"
@@ -21,7 +22,6 @@
 using access = llama_snapkv_access;
 
 static constexpr uint32_t N_CTX = 512;
-static constexpr uint32_t N = 230;
 static constexpr uint32_t BUDGET = 48;
 static constexpr uint32_t WINDOW = 16;
 static constexpr uint32_t N_SINK = 2;
@@ -84,13 +84,19 @@ static llama_snapkv_params snapkv_params(uint32_t every = EVERY) {
     sp.vault = true;
     sp.recall_every = every;
     sp.recall_queries = QUERIES;
+    sp.recall_rows = 0;
+    sp.recall_delay = 0;
     return sp;
 }
 
-static llama_context_ptr make(llama_model * model, uint32_t every = EVERY, seen * to = nullptr, uint32_t n_seq = 1) {
-    llama_context_ptr ctx(llama_snapkv_init_from_model(model, context_params(to, n_seq), snapkv_params(every)));
+static llama_context_ptr make(llama_model * model, const llama_snapkv_params & sp, seen * to = nullptr, uint32_t n_seq = 1) {
+    llama_context_ptr ctx(llama_snapkv_init_from_model(model, context_params(to, n_seq), sp));
     CHECK(ctx);
     return ctx;
+}
+
+static llama_context_ptr make(llama_model * model, uint32_t every = EVERY, seen * to = nullptr, uint32_t n_seq = 1) {
+    return make(model, snapkv_params(every), to, n_seq);
 }
 
 // tokens of each of these sequences, from its position on, in one batch
@@ -173,52 +179,10 @@ static bool holds_vault_bytes(llama_context * ctx, uint32_t & begin, uint32_t & 
     return res;
 }
 
-//
-// the rule, once more
-//
-
-// of a KV head: k [head_dim, n], one query after the other, [n_queries] for each of n_head query heads
-static std::vector<double> votes(const float * k, int64_t head_dim, const std::vector<std::vector<const float *>> & q, double scale, double softcap) {
-    std::vector<double> mean(N);
-    for (const auto & of_head : q) {
-        std::vector<double> most(N);
-        for (const float * query : of_head) {
-            std::vector<double> p(N);
-            double sum = 0.0;
-            for (const bool second : { false, true }) {
-                for (uint32_t j = 0; j < N; ++j) {
-                    if (second) {
-                        most[j] = std::max(most[j], p[j] / sum);
-                        continue;
-                    }
-                    double dot = 0.0;
-                    for (int64_t d = 0; d < head_dim; ++d) {
-                        dot += (double) query[d] * k[j * head_dim + d];
-                    }
-                    dot *= scale;
-                    p[j] = std::exp(softcap == 0.0 ? dot : softcap * std::tanh(dot / softcap));
-                    sum += p[j];
-                }
-            }
-        }
-        for (uint32_t j = 0; j < N; ++j) {
-            mean[j] += most[j] / q.size();
-        }
-    }
-    std::vector<double> res(N);
-    for (int j = 0; j < (int) N; ++j) {
-        for (int i = std::max(1, j - 1); i <= std::min((int) N - 1, j + 1); ++i) { // 3 wide, without the first key
-            res[j] += mean[i] / 3.0;
-        }
-        res[j] += 0.25 * mean[j];
-    }
-    return res;
-}
-
-// how many of the rows that are kept after the first recall are those of the rule
-static void test_rows(llama_model * model) {
+// how many of the rows that are kept after the first recall are those of the rule. n_asked: of each head
+static void check_rows(llama_model * model, const llama_snapkv_params & sp, uint32_t n_asked) {
     seen got;
-    auto ctx = make(model, EVERY, &got);
+    auto ctx = make(model, sp, &got);
     const auto tokens = make_tokens(model, N, 1);
     CHECK(prefill(ctx.get(), tokens) == 0);
     CHECK(events(ctx.get()).empty());
@@ -310,13 +274,18 @@ static void test_rows(llama_model * model) {
                     }
                 }
             }
-            const auto old_votes = votes(kh, info.head_dim, asked, scale, softcap);
-            auto scores = votes(kh, info.head_dim, asks, scale, softcap);
+            std::vector<bool> can_come;
+            const auto old_votes = votes(kh, info.head_dim, asked, scale, softcap, n_asked);
+            auto scores = votes(kh, info.head_dim, asks, scale, softcap, n_asked, &can_come);
             std::vector<int32_t> old_ids(before->layers[ic].ids.begin() + h * kept.n_kept, before->layers[ic].ids.begin() + (h + 1) * kept.n_kept);
             const std::vector<int32_t> ids(kept.ids.begin() + h * kept.n_kept, kept.ids.begin() + (h + 1) * kept.n_kept);
             for (const int32_t id : old_ids) {
+                can_come[id] = true;
                 scores[id] = std::max(scores[id], FADE * old_votes[id]);
                 scores[id] += (uint32_t) id < N_SINK ? 1000.0 : 0.0;
+            }
+            for (uint32_t i = 0; i < N; ++i) {
+                scores[i] = can_come[i] ? scores[i] : -1.0;
             }
             std::vector<int32_t> order(N - WINDOW);
             for (uint32_t i = 0; i < order.size(); ++i) {
@@ -350,6 +319,87 @@ static void test_rows(llama_model * model) {
     CHECK(holds_vault_bytes(ctx.get(), begin, end));
     CHECK(decode(ctx.get(), make_tokens(model, EVERY - 1, 6), (llama_pos) (N + 2 * EVERY + 3)) == 0);
     CHECK(events(ctx.get()).size() == 2);
+}
+
+static void test_rows(llama_model * model) {
+    check_rows(model, snapkv_params(), N);
+}
+
+// more rows than are asked one by one
+static llama_snapkv_params with_index(int32_t delay = 0) {
+    llama_snapkv_params sp = snapkv_params();
+    sp.recall_rows = 1; // and so four times those that are kept
+    sp.recall_delay = delay;
+    return sp;
+}
+
+static void test_index(llama_model * model) {
+    const uint32_t n_asked = 4 * (BUDGET - WINDOW);
+    check_rows(model, with_index(), n_asked);
+
+    // the index of a vault goes on with it, and is cut with it
+    auto ctx = make(model, with_index());
+    auto fresh = make(model, with_index());
+    const auto tokens = make_tokens(model, N, 1);
+    for (const uint32_t n : { 150u, 230u, 171u }) {
+        auto prompt = tokens_t(tokens.begin(), tokens.begin() + n);
+        prompt.back() = (llama_token) (n / 10);
+        for (auto * c : { ctx.get(), fresh.get() }) {
+            llama_snapkv_vault_clear(fresh.get(), 0);
+            CHECK(prefill(c, prompt) == 0);
+            CHECK(decode(c, tokens_t(tokens.begin() + 20, tokens.begin() + 20 + EVERY), (llama_pos) n) == 0);
+            CHECK(events(c).size() == 1 && events(c)[0].bytes_index > 0);
+        }
+        const auto & index = access::snapkv(*ctx)->vaults.at(0).index;
+        const auto & whole = access::snapkv(*fresh)->vaults.at(0).index;
+        CHECK(index.size() == n && whole.size() == n && index.bytes() == whole.bytes());
+        size_t n_off = 0;
+        for (uint32_t ic = 0; ic < llama_snapkv_n_layer(ctx.get()); ++ic) {
+            const auto & layer = access::snapkv(*ctx)->vaults.at(0).layers[ic];
+            for (size_t i = 0; i < 2 * (size_t) llama_snapkv_index::n_stretches(n) * layer.head_dim_k * layer.n_head_kv; ++i) {
+                n_off += std::fabs(ggml_fp16_to_fp32(index.centre(ic, 0)[i]) - ggml_fp16_to_fp32(whole.centre(ic, 0)[i])) > 1e-2f;
+            }
+        }
+        CHECK(n_off == 0); // K of chunks that begin elsewhere is rounded otherwise
+    }
+}
+
+// rows that other threads look for while the answer goes on: the same, at a token that no clock decides
+static void test_delay(llama_model * model) {
+    static constexpr int32_t DELAY = 3;
+    const auto tokens = make_tokens(model, N, 1);
+    std::vector<int32_t> expected;
+    std::vector<int32_t> first;
+    for (const int32_t delay : { 0, DELAY, DELAY, DELAY }) {
+        auto sp = with_index(delay);
+        auto ctx = make(model, sp);
+        CHECK(prefill(ctx.get(), tokens) == 0);
+        const auto before = kept_of(ctx.get(), 0);
+        uint32_t i = 0;
+        for (; i < EVERY + delay; ++i) {
+            CHECK(events(ctx.get()).empty() && kept_of(ctx.get(), 0) == before);
+            CHECK(decode(ctx.get(), { tokens[20 + i] }, (llama_pos) (N + i)) == 0);
+        }
+        CHECK(events(ctx.get()).size() == 1 && events(ctx.get())[0].pos == (llama_pos) (N + EVERY + delay - 1));
+        expected = expected.empty() ? kept_of(ctx.get(), 0) : expected;
+        CHECK(kept_of(ctx.get(), 0) == expected && expected != before);
+        uint32_t begin = 0;
+        uint32_t end = 0;
+        CHECK(holds_vault_bytes(ctx.get(), begin, end));
+        for (; i < 4 * EVERY + 1; ++i) {
+            CHECK(decode(ctx.get(), { tokens[20 + i] }, (llama_pos) (N + i)) == 0);
+        }
+        CHECK(events(ctx.get()).size() == (delay == 0 ? 4 : 3));
+        CHECK(holds_vault_bytes(ctx.get(), begin, end));
+        first = first.empty() && delay > 0 ? kept_of(ctx.get(), 0) : first;
+        CHECK(delay == 0 || kept_of(ctx.get(), 0) == first);
+
+        // while rows are looked for, all that they are looked for in may go
+        CHECK(prefill(ctx.get(), tokens) == 0);
+        CHECK(events(ctx.get()).empty());
+        CHECK(decode(ctx.get(), tokens_t(tokens.begin() + 20, tokens.begin() + 20 + EVERY), N) == 0);
+        llama_snapkv_vault_clear(ctx.get(), 0);
+    }
 }
 
 // until the first recall the logits are those without it, bit for bit
@@ -404,6 +454,9 @@ struct counter {
 
 // aborted at some call of the callback: within llama_decode(), or within the recall, which then has changed nothing
 static void test_abort(llama_model * model) {
+    if (!ggml_backend_buffer_is_host(access::layers(base_of(make(model).get()))[0].k->buffer)) {
+        return; // a device does not ask
+    }
     const auto tokens = make_tokens(model, N, 1);
     const auto begin = [&](llama_context * ctx, counter * c) {
         CHECK(prefill(ctx, tokens) == 0);
@@ -543,6 +596,7 @@ static void test_refused(llama_model * model) {
     CHECK(refused([](auto & sp) { sp.vault = false; }, "takes rows from the vault"));
     CHECK(refused([](auto & sp) { sp.recall_queries = 0; }, "recall_queries"));
     CHECK(refused([](auto & sp) { sp.recall_queries = EVERY + 1; }, "recall_queries"));
+    CHECK(refused([](auto & sp) { sp.recall_delay = EVERY; }, "recall_delay"));
     CHECK(refused([](auto &) {}, "set kv_unified to false", 2));
 
     // a prompt that all stays of has nothing to recall, and no vault is none
@@ -558,6 +612,8 @@ static void test_refused(llama_model * model) {
 static tests_t tests_of(const llama_model *) {
     return {
         { "rows", test_rows },
+        { "index", test_index },
+        { "delay", test_delay },
         { "until then", test_until_then },
         { "protected", test_protected },
         { "abort", test_abort },

@@ -76,7 +76,7 @@ class Answer:
             parts += _unusual(self.prefill)
         if self.recalls:
             n, n_rows = len(self.recalls), sum(recall.n_rows for recall in self.recalls)
-            seconds = sum(recall.seconds_rank + recall.seconds_copy for recall in self.recalls)
+            seconds = sum(recall.seconds_wait + recall.seconds_copy for recall in self.recalls)
             parts.append(f"{n:,} recalls of {n_rows:,} rows, {1000 * seconds / n:.0f} ms each")
         return " · ".join(parts)
 

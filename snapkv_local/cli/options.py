@@ -286,6 +286,16 @@ config_options = together(
         "--recall-every", type=SIZE, says="After how many tokens of an answer rows are recalled."
     ),
     setting("--recall-queries", type=SIZE, says="How many of the last ones vote for them."),
+    setting(
+        "--recall-rows",
+        type=SIZE,
+        says="How many rows of each KV head they are compared with one by one; 0 for all.",
+    ),
+    setting(
+        "--recall-delay",
+        type=SizeOr("auto", "tokens"),
+        says="How many tokens of the answer lie between their votes and the rows; 0 has the answer wait.",
+    ),
 )
 
 # the same, of commands that prefill: which rows stay

@@ -56,6 +56,8 @@ class llama_snapkv_params(_Sized):
         ("select_settled", ctypes.c_float),
         ("recall_every", _u32),
         ("recall_queries", _u32),
+        ("recall_rows", _u32),
+        ("recall_delay", ctypes.c_int32),
     ]
 
 
@@ -229,8 +231,10 @@ class llama_snapkv_recall_event(ctypes.Structure):
         ("n_rows", ctypes.c_uint64),
         ("n_bytes", ctypes.c_uint64),
         ("seconds_rank", ctypes.c_double),
+        ("seconds_wait", ctypes.c_double),
         ("seconds_copy", ctypes.c_double),
         ("bytes_votes", ctypes.c_uint64),
+        ("bytes_index", ctypes.c_uint64),
     ]
 
 

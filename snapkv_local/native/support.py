@@ -66,6 +66,8 @@ def make_params(config: SnapKVConfig, keep_scores: bool = False) -> llama_snapkv
         select_settled=config.select_settled,
         recall_every=config.recall_every if config.recall else 0,
         recall_queries=config.recall_queries,
+        recall_rows=config.recall_rows,
+        recall_delay=-1 if config.recall_delay == "auto" else config.recall_delay,
     )
 
 

@@ -106,13 +106,19 @@ def test_where_rows_are_chosen(make: Make, depth: float, settled: float) -> None
     assert planned.selection.n_rows == stats.n_selected
 
 
-@pytest.mark.parametrize("name", ["needle", "windows"])
-def test_the_votes_of_a_recall(make: Make, paths: dict[str, Path], name: str) -> None:
-    config = dataclasses.replace(CONFIG, prefill="exact", vault="ram", recall=True, recall_every=8)
+@pytest.mark.parametrize(("name", "rows"), [("needle", 0), ("windows", 0), ("needle", 16)])
+def test_the_votes_of_a_recall(make: Make, paths: dict[str, Path], name: str, rows: int) -> None:
+    config = dataclasses.replace(
+        CONFIG, prefill="exact", vault="ram", recall=True, recall_every=8, recall_rows=rows
+    )
     planned, stats, llm = run(make, paths[name], config)
     assert planned.parts["vault"].total == pytest.approx(stats.bytes_vault, rel=0.01)
     llm.logits_for(list(range(10, 18)))
     (recall,) = llm.recalls()
-    votes = planned_recall.bytes_votes(read_model(paths[name]), N_PROMPT, config)
-    assert votes == pytest.approx(recall.bytes_votes, rel=0.01)
-    assert votes < planned.parts["recall"].total < 3 * votes
+    model = read_model(paths[name])
+    votes = planned_recall.bytes_votes(model, N_PROMPT, config, llm.n_threads)
+    assert votes == pytest.approx(recall.bytes_votes, rel=0.08)
+    index = planned_recall.bytes_index(model, N_PROMPT, config)
+    assert index == recall.bytes_index and (index > 0) == (rows > 0)
+    votes = planned_recall.bytes_votes(model, N_PROMPT, config)
+    assert votes + index < planned.parts["recall"].total < 2 * votes + index

@@ -74,6 +74,8 @@ def test_every_option_reaches_its_setting(loaded):
         "vault_limit": ("2GiB", 2**31),
         "recall_every": ("24", 24),
         "recall_queries": ("6", 6),
+        "recall_rows": ("4k", 4096),
+        "recall_delay": ("3", 3),
     }
     assert set(CONFIG_NAMES) == {*settings, "keep_ratio", "policy", "protect_system", "recall"}
     arguments = [part for name, (text, _) in settings.items() for part in (option_of(name), text)]

@@ -84,8 +84,8 @@ def test_the_line_of_an_answer_that_was_guessed():
 
 def test_the_line_of_an_answer_with_recalls():
     recalls = [
-        RecallStats(8000, 30, 7680, 0.02, 0.001, 32_000),
-        RecallStats(8016, 12, 3072, 0.01, 0.001, 32_064),
+        RecallStats(8000, 30, 7680, 0.02, 0.02, 0.001, 32_000, 0),
+        RecallStats(8016, 12, 3072, 0.09, 0.01, 0.001, 32_064, 0),
     ]
     line = dataclasses.replace(ANSWER, recalls=recalls).line()
     assert line.endswith("tokens/s · 2 recalls of 42 rows, 16 ms each")

@@ -40,6 +40,8 @@ def test_defaults():
         "recall": False,
         "recall_every": 16,
         "recall_queries": 4,
+        "recall_rows": 16384,
+        "recall_delay": "auto",
         "policy": "snapkv",
         "protect_system": False,
     }
@@ -117,6 +119,10 @@ def test_defaults():
         (
             {"recall_queries": 17},
             "recall_queries=17: are more than the 16 tokens between two recalls",
+        ),
+        (
+            {"recall_delay": 16},
+            "recall_delay=16: is not less than the 16 tokens between two recalls",
         ),
         (
             {"recall": True, "vault": "ram", "policy": "value"},

@@ -395,7 +395,7 @@ def test_recall_beside_what_is_without_it(tmp_path):
 def test_what_a_recall_costs(tmp_path):
     assert "not measured yet" in recall_table.cost(tmp_path)
     run = {"n_prompt": 2000, "budget": 512, "every": 16, "seconds_token": 0.02, "rows": 300}
-    run |= {"seconds_recall": 0.05, "seconds_copy": 0.001, "bytes": 2**20}
+    run |= {"seconds_rank": 0.05, "seconds_wait": 0.02, "seconds_copy": 0.001, "bytes": 2**20}
     run |= {"speed": 0.9, "speed_cpu": 0.875}
     machine = {"cpu": "a CPU", "cores": 2}
     record = {"model": "tiny.gguf", "machine": machine, "commit": "0" * 40, "threads": 1}
@@ -409,6 +409,7 @@ def test_what_a_recall_costs(tmp_path):
             "16",
             "20.0 ms",
             "50 ms",
+            "20 ms",
             "1.0 ms",
             "300",
             "1.00 MiB",
