@@ -1,15 +1,19 @@
 """Seconds to the first token: llama.cpp, exact, and selective; and what a recall costs. One call, one record.
 
     measure/prefills.py --out results/selective-gpu-DEVICE.json          # 32K and 128K, all layers on the GPU
+    measure/prefills.py --model demo --layers 0 --tokens 4096 8192 --budget 512 --threads 1 --recall 0 \\
+        --out results/selective-cpu-smollm2.json                          # a model's own file
     measure/prefills.py --shape tiny --layers 0 --tokens 600 1200 --recall 1200 --new 48 --every 16 --out FILE
 
 The model has a real one's shape and random weights, in --folder, where it is made once. Looks ahead never
 agree on what such weights look at. So there are two selective prefills: `selective` chooses after the two
 looks that the earliest selection of a real model takes (select_settled 1e-6), and `shipped` has the settings
-that ship, looks four times and stays exact: that is what looking costs where it is in vain.
+that ship, looks four times and stays exact: that is what looking in vain costs. A --model is asked
+about a text. Its `selective` has the settings that ship, and there is no `shipped`.
 
 Each way evaluates the prompt --repeats times after one short prompt; seconds are medians, up to the logits of
-the last token. The ways take turns, so that a machine that gets slower does so for all of them.
+the last token, and so are CPU seconds, of all threads together. The ways take turns, so that a machine that
+gets slower does so for all of them.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -28,9 +33,14 @@ from typing import Any
 import recall
 from snapkv_local import SnapKVConfig
 from snapkv_local.bench import record as records
+from snapkv_local.bench.matrix import Model
 from snapkv_local.bench.runner import Machine
 from snapkv_local.bench.shapes import SHAPES
+from snapkv_local.eval.case import Case
+from snapkv_local.eval.tasks import Wanted, get
+from snapkv_local.eval.tokens import open_tokens
 from snapkv_local.hardware import n_cores
+from snapkv_local.models.resolve import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,6 +52,12 @@ WAYS: dict[str, dict[str, Any] | None] = {
     "selective": {"prefill": "selective", "select_settled": _FORCED},
     "shipped": {"prefill": "selective"},
 }
+# of a model that knows what it looks at
+TRAINED: dict[str, dict[str, Any] | None] = {
+    "plain": None,
+    "exact": {},
+    "selective": {"prefill": "selective"},
+}
 _SETTINGS = ("budget", "prefill", "select_share", "select_depth", "select_settled", "select_min")
 
 
@@ -52,6 +68,7 @@ class Bench:
         # only now: it loads the native library
         from snapkv_local.llama.llama import Llama
 
+        self.ways = TRAINED if args.model else WAYS
         self.config = SnapKVConfig(budget=args.budget, decode_cells=64)
         loading: dict[str, Any] = {
             "n_ctx": n_prompt + 64,
@@ -66,23 +83,23 @@ class Bench:
         self.ours = Llama(str(path), snapkv=self.config, **loading)
         self.n_vocab = self.ours.n_vocab()
 
-    def run(self, way: str, tokens: list[int]) -> tuple[float, dict[str, Any]]:
-        """Seconds until the last token's logits are there, and what was done."""
-        settings = WAYS[way]
+    def run(self, way: str, tokens: Sequence[int]) -> tuple[float, float, dict[str, Any]]:
+        """Seconds until the last token's logits are there, those of CPUs, and what was done."""
+        settings = self.ways[way]
         llm = self.plain if settings is None else self.ours
         llm.reset()
         if settings is not None:
             llm.set_snapkv(replace(self.config, **settings))
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         stats = None if settings is None else llm.prefill(tokens)
         if settings is None:
             llm.eval(tokens)
         llm.last_logits().sum()
-        seconds = time.perf_counter() - began
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         if stats is None:
-            return seconds, {}
+            return seconds, cpu, {}
         config = {name: getattr(llm.snapkv, name) for name in _SETTINGS}
-        return seconds, {"config": config, "stats": stats.to_dict()}
+        return seconds, cpu, {"config": config, "stats": stats.to_dict()}
 
     def close(self) -> None:
         """Free both."""
@@ -94,29 +111,50 @@ def first_tokens(args: argparse.Namespace, path: Path, n_prompt: int) -> list[di
     """A run of each way on a prompt of so many tokens."""
     bench = Bench(args, path, n_prompt)
     try:
-        tokens = Random(n_prompt).choices(range(3, bench.n_vocab), k=n_prompt)
+        tokens: Sequence[int]
+        if args.model:
+            case = _case(path, n_prompt)
+            tokens, question = case.prompt, case.question
+        else:
+            tokens = Random(n_prompt).choices(range(3, bench.n_vocab), k=n_prompt)
+            question = None
         found: dict[str, dict[str, Any]] = {}
-        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-        for way in WAYS:
+        seconds: dict[str, list[float]] = {way: [] for way in bench.ways}
+        cpu: dict[str, list[float]] = {way: [] for way in bench.ways}
+        for way in bench.ways:
             bench.run(way, tokens[: min(n_prompt, 4 * args.ubatch)])  # kernels are loaded by now
+        bench.ours.set_question(question)
         for _ in range(args.repeats):
-            for way in WAYS:
-                took, found[way] = bench.run(way, tokens)
+            for way in bench.ways:
+                took, computed, found[way] = bench.run(way, tokens)
                 seconds[way].append(round(took, 4))
+                cpu[way].append(round(computed, 4))
                 print(f"{n_prompt:,} tokens, {way}: {took:.2f} s", file=sys.stderr, flush=True)
     finally:
         bench.close()
     return [
         {
             "way": way,
-            "n_prompt": n_prompt,
+            "n_prompt": len(tokens),
             "seconds": statistics.median(seconds[way]),
             "all_seconds": seconds[way],
+            "cpu_seconds": statistics.median(cpu[way]),
+            "all_cpu_seconds": cpu[way],
             "n_ubatch": args.ubatch,
             **found[way],
         }
-        for way in WAYS
+        for way in bench.ways
     ]
+
+
+def _case(path: Path, n_prompt: int) -> Case:
+    """A question about a text of about so many tokens."""
+    tokens = open_tokens(path, None)
+    try:
+        wanted = Wanted(lengths=(n_prompt,), n_documents=1, n_questions=1)
+        return next(iter(get("needle").cases(tokens, wanted)))
+    finally:
+        tokens.llm.close()
 
 
 def one_recall(args: argparse.Namespace, path: Path) -> dict[str, Any]:
@@ -166,6 +204,7 @@ def table(record: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="a path, demo, or needle, in the place of --shape")
     parser.add_argument("--shape", choices=sorted(SHAPES), default="llama31-8b")
     parser.add_argument("--type", default="q4_0", help="of the matrices")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "models")
@@ -187,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.n_gpu_layers:
         os.environ.setdefault("SNAPKV_UNPROVEN", "1")  # recall is not proven on GPUs
 
-    path = recall.made(args.shape, args.type, args.folder)
+    path = resolve(args.model) if args.model else recall.made(args.shape, args.type, args.folder)
     machine = Machine.describe()
     found: dict[str, Any] = {
         "kind": "prefills",
@@ -198,7 +237,9 @@ def main(arguments: list[str] | None = None) -> None:
         "device": machine.device(
             machine.n_gpu_layers(args.layers if args.layers == "all" else args.n_gpu_layers)
         ),
-        "model": f"{args.shape} {args.type}, random weights",
+        "model": Model.read(path).name
+        if args.model
+        else f"{args.shape} {args.type}, random weights",
         "threads": args.threads,
         "runs": [],
         "recall": None,
