@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -71,7 +72,15 @@ def _ram() -> tuple[int, int | None]:
     for line in _lines(Path("/proc/meminfo")):
         if line.startswith("MemAvailable:"):
             return total, int(line.split()[1]) * 1024
-    return total, None
+    return total, _available_on_macos() if sys.platform == "darwin" else None
+
+
+def _available_on_macos() -> int | None:
+    """Bytes of pages that are free, or that were not used lately; files that are cached are among these."""
+    said = _said("/usr/bin/vm_stat")
+    page = re.search(r"page size of (\d+) bytes", said)
+    pages = re.findall(r"^Pages (?:free|inactive|speculative):\s+(\d+)", said, re.MULTILINE)
+    return int(page[1]) * sum(map(int, pages)) if page and pages else None
 
 
 class _MemoryStatus(ctypes.Structure):
@@ -119,10 +128,19 @@ def _cpu_name() -> str:
     for line in _lines(Path("/proc/cpuinfo")):
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
-    if platform.system() == "Darwin":
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    return platform.processor() or platform.machine()
+    name = ""
+    if sys.platform == "darwin":
+        name = _said("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string").strip()
+    return name or platform.processor() or platform.machine()
+
+
+def _said(*command: str) -> str:
+    """What a program of the system prints; nothing where there is no such program, or it fails."""
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    except OSError:
+        return ""
+    return result.stdout if result.returncode == 0 else ""
 
 
 def _lines(path: Path) -> list[str]:

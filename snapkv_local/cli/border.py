@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
+import stat
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -33,7 +35,9 @@ def readers() -> Iterator[None]:
     """
     try:
         yield
-    except BrokenPipeError as e:
+    except OSError as e:
+        if not _is_broken_pipe(e):
+            raise
         raise ReaderGone from e
     except SystemExit as e:
         if isinstance(e.__context__, BrokenPipeError):  # of rich
@@ -75,7 +79,7 @@ def verdict(error: BaseException) -> tuple[int, str]:
         return error.exit_code, error.format_message()
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return INTERRUPTED, "Interrupted"
-    if isinstance(error, ReaderGone | BrokenPipeError):
+    if isinstance(error, ReaderGone) or _is_broken_pipe(error):
         return READER_GONE, ""
     if isinstance(error, SnapKVError):
         return 1, f"Error: {error.says('cli')}"
@@ -86,6 +90,20 @@ def verdict(error: BaseException) -> tuple[int, str]:
     if isinstance(error, ValueError):  # how llama_cpp refuses input
         return 1, f"Error: {_short(error)}"
     return 1, _fault(error)
+
+
+def _is_broken_pipe(error: BaseException) -> bool:
+    """If what reads stdout has gone. Windows says then that the argument of a write is invalid."""
+    if isinstance(error, BrokenPipeError):
+        return True
+    says_so = isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None
+    return sys.platform == "win32" and says_so and _is_pipe(sys.stdout)
+
+
+def _is_pipe(stream: TextIO) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
+    return False
 
 
 def _short(error: BaseException) -> str:

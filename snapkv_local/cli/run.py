@@ -12,6 +12,7 @@ import click
 
 from snapkv_local.cli.answer import Message
 from snapkv_local.cli.chat_template import chat_template_options
+from snapkv_local.cli.console import is_typed
 from snapkv_local.cli.document import model_of, open_document, take_document_settings, use_document
 from snapkv_local.cli.drafting import draft_options
 from snapkv_local.cli.loading import answer_one, load, read_document
@@ -75,7 +76,7 @@ def run(
         raise click.UsageError("name one MODEL: as the argument, with --model, or with -hf")
     if system_prompt is not None and document is not None:
         raise click.UsageError(f"--system-prompt: {SYSTEM_BEFORE_DOCUMENT}")
-    chats = prompt is None and sys.stdin.isatty() and STDIN not in files
+    chats = prompt is None and is_typed(sys.stdin) and STDIN not in files
     if chats and as_json:
         raise click.UsageError("--json answers one question: give --prompt")
     take = take_settings if document is None else take_document_settings

@@ -18,6 +18,8 @@ from snapkv_local.server.worker import Worker
 __all__ = ["Server", "ServerOptions"]
 
 _GRACE_SECONDS = 10
+# of service managers; on Windows of Ctrl-Break, of a console that is closed, and of a system that shuts down
+_STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name))
 
 
 class Server:
@@ -58,14 +60,14 @@ class Server:
         self.uvicorn = _Uvicorn(config, self.worker)
 
     def run(self, listener: socket.socket) -> None:
-        """Serve until Ctrl-C, SIGTERM or a failed load.
+        """Serve until Ctrl-C, SIGTERM, SIGBREAK of Windows, or a failed load.
 
         Raises:
             KeyboardInterrupt: Ctrl-C.
             SnapKVError: from the load.
         """
         try:
-            with _sigterm_exits():
+            with _stopping_is_success():
                 self.worker.start()
                 self.uvicorn.run(sockets=[listener])
         finally:
@@ -91,17 +93,19 @@ class _Uvicorn(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _sigterm_exits() -> Iterator[None]:
-    """uvicorn raises a signal again once it is down; SIGTERM is then success."""
+def _stopping_is_success() -> Iterator[None]:
+    """uvicorn raises a signal again once it is down: left to the system, it would end the process before
+    conversations are written to files."""
 
     def leave(_number: int, _frame: FrameType | None) -> None:
         raise SystemExit(0)
 
-    previous = signal.signal(signal.SIGTERM, leave)
+    previous = {number: signal.signal(number, leave) for number in _STOPS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 _LOG = {

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ from snapkv_local.report.units import size
 
 try:
     import fcntl
-except ModuleNotFoundError:  # Windows: there what a killed writer left stays
+except ModuleNotFoundError:  # Windows: there a file that is open cannot be removed, which is a lock
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # of posix_fallocate(), where the file system does not reserve
 _NO_RESERVE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTSUP)
+# seconds; on Windows a writer closes its file just before it gets its name
+_AGE_OF_LEFTOVERS = 60.0
 
 
 def check_space(path: str | Path, n_bytes: int) -> None:
@@ -108,7 +111,7 @@ class NewFile:
         try:
             if error is None:
                 with self._full_disk():
-                    os.fsync(self.fd)
+                    _sync(self.fd)
                 if fcntl is None:  # Windows renames no open file
                     self._close()
                 with _in_use(self.path):
@@ -192,9 +195,13 @@ def _create(path: Path) -> tuple[int, Path]:
 def _remove_leftovers(path: Path) -> None:
     name = re.compile(re.escape(f".{path.name}.partial-") + "[0-9a-f]{8}")
     for found in path.parent.iterdir():
-        if fcntl is None or not name.fullmatch(found.name):
+        if not name.fullmatch(found.name):
             continue
         with contextlib.suppress(OSError):  # its writer lives, or it is not ours
+            if fcntl is None:
+                if time.time() - found.stat().st_mtime > _AGE_OF_LEFTOVERS:
+                    found.unlink()
+                continue
             fd = os.open(found, os.O_RDWR)
             try:
                 _lock(fd)
@@ -221,6 +228,16 @@ def _in_use(path: Path) -> Iterator[None]:
             "is open here or in another process, and Windows replaces no file that is open",
             "close what reads it, or choose another name",
         ) from e
+
+
+def _sync(fd: int) -> None:
+    """All of a file to the disk itself: on macOS fsync() leaves it in the drive's own memory."""
+    whole = getattr(fcntl, "F_FULLFSYNC", None)
+    if whole is not None:
+        with contextlib.suppress(OSError):  # of a file system that has no such thing
+            fcntl.fcntl(fd, whole)
+            return
+    os.fsync(fd)
 
 
 def _sync_folder(folder: Path) -> None:

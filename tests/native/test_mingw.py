@@ -15,8 +15,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from pe_exports import exports
 
+from pe import exports
 from snapkv_local.models.resolve import needle_model
 
 ROOT = Path(__file__).parents[2]

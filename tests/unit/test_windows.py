@@ -1,18 +1,20 @@
 """What Python lacks or does otherwise on Windows, made so here. Nothing of this was run on Windows."""
 
+import errno
 import io
 import os
 import pkgutil
 import subprocess
 import sys
 
+import click
 import numpy as np
 import pytest
 from open_files import IN_PROC, keep_names
 
 import snapkv_local
 from snapkv_local import hardware, memory
-from snapkv_local.cli import border
+from snapkv_local.cli import border, console
 from snapkv_local.errors import DocumentError
 from snapkv_local.storage import new_file, reads, seal, sealed
 
@@ -82,6 +84,68 @@ def test_a_file_that_is_open_is_not_replaced(windows, tmp_path):
     os.close(fd)
     assert [found.name for found in tmp_path.iterdir()] == ["a"]
     write(path, data[:3])
+
+
+@IN_PROC
+def test_what_killed_writers_left_is_removed(windows, tmp_path):
+    """Where it is open it stays, and where it was closed a moment ago: it may be getting its name."""
+    path, data = tmp_path / "a", np.arange(9, dtype=np.uint32)
+    names = (".a.partial-00000001", ".a.partial-00000002", ".a.partial-00000003", ".b.partial-4")
+    left, held, new, other = (tmp_path / name for name in names)
+    for found in (left, held, new, other):
+        found.write_bytes(b"x")
+        if found != new:
+            os.utime(found, (1, 1))
+    with held.open("rb"):
+        write(path, data)
+        assert set(tmp_path.iterdir()) == {path, held, new, other}
+    write(path, data)
+    assert set(tmp_path.iterdir()) == {path, new, other}
+
+
+class Pipe(io.TextIOWrapper):
+    """A stream whose reader has gone: what Windows says is not that the pipe is broken."""
+
+    def __init__(self, fd):
+        super().__init__(io.FileIO(fd, "w"))
+
+    def write(self, text):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+
+def test_a_reader_of_stdout_that_has_gone_is_no_error(monkeypatch, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with Pipe(writer) as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        for platform, code in (("win32", border.READER_GONE), ("linux", 1)):
+            monkeypatch.setattr(sys, "platform", platform)
+            with pytest.raises((border.ReaderGone, OSError)) as raised, border.readers():
+                click.echo("an answer")
+            assert border.verdict(raised.value)[0] == code
+        monkeypatch.setattr(sys, "platform", "win32")
+        for error in (OSError(errno.EINVAL, "no", "a file"), OSError(errno.EIO, "no")):
+            assert border.verdict(error)[0] == 1
+        with (tmp_path / "a").open("w") as file:  # of a file it is an error
+            monkeypatch.setattr(sys, "stdout", file)
+            assert border.verdict(OSError(errno.EINVAL, "Invalid argument"))[0] == 1
+
+
+def test_nobody_types_into_what_only_looks_like_a_terminal(monkeypatch):
+    """NUL does there, so a program that has no stdin would wait for questions."""
+
+    class Nul(io.StringIO):
+        def isatty(self):
+            return True
+
+        def fileno(self):
+            return 7
+
+    monkeypatch.setattr(console, "_has_console_mode", lambda fd: fd != 7)
+    assert console.is_typed(Nul())
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert not console.is_typed(Nul())
+    assert not console.is_typed(io.StringIO())
 
 
 def test_what_is_not_a_terminal_gets_utf8(monkeypatch):
