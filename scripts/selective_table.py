@@ -21,7 +21,7 @@ Rows = list[list[str]]
 def speed(results: Path) -> str:
     """Seconds to the first token by the prompt's length, from records of measure/prefills.py."""
     found = [
-        _speed(json.loads(f.read_text())) for f in sorted(results.glob("selective-gpu-*.json"))
+        _speed(json.loads(f.read_text())) for f in sorted(results.glob("selective-?pu-*.json"))
     ]
     return "\n\n".join(found) or "The speed of selective prefills is not measured yet."
 
@@ -29,7 +29,8 @@ def speed(results: Path) -> str:
 def answers(results: Path) -> str:
     """Exact answers and KL to the full cache, and how they differ; records of `snapkv-local eval`."""
     rows, sources = [], []
-    for file in sorted(results.glob("selective-*-*k.json")):
+    files = [f for f in results.glob("selective-*-*k*.json") if not f.stem.endswith("-curve")]
+    for file in sorted(files, key=_by_length):
         record = json.loads(file.read_text())
         rows += list(_answers(record))
         sources.append(f"`results/{file.name}` ({where(record)})")
@@ -51,6 +52,12 @@ def curve(results: Path) -> str:
         record = json.loads(file.read_text())
         parts.append(_curve(record, f"`results/{file.name}` ({where(record)})"))
     return "\n\n".join(parts) or "Depth and share are not measured yet."
+
+
+def _by_length(file: Path) -> tuple[str, int, str]:
+    """Of names such as selective-needle-16k-others: model, thousands of tokens, and the rest."""
+    model, length, *rest = file.stem.removeprefix("selective-").split("-")
+    return model, int(length.removesuffix("k")), "-".join(rest)
 
 
 def _answers(record: dict[str, Any]) -> Iterator[list[str]]:
@@ -150,34 +157,41 @@ def _prefills(
 
 
 def _time(record: dict[str, Any], task: str, length: int, base: str, cell: str) -> str:
+    if (record.get("device") or {}).get("kind") == "gpu":
+        return "-"  # a processor that waits for a GPU says nothing
     (exact, timed), (ours, _) = (_prefills(record, c, task, length) for c in (base, cell))
     return f"{100 * ours / exact:.0f}%" if timed else "-"
 
 
 def _speed(record: dict[str, Any]) -> str:
     runs = {(run["n_prompt"], run["way"]): run for run in record["runs"]}
+    # records before measure/prefills.py have the device's name alone, and one run of each
+    is_older = isinstance(record["device"], str)
+    # where others compute beside it, a processor's clock says little
+    key = "seconds" if is_older or record["device"]["kind"] == "gpu" else "cpu_seconds"
     rows = []
     for n in sorted({n for n, _ in runs}):
         plain, exact, ours = (runs[n, way] for way in ("plain", "exact", "selective"))
         stats = ours["stats"]
+        looking = stats["seconds_select"] / ours.get("all_seconds", [ours["seconds"]])[-1]
         rows.append(
             [
                 f"{n:,}",
-                *(f"{run['seconds']:.1f} s" for run in (plain, exact, ours)),
-                f"{plain['seconds'] / ours['seconds']:.2f}",
+                *(f"{run[key]:.1f} s" for run in (plain, exact, ours)),
+                *(f"{run[key] / ours[key]:.2f}" for run in (plain, exact)),
                 f"{stats['n_layer_all']}",
                 f"{stats['n_selected']:,}",
-                f"{stats['seconds_select']:.1f} s",
+                f"{looking:.0%}",
             ]
         )
     head = ["prompt, tokens", "llama.cpp", "exact", "selective", "times as fast as llama.cpp"]
-    head += ["layers with all rows", "rows in the others", "of it looking ahead"]
-    # records before measure/prefills.py have the device's name alone, and one run of each
-    is_older = isinstance(record["device"], str)
+    head += ["as exact", "layers with all rows", "rows in the others", "of it looking ahead"]
     source = (
         f"{record['device']}, one run each, commit {commit(record)}" if is_older else where(record)
     )
     if not is_older:
         source += f", medians of {len(record['runs'][0]['all_seconds'])}"
-    found = [*table(head, rows), "", f"Seconds to the first token; {record['model']}, {source}."]
+    told = "Seconds to the first token" if key == "seconds" else "CPU seconds to the first token"
+    threads = f", {record['threads']} thread" if record.get("threads") == 1 else ""
+    found = [*table(head, rows), "", f"{told}; {record['model']}, {source}{threads}."]
     return "\n".join(found)

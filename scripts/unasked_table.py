@@ -28,9 +28,12 @@ def unasked(results: Path) -> str:
     if not rows:
         return "Policies that look at no question are not measured yet."
     head = ["model, task", "cases (documents)", "rows", *COLUMNS.values()]
-    return "\n".join([*table(head, rows), "", f"Exact answers, KL; {', '.join(sources)}."])
+    said = "Exact answers (95 % interval over documents), KL"
+    return "\n".join([*table(head, rows), "", f"{said}; {', '.join(sources)}."])
 
 
 def _text(row: dict[str, Any]) -> str:
-    exact, kl = (row["scores"][name][0] for name in ("exact", "kl"))
-    return f"{100 * exact:.0f} %, {kl:.2f}"
+    exact, kl = (row["scores"][name] for name in ("exact", "kl"))
+    share, low, high = (f"{100 * value:.0f}" for value in exact)
+    between = "" if low == high and share in ("0", "100") else f" ({low} to {high})"
+    return f"{share} %{between}, {kl[0]:.2f}"

@@ -1,7 +1,9 @@
-// Selection on the host: order, ties, sinks, NaN, and the share of attention mass that is kept.
+// Selection on the host: order, ties, sinks, NaN, and the share of attention mass that is kept; which rows a selective prefill lets go on.
 
 #include "evict/rank.h"
+#include "evict/selection.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 
@@ -17,7 +19,67 @@ static int n_failed = 0;
 
 using ids = std::vector<int32_t>;
 
+static bool has(const ids & rows, int32_t row) {
+    return std::find(rows.begin(), rows.end(), row) != rows.end();
+}
+
+// 400 tokens, of which 75 go on, in 10 runs, after 4 of 8 layers
+static void test_selection() {
+    const std::vector<llama_token> tokens(400, 1);
+    const auto prompt = llama_snapkv_default_prompt(0, tokens.data(), 400);
+    llama_snapkv_task task{ prompt, 16 };
+    task.n_kept = task.n_kept_max = 32;
+    auto params = llama_snapkv_default_params();
+    params.prefill = LLAMA_SNAPKV_PREFILL_SELECTIVE;
+    params.select_share = 0.1875f;
+    params.select_min = 1;
+    params.select_depth = 0.5f;
+    params.select_settled = 0.3f;
+
+    // votes of a layer to come for rows from..to
+    auto votes = [&](int from, int to, float each) {
+        std::vector<float> res(task.n_prefix(), 0.0f);
+        std::fill(res.begin() + from, res.begin() + to, each);
+        return res;
+    };
+    llama_snapkv_selection selection(params, task, 16, 8);
+    CHECK(!selection.wants_look(2, 3) && selection.wants_look(3, 4));
+    selection.add(4, votes(200, 300, 9.0f));
+    CHECK(!selection.choose(3)); // too early
+
+    // one layer gives all to a few rows, two others give more in sum to many: a layer has one vote, and it is not outvoted
+    CHECK(selection.wants_look(4, 5));
+    selection.add(4, votes(100, 104, 0.01f));
+    selection.add(5, votes(200, 264, 9.0f));
+    selection.add(6, votes(200, 264, 9.0f));
+    CHECK(selection.choose(4));
+    const auto & rows = selection.rows();
+    CHECK(rows.size() == 80 && std::is_sorted(rows.begin(), rows.end()));
+    CHECK(has(rows, 0) && has(rows, 384) && has(rows, 399)); // what draws attention, and those that vote
+    CHECK(has(rows, 96) && has(rows, 103));                  // in runs
+    CHECK(has(rows, 200) && !has(rows, 264));                // the look before no longer counts
+    CHECK(selection.get_settled() > 0.3 && !selection.wants_look(5, 6));
+
+    // looks that do not agree, and votes that are no numbers
+    llama_snapkv_selection other(params, task, 16, 8);
+    other.add(4, votes(200, 240, 1.0f));
+    CHECK(!other.choose(3));
+    other.add(4, votes(300, 340, 1.0f));
+    CHECK(!other.choose(4) && other.get_settled() == 0.0 && other.rows().empty());
+    other.add(5, votes(300, 340, NAN));
+    CHECK(other.choose(5) && other.get_settled() == 1.0);
+
+    // all rows, where the least number is more than there are
+    params.select_min = 1000;
+    llama_snapkv_selection all(params, task, 16, 8);
+    all.add(4, votes(200, 240, 1.0f));
+    CHECK(!all.choose(3));
+    all.add(4, votes(200, 240, 1.0f));
+    CHECK(all.choose(4) && all.rows().size() == 400);
+}
+
 int main() {
+    test_selection();
     CHECK(llama_snapkv_select({ 3, 1, 2, 5, 4 }, 2, 0) == ids({ 3, 4 }));
     CHECK(llama_snapkv_select({ 5, 1, 2, 3, 4 }, 3, 0) == ids({ 0, 3, 4 }));     // ascending, not by score
     CHECK(llama_snapkv_select({ 1, 1, 1, 1, 1 }, 3, 0) == ids({ 0, 1, 2 }));     // ties: the lower position

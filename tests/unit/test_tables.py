@@ -16,6 +16,7 @@ import quality_tables
 import readme_figure
 import recall_table
 import refit_table
+import selective_table
 import server_tables
 import settings_table
 import tables
@@ -474,9 +475,60 @@ def test_policies_that_look_at_no_question(tmp_path):
     ]
     assert head[3:5] == ["all tokens", "default"]
     assert [row[2] for row in rows] == ["64", "128"]
-    shares = ["100 %", "0 %", "25 %", "50 %", "75 %", "100 %"]
+    shares = ["100 %", "0 %", "25 % (25 to 25)", "50 % (50 to 50)", "75 % (75 to 75)", "100 %"]
     assert [cell.split(",")[0] for cell in rows[0][3:]] == shares
     assert "`results/eval-tiny-question-free.json`" in text.splitlines()[-1]
+
+
+def test_answers_after_selective_prefills(tmp_path):
+    assert "not measured yet" in selective_table.answers(tmp_path)
+    right = {"exact": 0.75, "selective": 0.5, "selective:least=256": 0.25}
+    for name, length in (("16k", 16384), ("2k-others", 2048), ("2k", 2048)):
+        record = eval_record(right, budgets=(64,), length=length)
+        for case in record["cases"].values():
+            case["prefills"] = {
+                cell: {"cpu_seconds": seconds}
+                for cell, seconds in zip(record["cells"], (9.0, 4.0, 3.0, 2.0), strict=True)
+            }
+        record["summary"] = summarize_eval(record, "exact")
+        record["device"] = {"name": "Test", "kind": "gpu" if name == "16k" else "cpu"}
+        (tmp_path / f"selective-tiny-{name}.json").write_text(json.dumps(record))
+    (tmp_path / "selective-tiny-8k-curve.json").write_text("{}")  # of another table
+    lines = selective_table.answers(tmp_path).splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:-2]]
+    assert [row[0] for row in rows] == [
+        "Test-1B, `needle`, 2K",
+        "Test-1B, `needle`, 2K, `least=256`",
+    ] * 2 + ["Test-1B, `needle`, 16K", "Test-1B, `needle`, 16K, `least=256`"]
+    assert [row[8] for row in rows] == ["75%", "50%"] * 2 + ["-", "-"]
+    assert rows[0][6].startswith("-25 ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "figures", "told"),
+    [
+        ("gpu", ["8.0 s", "6.0 s", "4.0 s", "2.00", "1.50"], "Seconds to the first token"),
+        ("cpu", ["7.0 s", "5.0 s", "2.0 s", "3.50", "2.50"], "CPU seconds to the first token"),
+    ],
+)
+def test_seconds_to_the_first_token(tmp_path, kind, figures, told):
+    assert "not measured yet" in selective_table.speed(tmp_path)
+    runs = [
+        {"way": way, "n_prompt": 4096, "seconds": s, "all_seconds": [s, s], "cpu_seconds": cpu}
+        for way, s, cpu in (("plain", 8.0, 7.0), ("exact", 6.0, 5.0), ("selective", 4.0, 2.0))
+    ]
+    runs[-1]["stats"] = {"n_layer_all": 12, "n_selected": 1024, "seconds_select": 0.2}
+    record = {
+        "device": {"name": "Test", "kind": kind},
+        "model": "tiny",
+        "commit": "0123456789",
+        "runs": runs,
+    }
+    (tmp_path / f"selective-{kind}-tiny.json").write_text(json.dumps(record))
+    lines = selective_table.speed(tmp_path).splitlines()
+    row = [cell.strip() for cell in lines[2].split("|")[1:-1]]
+    assert row == ["4,096", *figures, "12", "1,024", "5%"]
+    assert lines[-1] == f"{told}; tiny, Test; commit 012345678, medians of 2."
 
 
 def needle_record(lengths=(1024, 4096)):
