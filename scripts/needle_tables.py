@@ -15,7 +15,7 @@ from snapkv_local.eval.cell import REFERENCE, Cell
 from snapkv_local.eval.joined import join
 from snapkv_local.eval.summary import summarize
 from snapkv_local.report.units import MIB
-from table_parts import commit, former, size, table
+from table_parts import commit, size, table
 
 Row = dict[str, Any]
 
@@ -48,11 +48,10 @@ def share(results: Path) -> str:
         shares = [f"{of / full:.0%}" if full else "-" for of in (few, both)]
         lines.append([f"{length:,}", str(len(at)), str(full), str(few), *shares])
     head = ["tokens", "cases", "full cache right", f"{n_rows} rows right", "share"]
-    told = f"the default{former(record)}" if former(record) else "the default"
     return "\n".join(
         [
-            f"Right answers of {told} with {n_rows} rows and of the full cache. The last column counts only "
-            "what is right with the full cache.\n",
+            f"Right answers of the default with {n_rows} rows and of the full cache. The last column counts "
+            "only what is right with the full cache.\n",
             *table([*head, "of those"], lines),
         ]
     )
@@ -150,7 +149,7 @@ def _exact(record: Row | None) -> str:
     summary = [row for row in summarize(record, record["against"]) if row["length"] is not None]
     tasks = dict.fromkeys(row["task"] for row in summary)
     shown = [_table(task, [row for row in summary if row["task"] == task]) for task in tasks]
-    made = f"Measured with {record['device']['name']}, commit {commit(record)}{former(record)}."
+    made = f"Measured with {record['device']['name']}, commit {commit(record)}."
     return "\n\n".join([*shown, made])
 
 

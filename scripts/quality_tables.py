@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from snapkv_local.report.units import MIB
-from table_parts import commit, former, size, table
+from table_parts import commit, size, table
 
 Record = dict[str, Any]
 Row = dict[str, Any]
@@ -24,15 +24,10 @@ OURS = "snapkv"
 WIDE = "snapkv-paper:kernel_size=21+aggregation=max+observation=16"
 
 LAST = "snapkv:observation=16"
-# the default before, and its two halves, which older records name: the question's words vote where the
-# prompt ends with a question, which in all of these tasks is in the window, else the last tokens
-FORMER = "snapkv:pooling=trim"
-ASKED = "question:kernel_size=21+self_weight=0.25+pooling=trim+aggregation=max"
 
 # of the short tables, and how they are called there; the default's place is before all
 SHORT = {
     PAPER: "paper's form",
-    FORMER: "former default",
     WIDE: "21, max",
     LAST: "last 16",
     "value:kernel_size=21+self_weight=0.25+pooling=nosink+aggregation=max+observation=16": "`value`",
@@ -55,8 +50,6 @@ TASKS = (
 )
 # they are continued, and nothing in them is a right answer
 NO_ANSWER = ("continue", "code")
-# the prompt ends with a question
-ASKS = ("needle", "needles", "keys", "trace", "count")
 
 
 def default_policy(budget: int) -> str:
@@ -113,13 +106,7 @@ class _Cell:
 
     @property
     def policy(self) -> str:
-        """The row's; of older records the former default, if it is what that keeps in this task."""
-        policy = str(self.row["policy"])
-        if not former(self.record):
-            return policy
-        half = ASKED if self.row["task"] in ASKS else LAST
-        has_both = any(cell["policy"] == OURS for cell in self.record["cells"].values())
-        return FORMER if policy == OURS or (policy == half and not has_both) else policy
+        return str(self.row["policy"])
 
     @functools.cached_property
     def prompts(self) -> tuple[str, frozenset[str]]:
@@ -258,9 +245,9 @@ def _by_bytes(cells: Sequence[_Cell]) -> str:
 
 
 def _is_measured(cell: _Cell, budget: int) -> bool:
-    """Is it of the default, the former one, or the paper's form?"""
+    """Is it of the default, or the paper's form?"""
     policy, at = cell.policy, cell.row["budget"]
-    return at == budget and policy in (default_policy(budget), FORMER, PAPER)
+    return at == budget and policy in (default_policy(budget), PAPER)
 
 
 def _kept(cell: _Cell) -> tuple[str, int | None, str]:
@@ -313,4 +300,4 @@ def _device(record: Record) -> str:
 
 
 def _where(record: Record) -> str:
-    return f"({_device(record)}, commit {commit(record)}{former(record)}.)"
+    return f"({_device(record)}, commit {commit(record)}.)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,16 +20,6 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
         return ("| " + " | ".join(cells) + " |").replace("|  |", "| |")
 
     return [line(head), "|" + "---|" * len(head), *map(line, rows)]
-
-
-def former(record: dict[str, Any]) -> str:
-    """Of a record of `eval` that measured another default than today's: which one; "" of others."""
-    if "snapkv" in record["settings"]:
-        return ""
-    named = re.compile(r"(^|=)(snapkv(:|$)|joint$)")
-    if not any(named.search(policy) for policy in record["settings"]["policies"]):
-        return ""
-    return "; `snapkv` stands for the default before `nosink`: pooling without the largest vote"
 
 
 def commit(record: dict[str, Any]) -> str:

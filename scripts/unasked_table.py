@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from table_parts import by_policy, former, table, where
+from table_parts import by_policy, table, where
 
 COLUMNS = {
     "full": "all tokens",
@@ -24,7 +24,7 @@ def unasked(results: Path) -> str:
     for file in sorted(results.glob("eval-*-question-free*.json")):
         record = json.loads(file.read_text())
         rows += by_policy(record, COLUMNS, "replay", _text)
-        sources.append(f"`results/{file.name}` ({where(record)}{former(record)})")
+        sources.append(f"`results/{file.name}` ({where(record)})")
     if not rows:
         return "Policies that look at no question are not measured yet."
     head = ["model, task", "cases (documents)", "rows", *COLUMNS.values()]

@@ -36,7 +36,7 @@ def test_the_command_takes_the_arguments(evaluation, tmp_path):
 
 def test_the_short_tables_policies_are_measured():
     measured = {policy for e in quality.EVALUATIONS for policy in e.policies}
-    assert measured >= {*quality_tables.SHORT, quality_tables.OURS} - {quality_tables.FORMER}
+    assert measured >= {*quality_tables.SHORT, quality_tables.OURS}
 
 
 def test_some_are_chosen_by_name():

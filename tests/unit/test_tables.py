@@ -301,25 +301,8 @@ def test_other_policies_with_the_defaults_settings(tmp_path):
     assert head[3:] == ["default", "last 16", "`value`"]
     assert [cell.split(",")[0] for cell in needle[3:]] == ["100 %", "25 %", "50 %"]
     # as they are written in records
-    for policy in {*quality_tables.SHORT, ours} - {quality_tables.FORMER}:
+    for policy in {*quality_tables.SHORT, ours}:
         assert policies.parse(policy).spec == policy
-
-
-def test_records_of_the_default_before_say_so(tmp_path):
-    """Some name its two halves: the question's words vote where there is a question."""
-    exact = {"snapkv-paper": 0.5, quality_tables.ASKED: 0.75, quality_tables.LAST: 0.25}
-    record = eval_record(exact, ("needle", "continue"), budgets=(128,))
-    del record["settings"]["snapkv"]
-    write(tmp_path, "a", record)
-    text = quality_tables.short(tmp_path)
-    head, _, needle, prose = rows_below(text, "**Test-1B, 128 rows**")
-    assert head[3:] == ["default", "paper's form", "former default", "last 16"]
-    assert [cell.split(",")[0] for cell in needle[3:]] == ["-", "50 %", "75 %", "25 %"]
-    assert prose[3:] == ["-", "0.28", "0.41", "-"]
-    assert "the default before" in quality_tables.everything(tmp_path)
-    record["settings"]["policies"] = ["snapkv-paper", "streaming"]
-    write(tmp_path, "a", record)
-    assert "the default before" not in quality_tables.everything(tmp_path)
 
 
 def test_devices_are_not_mixed_in_a_row(tmp_path):
@@ -595,7 +578,7 @@ def test_the_needle_models_figure_is_of_its_records(tmp_path, monkeypatch):
 def test_the_default_before_is_compared_prompt_by_prompt(tmp_path):
     """What it lost by more than the interval is named, whatever the answers gained."""
     (tmp_path / "former").mkdir()
-    before = eval_record({quality_tables.ASKED: 0.5}, budgets=(64, 128))
+    before = eval_record({former_table.ASKED: 0.5}, budgets=(64, 128))
     today = eval_record({"snapkv": 0.5}, budgets=(64, 128))
     for case in today["cases"].values():
         case["scores"]["snapkv/128/f16"]["kl"] += 0.25
