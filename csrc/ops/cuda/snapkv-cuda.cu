@@ -2,6 +2,21 @@
 #include "snapkv-cuda.h"
 #include "snapkv-common.cuh"
 
+#include <cstdlib>
+
+#ifndef GGML_USE_HIP
+static __global__ void snapkv_architecture_kernel() {}
+
+bool snapkv_cuda_has_mma() {
+    // what the build has for this device: a build for older ones runs on newer ones, too
+    cudaFuncAttributes attributes;
+    if (cudaFuncGetAttributes(&attributes, snapkv_architecture_kernel) != cudaSuccess || attributes.ptxVersion < 80) {
+        return false;
+    }
+    return !getenv("SNAPKV_TEST_NO_MMA"); // tests: as on older devices
+}
+#endif
+
 static bool supports_score(const snapkv_op_params & params, const ggml_tensor * op) {
     const ggml_tensor * q = op->src[0];
     const ggml_tensor * k = op->src[1];
@@ -9,6 +24,9 @@ static bool supports_score(const snapkv_op_params & params, const ggml_tensor * 
         return false;
     }
     const int64_t head_dim = k->ne[0];
+    if (head_dim < 16 || head_dim > SNAPKV_OP_MAX_HEAD_DIM || head_dim % 16 != 0) {
+        return false;
+    }
     switch (k->type) {
         case GGML_TYPE_F32:
         case GGML_TYPE_F16:
@@ -29,7 +47,7 @@ static bool supports_score(const snapkv_op_params & params, const ggml_tensor * 
             q->ne[3] != 1 || k->ne[3] != 1) {
         return false;
     }
-    if (w < 1 || w > snapkv_cuda_max_window(head_dim) || n < w || n > INT32_MAX / 2 || n_head_kv < 1 || n_head_kv > 65535 || n_head % n_head_kv != 0 ||
+    if (w < 1 || w > SNAPKV_OP_MAX_ROWS || n < w || n > INT32_MAX / 2 || n_head_kv < 1 || n_head_kv > 65535 || n_head % n_head_kv != 0 ||
             n_head / n_head_kv > SNAPKV_OP_MAX_GROUP) {
         return false;
     }
@@ -54,10 +72,9 @@ static bool supports_evict(const snapkv_op_params & params, const ggml_tensor * 
             ggml_row_size(op->type, op->ne[0]) % (2 * ids->ne[1]) == 0 && op->nb[1] % 2 == 0 && src->nb[1] % 2 == 0;
 }
 
-bool snapkv_cuda_supports_op(int device, const ggml_tensor * op) {
+bool snapkv_cuda_supports_op(int, const ggml_tensor * op) {
     snapkv_op_params params;
-    int major = 0;
-    if (!snapkv_op_get_params(op, &params) || cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess || major < 8) {
+    if (!snapkv_op_get_params(op, &params)) {
         return false;
     }
     switch (params.kind) {

@@ -1,10 +1,10 @@
-// SnapKV's fused ops (csrc/ops/snapkv-op.h) on CUDA devices. Compiled into ggml-cuda, which calls the first two functions for nodes of
-// kind GGML_OP_CUSTOM. Needs compute capability 8.0 (cp.async, mma.m16n8k16); older devices get the stock-op path.
+// SnapKV's fused ops (csrc/ops/snapkv-op.h) on CUDA devices, and compiled otherwise, with HIP, on AMD's. Compiled into ggml-cuda or
+// ggml-hip, which calls the first two functions for nodes of kind GGML_OP_CUSTOM.
 #pragma once
 
 struct ggml_tensor;
 
-#if defined(GGML_USE_HIP) || defined(GGML_USE_MUSA) // built from the same ggml-cuda.cu, and not from our sources
+#if defined(GGML_USE_MUSA) // built from the same ggml-cuda.cu, and not from our sources
 
 static inline bool snapkv_cuda_supports_op(int, const struct ggml_tensor *) {
     return false;

@@ -50,7 +50,7 @@ static void evict(cudaStream_t stream, evict_args a, int64_t row_bytes, int64_t 
     const int ny = THREADS / nx;
     const dim3 block(nx, ny);
     const dim3 grid((unsigned) ((a.n_rows + ny * ROWS - 1) / (ny * ROWS)), (unsigned) ((a.units + nx - 1) / nx));
-    snapkv_evict_kernel<U><<<grid, block, 0, stream>>>(a);
+    snapkv_launch(snapkv_evict_kernel<U>, grid, block, 0, stream, a);
 }
 
 void snapkv_cuda_evict(cudaStream_t stream, const snapkv_op_params & params, ggml_tensor * op) {

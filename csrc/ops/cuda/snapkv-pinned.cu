@@ -1,8 +1,7 @@
 // Host memory that was allocated elsewhere, page-locked. cudaMallocHost() would hold up the device while it gets pages, which
 // takes a second for each GiB; here they are there already.
 #include "snapkv-cuda.h"
-
-#include <cuda_runtime.h>
+#include "snapkv-vendor.cuh"
 
 #include <cstddef>
 #include <cstring>

@@ -18,7 +18,7 @@ static __device__ __forceinline__ uint32_t vote_key(float vote) {
 
 static __device__ __forceinline__ uint32_t warp_sum(uint32_t x) {
     for (int mask = 16; mask > 0; mask /= 2) {
-        x += __shfl_xor_sync(0xffffffff, x, mask);
+        x += snapkv_shfl_xor(x, mask);
     }
     return x;
 }
@@ -26,7 +26,7 @@ static __device__ __forceinline__ uint32_t warp_sum(uint32_t x) {
 // to thread 0
 static __device__ double block_sum(double x, double * warps) {
     for (int mask = 16; mask > 0; mask /= 2) {
-        x += __shfl_xor_sync(0xffffffff, x, mask);
+        x += snapkv_shfl_xor(x, mask);
     }
     __syncthreads();
     if (threadIdx.x % 32 == 0) {
@@ -95,7 +95,7 @@ static __device__ threshold find_threshold(const float * votes, int i0, int i1, 
             }
             uint32_t above = sum;
             for (int d = 1; d < 32; d *= 2) {
-                const uint32_t x = __shfl_up_sync(0xffffffff, above, d);
+                const uint32_t x = snapkv_shfl_up(above, d);
                 above += lane >= d ? x : 0;
             }
             above -= sum;
@@ -198,9 +198,9 @@ static __global__ void __launch_bounds__(THREADS) snapkv_select_kernel(const flo
             for (int b = 0; b < BATCH; ++b) {
                 const int i = base + b * 32 + lane;
                 const uint32_t key = vote_key(v[b]);
-                const uint32_t eq = __ballot_sync(0xffffffff, i < s1 && key == th.key);
+                const uint32_t eq = snapkv_ballot(i < s1 && key == th.key);
                 const bool kept = i < s1 && (key > th.key || (key == th.key && ties + __popc(eq & lanes_below) < th.ties));
-                const uint32_t all = __ballot_sync(0xffffffff, kept);
+                const uint32_t all = snapkv_ballot(kept);
                 if (kept) {
                     out[pos + __popc(all & lanes_below)] = i;
                     held += mass[i];
@@ -226,5 +226,5 @@ void snapkv_cuda_select(cudaStream_t stream, const snapkv_op_params & params, gg
     const int n_kept = (int) op->ne[0] - 1;
     const int n_sink = params.n_sink < n_kept ? params.n_sink : n_kept;
     const float * plane = (const float *) votes->data;
-    snapkv_select_kernel<<<n_head_kv, THREADS, 0, stream>>>(plane, plane + (int64_t) n * n_head_kv, (int32_t *) op->data, n, params.window, n_kept, n_sink);
+    snapkv_launch(snapkv_select_kernel, n_head_kv, THREADS, 0, stream, plane, plane + (int64_t) n * n_head_kv, (int32_t *) op->data, n, params.window, n_kept, n_sink);
 }

@@ -1,5 +1,5 @@
 // STATS: the online softmax of each range of keys, then a merge of the ranges.
-#include "snapkv-score.cuh"
+#include "snapkv-logits.cuh"
 
 static constexpr float LN2 = 0.6931471805599453f;
 static constexpr float NO_MAX = -1e30f; // below any logit, and finite: a row that has seen no key yet gives no NaN
@@ -19,44 +19,42 @@ static __device__ __forceinline__ row_stats merge(row_stats a, row_stats b) {
 
 static __device__ __forceinline__ row_stats merge_lane(row_stats a, int mask) {
     row_stats b;
-    b.m = __shfl_xor_sync(0xffffffff, a.m, mask);
-    b.l = __shfl_xor_sync(0xffffffff, a.l, mask);
+    b.m = snapkv_shfl_xor(a.m, mask);
+    b.l = snapkv_shfl_xor(a.l, mask);
     return merge(a, b);
 }
 
 // part [n_splits][n_head][w]: statistics over a range of keys
-template <int D, int M> static __global__ void __launch_bounds__(warp_shape<D, M>::max_threads, warp_shape<D, M>::min_blocks)
+template <typename L> static __global__ void __launch_bounds__(L::max_threads, L::min_blocks)
         snapkv_stats_kernel(score_args a, float2 * part) {
-    extern __shared__ uint4 smem[];
-    char * tiles = reinterpret_cast<char *>(smem);
-    constexpr int nt = warp_shape<D, M>::nt;
-    constexpr int KT = tile_shape<D>::keys;
+    SNAPKV_DYNAMIC_SHARED(uint4, smem);
+    constexpr int M = L::M;
+    constexpr int nt = L::nt;
+    constexpr int KT = L::tile_keys;
 
     const int lane = threadIdx.x % 32;
     const int warp = threadIdx.x / 32;
-    const int row0 = warp % a.warps_per_head * warp_shape<D, M>::rows;
+    const int row0 = warp % a.warps_per_head * L::rows;
     const int head = blockIdx.y * a.g + a.head0 + warp / a.warps_per_head;
     const int start = blockIdx.x * a.range;
     const int n_tiles = (min(a.n, start + a.range) - start + KT - 1) / KT;
-    const tile_queue<D> queue{ a, a.k + blockIdx.y * a.k_nb2, tiles, start, n_tiles };
+    L logits(a, a.k + blockIdx.y * a.k_nb2, reinterpret_cast<char *>(smem), start, n_tiles);
 
-    queue.begin();
-    uint32_t qf[M][D / 16][4];
-    load_q<D, M>(qf, a, head, row0);
+    logits.begin(head, row0);
 
     row_stats rows[M * 2]; // rows lane/4 + 8*i
     for (int t = 0; t < n_tiles; ++t) {
-        const char * tile = queue.next(t);
+        logits.next(t);
 
 #pragma unroll 1
-        for (int j = 0; j < KT; j += warp_shape<D, M>::keys) {
-            acc_t<D, M> acc;
-            products<D, M>(acc, qf, tile + j * tile_shape<D>::stride, a);
+        for (int j = 0; j < KT; j += L::keys) {
+            acc_of<L> acc;
+            logits.products(acc, j);
 #pragma unroll
             for (int i = 0; i < M * nt * 4; ++i) {
                 acc[i / 4 / nt][i / 4 % nt][i % 4] *= a.scale;
             }
-            mask<D, M>(acc, -INFINITY, a, row0, start + t * KT + j);
+            mask<L>(acc, -INFINITY, a, row0, start + t * KT + j);
 
 #pragma unroll
             for (int i = 0; i < M * 2; ++i) {
@@ -118,35 +116,25 @@ static __global__ void snapkv_stats_merge_kernel(float2 * out, const float2 * pa
     }
 }
 
-template <int D, int M>
+template <typename L>
 static void launch_stats(cudaStream_t stream, score_args a, float2 * out, const float * sinks, int64_t n_head_kv, int64_t max_splits) {
     static std::atomic<uint64_t> prepared{ 0 };
-    a.warps_per_head = (a.w + warp_shape<D, M>::rows - 1) / warp_shape<D, M>::rows;
+    a.warps_per_head = (a.w + L::rows - 1) / L::rows;
     const int64_t n_rows = n_head_kv * a.g * a.w;
-    const int n_heads = heads_per_launch<D, M>(a);
-    const size_t smem = tile_shape<D>::stages * tile_shape<D>::bytes;
+    const int n_heads = heads_per_launch<L>(a);
+    const size_t smem = L::shared_bytes(n_heads * a.warps_per_head);
 
-    const int64_t resident = n_resident(snapkv_stats_kernel<D, M>, n_heads * a.warps_per_head * 32, smem, prepared) / n_head_kv;
-    a.range = range_keys<D>(a.n, resident < max_splits ? resident : max_splits, 0);
+    const int64_t resident = n_resident(snapkv_stats_kernel<L>, n_heads * a.warps_per_head * 32, smem, prepared) / n_head_kv;
+    a.range = range_keys<L>(a.n, resident < max_splits ? resident : max_splits, 0);
     const int n_splits = (a.n + a.range - 1) / a.range;
 
     float2 * part = out + n_rows;
     for (a.head0 = 0; a.head0 < a.g; a.head0 += a.n_heads) {
         a.n_heads = a.g - a.head0 < n_heads ? a.g - a.head0 : n_heads;
         const dim3 grid(n_splits, (unsigned) n_head_kv);
-        snapkv_stats_kernel<D, M><<<grid, a.n_heads * a.warps_per_head * 32, smem, stream>>>(a, part);
+        snapkv_launch(snapkv_stats_kernel<L>, grid, a.n_heads * a.warps_per_head * 32, smem, stream, a, part);
     }
-    snapkv_stats_merge_kernel<<<(unsigned) ((n_rows + 3) / 4), 128, 0, stream>>>(out, part, sinks, (int) n_rows, a.w, n_splits);
-}
-
-int64_t snapkv_cuda_max_window(int64_t head_dim) {
-    switch (head_dim) {
-#define X(D) case D:
-        SNAPKV_HEAD_DIMS(X)
-#undef X
-        return max_rows(head_dim);
-        default: return 0;
-    }
+    snapkv_launch(snapkv_stats_merge_kernel, (unsigned) ((n_rows + 3) / 4), 128, 0, stream, out, part, sinks, (int) n_rows, a.w, n_splits);
 }
 
 void snapkv_cuda_stats(cudaStream_t stream, const snapkv_op_params & params, ggml_tensor * op) {
@@ -154,10 +142,5 @@ void snapkv_cuda_stats(cudaStream_t stream, const snapkv_op_params & params, ggm
     const score_args a = make_args(params, op->src[0], k);
     float2 * out = (float2 *) op->data;
     const float * sinks = op->src[2] ? (const float *) op->src[2]->data : nullptr;
-    switch (k->ne[0]) {
-#define X(D) case D: with_rows_per_warp<D>(a.w, [&](auto m) { launch_stats<D, m.value>(stream, a, out, sinks, k->ne[2], op->ne[3] - 1); }); break;
-        SNAPKV_HEAD_DIMS(X)
-#undef X
-        default: break;
-    }
+    with_logits(k->ne[0], a.w, [&](auto tag) { launch_stats<typename decltype(tag)::type>(stream, a, out, sinks, k->ne[2], op->ne[3] - 1); });
 }

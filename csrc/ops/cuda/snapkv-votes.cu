@@ -1,5 +1,5 @@
 // VOTES: what each key gets of the window's attention, pooled over the keys.
-#include "snapkv-score.cuh"
+#include "snapkv-logits.cuh"
 
 static constexpr int RING = 256; // columns of votes kept for pooling: two tiles and kernel - 1 are less. A power of two
 static constexpr int RING_STRIDE = RING + 8; // so that four neighbouring rings lie in different banks
@@ -29,7 +29,7 @@ template <bool use_max, int nt> static __device__ __forceinline__ void reduce_ro
             for (int e = 0; e < 2; ++e) {
                 const float lo = v[t][e];
                 const float hi = v[t + half][e];
-                v[t][e] = combine<use_max>(upper ? hi : lo, __shfl_xor_sync(0xffffffff, upper ? lo : hi, bit));
+                v[t][e] = combine<use_max>(upper ? hi : lo, snapkv_shfl_xor(upper ? lo : hi, bit));
             }
         }
     }
@@ -39,7 +39,7 @@ template <bool use_max, int nt> static __device__ __forceinline__ void reduce_ro
     }
     const bool upper = lane & 4;
     const float send = upper ? v[0][0] : v[0][1];
-    dst[lane / 8 * 8 + lane % 4 * 2 + upper] = combine<use_max>(upper ? v[0][1] : v[0][0], __shfl_xor_sync(0xffffffff, send, 4));
+    dst[lane / 8 * 8 + lane % 4 * 2 + upper] = combine<use_max>(upper ? v[0][1] : v[0][0], snapkv_shfl_xor(send, 4));
 }
 
 struct votes_args {
@@ -71,36 +71,34 @@ static __device__ __forceinline__ float pooled(const votes_args & v, const float
 // A block's keys are followed and preceded by half a kernel, so that it can pool alone. A tile goes through three steps, each
 // an iteration behind the former, so that one barrier an iteration does:
 //     the warps' column sums -> part;  sums over warps -> ring, mass;  pooling of the ring -> votes
-template <int D, int M> static __global__ void __launch_bounds__(warp_shape<D, M>::max_threads, warp_shape<D, M>::min_blocks)
+template <typename L> static __global__ void __launch_bounds__(L::max_threads, L::min_blocks)
         snapkv_votes_kernel(score_args a, votes_args v) {
-    extern __shared__ uint4 smem[];
-    char * tiles = reinterpret_cast<char *>(smem);
-    constexpr int nt = warp_shape<D, M>::nt;
-    constexpr int KT = tile_shape<D>::keys;
+    SNAPKV_DYNAMIC_SHARED(uint4, smem);
+    constexpr int M = L::M;
+    constexpr int nt = L::nt;
+    constexpr int KT = L::tile_keys;
 
     const int lane = threadIdx.x % 32;
     const int warp = threadIdx.x / 32;
     const int n_warps = blockDim.x / 32;
-    const int row0 = warp % a.warps_per_head * warp_shape<D, M>::rows;
+    const int row0 = warp % a.warps_per_head * L::rows;
     const int head = blockIdx.y * a.g + a.head0 + warp / a.warps_per_head;
     const int half = v.kernel_size / 2;
     const int out0 = blockIdx.x * a.range; // of the range that this block writes
     const int out1 = min(a.n, out0 + a.range);
     const int start = out0 - half;
     const int n_tiles = (out1 - out0 + 2 * half + KT - 1) / KT;
-    const tile_queue<D> queue{ a, a.k + blockIdx.y * a.k_nb2, tiles, start, n_tiles };
+    L logits(a, a.k + blockIdx.y * a.k_nb2, reinterpret_cast<char *>(smem), start, n_tiles);
     float * votes = v.votes + (int64_t) blockIdx.y * a.n;
     float * mass = v.mass + (int64_t) blockIdx.y * a.n;
 
     const int plane = n_warps * KT;
     const int part_size = v.reduce_max ? 2 * plane : plane;
-    float * part = reinterpret_cast<float *>(tiles + tile_shape<D>::stages * tile_shape<D>::bytes); // [2][1 + reduce_max][n_warps][KT]
+    float * part = reinterpret_cast<float *>(reinterpret_cast<char *>(smem) + L::shared_bytes(n_warps)); // [2][1 + reduce_max][n_warps][KT]
     float * ring = part + 2 * part_size;                                             // [n_rings][RING_STRIDE]
     const int n_rings = v.pools_heads() ? a.n_heads : 1;
 
-    queue.begin();
-    uint32_t qf[M][D / 16][4];
-    load_q<D, M>(qf, a, head, row0);
+    logits.begin(head, row0);
 
     // p = exp2(logit - off) of rows lane/4 + 8*i; rows past the window get none
     float off[M * 2];
@@ -115,7 +113,7 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<D, M
     }
 
     for (int t = 0; t < n_tiles + 2; ++t) {
-        const char * tile = queue.next(t); // its barrier is also that between a step's writes and the next step's reads
+        logits.next(t); // its barrier is also that between a step's writes and the next step's reads
 
         // sums over warps of tile t - 1
         if (t >= 1 && t <= n_tiles) {
@@ -164,7 +162,7 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<D, M
                     }
                 }
                 for (int bit = 1; bit < lanes; bit *= 2) {
-                    vote += __shfl_xor_sync(0xffffffff, vote, bit);
+                    vote += snapkv_shfl_xor(vote, bit);
                 }
                 if (i % lanes == 0 && j >= out0 && j < out1) {
                     votes[j] = vote * v.inv_g + (v.add ? votes[j] : 0.0f);
@@ -177,15 +175,15 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<D, M
         }
         float * dst = part + t % 2 * part_size + warp * KT;
 #pragma unroll 1
-        for (int j = 0; j < KT; j += warp_shape<D, M>::keys) {
-            acc_t<D, M> acc;
-            products<D, M>(acc, qf, tile + j * tile_shape<D>::stride, a);
+        for (int j = 0; j < KT; j += L::keys) {
+            acc_of<L> acc;
+            logits.products(acc, j);
 #pragma unroll
             for (int i = 0; i < M * nt * 4; ++i) {
                 float & x = acc[i / 4 / nt][i / 4 % nt][i % 4];
                 x = snapkv_exp2(fmaf(x, a.scale, -off[i / 4 / nt * 2 + i % 4 / 2]));
             }
-            mask<D, M>(acc, 0.0f, a, row0, start + t * KT + j);
+            mask<L>(acc, 0.0f, a, row0, start + t * KT + j);
 
             float x[nt][2];
 #pragma unroll
@@ -214,20 +212,20 @@ template <int D, int M> static __global__ void __launch_bounds__(warp_shape<D, M
     }
 }
 
-template <int D, int M> static void launch_votes(cudaStream_t stream, score_args a, votes_args v, int64_t n_head_kv) {
+template <typename L> static void launch_votes(cudaStream_t stream, score_args a, votes_args v, int64_t n_head_kv) {
     static std::atomic<uint64_t> prepared{ 0 };
-    a.warps_per_head = (a.w + warp_shape<D, M>::rows - 1) / warp_shape<D, M>::rows;
-    const int n_heads = heads_per_launch<D, M>(a);
+    a.warps_per_head = (a.w + L::rows - 1) / L::rows;
+    const int n_heads = heads_per_launch<L>(a);
     const int n_warps = n_heads * a.warps_per_head;
     const int n_rings = v.pools_heads() ? n_heads : 1;
-    const size_t smem = tile_shape<D>::stages * tile_shape<D>::bytes + sizeof(float) * (2 * (v.reduce_max ? 2 : 1) * n_warps * tile_shape<D>::keys + n_rings * RING_STRIDE);
+    const size_t smem = L::shared_bytes(n_warps) + sizeof(float) * (2 * (v.reduce_max ? 2 : 1) * n_warps * L::tile_keys + n_rings * RING_STRIDE);
 
-    a.range = range_keys<D>(a.n, n_resident(snapkv_votes_kernel<D, M>, n_warps * 32, smem, prepared) / n_head_kv, v.kernel_size - 1);
+    a.range = range_keys<L>(a.n, n_resident(snapkv_votes_kernel<L>, n_warps * 32, smem, prepared) / n_head_kv, v.kernel_size - 1);
     for (a.head0 = 0; a.head0 < a.g; a.head0 += a.n_heads) {
         a.n_heads = a.g - a.head0 < n_heads ? a.g - a.head0 : n_heads;
         v.add = a.head0 > 0;
         const dim3 grid((a.n + a.range - 1) / a.range, (unsigned) n_head_kv);
-        snapkv_votes_kernel<D, M><<<grid, a.n_heads * a.warps_per_head * 32, smem, stream>>>(a, v);
+        snapkv_launch(snapkv_votes_kernel<L>, grid, a.n_heads * a.warps_per_head * 32, smem, stream, a, v);
     }
 }
 
@@ -243,11 +241,5 @@ void snapkv_cuda_votes(cudaStream_t stream, const snapkv_op_params & params, ggm
     v.self_weight = params.self_weight;
     v.reduce_max = params.aggregation == SNAPKV_CUDA_AGGREGATION_MAX;
     v.inv_g = 1.0f / a.g;
-    switch (k->ne[0]) {
-#define X(D) \
-    case D: with_rows_per_warp<D>(a.w, [&](auto m) { launch_votes<D, m.value>(stream, a, v, k->ne[2]); }); break;
-        SNAPKV_HEAD_DIMS(X)
-#undef X
-        default: break;
-    }
+    with_logits(k->ne[0], a.w, [&](auto tag) { launch_votes<typename decltype(tag)::type>(stream, a, v, k->ne[2]); });
 }
