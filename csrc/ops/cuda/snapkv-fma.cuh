@@ -6,20 +6,24 @@
 
 #include "snapkv-score.cuh"
 
-// elements 8*c .. 8*c + 7 of a row of K
-static __device__ __forceinline__ void load8_f32(float (&x)[8], const char * row, int c, k_kind kind, bool wide) {
-    if (kind != K_F16 && kind != K_F16_ALIGNED) {
-        load8(x, row, c, kind, wide);
-        return;
+struct to_f32 {
+    struct result {
+        float4 lo, hi;
+    };
+    __device__ __forceinline__ result operator()(const float (&x)[8]) const {
+        return { make_float4(x[0], x[1], x[2], x[3]), make_float4(x[4], x[5], x[6], x[7]) };
     }
-    const uint4 a = load16(row + c * 16, wide);
-    const uint32_t u[4] = { a.x, a.y, a.z, a.w };
+    __device__ __forceinline__ result operator()(uint4 f16) const {
+        const uint32_t u[4] = { f16.x, f16.y, f16.z, f16.w };
+        float x[8];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        x[2 * i] = snapkv_f16_to_f32((uint16_t) u[i]);
-        x[2 * i + 1] = snapkv_f16_to_f32((uint16_t) (u[i] >> 16));
+        for (int i = 0; i < 4; ++i) {
+            x[2 * i] = snapkv_f16_to_f32((uint16_t) u[i]);
+            x[2 * i + 1] = snapkv_f16_to_f32((uint16_t) (u[i] >> 16));
+        }
+        return (*this)(x);
     }
-}
+};
 
 template <int M_> struct fma_logits {
     static constexpr int M = M_;
@@ -63,13 +67,13 @@ template <int M_> struct fma_logits {
             const int row = i / (DIMS / 8);
             const int c = i % (DIMS / 8);
             const int j = j0 + row;
-            float x[8] = {};
+            to_f32::result x = {};
             if (j >= 0 && j < a.n) {
-                load8_f32(x, k + j * a.k_nb1, d0 / 8 + c, a.kind, a.wide);
+                x = load8(k + j * a.k_nb1, d0 / 8 + c, a.kind, a.wide, to_f32());
             }
             float4 * dst = reinterpret_cast<float4 *>(k_slice + row * STRIDE + c * 8);
-            dst[0] = make_float4(x[0], x[1], x[2], x[3]);
-            dst[1] = make_float4(x[4], x[5], x[6], x[7]);
+            dst[0] = x.lo;
+            dst[1] = x.hi;
         }
 #pragma unroll
         for (int s = 0; s < rows * DIMS / 32; ++s) {

@@ -64,19 +64,12 @@ static __device__ __forceinline__ void snapkv_mma(float (&c)[4], const uint32_t 
 // loading
 //
 
-static __device__ __forceinline__ uint4 pack8(const float (&x)[8]) {
-    return make_uint4(snapkv_pack_f16(x[0], x[1]), snapkv_pack_f16(x[2], x[3]), snapkv_pack_f16(x[4], x[5]), snapkv_pack_f16(x[6], x[7]));
-}
-
-// elements 8*c .. 8*c + 7 of a row of K, as f16
-static __device__ __forceinline__ uint4 load8_f16(const char * row, int c, k_kind kind, bool wide) {
-    if (kind == K_F16 || kind == K_F16_ALIGNED) {
-        return load16(row + c * 16, wide);
+struct to_f16 {
+    __device__ __forceinline__ uint4 operator()(const float (&x)[8]) const {
+        return make_uint4(snapkv_pack_f16(x[0], x[1]), snapkv_pack_f16(x[2], x[3]), snapkv_pack_f16(x[4], x[5]), snapkv_pack_f16(x[6], x[7]));
     }
-    float x[8];
-    load8(x, row, c, kind, wide);
-    return pack8(x);
-}
+    __device__ __forceinline__ uint4 operator()(uint4 x) const { return x; }
+};
 
 // keys j0 .. j0 + tile_shape<D>::keys - 1, zeros where there is no such key
 template <int D> static __device__ __forceinline__ void load_tile(char * tile, const score_args & a, const char * k, int j0) {
@@ -99,7 +92,7 @@ template <int D> static __device__ __forceinline__ void load_tile(char * tile, c
         const int j = j0 + row;
         uint4 x = make_uint4(0, 0, 0, 0);
         if (j >= 0 && j < a.n) {
-            x = load8_f16(k + j * a.k_nb1, c, a.kind, a.wide);
+            x = load8(k + j * a.k_nb1, c, a.kind, a.wide, to_f16());
         }
         *reinterpret_cast<uint4 *>(tile + row * tile_shape<D>::stride + c * 16) = x;
     }

@@ -35,13 +35,14 @@ struct score_args {
     int64_t k_nb1, k_nb2;
     k_kind kind;
     bool wide; // rows of K are aligned to 16 bytes
-    int d, n, w, g;
+    int n, w, g;
     int head0;          // of the g query heads, the first of this launch
     int n_heads;        // of this launch
     int warps_per_head; // ceil(w/rows of a warp)
     int range;          // keys of a block
     // logits in base 2: scale*qk, with a cap scale*cap*tanh(qk*..), tanh from exp2(tanh_scale*qk)
     float scale, cap, tanh_scale;
+    int d; // dims of a head
 };
 
 static __device__ __forceinline__ float snapkv_exp2(float x) {
@@ -70,15 +71,16 @@ static __device__ __forceinline__ uint4 load16(const char * p, bool wide) {
     return make_uint4(s[0] | (uint32_t) s[1] << 16, s[2] | (uint32_t) s[3] << 16, s[4] | (uint32_t) s[5] << 16, s[6] | (uint32_t) s[7] << 16);
 }
 
-// elements 8*c .. 8*c + 7 of a row of K that is not f16
-static __device__ __forceinline__ void load8(float (&x)[8], const char * row, int c, k_kind kind, bool wide) {
+// elements 8*c .. 8*c + 7 of a row of K; convert() takes them as float[8], or as f16 in the order of memory
+template <typename F> static __device__ __forceinline__ auto load8(const char * row, int c, k_kind kind, bool wide, F && convert) {
+    float x[8];
     switch (kind) {
         case K_F32: {
             const uint4 a = load16(row + c * 32, wide);
             const uint4 b = load16(row + c * 32 + 16, wide);
             x[0] = __uint_as_float(a.x), x[1] = __uint_as_float(a.y), x[2] = __uint_as_float(a.z), x[3] = __uint_as_float(a.w);
             x[4] = __uint_as_float(b.x), x[5] = __uint_as_float(b.y), x[6] = __uint_as_float(b.z), x[7] = __uint_as_float(b.w);
-            return;
+            return convert(x);
         }
         case K_BF16: {
             const uint4 a = load16(row + c * 16, wide);
@@ -88,7 +90,7 @@ static __device__ __forceinline__ void load8(float (&x)[8], const char * row, in
                 x[2 * i] = __uint_as_float(u[i] << 16);
                 x[2 * i + 1] = __uint_as_float(u[i] & 0xffff0000u);
             }
-            return;
+            return convert(x);
         }
         case K_Q8_0: { // half d, 32 int8
             const uint16_t * block = reinterpret_cast<const uint16_t *>(row + (c / 4) * 34);
@@ -99,9 +101,9 @@ static __device__ __forceinline__ void load8(float (&x)[8], const char * row, in
                 x[2 * i] = d * (float) (int8_t) (qs[i] & 0xff);
                 x[2 * i + 1] = d * (float) (int8_t) (qs[i] >> 8);
             }
-            return;
+            return convert(x);
         }
-        default: { // K_Q4_0: half d, 16 bytes: the low nibbles are elements 0..15, the high ones 16..31
+        case K_Q4_0: { // half d, 16 bytes: the low nibbles are elements 0..15, the high ones 16..31
             const uint16_t * block = reinterpret_cast<const uint16_t *>(row + (c / 4) * 18);
             const float d = snapkv_f16_to_f32(block[0]);
             const uint16_t * qs = block + 1 + (c % 2) * 4;
@@ -111,8 +113,9 @@ static __device__ __forceinline__ void load8(float (&x)[8], const char * row, in
                 x[2 * i] = d * (float) ((int) (qs[i] >> shift & 15) - 8);
                 x[2 * i + 1] = d * (float) ((int) (qs[i] >> (8 + shift) & 15) - 8);
             }
-            return;
+            return convert(x);
         }
+        default: return convert(load16(row + c * 16, wide));
     }
 }
 

@@ -1,21 +1,12 @@
 // A stand-in for the functions of upstream's Metal backend that snapkv-metal.cpp calls: a dispatch runs its kernel at once.
 #pragma once
 
+#include "../kernel-cases.h"
 #include "metal-kernels.h"
 
 #include "ggml-metal/ggml-metal-device.h"
 
 #include <iterator>
-
-static int n_failed = 0;
-
-#define CHECK(x)                                           \
-    do {                                                   \
-        if (!(x)) {                                        \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, #x); \
-            n_failed++;                                    \
-        }                                                  \
-    } while (0)
 
 extern const char snapkv_metal_source[];
 const char snapkv_metal_source[] = "the stand-in has its kernels already";

@@ -2,28 +2,14 @@
 // This checks a kernel's logic. It says nothing of the Metal compiler, of its fast math, or of the hardware.
 #pragma once
 
+#include "../gpu-threads.h"
+
 #include "ggml.h"
 
-#include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <condition_variable>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <functional>
-#include <memory>
-#include <mutex>
-#include <numeric>
-#include <random>
-#include <thread>
-#include <vector>
-
-#if defined(__linux__)
-#include <ucontext.h>
-#define METAL_SHIM_FIBERS
-#endif
 
 namespace metal_shim {
 
@@ -133,124 +119,11 @@ enum class mem_flags { mem_threadgroup };
 // threadgroups
 //
 
-// the threads of one threadgroup; a barrier that not all of them reach is an error
-struct group {
-    virtual ~group() = default;
-    virtual void run(int n_threads, const std::function<void(int)> & body) = 0;
-    virtual void barrier() = 0;
-};
-
-static thread_local group * current_group = nullptr;
+using gpu_threads::group;
+using gpu_threads::make_group;
 
 static inline void threadgroup_barrier(mem_flags) {
-    current_group->barrier();
-}
-
-// Threads of the operating system, for a race detector (-fsanitize=thread). Slow: a barrier wakes all of them
-struct group_threads : group {
-    void run(int n_threads, const std::function<void(int)> & body) override {
-        n = n_threads;
-        waiting = 0;
-        std::vector<std::thread> threads;
-        for (int i = 0; i < n; ++i) {
-            threads.emplace_back([this, &body, i] {
-                current_group = this;
-                body(i);
-            });
-        }
-        for (auto & thread : threads) {
-            thread.join();
-        }
-    }
-    void barrier() override {
-        std::unique_lock<std::mutex> lock(mutex);
-        const int now = phase;
-        if (++waiting == n) {
-            waiting = 0;
-            phase++;
-            all.notify_all();
-        } else {
-            all.wait(lock, [&] { return phase != now; });
-        }
-    }
-
-private:
-    std::mutex mutex;
-    std::condition_variable all;
-    int n = 0;
-    int waiting = 0;
-    int phase = 0;
-};
-
-#ifdef METAL_SHIM_FIBERS
-// Fibers: each runs to the next barrier before another starts, in an order that is drawn anew after each barrier, so that
-// a missing barrier shows
-struct group_fibers : group {
-    static constexpr size_t STACK = 64 * 1024;
-
-    void run(int n_threads, const std::function<void(int)> & body) override {
-        this->body = &body;
-        while ((int) fibers.size() < n_threads) {
-            fibers.push_back(std::make_unique<fiber>());
-        }
-        std::vector<int> order(n_threads);
-        std::iota(order.begin(), order.end(), 0);
-
-        current_group = this;
-        for (int i = 0; i < n_threads; ++i) {
-            getcontext(&fibers[i]->context);
-            fibers[i]->context.uc_stack.ss_sp = fibers[i]->stack.get();
-            fibers[i]->context.uc_stack.ss_size = STACK;
-            fibers[i]->context.uc_link = &scheduler;
-            fibers[i]->done = false;
-            makecontext(&fibers[i]->context, (void (*)()) enter, 0);
-        }
-        for (int n_done = 0; n_done < n_threads;) {
-            std::shuffle(order.begin(), order.end(), rng);
-            n_done = 0;
-            for (const int i : order) {
-                running = i;
-                swapcontext(&scheduler, &fibers[i]->context);
-                n_done += fibers[i]->done;
-            }
-            if (n_done != 0 && n_done != n_threads) {
-                printf("%d of %d threads do not reach a barrier\n", n_done, n_threads);
-                abort();
-            }
-        }
-    }
-    void barrier() override { swapcontext(&fibers[running]->context, &scheduler); }
-
-private:
-    struct fiber {
-        ucontext_t context;
-        std::unique_ptr<char[]> stack{ new char[STACK] };
-        bool done;
-    };
-
-    static void enter() {
-        auto * self = (group_fibers *) current_group;
-        const int i = self->running;
-        (*self->body)(i);
-        self->fibers[i]->done = true;
-    }
-
-    const std::function<void(int)> * body = nullptr;
-    std::vector<std::unique_ptr<fiber>> fibers;
-    ucontext_t scheduler;
-    int running = 0;
-    std::mt19937 rng{ 1 };
-};
-#endif
-
-static std::unique_ptr<group> make_group(bool threads) {
-#ifdef METAL_SHIM_FIBERS
-    if (!threads) {
-        return std::make_unique<group_fibers>();
-    }
-#endif
-    (void) threads;
-    return std::make_unique<group_threads>();
+    gpu_threads::current_group->wait_for_all();
 }
 
 // what a dispatch binds
