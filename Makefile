@@ -137,7 +137,7 @@ test.vulkan: $(VENV)/.built
 
 # sources
 
-CSRC = $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/ops/metal/*.h csrc/ops/metal/*.cpp csrc/tests/*/*.h)
+CSRC = $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/ops/metal/*.h csrc/ops/metal/*.cpp csrc/tests/*/*.h csrc/tests/hip/hip/*.h)
 
 lint: $(VENV)/.tools
 	$(VENV)/bin/ruff check .

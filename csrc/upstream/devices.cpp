@@ -37,7 +37,9 @@ static constexpr llama_snapkv_backend BACKENDS[] = {
       "of Llama 3.2 1B and Gemma 3 4B with a cache in f16 and q8_0. Other vendors' drivers compute otherwise, so on each device a small model "
       "is computed when a model is loaded, and has to be exact there. Its flash attention takes a mask's rows as adjacent: each chunk gets a "
       "copy of its part." },
-    { "ROCm",    "ROCm (AMD)",          false, false,  false,    false, false, false, false,    true,  false, "Never run." },
+    { "ROCm",    "ROCm (AMD)",          false, false,  false,    false, false, false, false,    true,  true,
+      "Never run on AMD's hardware. Our sources compile with HIP 5.2, and the kernels run as C++ on a CPU, with waves of 32 and of 64 lanes "
+      "(test-snapkv-hip)." },
     { "MUSA",    "MUSA (Moore Threads)", false, false, false,    false, false, false, false,    true,  false, "Never run." },
     { "SYCL",    "SYCL (Intel)",        false, false,  false,    false, false, false, false,    false, false, "Never run." },
     { "OpenCL",  "OpenCL",              false, false,  false,    false, false, false, false,    false, false, "Never run." },

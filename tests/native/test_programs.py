@@ -46,24 +46,50 @@ def test_metal_kernels_as_cpp(run: Run) -> None:
     assert run("test-snapkv-metal").strip().splitlines()[-1] == "passed"
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no CUDA compiler (nvcc) on this machine")
-def test_cuda_sources_compile(binaries: Path, tmp_path: Path) -> None:
-    """For one architecture, unoptimized, and through ccache where it is there."""
+def test_hip_kernels_as_cpp(run: Run) -> None:
+    """Those of AMD's GPUs, with waves of 32 and of 64 lanes, and of NVIDIA's older ones.
+
+    No such hardware is tested by this.
+    """
+    assert run("test-snapkv-hip").strip().splitlines()[-1] == "passed"
+
+
+def compiles(binaries: Path, out: Path, *compiler: str) -> None:
+    """The sources of csrc/ops/cuda, one by one, through ccache where it is there."""
     sources = sorted((ROOT / "csrc/ops/cuda").glob("*.cu"))
     assert sources
     command = [
         *(["ccache"] if shutil.which("ccache") else []),
-        *("nvcc", "-std=c++17", "-arch=sm_80", "-Xcicc", "-O0", "-Xptxas", "-O0"),
-        *("-I", binaries.parent / "llama.cpp/ggml/include", "-I", ROOT / "csrc"),
-        *("-o", tmp_path / "out.o", "-c"),
+        *(*compiler, "-std=c++17", "-I", binaries.parent / "llama.cpp/ggml/include"),
+        *("-I", ROOT / "csrc", "-o", out, "-c"),
     ]
-    # the same in another checkout
-    environment = {**os.environ, "CCACHE_BASEDIR": str(ROOT), "CCACHE_NOHASHDIR": "1"}
+    environment = {
+        **os.environ,
+        **{"CCACHE_BASEDIR": str(ROOT), "CCACHE_NOHASHDIR": "1"},  # the same in another checkout
+        "HIP_PLATFORM": "amd",  # hipcc would take nvcc where it finds that
+    }
     for source in sources:
         result = subprocess.run(
             [*command, source], cwd=ROOT, env=environment, capture_output=True, text=True
         )
         assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no CUDA compiler (nvcc) on this machine")
+def test_cuda_sources_compile(binaries: Path, tmp_path: Path) -> None:
+    """Unoptimized, with tensor cores that the kernels know and for the oldest GPUs that nvcc 13 knows."""
+    architectures = [f"-gencode=arch=compute_{cc},code=sm_{cc}" for cc in (75, 80)]
+    compiles(
+        binaries, tmp_path / "out.o", "nvcc", *architectures, "-Xcicc", "-O0", "-Xptxas", "-O0"
+    )
+
+
+@pytest.mark.skipif(shutil.which("hipcc") is None, reason="no HIP compiler (hipcc) on this machine")
+def test_cuda_sources_compile_with_hip(binaries: Path, tmp_path: Path) -> None:
+    """Unoptimized, for a GPU with waves of 32 lanes and for one with waves of 64."""
+    architectures = [f"--offload-arch={name}" for name in ("gfx1030", "gfx906")]
+    options = ["-x", "hip", "-DGGML_USE_HIP", "-O0", *architectures]
+    compiles(binaries, tmp_path / "out.o", "hipcc", *options)
 
 
 def test_the_register_of_backends(run: Run) -> None:

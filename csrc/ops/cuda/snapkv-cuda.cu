@@ -65,7 +65,7 @@ static bool supports_select(const ggml_tensor * op) {
             ggml_is_contiguous(op);
 }
 
-static bool supports_evict(const snapkv_op_params & params, const ggml_tensor * op) {
+static bool supports_evict(const ggml_tensor * op) {
     const ggml_tensor * src = op->src[1];
     const ggml_tensor * ids = op->src[2];
     return src && ids && src->type == op->type && ids->type == GGML_TYPE_I32 && ggml_is_contiguous(ids) &&
@@ -81,7 +81,7 @@ bool snapkv_cuda_supports_op(int, const ggml_tensor * op) {
         case SNAPKV_OP_STATS:
         case SNAPKV_OP_VOTES: return supports_score(params, op);
         case SNAPKV_OP_SELECT: return supports_select(op);
-        case SNAPKV_OP_EVICT: return supports_evict(params, op);
+        case SNAPKV_OP_EVICT: return supports_evict(op);
         default: return false;
     }
 }

@@ -188,7 +188,8 @@ using std::min;
 //
 
 typedef void * hipStream_t;
-typedef enum { hipSuccess = 0, hipErrorInvalidValue = 1 } hipError_t;
+typedef enum { hipSuccess = 0,
+    hipErrorInvalidValue = 1 } hipError_t;
 enum hipDeviceAttribute_t { hipDeviceAttributeMultiprocessorCount };
 enum { hipHostRegisterPortable = 1 };
 
