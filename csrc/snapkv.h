@@ -498,12 +498,12 @@ LLAMA_API bool llama_snapkv_add_state(struct llama_context * ctx, llama_seq_id s
 // without recurrent layers
 LLAMA_API bool llama_snapkv_reserve_looks(struct llama_context * ctx);
 
-// put the state behind a sequence's last token aside, in the place of what is there of it. it is that until tokens before it are
-// removed: who does that must not go back to it. false on error
+// put the state behind a sequence's last token aside, in the place of what is there of it. false on error
 LLAMA_API bool llama_snapkv_begin_look(struct llama_context * ctx, llama_seq_id seq_id);
 
 // go back to what was put aside, if that was at or before a position, and remove what follows it; it may be gone back to again. returns
-// the position of the token that comes next; -1, with the sequence as it was, if nothing is put aside, or rows were evicted since.
+// the position of the token that comes next; -1, with the sequence as it was, if nothing is put aside, or rows were evicted or tokens
+// before it removed since.
 // -2: the sequence is empty
 LLAMA_API llama_pos llama_snapkv_take_back(struct llama_context * ctx, llama_seq_id seq_id, llama_pos pos);
 

@@ -53,7 +53,9 @@ bool llama_snapkv_begin_look(llama_context * ctx, llama_seq_id seq_id) {
         return false;
     }
     try {
-        llama_snapkv_of(ctx)->looks->keep(*mem.recr, seq_id, llama_snapkv_state_row(*mem.recr, seq_id), end, mem.base->snapkv.get(seq_id));
+        mem.base->snapkv.set_look(seq_id, -1);
+        llama_snapkv_of(ctx)->looks->keep(*mem.recr, seq_id, llama_snapkv_state_row(*mem.recr, seq_id));
+        mem.base->snapkv.set_look(seq_id, end);
     } catch (const std::exception &) {
         llama_snapkv_set_error("out of memory: the state of recurrent layers before guesses");
         return false;
@@ -66,14 +68,13 @@ llama_pos llama_snapkv_take_back(llama_context * ctx, llama_seq_id seq_id, llama
     if (!mem.recr) {
         return -1;
     }
-    const auto looks = llama_snapkv_of(ctx)->looks;
-    const llama_pos look = looks ? looks->pos(seq_id, mem.base->snapkv.get(seq_id)) : -1;
+    const llama_pos look = mem.base->snapkv.look_of(seq_id);
     if (look < 0 || look > pos || look > mem.base->seq_pos_max(seq_id) + 1 || !mem.base->snapkv.allows_rm(*mem.base, seq_id, look, -1)) {
         llama_snapkv_error() = format("no state is put aside that sequence %d could go back to from position %d", seq_id, pos);
         return -1;
     }
     try {
-        looks->bring_back(*mem.recr, seq_id, llama_snapkv_new_state_row(*mem.recr, seq_id, look));
+        llama_snapkv_of(ctx)->looks->bring_back(*mem.recr, seq_id, llama_snapkv_new_state_row(*mem.recr, seq_id, look));
     } catch (const std::exception & e) {
         mem.hybrid->seq_rm(seq_id, -1, -1); // a part may be that of a later token
         llama_snapkv_set_error(e.what());

@@ -7,10 +7,8 @@
 #include "ggml-backend.h"
 
 #include <map>
-#include <utility>
 
-llama_snapkv_looks::llama_snapkv_looks(const llama_memory_recurrent & recr, uint32_t n_seqs) :
-    places(n_seqs) {
+llama_snapkv_looks::llama_snapkv_looks(const llama_memory_recurrent & recr, uint32_t n_seqs) {
     const auto tensors = llama_snapkv_state_tensors(recr);
     std::map<ggml_backend_buffer_type_t, size_t> index; // of ctxs
     for (ggml_tensor * t : tensors) {
@@ -33,14 +31,8 @@ llama_snapkv_looks::llama_snapkv_looks(const llama_memory_recurrent & recr, uint
     }
 }
 
-void llama_snapkv_looks::keep(const llama_memory_recurrent & recr, llama_seq_id seq_id, size_t row, llama_pos pos, llama_snapkv_record_ptr record) {
-    places[seq_id] = {};
+void llama_snapkv_looks::keep(const llama_memory_recurrent & recr, llama_seq_id seq_id, size_t row) const {
     copy(recr, seq_id, row, false);
-    places[seq_id] = { pos, std::move(record) };
-}
-
-llama_pos llama_snapkv_looks::pos(llama_seq_id seq_id, const llama_snapkv_record_ptr & record) const {
-    return places[seq_id].record == record ? places[seq_id].pos : -1;
 }
 
 void llama_snapkv_looks::bring_back(const llama_memory_recurrent & recr, llama_seq_id seq_id, size_t row) const {

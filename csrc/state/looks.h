@@ -3,7 +3,6 @@
 #pragma once
 
 #include "upstream/snapkv-alloc.h"
-#include "upstream/snapkv-guard.h"
 
 #include "llama.h"
 
@@ -20,25 +19,16 @@ public:
     // room for one state of each sequence. throws std::runtime_error, std::bad_alloc
     llama_snapkv_looks(const llama_memory_recurrent & recr, uint32_t n_seqs);
 
-    // a row of each of llama.cpp's tensors, put aside for a sequence whose next token has a position. throws std::bad_alloc
-    void keep(const llama_memory_recurrent & recr, llama_seq_id seq_id, size_t row, llama_pos pos, llama_snapkv_record_ptr record);
-
-    // where that was; -1 if nothing is put aside, or rows were evicted since
-    llama_pos pos(llama_seq_id seq_id, const llama_snapkv_record_ptr & record) const;
+    // a row of each of llama.cpp's tensors, put aside for a sequence; what it is the state of, the guard knows. throws std::bad_alloc
+    void keep(const llama_memory_recurrent & recr, llama_seq_id seq_id, size_t row) const;
 
     // what was put aside, in a row of each of llama.cpp's tensors. throws std::bad_alloc
     void bring_back(const llama_memory_recurrent & recr, llama_seq_id seq_id, size_t row) const;
 
 private:
-    struct place {
-        llama_pos pos = -1;
-        llama_snapkv_record_ptr record; // as the sequence was then
-    };
-
     void copy(const llama_memory_recurrent & recr, llama_seq_id seq_id, size_t row, bool is_back) const;
 
     std::vector<llama_snapkv_gctx> ctxs;
     std::vector<ggml_backend_buffer_ptr> bufs;
     std::vector<ggml_tensor *> kept; // [row, n_seqs], in the order of llama_snapkv_state_tensors()
-    std::vector<place> places;       // [n_seqs]
 };

@@ -488,6 +488,18 @@ static void test_looks(llama_model * model) {
     const llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, more.data(), (uint32_t) more.size());
     CHECK(llama_snapkv_extend(ctx.get(), N + 5, &prompt) == 0);
     CHECK(llama_snapkv_take_back(ctx.get(), 0, N + 5) == -1);
+
+    // other tokens in the places of those before it
+    for (const bool all : { false, true }) {
+        auto * mem = llama_get_memory(ctx.get());
+        CHECK(prefill(ctx.get(), make_tokens(model, BUDGET, 1)) == 0);
+        CHECK(llama_snapkv_begin_look(ctx.get(), 0));
+        CHECK(all ? (llama_memory_clear(mem, true), true) : llama_memory_seq_rm(mem, 0, -1, -1));
+        CHECK(decode(ctx.get(), make_tokens(model, BUDGET + 5, 2), 0) == 0);
+        const auto other = state_of(ctx.get(), 0);
+        CHECK(llama_snapkv_take_back(ctx.get(), 0, BUDGET) == -1);
+        CHECK(state_of(ctx.get(), 0) == other);
+    }
 }
 
 static void test_looks_without_memory(llama_model * model) {

@@ -46,6 +46,10 @@ bool llama_snapkv_guard::rm(const llama_kv_cache & kv, llama_seq_id seq_id, llam
             kept.truncate(std::max(p0, 0));
         }
     }
+    for (auto it = looks.begin(); it != looks.end();) {
+        const bool is_other = (seq_id < 0 || seq_id == it->first) && p0 < it->second;
+        it = is_other ? looks.erase(it) : std::next(it);
+    }
     return true;
 }
 
@@ -62,6 +66,9 @@ bool llama_snapkv_guard::cp(const llama_kv_cache & kv, llama_seq_id src, llama_s
     if (!allows_cp(kv, src, dst, p0, p1)) {
         return false;
     }
+    if (src != dst) {
+        looks.erase(dst);
+    }
     if (src != dst && covers(kv, src, p0, p1)) {
         set(dst, get(src));
         states[dst] = states_of(src);
@@ -74,6 +81,7 @@ bool llama_snapkv_guard::cp(const llama_kv_cache & kv, llama_seq_id src, llama_s
 bool llama_snapkv_guard::allows_shift(llama_seq_id seq_id) {
     if (!get(seq_id)) {
         states.erase(seq_id);
+        looks.erase(seq_id);
         return true;
     }
     LLAMA_LOG_ERROR("%s: sequence %d is compacted: its positions cannot be shifted or divided; evaluate it anew\n", __func__, seq_id);
@@ -83,14 +91,17 @@ bool llama_snapkv_guard::allows_shift(llama_seq_id seq_id) {
 void llama_snapkv_guard::keep(llama_seq_id seq_id) {
     const auto record = get(seq_id);
     const auto kept = states_of(seq_id);
+    const llama_pos look = look_of(seq_id);
     clear();
     set(seq_id, record);
     states[seq_id] = kept;
+    set_look(seq_id, look);
 }
 
 void llama_snapkv_guard::clear() {
     records.clear();
     states.clear();
+    looks.clear();
 }
 
 const llama_snapkv_states & llama_snapkv_guard::states_of(llama_seq_id seq_id) const {
@@ -101,6 +112,15 @@ const llama_snapkv_states & llama_snapkv_guard::states_of(llama_seq_id seq_id) c
 
 void llama_snapkv_guard::keep_state(llama_seq_id seq_id, llama_snapkv_kept_state_ptr state) {
     states[seq_id].add(std::move(state));
+}
+
+llama_pos llama_snapkv_guard::look_of(llama_seq_id seq_id) const {
+    const auto it = looks.find(seq_id);
+    return it == looks.end() ? -1 : it->second;
+}
+
+void llama_snapkv_guard::set_look(llama_seq_id seq_id, llama_pos pos) {
+    looks[seq_id] = pos;
 }
 
 uint32_t llama_snapkv_record::max_kept() const {
@@ -143,6 +163,7 @@ llama_snapkv_record_ptr llama_snapkv_guard::get(llama_seq_id seq_id) const {
 }
 
 void llama_snapkv_guard::set(llama_seq_id seq_id, llama_snapkv_record_ptr record) {
+    looks.erase(seq_id); // rows were evicted, or are a file's
     if (record) {
         records[seq_id] = std::move(record);
     } else {
@@ -238,6 +259,7 @@ llama_snapkv_records llama_snapkv_guard::state_read(llama_io_read_i & io, uint32
 void llama_snapkv_guard::state_restore(llama_seq_id seq_id, const llama_snapkv_records & read) {
     if (seq_id < 0) {
         states.clear();
+        looks.clear();
         records = read;
     } else {
         states.erase(seq_id);

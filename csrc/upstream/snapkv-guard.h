@@ -48,7 +48,7 @@ public:
     // llama_kv_cache_iswa::seq_rm, before either of its caches changes. removal is allowed if it takes all of a
     // compacted sequence, or starts at or after pos_exact
     bool allows_rm(const llama_kv_cache & kv, llama_seq_id seq_id, llama_pos p0, llama_pos p1) const;
-    // llama_kv_cache::seq_rm. as allows_rm, and forgets what is removed entirely, and states behind what is left
+    // llama_kv_cache::seq_rm. as allows_rm, and forgets what is removed entirely, states behind what is left, and looks
     bool rm(const llama_kv_cache & kv, llama_seq_id seq_id, llama_pos p0, llama_pos p1);
 
     // llama_kv_cache_iswa::seq_cp and llama_kv_cache::seq_cp. a part of the kept prefix cannot be copied
@@ -80,9 +80,14 @@ public:
     const llama_snapkv_states & states_of(llama_seq_id seq_id) const;
     void keep_state(llama_seq_id seq_id, llama_snapkv_kept_state_ptr state);
 
+    // the position whose recurrent state is put aside before guesses; -1 if none is, or the tokens before it are no longer those
+    llama_pos look_of(llama_seq_id seq_id) const;
+    void set_look(llama_seq_id seq_id, llama_pos pos);
+
 private:
     llama_snapkv_records records;
     std::map<llama_seq_id, llama_snapkv_states> states;
+    std::map<llama_seq_id, llama_pos> looks;
 };
 
 // [head_dim, n_head_kv, n_kv - skip]: cells skip, skip + 1, ... of cached rows [n_embd_gqa, n_cells]
