@@ -176,7 +176,7 @@ def take_device(devices: Any, memory: str | None, device: str | None, gpu_layers
         return here
     n_bytes = parse_size(memory)
     kind = "cpu" if gpu_layers == 0 else "cuda"
-    given: Device = devices.Device(memory, kind, n_bytes, n_bytes, True, "--memory")
+    given: Device = devices.Device(memory, kind, n_bytes, n_bytes, "--memory")
     return given
 
 
@@ -188,7 +188,7 @@ def take_place(device: Device, gpu_layers: Any, offloads: bool) -> Any:
         return CPU
     n = None if gpu_layers in ("auto", "all") else gpu_layers
     context = 0 if device.kind == "metal" else CUDA_CONTEXT
-    return Place(True, n, device.fused, context, device.kind)
+    return Place(True, n, context, device.kind)
 
 
 def can_offload() -> bool:

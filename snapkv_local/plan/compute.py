@@ -83,10 +83,10 @@ def votes(model: PlannedModel, n_prompt: int, config: SnapKVConfig, fused: bool)
     )
 
 
-def _scoring(model: PlannedModel, n_prompt: int, config: SnapKVConfig, fused: bool) -> int:
+def _scoring(model: PlannedModel, n_prompt: int, config: SnapKVConfig) -> int:
     """Of the graph that scores a layer."""
-    if not fused:
-        return votes(model, n_prompt, config, fused)
+    if config.ops == "ggml":
+        return votes(model, n_prompt, config, fused=False)
     planes = 1 + min(-(-n_prompt // KEYS_PER_SPLIT), MAX_SPLITS)
     return max(
         n_prompt * 2 * model.layers[il].n_head_kv * 4
@@ -224,7 +224,7 @@ def of_group(
     mask = 2 * n * _window_cells(model, n_max, n)
     is_joined = group > 1 or not all(layer.is_cached for layer in model.layers)
     layers = _layers(model, n_max, n, kv_type, place, is_joined) + mask
-    scoring = _scoring(model, n_prompt, config, place.fused)
+    scoring = _scoring(model, n_prompt, config)
     ahead, ahead_inputs = selective.bytes_ahead(model, n_prompt, config, n_ubatch, hidden_host)
     if not place.gpu:
         whole = layers + inputs + 4 * n * model.n_added

@@ -29,7 +29,6 @@ class Device:
         kind: "cuda", "metal", "hip" or "cpu".
         memory: bytes built in.
         usable: bytes that a program can have.
-        fused: our fused ops run there; with "hip" those of ggml do.
         source: where the size is from.
     """
 
@@ -37,7 +36,6 @@ class Device:
     kind: str
     memory: int
     usable: int
-    fused: bool
     source: str
 
     @property
@@ -58,8 +56,7 @@ def known() -> list[Device]:
     for row in data["devices"]:
         memory = round(row["memory_gib"] * 2**30)
         usable = _metal(memory) if row["kind"] == "metal" else round(memory * data["usable_share"])
-        fused = row["kind"] != "hip" and row.get("compute_capability", 8.0) >= 8.0
-        found.append(Device(row["name"], row["kind"], memory, usable, fused, row["source"]))
+        found.append(Device(row["name"], row["kind"], memory, usable, row["source"]))
     return found
 
 
@@ -94,10 +91,10 @@ def this_machine() -> Device:
     machine = hardware.read_hardware()
     if platform.system() == "Darwin" and platform.machine() == "arm64":
         return Device(
-            machine.cpu, "metal", machine.ram_total, _metal(machine.ram_total), True, "this machine"
+            machine.cpu, "metal", machine.ram_total, _metal(machine.ram_total), "this machine"
         )
     free = machine.ram_available or machine.ram_total
-    return Device(machine.cpu, "cpu", machine.ram_total, free, True, "this machine")
+    return Device(machine.cpu, "cpu", machine.ram_total, free, "this machine")
 
 
 def _nvidia() -> Device | None:
@@ -112,25 +109,16 @@ def _nvidia() -> Device | None:
 
     handle, memory = ctypes.c_void_p(), Memory()
     name = ctypes.create_string_buffer(96)
-    major, minor = ctypes.c_int(), ctypes.c_int()
     calls = (
         ("nvmlInit_v2",),
         ("nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(0), ctypes.byref(handle)),
         ("nvmlDeviceGetMemoryInfo", handle, ctypes.byref(memory)),
         ("nvmlDeviceGetName", handle, name, ctypes.c_uint(len(name))),
-        (
-            "nvmlDeviceGetCudaComputeCapability",
-            handle,
-            ctypes.byref(major),
-            ctypes.byref(minor),
-        ),
     )
     for function, *arguments in calls:
         if getattr(nvml, function)(*arguments) != 0:
             return None
-    return Device(
-        name.value.decode(), "cuda", memory.total, memory.free, major.value >= 8, "this machine"
-    )
+    return Device(name.value.decode(), "cuda", memory.total, memory.free, "this machine")
 
 
 def _metal(memory: int) -> int:

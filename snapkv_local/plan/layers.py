@@ -31,7 +31,6 @@ class Place:
         gpu: there is a GPU, beside the host's memory or sharing it.
         n_gpu_layers: layers on it, as in llama.cpp, where the output counts as one more; None for
             all.
-        fused: our fused ops run there; else those of ggml, which need more scratch memory.
         context: bytes that the GPU's driver takes for a process. Not measured but on CUDA; with
             HIP the same is assumed, and nothing with Metal.
         kind: of the GPU, "cuda", "hip" or "metal": what ggml computes there as one, for which it keeps
@@ -40,7 +39,6 @@ class Place:
 
     gpu: bool
     n_gpu_layers: int | None = None
-    fused: bool = True
     context: int = CUDA_CONTEXT
     kind: str = "cuda"
 

@@ -232,7 +232,6 @@ REFUSED = "nobody has proven that results are right: "
     ("line", "has_fused", "tries", "found"),
     [
         (PROVEN, True, "", {"ops": "fused ops", "proven": True, "state": "proven"}),
-        # before compute capability 8.0
         (PROVEN, False, "1", {"ops": "ggml's ops", "proven": True, "state": "proven"}),
         (CHECKED, False, "", {"ops": "ggml's ops", "proven": False, "state": "checked"}),
         (
