@@ -14,6 +14,10 @@ llama_snapkv_selection::llama_snapkv_selection(const llama_snapkv_params & param
     }
     const uint32_t n_share = (uint32_t) std::ceil((double) params.select_share * n_all);
     n_wanted = std::min(n_all, std::max({ n_share, params.select_min, task.n_kept_max }));
+    if (n_wanted == n_all && n_share < n_all) {
+        open = false; // a look would cost something, and all rows would go on
+        return;
+    }
     stays.assign((n_all + RUN - 1) / RUN, false);
     for (uint32_t row = 0; row < std::max(N_FIRST, params.n_sink) && row < n_all; ++row) {
         stays[row / RUN] = true;

@@ -69,9 +69,12 @@ static void test_selection() {
     other.add(5, votes(300, 340, NAN));
     CHECK(other.choose(5) && other.get_settled() == 1.0);
 
-    // all rows, where the least number is more than there are
-    params.select_min = 1000;
+    // where the least number is all there are, nobody looks; where the share is all, all go on
+    params.select_min = 400;
+    CHECK(!llama_snapkv_selection(params, task, 16, 8).wants_look(3, 4));
+    params.select_share = 1.0f;
     llama_snapkv_selection all(params, task, 16, 8);
+    CHECK(all.wants_look(3, 4));
     all.add(4, votes(200, 240, 1.0f));
     CHECK(!all.choose(3));
     all.add(4, votes(200, 240, 1.0f));

@@ -45,6 +45,8 @@ def selection(
     n_layer = _chosen_after(_boundaries(model, group), n_all, config)
     if n_layer is None:
         return None
+    if not _looks(n_prompt, config):
+        return None
     n_rows = _n_rows(model, n_prompt, config)
     share = n_layer / n_all
     return Selection(n_layer, n_rows, share + (1 - share) * n_rows / n_prompt)
@@ -54,7 +56,7 @@ def bytes_ahead(
     model: PlannedModel, n_prompt: int, config: SnapKVConfig, n_ubatch: int, hidden_host: bool
 ) -> tuple[int, int]:
     """Of a look ahead's graphs, which make K and V of a layer: without inputs, and these; 0 without looks."""
-    if config.prefill != "selective":
+    if config.prefill != "selective" or not _looks(n_prompt, config):
         return 0, 0
     is_iswa = any(layer.is_swa for layer in model.layers)
     rest = n_prompt - (n_prompt - min(config.window_size, n_prompt)) // _ALIGNMENT * _ALIGNMENT
@@ -85,10 +87,19 @@ def _chosen_after(ends: list[int], n_all: int, config: SnapKVConfig) -> int | No
     return None
 
 
-def _n_rows(model: PlannedModel, n_prompt: int, config: SnapKVConfig) -> int:
+def _wanted(n_prompt: int, config: SnapKVConfig) -> int:
     wanted = max(math.ceil(config.select_share * n_prompt), config.select_min)
     most = max(config.n_kept(n_prompt), config.most_rows() or 0)
-    wanted = min(n_prompt, max(wanted, most))
+    return min(n_prompt, max(wanted, most))
+
+
+def _looks(n_prompt: int, config: SnapKVConfig) -> bool:
+    """Not where the least number of rows is all there are."""
+    return _wanted(n_prompt, config) < n_prompt or config.select_share == 1
+
+
+def _n_rows(model: PlannedModel, n_prompt: int, config: SnapKVConfig) -> int:
+    wanted = _wanted(n_prompt, config)
     n_runs = -(-n_prompt // RUN)
     n_swa = window(model.shape) if any(layer.is_swa for layer in model.layers) else 0
     n_tail = min(n_prompt, config.window_size + n_swa)
