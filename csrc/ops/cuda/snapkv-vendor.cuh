@@ -20,15 +20,17 @@
 #define cudaStream_t hipStream_t
 #define cudaSuccess hipSuccess
 
-#define SNAPKV_DYNAMIC_SHARED(type, name) HIP_DYNAMIC_SHARED(type, name)
-
 #else
 
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#define SNAPKV_DYNAMIC_SHARED(type, name) extern __shared__ type name[]
+#endif
 
+#ifdef HIP_DYNAMIC_SHARED
+#define SNAPKV_DYNAMIC_SHARED(type, name) HIP_DYNAMIC_SHARED(type, name)
+#else // CUDA, and HIP once it has dropped this
+#define SNAPKV_DYNAMIC_SHARED(type, name) extern __shared__ type name[]
 #endif
 
 template <typename... P, typename... A>
