@@ -1,4 +1,4 @@
-"""Tables of machines: a wheel that was installed, Vulkan beside llama.cpp, several GPUs."""
+"""Tables of machines: a wheel that was installed, Vulkan beside llama.cpp, several GPUs, fused ops."""
 
 from __future__ import annotations
 
@@ -108,3 +108,31 @@ def _figures(run: dict[str, Any]) -> list[str]:
         f"{max(run['decode_tokens_per_second']):.1f}",
         ", ".join(map(size, each)),
     ]
+
+
+def ops(results: Path) -> str:
+    """Fused ops on a GPU, with tensor cores and without, beside ggml's ops."""
+    files = sorted(results.glob("ops-*.json"))
+    return "\n\n".join(map(_ops, files)) or "The kernels without tensor cores are not measured yet."
+
+
+def _ops(file: Path) -> str:
+    record = json.loads(file.read_text())
+    by_kernels = [found["perf"] for found in record["kernels"].values()]
+    cells = [
+        [
+            f"{mma['head_dim']}",
+            f"{mma['group']}",
+            f"{row['n']:,}",
+            f"{row['fused_ms']:.2f}",
+            f"{other['fused_ms']:.2f}",
+            f"{row['stock_ms']:.1f}",
+        ]
+        for mma, portable in zip(*by_kernels, strict=True)
+        for row, other in zip(mma["rows"], portable["rows"], strict=True)
+    ]
+    head = ["dims of a head", "query heads of a KV head", "prompt, tokens"]
+    head += ["with tensor cores, ms", "without, ms", "ggml's ops, ms"]
+    said = "\nOne layer with 8 KV heads, a window of 32, 1,024 kept rows and a cache in f16: "
+    said += f"{record['device']['name']}, commit {commit(record)}."
+    return "\n".join([*table(head, cells), said])

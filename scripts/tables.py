@@ -240,6 +240,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "wheel": machine_tables.wheel,
     "vulkan": machine_tables.vulkan,
     "several": machine_tables.several,
+    "ops": machine_tables.ops,
     "quality": quality_tables.short,
     "quality-former": former_table.former,
     "quality-again": former_table.again,
