@@ -500,6 +500,8 @@ def test_seconds_to_the_first_token(tmp_path, kind, figures, told):
         {"way": way, "n_prompt": 4096, "seconds": s, "all_seconds": [s, s], "cpu_seconds": cpu}
         for way, s, cpu in (("plain", 8.0, 7.0), ("exact", 6.0, 5.0), ("selective", 4.0, 2.0))
     ]
+    if kind == "gpu":
+        runs.insert(0, {**runs[1], "way": "shipped", "seconds": 7.5})
     runs[-1]["stats"] = {"n_layer_all": 12, "n_selected": 1024, "seconds_select": 0.2}
     record = {
         "device": {"name": "Test", "kind": kind},
@@ -510,7 +512,7 @@ def test_seconds_to_the_first_token(tmp_path, kind, figures, told):
     (tmp_path / f"selective-{kind}-tiny.json").write_text(json.dumps(record))
     lines = selective_table.speed(tmp_path).splitlines()
     row = [cell.strip() for cell in lines[2].split("|")[1:-1]]
-    assert row == ["4,096", *figures, "12", "1,024", "5%"]
+    assert row == ["4,096", *figures, "12", "1,024", "5%", "+25%" if kind == "gpu" else "-"]
     assert lines[-1] == f"{told}; tiny, Test; commit 012345678, medians of 2."
 
 
