@@ -322,7 +322,7 @@ struct llama_snapkv_stats {
     uint64_t bytes_kv_group;     // full KV of one layer group
     uint64_t bytes_hidden;       // hidden state between groups, on the device and in host memory
     uint64_t bytes_hidden_host;  // of these, in host memory beside a GPU
-    uint64_t bytes_weights_lent; // weights lent to the device, of layers that are in host memory
+    uint64_t bytes_weights_lent; // weights lent to the devices, of layers that are in host memory or on another GPU
     uint64_t bytes_mask;         // persistent attention mask
     uint64_t bytes_vault;        // K and V of all prompt tokens in host memory, and queries
     uint64_t bytes_state;        // states of recurrent layers in host memory, which the sequence and its vault can go back to

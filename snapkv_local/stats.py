@@ -26,7 +26,8 @@ class PrefillStats:
         bytes_kv_group: full KV of one layer group.
         bytes_hidden: hidden state between layer groups, on the device and in host memory.
         bytes_hidden_host: of these, in host memory beside a GPU.
-        bytes_weights_lent: weights lent to the GPU, of layers that are in host memory (partial offload).
+        bytes_weights_lent: weights lent to GPUs, of layers that are in host memory (partial offload), or
+            on another GPU.
         bytes_mask: persistent attention mask.
         bytes_vault: K and V of all prompt tokens in host memory, and queries; 0 without a vault.
         bytes_state: states of recurrent layers in host memory, which the conversation and the vault can

@@ -13,12 +13,16 @@
 
 using access = llama_snapkv_access;
 
-// the context's scheduler, without any buffer yet
-static void reset_sched(llama_context & ctx, int64_t max_nodes) {
+static ggml_backend_sched_t make_sched(llama_context & ctx, int64_t max_nodes) {
     auto & ptrs = access::backend_ptrs(ctx);
     auto & buft = access::backend_buft(ctx);
+    return ggml_backend_sched_new(ptrs.data(), buft.data(), (int) ptrs.size(), max_nodes, false, ctx.get_cparams().op_offload);
+}
+
+// the context's scheduler, without any buffer yet
+static void reset_sched(llama_context & ctx, int64_t max_nodes) {
     access::sched(ctx).reset(); // first, so that there are never two
-    access::sched(ctx).reset(ggml_backend_sched_new(ptrs.data(), buft.data(), (int) ptrs.size(), max_nodes, false, ctx.get_cparams().op_offload));
+    access::sched(ctx).reset(make_sched(ctx, max_nodes));
 }
 
 llama_snapkv_compute_error::llama_snapkv_compute_error(ggml_status status) :
@@ -65,6 +69,23 @@ void llama_snapkv_runner::begin(int64_t n_nodes, bool keep) {
     ggml_backend_sched_set_eval_callback(ctx.get_sched(), ctx.get_cparams().cb_eval, ctx.get_cparams().cb_eval_user_data);
 }
 
+void llama_snapkv_runner::make_lanes(uint32_t n) {
+    use_lane(0);
+    lanes.resize(1);
+    lanes.resize(n);
+    for (uint32_t i = 1; i < n; ++i) {
+        llama_snapkv_require_sched(max_nodes);
+        lanes[i].sched.reset(make_sched(ctx, max_nodes));
+        ggml_backend_sched_set_eval_callback(lanes[i].sched.get(), ctx.get_cparams().cb_eval, ctx.get_cparams().cb_eval_user_data);
+    }
+}
+
+void llama_snapkv_runner::use_lane(uint32_t i) {
+    std::swap(access::sched(ctx), lanes[in_use].sched);
+    in_use = i;
+    std::swap(access::sched(ctx), lanes[in_use].sched);
+}
+
 llama_snapkv_gctx llama_snapkv_runner::make_context() const {
     llama_snapkv_gctx gctx(2 * max_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(max_nodes, false));
     llama_snapkv_require_memory(max_nodes * LLAMA_SNAPKV_PLAN_BYTES_PER_NODE); // to plan and compute what will be built
@@ -91,9 +112,9 @@ llama_snapkv_gctx llama_snapkv_runner::allocate(const builder & build, ggml_cgra
     gf = build(gctx.get());
 
     const uint64_t topology = llama_snapkv_graph_topology(gf);
-    if (topology != planned) {
+    if (topology != lanes[in_use].planned) {
         forget_plan();
-        planned = topology;
+        lanes[in_use].planned = topology;
         gctx = make_context();
         gf = build(gctx.get());
     }
@@ -101,7 +122,7 @@ llama_snapkv_gctx llama_snapkv_runner::allocate(const builder & build, ggml_cgra
         throw std::runtime_error("out of memory: the compute buffers of the prefill");
     }
 
-    bytes = std::max(bytes, llama_snapkv_compute_bytes(ctx) + kept_bytes);
+    count_bytes();
     return gctx;
 }
 
@@ -110,12 +131,12 @@ void llama_snapkv_runner::reserve(const builder & build) {
     ggml_backend_sched_reset(sched);
     llama_snapkv_gctx gctx = make_context();
     const bool ok = ggml_backend_sched_reserve(sched, build(gctx.get()));
-    planned = 0;
+    lanes[in_use].planned = 0;
     ggml_backend_sched_reset(sched);
     if (!ok || llama_snapkv_alloc_fails("compute")) {
         throw std::runtime_error("out of memory: the compute buffers of the prefill");
     }
-    bytes = std::max(bytes, llama_snapkv_compute_bytes(ctx) + kept_bytes);
+    count_bytes();
 }
 
 llama_snapkv_gctx llama_snapkv_runner::compute(const builder & build, const std::function<void()> & set_inputs) {
@@ -160,10 +181,22 @@ void llama_snapkv_reserve(llama_context & ctx) {
     ctx.sched_reserve();
 }
 
-size_t llama_snapkv_compute_bytes(llama_context & ctx) {
+static size_t bytes_of(llama_context & ctx, ggml_backend_sched_t sched) {
     size_t bytes = 0;
     for (ggml_backend_t backend : access::backend_ptrs(ctx)) {
-        bytes += ggml_backend_sched_get_buffer_size(ctx.get_sched(), backend);
+        bytes += ggml_backend_sched_get_buffer_size(sched, backend);
     }
     return bytes;
+}
+
+size_t llama_snapkv_compute_bytes(llama_context & ctx) {
+    return bytes_of(ctx, ctx.get_sched());
+}
+
+void llama_snapkv_runner::count_bytes() {
+    size_t now = kept_bytes + llama_snapkv_compute_bytes(ctx);
+    for (const auto & other : lanes) {
+        now += other.sched ? bytes_of(ctx, other.sched.get()) : 0;
+    }
+    bytes = std::max(bytes, now);
 }

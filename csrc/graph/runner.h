@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <stdexcept>
+#include <vector>
 
 struct llama_snapkv_compute_error : std::runtime_error {
     explicit llama_snapkv_compute_error(ggml_status status);
@@ -25,6 +26,11 @@ public:
     // drop the context's compute buffers, which would only lie beside these; keep: they are needed before this one ends. throws
     // std::bad_alloc or std::runtime_error
     void begin(int64_t max_nodes, bool keep = false);
+
+    // so many schedulers, each with a plan and compute buffers of its own, for graphs that are in flight on several devices. the first
+    // one is in use. buffers of the others are dropped. throws std::bad_alloc
+    void make_lanes(uint32_t n);
+    void use_lane(uint32_t i);
 
     // where they were kept: the context is an ordinary one until the next swap()
     void swap();
@@ -52,14 +58,21 @@ public:
     llama_snapkv_gctx make_context() const;
 
 private:
+    struct lane {
+        ggml_backend_sched_ptr sched; // of the one in use: in the context
+        uint64_t planned = 0; // topology that its buffers are planned for
+    };
+
     void forget_plan();
     void forget_graphs();
+    void count_bytes();
 
     llama_context & ctx;
     ggml_backend_sched_ptr kept; // the other scheduler: the context's, or within two swap() this one's
     size_t kept_bytes = 0;
     int64_t max_nodes = 0;
-    uint64_t planned = 0; // topology that the scheduler's buffers are planned for
+    std::vector<lane> lanes = std::vector<lane>(1);
+    uint32_t in_use = 0;
     size_t bytes = 0;
 };
 

@@ -15,6 +15,7 @@ using access = llama_snapkv_access;
 
 void llama_snapkv_prefill_run::begin_group(uint32_t ig) {
     layers.clear();
+    stages = place.stages(groups, ig);
     batches.begin_group(*staging.kv);
     if (staging.hidden) {
         std::vector<int64_t> rows;
@@ -23,15 +24,29 @@ void llama_snapkv_prefill_run::begin_group(uint32_t ig) {
         }
         staging.hidden.begin(ig > 0, std::move(rows));
     }
-    if (weights) {
-        weights->end();
+    for (auto & [_, lent] : weights) {
+        lent.end();
+    }
+    if (!weights.empty()) {
         begin_chunk(0);
-        llama_snapkv_gctx gctx = runner.make_context();
-        weights->lend(build_chunk(gctx.get(), flights.scratch(), ig, ahead ? batches.count() - 1 : 0)); // the last one needs all
     }
-    if (ig == ig_inputs + 1 && place.device) {
-        inputs.upload(place.buft(0));
+    for (uint32_t s = 0; s < stages.size(); ++s) {
+        const auto lent = weights.find(stages[s].dev);
+        if (lent != weights.end() && !stages[s].is_empty()) {
+            runner.use_lane(s);
+            llama_snapkv_gctx gctx = runner.make_context();
+            lent->second.lend(build_chunk(gctx.get(), flights.scratch(), stages, s, ig, ahead ? batches.count() - 1 : 0)); // the last one needs all
+        }
     }
+    runner.use_lane(0);
+}
+
+size_t llama_snapkv_prefill_run::max_input_bytes(uint32_t i) const {
+    return 64 * (size_t) batches.end(i) + 4096 * ((size_t) i + 1) + ((size_t) 1 << 20); // and what all share
+}
+
+bool llama_snapkv_prefill_run::passes_on(size_t n_stages, uint32_t s, uint32_t ig, uint32_t i) const {
+    return s + 1 < n_stages || (!is_last_group(ig) && !(ahead && !is_tail(i)));
 }
 
 void llama_snapkv_prefill_run::begin_chunk(uint32_t i) {
@@ -53,23 +68,33 @@ void llama_snapkv_prefill_run::save_queries(ggml_context * gctx, ggml_cgraph * g
     ggml_build_forward_expand(gf, ggml_cpy(gctx, from, staging.queries_of_reader(gctx, layer, head0, n_heads, p0 - first, n_rows)));
 }
 
-ggml_cgraph * llama_snapkv_prefill_run::build_chunk(ggml_context * gctx, llm_graph_result & res, uint32_t ig, uint32_t i) {
+ggml_cgraph * llama_snapkv_prefill_run::build_chunk(ggml_context * gctx, llm_graph_result & res, const std::vector<llama_snapkv_stage> & of_group, uint32_t s, uint32_t ig, uint32_t i) {
     layers.clear();
     res.reset();
 
-    llama_snapkv_graph graph = llama_snapkv_graph_build(ctx.get_model(), access::graph_params(ctx, &res, batches.ubatch(i), batches.memory()), groups.n_layer);
+    auto params = access::graph_params(ctx, &res, batches.ubatch(i), batches.memory());
+    if (place.is_dealt()) {
+        // llama.cpp binds some nodes to where their layer's weights are
+        params.cb = [this, cb = params.cb](const llama_ubatch & ubatch, ggml_tensor * cur, const char * name, int il) {
+            cb(ubatch, cur, name, il);
+            if (il >= 0 && il < groups.n_layer && ggml_backend_sched_get_tensor_backend(ctx.get_sched(), cur)) {
+                ggml_backend_sched_set_tensor_backend(ctx.get_sched(), cur, runner.backend_of(place.devs[il]));
+            }
+        };
+    }
+    llama_snapkv_graph graph = llama_snapkv_graph_build(ctx.get_model(), params, groups.n_layer);
 
     llama_snapkv_cut_params cut;
-    cut.il0 = groups.il0(ig);
-    cut.il1 = groups.il1(ig);
-    if (ig > 0) {
-        cut.hidden_in = staging.hidden.view(gctx, i, batches.row0(i) - known->n(), batches.n_tokens(i));
+    cut.il0 = of_group[s].il0;
+    cut.il1 = of_group[s].il1;
+    if (cut.il0 > 0) {
+        cut.hidden_in = staging.hidden.view(gctx, s, i, batches.row0(i) - known->n(), batches.n_tokens(i));
     }
-    const bool passes_on = !is_last_group(ig) && !(ahead && !is_tail(i));
-    if (passes_on) {
-        cut.hidden_out = staging.hidden.view(gctx, i, batches.row0(i) - known->n(), batches.n_tokens(i));
+    const bool passes = passes_on(of_group.size(), s, ig, i);
+    if (passes) {
+        cut.hidden_out = staging.hidden.view(gctx, s, i, batches.row0(i) - known->n(), batches.n_tokens(i));
     }
-    cut.store_only = !passes_on && (ahead || !batches.is_last(i));
+    cut.store_only = !passes && (ahead || !batches.is_last(i));
     cut.flat = ahead && !is_tail(i);
 
     // all cached layers of the model use one mask; ours is made once and not for each chunk and group
@@ -107,7 +132,9 @@ ggml_cgraph * llama_snapkv_prefill_run::build_chunk(ggml_context * gctx, llm_gra
         layer.head_dim_v = attn->src[2]->ne[0];
         layer.n_head_kv = attn->src[1]->ne[2];
         for (const ggml_tensor * attn_of_reader : attns[ic]) {
-            readers.push_back({ attn_of_reader, layers.size(), layer.n_head / layer.n_head_kv });
+            if (cut.il0 <= layer.il && layer.il < cut.il1) { // else in another stage's graph
+                readers.push_back({ attn_of_reader, layers.size(), layer.n_head / layer.n_head_kv });
+            }
             layer.n_head += attn_of_reader->src[0]->ne[2];
         }
         layer.sinks = attn->src[4];
@@ -133,42 +160,57 @@ ggml_cgraph * llama_snapkv_prefill_run::build_chunk(ggml_context * gctx, llm_gra
     if (is_last_group(ig) && batches.is_last(i) && !ahead) {
         ggml_set_output(res.t_logits);
     }
-    if (weights) {
-        weights->substitute(gf);
+    const auto lent = weights.find(of_group[s].dev);
+    if (lent != weights.end()) {
+        lent->second.substitute(gf);
     }
-    if (inputs.is_ready()) {
-        inputs.use(i, gf);
-    }
+    sets_inputs = !inputs.use(i, gf, of_group[s].dev);
     return gf;
 }
 
 void llama_snapkv_prefill_run::compute_chunk(uint32_t ig, uint32_t i) {
-    auto & f = flights.next();
+    for (uint32_t s = 0; s < stages.size(); ++s) {
+        runner.use_lane(s);
+        compute_stage(ig, i, s);
+    }
+    runner.use_lane(0);
+}
+
+void llama_snapkv_prefill_run::compute_stage(uint32_t ig, uint32_t i, uint32_t s) {
+    ggml_backend_t backend = runner.backend_of(stages[s].dev);
+    const bool is_last = s + 1 == stages.size();
+    ggml_backend_t next = is_last ? nullptr : runner.backend_of(stages[s + 1].dev);
+    if (stages[s].is_empty()) { // the hidden state only goes on
+        staging.hidden.enter(s, i, backend);
+        staging.hidden.leave(s, i, backend, next, true);
+        return;
+    }
+    auto & f = flights.next(s);
 
     ggml_cgraph * gf = nullptr;
-    f.gctx = runner.allocate([&](ggml_context * c) { return build_chunk(c, *f.res, ig, i); }, gf);
-    if (!inputs.is_ready()) {
+    f.gctx = runner.allocate([&](ggml_context * c) { return build_chunk(c, *f.res, stages, s, ig, i); }, gf);
+    if (sets_inputs) {
         f.res->set_inputs(&batches.ubatch(i));
         // where others go on in cells that all share, what a later group's graphs are given may differ
         const bool differ = others.wait() && (mem.recr || (mem.iswa && mem.base->get_n_stream() == 1));
-        if (ig == ig_inputs && place.device && !is_last_group(ig) && !differ) {
-            inputs.take(i, gf, 64 * ((size_t) batches.row0(i) + batches.n_tokens(i)) + 4096 * (i + 1));
+        const bool is_reused = (place.device && !is_last_group(ig)) || !place.gpus.empty();
+        if (ig == ig_inputs && is_reused && !differ && !inputs.has(i)) {
+            inputs.take(i, gf, max_input_bytes(i));
         }
     }
 
-    ggml_backend_t backend = runner.backend_of(place.devs[groups.il1(ig) - 1]);
     if (staging.hidden) {
-        staging.hidden.enter(i, backend);
+        staging.hidden.enter(s, i, backend);
     }
     const ggml_status status = runner.start(gf, batches.n_tokens(i) > 1);
     if (status != GGML_STATUS_SUCCESS) {
         throw llama_snapkv_compute_error(status);
     }
     if (staging.hidden) {
-        staging.hidden.leave(i, backend, !is_last_group(ig) && !(ahead && !is_tail(i)));
+        staging.hidden.leave(s, i, backend, next, passes_on(stages.size(), s, ig, i));
     }
-    flights.start(f, ahead ? 0 : batches.n_tokens(i), backend);
-    if (batches.is_last(i) && is_last_group(ig) && !ahead) {
+    flights.start(s, f, is_last && !ahead ? batches.n_tokens(i) : 0, backend);
+    if (is_last && batches.is_last(i) && is_last_group(ig) && !ahead) {
         flights.land_all();
         take_logits(*f.res);
     }

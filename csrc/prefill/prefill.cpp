@@ -37,7 +37,9 @@ void llama_snapkv_prefill_run::drop() {
     staging.hidden.finish();
     batches.end();
     compressor.reset();
+    weights.clear();
     staging = {};
+    runner.make_lanes(1);
 }
 
 void llama_snapkv_prefill_run::prepare() {
@@ -51,11 +53,9 @@ void llama_snapkv_prefill_run::prepare() {
     for (const int32_t il : groups.ils) {
         n_heads += hparams.n_head_kv(il);
     }
-    place = llama_snapkv_make_place(ctx, mem, groups);
+    // others have their turn after each chunk, and a selection needs the votes of one group before the next
+    place = llama_snapkv_make_place(ctx, mem, groups, !others.wait() && sk.params.prefill == LLAMA_SNAPKV_PREFILL_EXACT);
     known = std::make_unique<llama_snapkv_known_rows>(ctx, sk, mem, task, place.device);
-    if (place.lends) {
-        weights = std::make_unique<llama_snapkv_lent_weights>(place.device);
-    }
 
     if (mem.recr) {
         llama_snapkv_own_memory(*mem.recr, seq_id);
@@ -63,7 +63,7 @@ void llama_snapkv_prefill_run::prepare() {
     known->load_state();
 
     runner.begin(ctx.graph_max_nodes(std::max(sk.params.n_ubatch, ctx.n_ubatch())) + 32 * n_heads + 1024, others.wait()); // stock ops take about 20 for each KV head
-    flights.begin(runner.get_max_nodes(), place.device);
+    flights.begin(runner.get_max_nodes(), place.streams());
 
     // cells that go before are used again: their rows are in the staging cache before they are overwritten
     if (task.n_cells > 0) {
@@ -81,6 +81,10 @@ void llama_snapkv_prefill_run::prepare() {
     for (size_t i = 0; i < plans.size(); ++i) {
         plan = plans[i];
         groups.size = plan.group;
+        place.gather();
+        if (plan.deals) {
+            place.deal(groups);
+        }
         if (i == 0 || plan.chunk != plans[i - 1].chunk) {
             if (!known->load_swa()) {
                 throw llama_snapkv_no_room();
@@ -110,19 +114,41 @@ void llama_snapkv_prefill_run::allocate() {
     staging = llama_snapkv_make_staging(ctx, mem, sk.params, groups, place, plan, task, task.n_rows() - known->n(), aligned);
     compressor = std::make_unique<llama_snapkv_compressor>(ctx, sk, runner, place, staging, task, positions, selection);
 
+    inputs = {};
+    inputs.begin(place.streams(), max_input_bytes(batches.count() - 1));
+    if (place.lends) {
+        weights.emplace(place.device, llama_snapkv_lent_weights(place.device, llama_snapkv_lender::host));
+    }
+    for (size_t k = 0; place.is_dealt() && k < place.gpus.size(); ++k) {
+        weights.emplace(place.gpus[k], llama_snapkv_lent_weights(place.gpus[k], llama_snapkv_lender::gpus));
+    }
+    runner.make_lanes((uint32_t) std::max<size_t>(1, place.gpus.size()));
+
     // the largest graph of a group, before hours go into the ones before it
     begin_group(0);
     begin_chunk(0);
     const uint32_t i = batches.count() - 1;
     batches.show_all_cells();
     access::n_outputs(ctx) = 1;
-    runner.reserve([&](ggml_context * c) { return build_chunk(c, flights.scratch(), groups.count() - 1, i); });
+    reserve(groups.count() - 1, i);
     // the last one of full size: a view of the mask at the start has not so many columns
     uint32_t full = 0;
     for (uint32_t k = 1; k < i; ++k) {
         full = batches.n_tokens(k) >= batches.n_tokens(full) ? k : full;
     }
-    runner.reserve([&](ggml_context * c) { return build_chunk(c, flights.scratch(), 0, full); });
+    reserve(0, full);
+}
+
+// for the graphs of a group's stages
+void llama_snapkv_prefill_run::reserve(uint32_t ig, uint32_t i) {
+    const auto of_group = place.stages(groups, ig);
+    for (uint32_t s = 0; s < of_group.size(); ++s) {
+        if (!of_group[s].is_empty()) {
+            runner.use_lane(s);
+            runner.reserve([&](ggml_context * c) { return build_chunk(c, flights.scratch(), of_group, s, ig, i); });
+        }
+    }
+    runner.use_lane(0);
 }
 
 // the record names positions of tokens, the scores have chosen rows
@@ -143,7 +169,7 @@ void llama_snapkv_prefill_run::run() {
     stats.n_ubatch = plan.chunk;
     stats.bytes_kv_group = staging.bytes_kv;
     stats.bytes_hidden = staging.hidden.bytes_device + staging.hidden.bytes_host + staging.bytes_queries;
-    stats.bytes_hidden_host = place.device ? staging.hidden.bytes_host : 0;
+    stats.bytes_hidden_host = place.streams().empty() ? 0 : staging.hidden.bytes_host;
     stats.bytes_mask = staging.bytes_mask;
     sk.scores.assign(sk.params.keep_scores ? groups.ils.size() : 0, {});
     sk.coverage.assign(groups.ils.size(), {});
@@ -192,7 +218,10 @@ void llama_snapkv_prefill_run::run() {
     stats.n_cached = known->n();
     stats.n_kept = n_kept;
     stats.bytes_compute = runner.get_bytes();
-    stats.bytes_weights_lent = weights ? weights->get_bytes() : 0;
+    stats.bytes_weights_lent = 0;
+    for (const auto & [_, lent] : weights) {
+        stats.bytes_weights_lent += lent.get_bytes();
+    }
     stats.coverage = compressor->get_coverage();
     stats.ratio_fused = compressor->get_ratio_fused();
 

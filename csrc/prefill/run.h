@@ -18,6 +18,7 @@
 #include "staging/weights.h"
 #include "state/task.h"
 
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -40,7 +41,12 @@ private:
     void begin_group(uint32_t ig);
     void begin_chunk(uint32_t i);
     void compute_chunk(uint32_t ig, uint32_t i);
-    ggml_cgraph * build_chunk(ggml_context * gctx, llm_graph_result & res, uint32_t ig, uint32_t i);
+    void compute_stage(uint32_t ig, uint32_t i, uint32_t s);
+    void reserve(uint32_t ig, uint32_t i);
+    // the graph of a stage of a group, which has these
+    ggml_cgraph * build_chunk(ggml_context * gctx, llm_graph_result & res, const std::vector<llama_snapkv_stage> & of_group, uint32_t s, uint32_t ig, uint32_t i);
+    bool passes_on(size_t n_stages, uint32_t s, uint32_t ig, uint32_t i) const; // does a stage's hidden state of a chunk go anywhere?
+    size_t max_input_bytes(uint32_t i) const; // of chunks up to this one
     void save_queries(ggml_context * gctx, ggml_cgraph * gf, const llama_snapkv_layer & layer, const ggml_tensor * attn, int64_t head0, uint32_t i) const;
     void take_logits(const llm_graph_result & res);
 
@@ -75,15 +81,17 @@ private:
 
     llama_snapkv_staging staging;
     llama_snapkv_inputs inputs;
+    bool sets_inputs = false; // does the graph that was built last have inputs to be set?
     uint32_t ig_inputs = 0; // first group whose chunks have these
     bool ahead = false; // the layers to come are computed for their votes only
     std::unique_ptr<llama_kv_cells> cells_before; // of sliding-window layers, at the selection
     uint32_t head_before = 0;
-    std::unique_ptr<llama_snapkv_lent_weights> weights; // null: all weights are where their layers are computed
+    std::map<ggml_backend_dev_t, llama_snapkv_lent_weights> weights; // by who gets them; none: all are where their layers are computed
     std::unique_ptr<llama_snapkv_compressor> compressor;
 
     llama_kv_cache::slot_info target; // contiguous cells of the kept rows in the compact cache
-    std::vector<llama_snapkv_layer> layers; // of the current group
+    std::vector<llama_snapkv_stage> stages; // of the current group
+    std::vector<llama_snapkv_layer> layers; // and its
     std::shared_ptr<llama_snapkv_record> record;
 
     bool finished = false;

@@ -56,6 +56,7 @@ void llama_snapkv_prefill_run::begin_chunks(uint32_t ig, uint32_t n_chunk, const
     known->load_swa();
     batches.split(known->n(), n_chunk, stops);
     inputs = {};
+    inputs.begin(place.streams(), max_input_bytes(batches.count() - 1));
     ig_inputs = ig + 1;
 }
 

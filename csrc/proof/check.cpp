@@ -51,7 +51,7 @@ struct llama_snapkv_prover {
 
     llama_snapkv_prover(ggml_backend_dev_t dev, const llama_snapkv_proof & proof) :
         proof(proof),
-        model(llama_snapkv_tiny_model(dev, { proof.head_dim_k, proof.head_dim_v, proof.n_head, proof.n_head_kv })) {
+        model(llama_snapkv_tiny_model({ dev }, { proof.head_dim_k, proof.head_dim_v, proof.n_head, proof.n_head_kv })) {
         uint32_t x = 1;
         for (uint32_t i = 0; i < proof.n_tokens; ++i) {
             x = x * 1664525u + 1013904223u;

@@ -9,7 +9,6 @@
 #include <stdexcept>
 #include <vector>
 
-static constexpr uint32_t N_LAYER = 5;
 static constexpr uint32_t N_EMBD = 128;
 static constexpr uint32_t N_FF = 256;
 static constexpr uint32_t N_CTX = 65536;
@@ -30,7 +29,7 @@ static void set_weights(ggml_tensor * tensor, void *) {
     ggml_backend_tensor_set(tensor, data.data(), 0, ggml_nbytes(tensor));
 }
 
-llama_model_ptr llama_snapkv_tiny_model(ggml_backend_dev_t dev, const llama_snapkv_tiny_shape & shape) {
+llama_model_ptr llama_snapkv_tiny_model(std::vector<ggml_backend_dev_t> devs, const llama_snapkv_tiny_shape & shape, const std::vector<float> & split) {
     gguf_context_ptr meta(gguf_init_empty());
     gguf_set_val_str(meta.get(), "general.architecture", "llama");
     gguf_set_val_str(meta.get(), "tokenizer.ggml.model", "no_vocab");
@@ -42,7 +41,7 @@ llama_model_ptr llama_snapkv_tiny_model(ggml_backend_dev_t dev, const llama_snap
         { "llama.vocab_size", LLAMA_SNAPKV_TINY_VOCAB },
         { "llama.context_length", N_CTX },
         { "llama.embedding_length", N_EMBD },
-        { "llama.block_count", N_LAYER },
+        { "llama.block_count", shape.n_layer },
         { "llama.feed_forward_length", N_FF },
         { "llama.attention.head_count", shape.n_head },
         { "llama.attention.head_count_kv", shape.n_head_kv },
@@ -54,13 +53,17 @@ llama_model_ptr llama_snapkv_tiny_model(ggml_backend_dev_t dev, const llama_snap
         gguf_set_val_u32(meta.get(), name, value);
     }
 
-    ggml_backend_dev_t devices[] = { dev, nullptr };
-    if (ggml_backend_dev_type(dev) == GGML_BACKEND_DEVICE_TYPE_CPU || ggml_backend_dev_type(dev) == GGML_BACKEND_DEVICE_TYPE_ACCEL) {
-        devices[0] = nullptr; // on no other device; the CPU is always there, and so are its accelerators
+    const auto type = ggml_backend_dev_type(devs[0]);
+    if (type == GGML_BACKEND_DEVICE_TYPE_CPU || type == GGML_BACKEND_DEVICE_TYPE_ACCEL) {
+        devs.clear(); // on no other device; the CPU is always there, and so are its accelerators
     }
+    devs.push_back(nullptr);
+    std::vector<float> shares = split;
+    shares.resize(llama_max_devices());
     llama_model_params mp = llama_model_default_params();
-    mp.devices = devices;
-    mp.n_gpu_layers = devices[0] ? 99 : 0;
+    mp.devices = devs.data();
+    mp.tensor_split = split.empty() ? nullptr : shares.data();
+    mp.n_gpu_layers = devs[0] ? 99 : 0;
     llama_model_ptr model(llama_model_init_from_user(meta.get(), set_weights, nullptr, mp));
     if (!model) {
         throw std::runtime_error("llama.cpp cannot make a small model there");

@@ -1,5 +1,6 @@
 // The hidden state between layer groups: F32 [n_embd, n_prompt] (or as many elements for a token as its model's layers pass on), on the device, or in host memory with two slots of a
-// chunk on the device. Copies then run on a stream of their own, beside the computation.
+// chunk on the device. Where a group's layers are computed by several devices, one stage after the other, a chunk's part of it crosses
+// from each to the next, into two slots there. Copies run on streams of their own, beside the computation.
 #pragma once
 
 #include "graph/runner.h"
@@ -28,21 +29,22 @@ private:
 
 class llama_snapkv_hidden_buffer {
 public:
-    // where a state of n_embd x n_prompt is to be: in a buffer of a type; if that is host memory and device is not null,
-    // in passing on the device. throws std::runtime_error
-    void allocate(int64_t n_embd, int64_t n_prompt, int64_t chunk, ggml_backend_buffer_type_t buft, ggml_backend_dev_t device);
+    // a state of n_embd x n_prompt in a buffer of a type, or none if that is null. devices: of the stages that a group may have, at least
+    // one of which has events; if the state is in a device's memory, then in the first one's. none: graphs use the state where it is.
+    // throws std::runtime_error
+    void allocate(int64_t n_embd, int64_t n_prompt, int64_t chunk, ggml_backend_buffer_type_t buft, const std::vector<ggml_backend_dev_t> & devices);
 
-    // [n_embd, n_tokens] of the i-th chunk, which starts at position p0: what a graph reads and then overwrites
-    ggml_tensor * view(ggml_context * ctx, uint32_t i, int64_t p0, int64_t n_tokens) const;
+    // [n_embd, n_tokens] of the i-th chunk, which starts at position p0: what a stage's graph reads and then overwrites
+    ggml_tensor * view(ggml_context * ctx, uint32_t stage, uint32_t i, int64_t p0, int64_t n_tokens) const;
 
-    // in this order for each group and chunk; backend computes the chunk's graph.
+    // in this order for each group, chunk and stage; backend computes the stage, and next the one after it, or null.
     //   begin: before the first chunk of a group; loads = false: the group reads no hidden state. rows: where its chunks begin
-    //   enter: before a chunk's graph
-    //   leave: after it; stores = false: the group writes no hidden state
+    //   enter: before the graph of a chunk's stage
+    //   leave: after it; stores = false: the group's last stage writes no hidden state
     //   finish: after the last chunk
     void begin(bool loads, std::vector<int64_t> rows);
-    void enter(uint32_t i, ggml_backend_t backend);
-    void leave(uint32_t i, ggml_backend_t backend, bool stores);
+    void enter(uint32_t stage, uint32_t i, ggml_backend_t backend);
+    void leave(uint32_t stage, uint32_t i, ggml_backend_t backend, ggml_backend_t next, bool stores);
     void finish();
 
     // the first rows become these, ascending; the state has no others from then on. between two groups. throws as runner.compute()
@@ -52,27 +54,35 @@ public:
     std::vector<uint8_t> read_tail(int64_t n_rows);
     void write_tail(const std::vector<uint8_t> & rows);
 
-    explicit operator bool() const { return state != nullptr; }
+    explicit operator bool() const { return state != nullptr || !lanes.empty(); }
 
-    size_t bytes_device = 0;
+    size_t bytes_device = 0; // of the state, and of the slots on all devices
     size_t bytes_host = 0;
 
 private:
     static constexpr uint32_t N_SLOTS = 2;
 
+    // on a stage's device
+    struct lane {
+        ggml_tensor * slots[N_SLOTS] = {}; // null: its graphs use the state itself
+        ggml_backend_buffer_ptr buf;
+        ggml_backend_ptr copier; // a backend of its own, for its stream
+        llama_snapkv_event ready[N_SLOTS]; // the slot is free: what was in it has gone on. of a state in host memory, and the next chunk is in it
+        llama_snapkv_event done[N_SLOTS];  // the slot's graph has run
+    };
+
     void load(uint32_t i);
-    void store(uint32_t i);
+    void store(uint32_t stage, uint32_t i);
+    ggml_tensor at(uint32_t stage, uint32_t i) const;
     int64_t n_tokens_of(uint32_t i) const;
 
     llama_snapkv_gctx ctx;
-    ggml_backend_buffer_ptr bufs[2];
+    ggml_backend_buffer_ptr buf;
     ggml_tensor * state = nullptr;
     int64_t n_rows = 0; // of the state, in use
-    ggml_tensor * slots[N_SLOTS] = {}; // null: graphs use the state itself
-
-    ggml_backend_ptr copier; // a backend of its own on the device, for its stream
-    llama_snapkv_event ready[N_SLOTS]; // the slot is loaded, and what was in it is stored
-    llama_snapkv_event done[N_SLOTS];  // the slot's graph has run
+    bool on_host = false;
+    std::vector<lane> lanes; // by stage; none: graphs use the state itself, on one device
+    ggml_backend_ptr keeper; // on the state's device, where what comes from another arrives
 
     bool loads = false;
     std::vector<int64_t> rows; // where the chunks begin, and where the last one ends

@@ -1,5 +1,5 @@
-// Input tensors of the chunks' graphs (positions, indices of KV cells), kept on the device. Each layer group runs the same
-// chunks, so the inputs are set for the first group and read again by the others. The scheduler would copy them from
+// Input tensors of the chunks' graphs (positions, indices of KV cells), kept on the devices. Each layer group, and each stage of it,
+// runs the same chunks, so the inputs are set for the first one and read again by the others. The scheduler would copy them from
 // host memory before each graph, and for that wait for the one before.
 #pragma once
 
@@ -7,23 +7,25 @@
 #include "ggml-cpp.h"
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
 class llama_snapkv_inputs {
 public:
-    // take the inputs of the i-th chunk's graph, which are set. chunks come in order. drops everything if they are too
-    // many bytes, such as masks
-    void take(uint32_t i, const ggml_cgraph * gf, size_t max_bytes);
+    // on which devices they are wanted, and at most how many bytes of all chunks. the first time take() is called they get buffers
+    void begin(const std::vector<ggml_backend_dev_t> & devices, size_t max_bytes);
 
-    // bring them to a device. throws std::runtime_error
-    void upload(ggml_backend_buffer_type_t buft);
+    // take the inputs of the i-th chunk's graph, which are set, to the devices. chunks come in order. what is too large for the chunks so
+    // far is not taken: masks, and a prompt's embeddings, which graphs have in the place of its tokens. throws std::runtime_error
+    void take(uint32_t i, const ggml_cgraph * gf, size_t max_bytes_so_far);
 
-    // true if graphs can be given their inputs with use()
-    bool is_ready() const { return buf != nullptr; }
+    // are those of the i-th chunk taken?
+    bool has(uint32_t i) const { return i < chunks.size(); }
 
-    // the i-th chunk's graph reads its inputs from the device. before the graph is allocated
-    void use(uint32_t i, ggml_cgraph * gf) const;
+    // let the i-th chunk's graph read its inputs from a device, before it is allocated. false if they are not taken, or it reads one that
+    // is not; they are to be set then
+    bool use(uint32_t i, ggml_cgraph * gf, ggml_backend_dev_t device) const;
 
 private:
     struct input {
@@ -31,8 +33,14 @@ private:
         size_t offset = 0;
         size_t size = 0;
     };
+    std::vector<ggml_backend_dev_t> devices;
+    size_t max_bytes = 0;
+    size_t n_bytes = 0; // taken
     std::vector<std::vector<input>> chunks;
-    std::vector<uint8_t> data;
-    bool too_large = false;
-    ggml_backend_buffer_ptr buf;
+    struct taken {
+        size_t offset = 0;
+        std::vector<uint8_t> bytes;
+    };
+    std::map<std::string, taken> last; // those of the chunk before: what is the same in all, as the rotation of a quantized cache, is there once
+    std::map<ggml_backend_dev_t, ggml_backend_buffer_ptr> bufs; // graphs in flight read them: as long as this lives
 };

@@ -6,11 +6,20 @@
 #include "upstream/access.h"
 
 #include <algorithm>
+#include <cstdio>
+#include <map>
+#include <numeric>
 #include <set>
 
 using access = llama_snapkv_access;
 
 static constexpr uint32_t MIN_CHUNK = 64;
+
+// a prompt that is dealt to several GPUs has so many chunks at least: fewer would hardly be computed at the same time, and weights are
+// lent for each prompt
+static constexpr uint32_t MIN_CHUNKS_DEALT = 8;
+static constexpr uint32_t MAX_LAYERS_DEALT = 4; // to each GPU
+static constexpr uint32_t ROWS_DEALT = 32768;
 
 llama_snapkv_groups::llama_snapkv_groups(const llama_model & model, const llama_kv_cache & base) :
     n_layer((int32_t) model.hparams.n_layer()) {
@@ -31,10 +40,16 @@ struct sizes {
     size_t state = 0; // copy of a recurrent layer's
     size_t votes = 0; // scratch of scoring
     size_t widened = 0; // f16 copy of a layer's quantized KV, which attention makes
+    size_t weights = 0; // of the layer that has most, where it is lent from another GPU
+    uint32_t n_gpus = 0; // that compute at the same time, if there are several
 
     size_t of(const llama_snapkv_plan & plan, uint32_t n_layer, uint32_t n_prompt) const {
-        const size_t hidden = plan.group >= n_layer ? 0 : hidden_row * (plan.hidden_host ? (size_t) 2 * plan.chunk : (size_t) n_prompt);
-        return plan.group * layer + hidden + (size_t) plan.chunk * (mask_row + compute_row) + state + votes + widened + LLAMA_SNAPKV_MARGIN;
+        const size_t slots = hidden_row * 2 * plan.chunk;
+        const size_t hidden = (plan.group >= n_layer ? 0 : plan.hidden_host ? slots
+                                                                            : hidden_row * n_prompt) +
+                (n_gpus > 0 ? slots : 0);
+        const size_t of_layers = plan.deals ? (plan.group + n_gpus - 1) / n_gpus * (layer + weights) : plan.group * layer;
+        return of_layers + hidden + (size_t) plan.chunk * (mask_row + compute_row) + state + votes + widened + LLAMA_SNAPKV_MARGIN;
     }
 };
 
@@ -59,6 +74,18 @@ static size_t n_elements(const llama_model & model, int32_t il) {
     const bool attends = (!is_recurrent || model.arch == LLM_ARCH_FALCON_H1) && hparams.n_head_kv(il) > 0;
     const size_t n_q = attends ? (size_t) hparams.n_head(il) * hparams.n_embd_head_k(il) : 0;
     return std::max(n_feed_forward, n_mix) + 4 * n_q + 4 * (size_t) hparams.n_embd;
+}
+
+// bytes of weights
+static size_t largest_layer(const llama_model & model) {
+    std::map<int, size_t> bytes;
+    for (const auto & [name, t] : model.tensors_by_name) {
+        int il = 0;
+        if (sscanf(name.c_str(), "blk.%d.", &il) == 1) {
+            bytes[il] += ggml_nbytes(t);
+        }
+    }
+    return std::accumulate(bytes.begin(), bytes.end(), (size_t) 0, [](size_t most, const auto & layer) { return std::max(most, layer.second); });
 }
 
 static sizes measure(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params, const llama_snapkv_groups & groups,
@@ -92,18 +119,36 @@ static sizes measure(llama_context & ctx, const llama_snapkv_memory & mem, const
         res.votes = std::max(res.votes, params.ops == LLAMA_SNAPKV_OPS_FUSED ? fused : stock);
     }
     res.layer += queries;
+    res.n_gpus = (uint32_t) place.gpus.size();
+    if (res.n_gpus > 0) {
+        res.weights = largest_layer(ctx.get_model());
+    }
     return res;
+}
+
+// layers of a group that is dealt to several GPUs; 0: none is
+static uint32_t dealt_group(const llama_snapkv_params & params, const llama_snapkv_place & place, uint32_t n_layer, uint32_t chunk, uint32_t n_prompt) {
+    const auto n_gpus = (uint32_t) place.gpus.size();
+    if (n_gpus < 2 || n_prompt < MIN_CHUNKS_DEALT * chunk) {
+        return 0;
+    }
+    // one on each GPU; of a prompt that is not long as many as have the KV of one of a longer prompt, since the host takes as long to
+    // start a graph of several
+    const uint32_t each = std::max(1u, std::min(MAX_LAYERS_DEALT, ROWS_DEALT / n_prompt));
+    const uint32_t group = params.layer_group ? params.layer_group : std::min(n_gpus * each, place.max_dealt);
+    return group > 1 && group <= place.max_dealt && group < n_layer ? group : 0;
 }
 
 std::vector<llama_snapkv_plan> llama_snapkv_make_plans(llama_context & ctx, const llama_snapkv_memory & mem, const llama_snapkv_params & params,
         const llama_snapkv_groups & groups, const llama_snapkv_place & place, uint32_t n_prompt) {
     const uint32_t n_layer = (uint32_t) groups.ils.size();
     const sizes bytes = measure(ctx, mem, params, groups, place, n_prompt);
-    auto make = [&](uint32_t group, uint32_t chunk, bool host) {
+    auto make = [&](uint32_t group, uint32_t chunk, bool host, bool deals = false) {
         llama_snapkv_plan p;
         p.group = group;
         p.chunk = chunk;
         p.hidden_host = host;
+        p.deals = deals;
         p.bytes = bytes.of(p, n_layer, n_prompt);
         return p;
     };
@@ -113,7 +158,8 @@ std::vector<llama_snapkv_plan> llama_snapkv_make_plans(llama_context & ctx, cons
     uint32_t chunk = std::min(params.n_ubatch ? params.n_ubatch : ctx.n_ubatch(), n_prompt);
     uint32_t group = std::min(params.layer_group ? params.layer_group : 1, place.max_group);
     const bool selects = params.prefill == LLAMA_SNAPKV_PREFILL_SELECTIVE; // between groups
-    if (params.layer_group == 0 && !selects && params.hidden_state != LLAMA_SNAPKV_HIDDEN_STATE_HOST && place.max_group >= n_layer && make(n_layer, chunk, false).bytes <= make(1, chunk, false).bytes) {
+    const uint32_t dealt = dealt_group(params, place, n_layer, chunk, n_prompt);
+    if (params.layer_group == 0 && !selects && params.hidden_state != LLAMA_SNAPKV_HIDDEN_STATE_HOST && place.max_group >= n_layer && make(n_layer, chunk, false).bytes <= (dealt ? make(dealt, chunk, false, true) : make(1, chunk, false)).bytes) {
         group = n_layer;
     }
     if (!llama_snapkv_is_gpu(place.devs[groups.ils[0]])) {
@@ -121,20 +167,24 @@ std::vector<llama_snapkv_plan> llama_snapkv_make_plans(llama_context & ctx, cons
     }
 
     // less memory beside a GPU: the hidden state on the host, then smaller chunks
-    const uint32_t smaller = params.layer_group ? group : 1;
     std::vector<llama_snapkv_plan> plans;
-    while (true) {
-        if (params.hidden_state != LLAMA_SNAPKV_HIDDEN_STATE_HOST) {
-            plans.push_back(make(group, chunk, false));
+    auto add = [&](uint32_t first, uint32_t smaller, bool deals) {
+        for (uint32_t n = chunk;; n = std::max(n / 2, MIN_CHUNK)) {
+            if (params.hidden_state != LLAMA_SNAPKV_HIDDEN_STATE_HOST) {
+                plans.push_back(make(first, n, false, deals));
+            }
+            if (params.hidden_state == LLAMA_SNAPKV_HIDDEN_STATE_HOST || (params.hidden_state == LLAMA_SNAPKV_HIDDEN_STATE_AUTO && smaller < n_layer)) {
+                plans.push_back(make(smaller, n, true, deals));
+            }
+            if (params.n_ubatch != 0 || n <= MIN_CHUNK) {
+                break;
+            }
         }
-        if (params.hidden_state == LLAMA_SNAPKV_HIDDEN_STATE_HOST || (params.hidden_state == LLAMA_SNAPKV_HIDDEN_STATE_AUTO && smaller < n_layer)) {
-            plans.push_back(make(smaller, chunk, true));
-        }
-        if (params.n_ubatch != 0 || chunk <= MIN_CHUNK) {
-            break;
-        }
-        chunk = std::max(chunk / 2, MIN_CHUNK);
+    };
+    if (dealt && group < n_layer) {
+        add(dealt, dealt, true);
     }
+    add(group, params.layer_group ? group : 1, false);
 
     // of several devices the one with least decides: each may get all layers of a group, and the first one has the hidden state
     size_t free = SIZE_MAX;

@@ -36,6 +36,7 @@ struct llama_snapkv_plan {
     uint32_t group = 1;       // G
     uint32_t chunk = 0;       // tokens
     bool hidden_host = false; // the hidden state is in host memory, beside a GPU
+    bool deals = false; // a group's layers are dealt to several GPUs
     size_t bytes = 0; // estimated, on the device, or on the one of several that has most
 };
 

@@ -20,13 +20,9 @@ using access = llama_snapkv_access;
 // layers may share a staging slot if their rows have equal sizes and live in one place
 using slot_class = std::tuple<ggml_backend_buffer_type_t, uint32_t, uint32_t, uint32_t, uint32_t>;
 
-static std::map<slot_class, std::vector<int32_t>> slot_classes(llama_context & ctx, const llama_snapkv_groups & groups, const llama_snapkv_place & place) {
+static slot_class class_of(const llama_context & ctx, int32_t il, ggml_backend_dev_t dev) {
     const auto & hparams = ctx.get_model().hparams;
-    std::map<slot_class, std::vector<int32_t>> res;
-    for (const int32_t il : groups.ils) {
-        res[{ place.buft(il), hparams.n_embd_k_gqa(il), hparams.n_embd_v_gqa(il), hparams.n_embd_head_k(il), hparams.n_embd_head_v(il) }].push_back(il);
-    }
-    return res;
+    return { ggml_backend_dev_buffer_type(dev), hparams.n_embd_k_gqa(il), hparams.n_embd_v_gqa(il), hparams.n_embd_head_k(il), hparams.n_embd_head_v(il) };
 }
 
 static std::unique_ptr<llama_kv_cache> make_kv(llama_context & ctx, const llama_kv_cache & base, const llama_snapkv_groups & groups, const llama_snapkv_place & place, uint32_t n_prompt) {
@@ -34,18 +30,25 @@ static std::unique_ptr<llama_kv_cache> make_kv(llama_context & ctx, const llama_
         throw std::runtime_error("out of memory: the staging cache");
     }
 
-    // a group has at most G layers of a class, and they follow each other in it. the cache is made where its layers are, so
-    // layers whose weights are lent take slots of layers that are on the device
-    const auto classes = slot_classes(ctx, groups, place);
+    // which of its class each layer is within its group, and how many a class has at most
+    std::map<slot_class, uint32_t> n_slots;
+    std::vector<uint32_t> nth;
+    for (uint32_t ig = 0; ig < groups.count(); ++ig) {
+        std::map<slot_class, uint32_t> n;
+        for (uint32_t ic = groups.ic0(ig); ic < groups.ic1(ig); ++ic) {
+            const auto cls = class_of(ctx, groups.ils[ic], place.devs[groups.ils[ic]]);
+            nth.push_back(n[cls]++);
+            n_slots[cls] = std::max(n_slots[cls], n[cls]);
+        }
+    }
+    // the cache is made where its layers are, so layers whose weights are lent take slots of layers that are on the device
     std::map<slot_class, std::vector<int32_t>> slots;
     std::set<int32_t> stored;
-    for (const auto & [cls, ils] : classes) {
-        for (const int32_t il : ils) {
-            const bool resident = !ctx.get_cparams().offload_kqv || ctx.get_model().dev_layer(il) == place.devs[il];
-            if (resident && slots[cls].size() < groups.size) {
-                slots[cls].push_back(il);
-                stored.insert(il);
-            }
+    for (const int32_t il : groups.ils) {
+        const auto cls = class_of(ctx, il, ctx.get_cparams().offload_kqv ? ctx.get_model().dev_layer(il) : place.devs[il]);
+        if (slots[cls].size() < n_slots[cls]) {
+            slots[cls].push_back(il);
+            stored.insert(il);
         }
     }
 
@@ -56,10 +59,9 @@ static std::unique_ptr<llama_kv_cache> make_kv(llama_context & ctx, const llama_
 
     auto & map = access::map_layer_ids(*kv);
     auto ids = map;
-    for (const auto & [cls, ils] : classes) {
-        for (size_t i = 0; i < ils.size(); ++i) {
-            ids[ils[i]] = map.at(slots.at(cls)[i % groups.size]);
-        }
+    for (size_t ic = 0; ic < groups.ils.size(); ++ic) {
+        const int32_t il = groups.ils[ic];
+        ids[il] = map.at(slots.at(class_of(ctx, il, place.devs[il])).at(nth[ic]));
     }
     for (size_t ic = 0; ic < groups.ils.size(); ++ic) {
         for (const int32_t reader : groups.readers[ic]) {
@@ -101,13 +103,13 @@ llama_snapkv_staging llama_snapkv_make_staging(llama_context & ctx, const llama_
         return ggml_backend_buffer_get_size(buf);
     };
 
-    if (groups.count() > 1) {
-        ggml_backend_buffer_type_t buft = place.buft(0);
-        if (plan.hidden_host) {
+    if (groups.count() > 1 || place.gpus.size() > 1) {
+        ggml_backend_buffer_type_t buft = groups.count() > 1 ? place.buft(0) : nullptr;
+        if (buft && plan.hidden_host) {
             ggml_backend_buffer_type_t pinned = ggml_backend_dev_host_buffer_type(place.devs[0]);
             buft = pinned ? pinned : ggml_backend_cpu_buffer_type();
         }
-        st.hidden.allocate(llama_snapkv_hidden_size(ctx.get_model()), n_new, plan.chunk, buft, place.device);
+        st.hidden.allocate(llama_snapkv_hidden_size(ctx.get_model()), n_new, plan.chunk, buft, place.streams());
     }
 
     const auto & hparams = ctx.get_model().hparams;

@@ -1,13 +1,22 @@
 #include "staging/weights.h"
 
+#include "staging/place.h"
+
 #include "ggml-impl.h"
 
 #include <algorithm>
 #include <vector>
 
-static bool is_host_weight(const ggml_tensor * t) {
-    return t && t->op == GGML_OP_NONE && !t->view_src && t->buffer && ggml_backend_buffer_get_usage(t->buffer) == GGML_BACKEND_BUFFER_USAGE_WEIGHTS &&
-            ggml_backend_buffer_is_host(t->buffer);
+bool llama_snapkv_lent_weights::is_wanted(const ggml_tensor * t) const {
+    if (!t || t->op != GGML_OP_NONE || t->view_src || !t->buffer || (t->flags & GGML_TENSOR_FLAG_INPUT)) {
+        return false;
+    }
+    ggml_backend_buffer_type_t buft = ggml_backend_buffer_get_type(t->buffer);
+    if (lender == llama_snapkv_lender::gpus) { // adapters' weights, too
+        ggml_backend_dev_t there = ggml_backend_buft_get_device(buft);
+        return there && there != device && llama_snapkv_is_gpu(there) && buft == ggml_backend_dev_buffer_type(there);
+    }
+    return ggml_backend_buffer_get_usage(t->buffer) == GGML_BACKEND_BUFFER_USAGE_WEIGHTS && ggml_backend_buft_is_host(buft);
 }
 
 void llama_snapkv_lent_weights::lend(const ggml_cgraph * gf) {
@@ -18,7 +27,7 @@ void llama_snapkv_lent_weights::lend(const ggml_cgraph * gf) {
             continue;
         }
         for (ggml_tensor * src : gf->nodes[i]->src) {
-            if (is_host_weight(src) && copies.emplace(src, nullptr).second) {
+            if (is_wanted(src) && copies.emplace(src, nullptr).second) {
                 weights.push_back(src);
             }
         }
@@ -51,7 +60,7 @@ void llama_snapkv_lent_weights::lend(const ggml_cgraph * gf) {
     for (ggml_tensor * w : weights) {
         ggml_tensor * copy = copies[w];
         ggml_backend_tensor_alloc(buf.get(), copy, (char *) ggml_backend_buffer_get_base(buf.get()) + offset);
-        ggml_backend_tensor_set(copy, w->data, 0, ggml_nbytes(w));
+        ggml_backend_tensor_copy(w, copy);
         offset += GGML_PAD(ggml_backend_buft_get_alloc_size(buft, copy), alignment);
     }
 }

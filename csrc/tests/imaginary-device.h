@@ -1,7 +1,10 @@
-// Two GPUs of a backend that nobody has proven, for machines without one. They compute on the CPU, in memory that nobody else may use,
+// Three GPUs of a backend that nobody has proven, for machines without one. They compute on the CPU, in memory that nobody else may use,
 // have no fused ops of ours, and like Vulkan's their flash attention takes the rows of a mask as adjacent, whatever their stride. They
-// can be like CUDA's instead, which obey strides and compute neighbours as one, or reorder nodes as Vulkan's do.
+// can be like CUDA's instead, which obey strides and compute neighbours as one, or reorder nodes as Vulkan's do. What they are given
+// they do at once, or late and beside each other.
 #pragma once
+
+#include "late-queue.h"
 
 #include "ggml-backend-impl.h"
 #include "ggml-impl.h"
@@ -15,13 +18,15 @@
 
 namespace imaginary {
 
-inline uint32_t n_attention = 0; // attention nodes that the devices have computed
-inline uint32_t n_attention_on[2] = {}; // of each device
-inline uint32_t n_far = 0; // of these, with K of another device
-inline uint32_t n_strided = 0;   // of these, with a mask whose rows are apart
+inline bool is_late = false; // set before the first device is asked for
+inline std::atomic<uint32_t> n_attention = 0; // attention nodes that the devices have computed
+inline std::atomic<uint32_t> n_attention_on[3] = {}; // of each device
+inline std::atomic<uint32_t> n_far = 0; // of these, with K of another device
+inline std::atomic<uint32_t> n_supplied = 0; // graphs with attention to which the scheduler copies something
+inline std::atomic<uint32_t> n_strided = 0;   // of these, with a mask whose rows are apart
 inline bool like_cuda = false;   // strides are obeyed, and RMS_NORM, MUL and ADD that follow each other are one node, which rounds once
 inline bool reorders = false;    // nodes are taken out of order, and a row's ADD and RMS_NORM are one node, which rounds otherwise
-inline uint32_t n_joined = 0;    // such nodes
+inline std::atomic<uint32_t> n_joined = 0;    // such nodes
 inline size_t memory = (size_t) 1 << 40; // bytes that are free, it says
 inline bool is_checked = false; // its backend is one that the register wants checked
 inline const char * backend_name = "Imaginary"; // in no line of the register
@@ -124,7 +129,8 @@ inline void reorder(ggml_backend_t, ggml_cgraph * gf, ggml_backend_graph_optimiz
 }
 
 inline ggml_status compute(ggml_backend_t backend, ggml_cgraph * gf) {
-    const int id = backend->device == device(1);
+    const int id = backend->device == device(0) ? 0 : backend->device == device(1) ? 1
+                                                                                   : 2;
     for (int i = 0; i < gf->n_nodes; ++i) {
         ggml_tensor * mask = gf->nodes[i]->op == GGML_OP_FLASH_ATTN_EXT ? gf->nodes[i]->src[3] : nullptr;
         if (mask && !like_cuda) {
@@ -141,6 +147,15 @@ inline ggml_status compute(ggml_backend_t backend, ggml_cgraph * gf) {
             }
         }
     }
+    bool attends = false;
+    bool supplied = false;
+    for (int i = 0; i < gf->n_nodes; ++i) {
+        attends |= gf->nodes[i]->op == GGML_OP_FLASH_ATTN_EXT;
+        for (const ggml_tensor * src : gf->nodes[i]->src) {
+            supplied |= src && strchr((src->view_src ? src->view_src : src)->name, '#') != nullptr;
+        }
+    }
+    n_supplied += attends && supplied;
     int done = 0;
     for (int i = 0; i + 2 < gf->n_nodes; ++i) {
         const bool joined = like_cuda && is_joined(gf, i);
@@ -159,12 +174,14 @@ inline ggml_status compute(ggml_backend_t backend, ggml_cgraph * gf) {
 
 inline ggml_backend_reg_t reg();
 
+inline constexpr const char * NAMES[] = { "Imaginary0", "Imaginary1", "Imaginary2" };
+
 template <int I>
 ggml_backend_buffer_type_t buffer_type() {
     static ggml_backend_buffer_type buft = [] {
         ggml_backend_buffer_type res = *ggml_backend_cpu_buffer_type();
         res.device = device(I);
-        res.iface.get_name = [](ggml_backend_buffer_type_t) { return I == 0 ? "Imaginary0" : "Imaginary1"; };
+        res.iface.get_name = [](ggml_backend_buffer_type_t) { return NAMES[I]; };
         res.iface.is_host = [](ggml_backend_buffer_type_t) { return false; };
         res.iface.alloc_buffer = [](ggml_backend_buffer_type_t buft, size_t size) {
             ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size);
@@ -183,7 +200,7 @@ ggml_backend_dev_t make_device() {
     static ggml_backend_device dev = [] {
         ggml_backend_device res = *cpu();
         res.reg = reg();
-        res.iface.get_name = [](ggml_backend_dev_t) { return I == 0 ? "Imaginary0" : "Imaginary1"; };
+        res.iface.get_name = [](ggml_backend_dev_t) { return NAMES[I]; };
         res.iface.get_description = [](ggml_backend_dev_t) { return "no GPU at all"; };
         res.iface.get_type = [](ggml_backend_dev_t) { return GGML_BACKEND_DEVICE_TYPE_GPU; };
         res.iface.get_props = [](ggml_backend_dev_t dev, ggml_backend_dev_props * props) {
@@ -191,6 +208,7 @@ ggml_backend_dev_t make_device() {
             props->name = ggml_backend_dev_name(dev);
             props->type = GGML_BACKEND_DEVICE_TYPE_GPU;
             props->caps.buffer_from_host_ptr = false;
+            props->caps.async = props->caps.events = is_late;
             ggml_backend_dev_memory(dev, &props->memory_free, &props->memory_total);
         };
         res.iface.get_memory = [](ggml_backend_dev_t, size_t * free, size_t * total) { *free = *total = memory; };
@@ -203,19 +221,26 @@ ggml_backend_dev_t make_device() {
             backend->iface.graph_compute = compute;
             backend->iface.graph_optimize = reorder;
             backend->device = dev;
+            if (is_late) {
+                make_late<compute, I>(backend);
+            }
             return backend;
         };
         res.iface.supports_op = [](ggml_backend_dev_t, const ggml_tensor * op) {
             return knows_all || (op->op != GGML_OP_CUSTOM && cpu()->iface.supports_op(cpu(), op));
         };
         res.iface.offload_op = [](ggml_backend_dev_t, const ggml_tensor *) { return true; };
+        if (is_late) {
+            make_late(res);
+        }
         return res;
     }();
     return &dev;
 }
 
 inline ggml_backend_dev_t device(size_t i) {
-    return i == 0 ? make_device<0>() : make_device<1>();
+    return i == 0 ? make_device<0>() : i == 1 ? make_device<1>()
+                                              : make_device<2>();
 }
 
 inline ggml_backend_reg_t reg() {
@@ -224,7 +249,7 @@ inline ggml_backend_reg_t reg() {
         {
                 [](ggml_backend_reg_t) { return is_checked ? "Vulkan" : like_cuda ? "MTL"
                                                                                   : backend_name; }, // unproven ones, with strides and without
-                [](ggml_backend_reg_t) { return (size_t) 2; },
+                [](ggml_backend_reg_t) { return (size_t) 3; },
                 [](ggml_backend_reg_t, size_t i) { return device(i); },
                 [](ggml_backend_reg_t, const char * name) { return ggml_backend_reg_get_proc_address(cpu()->reg, name); },
         },

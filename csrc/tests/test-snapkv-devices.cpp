@@ -410,7 +410,7 @@ static void test_neighbours(const char * path) {
 static size_t planned(llama_context & ctx, const llama_snapkv_params & sp) {
     const auto mem = llama_snapkv_memory_of(ctx);
     llama_snapkv_groups groups(ctx.get_model(), *mem.base);
-    const auto place = llama_snapkv_make_place(ctx, mem, groups);
+    const auto place = llama_snapkv_make_place(ctx, mem, groups, true);
     return llama_snapkv_make_plans(ctx, mem, sp, groups, place, N)[0].bytes - LLAMA_SNAPKV_MARGIN;
 }
 

@@ -97,6 +97,11 @@ def test_the_register_of_backends(run: Run) -> None:
     assert run("test-snapkv-devices").strip() == "OK"
 
 
+def test_several_gpus_at_the_same_time(run: Run) -> None:
+    """Layers dealt to made devices that do late what they are given: exact, in device or host memory."""
+    assert run("test-snapkv-overlap").strip() == "OK"
+
+
 @pytest.mark.parametrize(
     "arch",
     [
