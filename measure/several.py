@@ -5,10 +5,10 @@
 
     exact      are logits those of llama_decode() with layers on all GPUs, by halves, unequally, on one,
                by rows of the matrices, and partly in host memory?
-    speed      a long prompt and 64 tokens after it, beside the full cache
+    speed      prompts of several lengths and 64 tokens after each, beside the full cache
     documents  are a vault's and a document's answers those of one GPU?
     sweep      as exact, of small models of all architectures, whose layers lie on all GPUs
-    single     as speed, on the first GPU alone; only if it is asked for
+    single     as speed, the longest prompt on the first GPU alone; only if it is asked for
 
 The folder has the CUDA libraries and the native test programs (measure/gpu.py builds them). Models are
 made. The record is written after each part; where one is measured again, the rest stays.
@@ -50,7 +50,24 @@ EXACT = (
     ("qwen35-9b", "f16", ()),
     ("gpt-oss-20b", "q8_0", ("-x", "3,1")),
 )
-SMALL = tuple(("tiny", *rest) for _, *rest in EXACT[:3])
+# layers of a group: one GPU at a time, dealt to all of them by halves and unequally, each where it is
+GROUPS = "1,2,6,0"
+# thousands of tokens, type of the KV cache, and configuration (None: the full cache); the longest first
+_BUDGET = {"budget": 2048}
+SPEED: tuple[tuple[int, str, dict[str, Any] | None], ...] = (
+    (128, "f16", _BUDGET),
+    (128, "f16", None),
+    (32, "f16", _BUDGET),
+    (32, "f16", None),
+    (8, "f16", _BUDGET),
+    (8, "f16", None),
+    (128, "f16", {**_BUDGET, "layer_group": 8}),
+    (128, "q8_0", _BUDGET),
+    (128, "q8_0", None),
+    (8, "f16", {**_BUDGET, "layer_group": 1}),
+    (128, "f16", {**_BUDGET, "layer_group": 1}),
+)
+SMALL = tuple(("tiny", kv_type, gpus) for _, kv_type, gpus in EXACT[:3])
 QUESTIONS = ("In which room does the cooling pump stand?", "Who is the cook?", "When is lunch?")
 DOCUMENT = ROOT / "snapkv_local" / "demo" / "station.txt"
 
@@ -116,15 +133,16 @@ class Several:
     def exact(self) -> list[dict[str, Any]]:
         """Real shapes, in each way of sharing."""
         found = []
-        n, ubatch = (600, 100) if self.smoke else (3000, 512)
+        n, ubatch = (820, 100) if self.smoke else (3000, 256)
         for shape, kv_type, gpus in SMALL if self.smoke else EXACT:
             began = time.monotonic()
             lines = self.exact_lines(
-                *("-n", n, "-u", ubatch, "-g", "1,4,0", "-t", kv_type, *gpus, self.model(shape))
+                *("-n", n, "-u", ubatch, "-g", GROUPS, "-t", kv_type, *gpus, self.model(shape))
             )
             run = {"shape": shape, "kv_type": kv_type, "options": " ".join(gpus), **lines[-1]}
             found.append({**run, "seconds": round(time.monotonic() - began, 1)})
             say(f"exact {shape} {kv_type} {' '.join(gpus)}: {verdict(lines[-1])}")
+            self.keep("exact", found)
         return found
 
     def sweep(self) -> dict[str, Any]:
@@ -133,7 +151,8 @@ class Several:
             make = [str(self.lib / "make-arch-models"), "-s", "1", "-o", f"{folder}/"]
             subprocess.run(make, env=self.environment(), check=True, capture_output=True)
             files = sorted(Path(folder).glob("*.gguf"))[: 3 if self.smoke else None]
-            lines = self.exact_lines("-g", "1,0", *files, timeout=240)
+            # of two layers and the output, one on the first GPU
+            lines = self.exact_lines("-g", "1,0", "-x", "1,3", *files, timeout=240)
         taken = [line for line in lines if line.get("supported")]
         return {
             "models": len(files),
@@ -144,26 +163,44 @@ class Several:
         }
 
     def speed(self) -> list[dict[str, Any]]:
-        """A long prompt on all GPUs, compressed and with the full cache."""
-        return self.timed(None, self.record["n_devices"])
+        """Prompts on all GPUs, compressed and with the full cache."""
+        return self.timed(SPEED, None, self.record["n_devices"])
 
     def single(self) -> list[dict[str, Any]]:
-        """The same on one."""
-        return self.timed("0", 1)
+        """The longest on one."""
+        return self.timed(SPEED[:2], "0", 1)
 
-    def timed(self, only: str | None, gpus: int) -> list[dict[str, Any]]:
+    def timed(self, runs: Any, only: str | None, gpus: int) -> list[dict[str, Any]]:
         """Runs of the benchmark's worker, on the GPUs that CUDA_VISIBLE_DEVICES names."""
-        shape, n_prompt = ("tiny", 2048) if self.smoke else ("llama31-8b", cases._tokens(128))
-        found = []
-        for config in ({"budget": 256 if self.smoke else 2048}, None):
-            case = cases.Case("several", "", shape, n_prompt, config, 60, decode_repeats=1)
-            settings = {**case.settings(), "path": str(self.model(shape))}
-            settings |= {"n_gpu_layers": 0 if self.smoke else -1}
+        found: list[dict[str, Any]] = []
+        for k, kv_type, config in runs[:2] if self.smoke else runs:
+            shape, n_prompt = ("tiny", 2048) if self.smoke else ("llama31-8b", cases._tokens(k))
+            budget = {"budget": 256} if self.smoke and config else {}
+            settings = {
+                **cases.Case(
+                    "several",
+                    "",
+                    shape,
+                    n_prompt,
+                    config and {**config, **budget},
+                    60,
+                    kv_type=kv_type,
+                    decode_repeats=1,
+                ).settings(),
+                "path": str(self.model(shape)),
+                "n_gpu_layers": 0 if self.smoke else -1,
+            }
             result, error = work("run", settings, environment=self.environment(only), timeout=120)
             run = {"gpus": gpus, "shape": shape, "n_prompt": n_prompt, "config": config}
-            found.append({**run, **(result or {"error": error})})
-            say(f"speed, {gpus} GPUs, {config}: {error or summary(result or {})}")
+            found.append({**run, "kv_type": kv_type, **(result or {"error": error})})
+            say(f"speed, {gpus} GPUs, {k}K {kv_type} {config}: {error or summary(result or {})}")
+            self.keep("speed" if only is None else "single", found)
         return found
+
+    def keep(self, part: str, found: Any) -> None:
+        """Write the record, with what was found of a part so far."""
+        self.record[part] = found
+        records.write(self.path, self.record)
 
     def documents(self) -> dict[str, Any]:
         """Answers about a document that was ingested, and with a vault: on all GPUs, and on one."""
@@ -231,9 +268,9 @@ def main(arguments: list[str] | None = None) -> int:
     several = Several(args)
     for part in args.parts or parts[:-1]:
         began = time.monotonic()
-        several.record[part] = getattr(several, part)()
+        found = getattr(several, part)()
         several.record[f"seconds_{part}"] = round(time.monotonic() - began, 1)
-        records.write(several.path, several.record)
+        several.keep(part, found)
         say(f"{part}: {several.record[f'seconds_{part}']} s")
     if "sweep" in several.record:
         say(f"sweep: {several.record['sweep']}")
