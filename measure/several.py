@@ -4,7 +4,7 @@
     python3 measure/several.py --lib FOLDER --out DIR exact documents
 
     exact      are logits those of llama_decode() with layers on all GPUs, by halves, unequally, on one,
-               by rows of the matrices, and partly in host memory?
+               and partly in host memory?
     speed      prompts of several lengths and 64 tokens after each, beside the full cache
     documents  are a vault's and a document's answers those of one GPU?
     sweep      as exact, of small models of all architectures, whose layers lie on all GPUs
@@ -44,7 +44,6 @@ EXACT = (
     ("llama32-1b", "f16", ()),
     ("llama32-1b", "q8_0", ("-x", "3,1")),
     ("llama32-1b", "f16", ("-m", "1")),
-    ("llama32-1b", "f16", ("-p", "row")),
     ("llama32-1b", "f16", ("-l", "9")),
     ("gemma3-4b", "f16", ("-x", "1,3")),
     ("qwen35-9b", "f16", ()),

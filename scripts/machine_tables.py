@@ -68,7 +68,7 @@ def _vulkan(file: Path) -> str:
 
 
 def several(results: Path) -> str:
-    """A long prompt on several GPUs, and whether they are exact."""
+    """Prompts on several GPUs, and whether they are exact."""
     files = sorted(results.glob("several-*.json"))
     return "\n\n".join(map(_several, files)) or "Several GPUs are not measured yet."
 
@@ -76,8 +76,15 @@ def several(results: Path) -> str:
 def _several(file: Path) -> str:
     record = json.loads(file.read_text())
     runs = [*record.get("speed", []), *record.get("single", [])]
-    cells = [[str(run["gpus"]), _cache(run), *_figures(run)] for run in runs]
-    head = ["GPUs", "cache", "prefill, s", "tokens/s after it", "memory of each GPU"]
+    cells = [[str(run["gpus"]), _prompt(run), _cache(run), *_figures(run)] for run in runs]
+    head = [
+        "GPUs",
+        "prompt, tokens",
+        "cache",
+        "prefill, s",
+        "tokens/s after it",
+        "memory of each GPU",
+    ]
     exact = [run for run in record.get("exact", []) if "runs" in run]
     zero = sum(run["exact"] for run in exact)
     said = [
@@ -94,8 +101,19 @@ def _several(file: Path) -> str:
     return "\n".join([*table(head, cells), "", " ".join(said)])
 
 
+def _prompt(run: dict[str, Any]) -> str:
+    return f"{run['n_prompt']:,}"
+
+
 def _cache(run: dict[str, Any]) -> str:
-    return "full" if run["config"] is None else f"budget {run['config']['budget']:,}"
+    """Which cache, in which type, and how many layers were computed at a time."""
+    kv_type = run.get("kv_type", "f16")
+    if run["config"] is None:
+        return f"full, {kv_type}"
+    group = (run.get("stats") or {}).get("layer_group")
+    chosen = "" if "layer_group" in run["config"] else ", as auto chose"
+    layers = f", G = {group}{chosen}" if group else ""
+    return f"budget {run['config']['budget']:,}, {kv_type}{layers}"
 
 
 def _figures(run: dict[str, Any]) -> list[str]:

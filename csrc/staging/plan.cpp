@@ -19,7 +19,7 @@ static constexpr uint32_t MIN_CHUNK = 64;
 // lent for each prompt
 static constexpr uint32_t MIN_CHUNKS_DEALT = 8;
 static constexpr uint32_t MAX_LAYERS_DEALT = 4; // to each GPU
-static constexpr uint32_t ROWS_DEALT = 32768;
+static constexpr uint32_t ROWS_DEALT = 131072;
 
 llama_snapkv_groups::llama_snapkv_groups(const llama_model & model, const llama_kv_cache & base) :
     n_layer((int32_t) model.hparams.n_layer()) {
@@ -42,13 +42,14 @@ struct sizes {
     size_t widened = 0; // f16 copy of a layer's quantized KV, which attention makes
     size_t weights = 0; // of the layer that has most, where it is lent from another GPU
     uint32_t n_gpus = 0; // that compute at the same time, if there are several
+    uint32_t most_layers = UINT32_MAX; // of the cached ones, on one of these
 
     size_t of(const llama_snapkv_plan & plan, uint32_t n_layer, uint32_t n_prompt) const {
         const size_t slots = hidden_row * 2 * plan.chunk;
         const size_t hidden = (plan.group >= n_layer ? 0 : plan.hidden_host ? slots
                                                                             : hidden_row * n_prompt) +
                 (n_gpus > 0 ? slots : 0);
-        const size_t of_layers = plan.deals ? (plan.group + n_gpus - 1) / n_gpus * (layer + weights) : plan.group * layer;
+        const size_t of_layers = plan.deals ? (plan.group + n_gpus - 1) / n_gpus * (layer + weights) : std::min(plan.group, most_layers) * layer;
         return of_layers + hidden + (size_t) plan.chunk * (mask_row + compute_row) + state + votes + widened + LLAMA_SNAPKV_MARGIN;
     }
 };
@@ -122,6 +123,11 @@ static sizes measure(llama_context & ctx, const llama_snapkv_memory & mem, const
     res.n_gpus = (uint32_t) place.gpus.size();
     if (res.n_gpus > 0) {
         res.weights = largest_layer(ctx.get_model());
+        std::map<ggml_backend_dev_t, uint32_t> n_cached;
+        res.most_layers = 0;
+        for (const int32_t il : groups.ils) {
+            res.most_layers = std::max(res.most_layers, ++n_cached[place.homes[il]]);
+        }
     }
     return res;
 }
@@ -132,8 +138,7 @@ static uint32_t dealt_group(const llama_snapkv_params & params, const llama_snap
     if (n_gpus < 2 || n_prompt < MIN_CHUNKS_DEALT * chunk) {
         return 0;
     }
-    // one on each GPU; of a prompt that is not long as many as have the KV of one of a longer prompt, since the host takes as long to
-    // start a graph of several
+    // one on each GPU; of a prompt that is not so long several, since the host takes as long to start their graph
     const uint32_t each = std::max(1u, std::min(MAX_LAYERS_DEALT, ROWS_DEALT / n_prompt));
     const uint32_t group = params.layer_group ? params.layer_group : std::min(n_gpus * each, place.max_dealt);
     return group > 1 && group <= place.max_dealt && group < n_layer ? group : 0;

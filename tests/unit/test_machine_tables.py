@@ -9,7 +9,10 @@ from snapkv_local.report.units import GIB
 
 SPEED = {
     "gpus": 2,
+    "n_prompt": 130560,
+    "kv_type": "q8_0",
     "config": {"budget": 2048},
+    "stats": {"layer_group": 2},
     "seconds_prefill": 30.04,
     "decode_tokens_per_second": [250.0, 251.0],
     "peak_device": 9 * GIB,
@@ -24,8 +27,11 @@ SEVERAL = {
         {"runs": [{"max_diff": 1}], "exact": False},
         {"error": "ended with 1"},
     ],
-    "speed": [SPEED, {"gpus": 2, "config": None, "error": "no room"}],
-    "single": [{**SPEED, "gpus": 1, "config": None, "peak_device_growth_each": []}],
+    "speed": [SPEED, {"gpus": 2, "n_prompt": 8192, "config": None, "error": "no room"}],
+    "single": [
+        {**SPEED, "gpus": 1, "config": {"budget": 100, "layer_group": 2}},
+        {**SPEED, "gpus": 1, "config": None, "peak_device_growth_each": []},
+    ],
     "sweep": {"exact": 3, "supported": 4},
 }
 
@@ -38,10 +44,18 @@ def test_without_a_record(name, tmp_path):
 def test_several_gpus(tmp_path):
     (tmp_path / "several-a.json").write_text(json.dumps(SEVERAL))
     lines = machine_tables.several(tmp_path).splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:5]]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:6]]
     assert cells == [
-        ["2", "budget 2,048", "30.0", "251.0", "5.0 GiB, 4.0 GiB"],
-        ["2", "full", "no room", "-", "-"],
-        ["1", "full", "30.0", "251.0", "9.0 GiB"],
+        [
+            "2",
+            "130,560",
+            "budget 2,048, q8_0, G = 2, as auto chose",
+            "30.0",
+            "251.0",
+            "5.0 GiB, 4.0 GiB",
+        ],
+        ["2", "8,192", "full, f16", "no room", "-", "-"],
+        ["1", "130,560", "budget 100, q8_0, G = 2", "30.0", "251.0", "5.0 GiB, 4.0 GiB"],
+        ["1", "130,560", "full, q8_0", "30.0", "251.0", "9.0 GiB"],
     ]
     assert "Exact: 1 of 2 runs" in lines[-1] and "3 of 4." in lines[-1]
