@@ -139,6 +139,7 @@ struct llama_snapkv_backend_info {
     bool proven_wide;      // with heads of more than 256 elements
     bool proven_sharing;   // with layers that read the KV of another
     bool proven_selective; // and so are selective prefills to what is tested of them; they are no kind of models
+    bool proven_recall;    // and recalls while answering
     bool fused;            // has the fused ops; where it has not, ggml's own ops score and evict, which takes longer
     bool copies_mask;      // each chunk's part of the mask is copied, since the backend's flash attention does not obey the mask's row stride
 };

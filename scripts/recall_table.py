@@ -8,7 +8,13 @@ from typing import Any
 
 from table_parts import by_policy, table, where
 
-COLUMNS = {"full": "full cache", "snapkv": "without recall", "recall": "with recall"}
+COLUMNS = {
+    "full": "full cache",
+    "snapkv": "without recall",
+    "recall": "with recall",
+    "recall:rows=384": "384 rows asked",
+}
+FORMS = {"mean": "mean", "bound": "bound", "midway": "midway"}
 
 
 def answers(results: Path) -> str:
@@ -53,6 +59,34 @@ def cost(results: Path) -> str:
     head = ["model, prompt tokens", "rows kept", "`recall_every`", "a token", "a ranking"]
     head += ["waited for", "copying", "rows replaced", "bytes", "speed", "speed by CPU time"]
     says = "Medians; speed with recall as a share of that without, of the same tokens"
+    return "\n".join([*table(head, rows), "", f"{says}; {', '.join(sources)}."])
+
+
+def index(results: Path) -> str:
+    """What recalls find by the index, from records of `measure/recall_index.py`."""
+    rows, sources = [], []
+    for file in sorted(results.glob("recall-index-*.json")):
+        record = json.loads(file.read_text())
+        sources.append(f"`results/{file.name}` ({where(record)})")
+        forms = {(r["budget"], r["times"], r["form"]): r for r in record["forms"]}
+        for run in record["engine"]:
+            budget, times = run["budget"], run["times"]
+            shares = [forms[budget, times, form] for form in FORMS]
+            rows.append(
+                [
+                    f"{record['model'].removesuffix('.gguf')}, {record['n_prompt']:,}",
+                    str(budget),
+                    str(times),
+                    f"{100 * run['came']:.0f} % of {run['n_came']:,}",
+                    *(f"{100 * r['rows']:.0f} %, {100 * r['worth']:.0f} %" for r in shares),
+                ]
+            )
+    if not rows:
+        return "What recalls find by the index is not measured yet."
+    head = ["model, prompt tokens", "rows kept", "asked for each", "rows that came in"]
+    head += [f"found by {name}" for name in FORMS.values()]
+    says = "Rows asked for each that is kept; of the rows that a recall brings in among all, those that come in by the index; of the rows with "
+    says += "the most votes, those that an index of a form finds, and their share of these rows' votes"
     return "\n".join([*table(head, rows), "", f"{says}; {', '.join(sources)}."])
 
 

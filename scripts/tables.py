@@ -254,6 +254,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "unasked": unasked_table.unasked,
     "recall": recall_table.answers,
     "recall-cost": recall_table.cost,
+    "recall-index": recall_table.index,
     "refit": refit_table.decoded,
     "refit-error": refit_table.errors,
     "selective": selective_table.speed,

@@ -82,18 +82,18 @@ struct lanes_t {
 };
 #endif
 
-// keys: [n_dims, NK]; q: [n, n_dims], from a group of lanes on
-BODY void products(const float * q, int64_t n, int64_t n_dims, const float * keys, float softcap, float * out) {
+// keys: [head_dim, NK]; q: [n, head_dim], from a group of lanes on
+BODY void products(const float * q, int64_t n, int64_t head_dim, const float * keys, float * out) {
     lanes_t acc[NK] = {};
-    for (int64_t d = 0; d < n_dims; ++d) {
+    for (int64_t d = 0; d < head_dim; ++d) {
         const lanes_t x = *(const lanes_t *) (q + d * n);
         for (int c = 0; c < NK; ++c) {
-            acc[c] += x * keys[c * n_dims + d];
+            acc[c] += x * keys[c * head_dim + d];
         }
     }
     for (int c = 0; c < NK; ++c) {
         for (int l = 0; l < NL; ++l) {
-            out[c * n + l] = softcap == 0.0f ? acc[c][l] : softcap * tanh_f32(acc[c][l] / softcap);
+            out[c * n + l] = acc[c][l];
         }
     }
 }
@@ -133,8 +133,8 @@ BODY void range_of(const float * row, int64_t n, float * sum, float * min, float
 }
 
 #ifdef SNAPKV_AVX2
-TARGET_AVX2 static void products_avx2(const float * q, int64_t n, int64_t n_dims, const float * keys, float softcap, float * out) {
-    products(q, n, n_dims, keys, softcap, out);
+TARGET_AVX2 static void products_avx2(const float * q, int64_t n, int64_t head_dim, const float * keys, float * out) {
+    products(q, n, head_dim, keys, out);
 }
 
 TARGET_AVX2 static void max_of_avx2(const float * logits, int64_t n_keys, int64_t n, float * max) {
@@ -158,20 +158,19 @@ TARGET_AVX2 static void range_of_avx2(const float * row, int64_t n, float * sum,
 //
 
 llama_snapkv_lanes::llama_snapkv_lanes(const float * given, int64_t head_dim, int64_t n_queries, int64_t n_head, float scale, float softcap) :
-    head_dim(head_dim), n_queries(n_queries), n_head(n_head), n(GGML_PAD(n_queries * n_head, NL)), softcap(softcap), q(2 * n * head_dim) {
+    head_dim(head_dim), n_queries(n_queries), n_head(n_head), n(GGML_PAD(n_queries * n_head, NL)), softcap(softcap), q(n * head_dim), magnitudes(n * head_dim) {
     GGML_ASSERT(head_dim <= SNAPKV_OP_MAX_HEAD_DIM);
     for (int64_t l = 0; l < n_queries * n_head; ++l) {
         for (int64_t d = 0; d < head_dim; ++d) {
             q[d * n + l] = given[l * head_dim + d] * scale;
-            q[(head_dim + d) * n + l] = std::fabs(q[d * n + l]);
+            magnitudes[d * n + l] = std::fabs(q[d * n + l]);
         }
     }
 }
 
-void llama_snapkv_lanes::logits(ggml_type type, const uint8_t * keys, const uint8_t * spreads, size_t stride, int64_t n_keys, float * out) const {
-    float loaded[2 * NK * SNAPKV_OP_MAX_HEAD_DIM] = {};
+void llama_snapkv_lanes::multiply(const float * by, ggml_type type, const uint8_t * keys, size_t stride, int64_t n_keys, float * out) const {
+    float loaded[NK * SNAPKV_OP_MAX_HEAD_DIM] = {};
     const size_t row = ggml_row_size(type, head_dim);
-    const int64_t n_dims = spreads ? 2 * head_dim : head_dim;
     for (int64_t j = 0; j < n_keys; j += NK) {
         for (int64_t c = 0; c < NK && j + c < n_keys; ++c) {
             const uint8_t * key = keys + (j + c) * stride;
@@ -179,15 +178,33 @@ void llama_snapkv_lanes::logits(ggml_type type, const uint8_t * keys, const uint
             for (size_t at = 0; j + c + NK < n_keys && at < row; at += 64) {
                 PREFETCH(key + NK * stride + at);
             }
-            load(type, key, head_dim, loaded + c * n_dims);
-            if (spreads) {
-                load(type, spreads + (j + c) * stride, head_dim, loaded + c * n_dims + head_dim);
-            }
+            load(type, key, head_dim, loaded + c * head_dim);
         }
         for (int64_t l = 0; l < n; l += NL) {
-            DISPATCH(products, q.data() + l, n, n_dims, loaded, softcap, out + j * n + l);
+            DISPATCH(products, by + l, n, head_dim, loaded, out + j * n + l);
         }
     }
+}
+
+void llama_snapkv_lanes::cap(float * logits, int64_t n_keys) const {
+    for (int64_t i = 0; softcap != 0.0f && i < n_keys * n; ++i) {
+        logits[i] = softcap * tanh_f32(logits[i] / softcap);
+    }
+}
+
+void llama_snapkv_lanes::logits(ggml_type type, const uint8_t * keys, size_t stride, int64_t n_keys, float * out) const {
+    multiply(q.data(), type, keys, stride, n_keys, out);
+    cap(out, n_keys);
+}
+
+void llama_snapkv_lanes::logits_of_stretches(const ggml_fp16_t * means, const ggml_fp16_t * spreads, size_t stride, int64_t n_stretches, float * of_mean, float * of_best) const {
+    multiply(q.data(), GGML_TYPE_F16, (const uint8_t *) means, stride, n_stretches, of_mean);
+    multiply(magnitudes.data(), GGML_TYPE_F16, (const uint8_t *) spreads, stride, n_stretches, of_best);
+    for (int64_t i = 0; i < n_stretches * n; ++i) {
+        of_best[i] += of_mean[i];
+    }
+    cap(of_mean, n_stretches);
+    cap(of_best, n_stretches);
 }
 
 void llama_snapkv_lanes::max(const float * logits, int64_t n_keys, float * max) const {
@@ -240,9 +257,9 @@ void llama_snapkv_stretch::add(ggml_type type, const uint8_t * rows, size_t stri
     }
 }
 
-void llama_snapkv_stretch::write(ggml_fp16_t * centre, ggml_fp16_t * spread) const {
+void llama_snapkv_stretch::write(ggml_fp16_t * mean, ggml_fp16_t * spread) const {
     for (int64_t i = 0; i < n; ++i) {
-        centre[i] = ggml_fp32_to_fp16(0.5f * (sum[i] / count) + 0.25f * (min[i] + max[i]));
+        mean[i] = ggml_fp32_to_fp16(sum[i] / count);
         spread[i] = ggml_fp32_to_fp16(0.25f * (max[i] - min[i]));
     }
 }

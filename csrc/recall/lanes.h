@@ -18,9 +18,11 @@ public:
 
     int64_t count() const { return n; }
 
-    // of n_keys keys, stride bytes apart: [n, n_keys]. out has room for a multiple of WIDTH keys, and what is behind n_keys is nothing.
-    // with spreads, of stretches: q*key + |q|*spread instead of q*key
-    void logits(ggml_type type, const uint8_t * keys, const uint8_t * spreads, size_t stride, int64_t n_keys, float * out) const;
+    // of n_keys keys, stride bytes apart: [n, n_keys]. out has room for a multiple of WIDTH keys, and what is behind n_keys is nothing
+    void logits(ggml_type type, const uint8_t * keys, size_t stride, int64_t n_keys, float * out) const;
+
+    // of stretches, each a mean key and a spread (llama_snapkv_stretch): what their mean keys get, and what their best ones might. as above
+    void logits_of_stretches(const ggml_fp16_t * means, const ggml_fp16_t * spreads, size_t stride, int64_t n_stretches, float * of_mean, float * of_best) const;
 
     // the largest logit of each lane, if it is larger than max's
     void max(const float * logits, int64_t n_keys, float * max) const;
@@ -32,24 +34,28 @@ public:
     void votes(const float * exps, int64_t n_keys, const double * sum, llama_snapkv_aggregation aggregation, float * out) const;
 
 private:
+    void multiply(const float * q, ggml_type type, const uint8_t * keys, size_t stride, int64_t n_keys, float * out) const;
+    void cap(float * logits, int64_t n_keys) const;
+
     int64_t head_dim;
     int64_t n_queries;
     int64_t n_head;
     int64_t n; // of lanes
     float softcap;
-    std::vector<float> q; // [n, 2*head_dim]: scaled, then the same without signs
+    std::vector<float> q;          // [n, head_dim], scaled
+    std::vector<float> magnitudes; // the same without signs
 };
 
-// a stretch's keys, n_rows of n elements, stride bytes apart, as two: the middle between their mean and the middle of what their elements
-// range over, and a quarter of that range. q*centre + |q|*spread lies midway between what q gives the mean key and Quest's bound of what
-// it gives any of them (arXiv 2406.10774, section 3.3). parts of a stretch may be added one after the other
+// a stretch's keys, n_rows of n elements, stride bytes apart, as two: their mean, and a quarter of what their elements range over.
+// q*mean + |q|*spread lies midway between what q gives the mean key and a bound of what it gives any of them, if they range about the mean as
+// Quest's does (arXiv 2406.10774, section 3.3). parts of a stretch may be added one after the other
 class llama_snapkv_stretch {
 public:
     explicit llama_snapkv_stretch(int64_t n);
 
     void begin();
     void add(ggml_type type, const uint8_t * rows, size_t stride, int64_t n_rows);
-    void write(ggml_fp16_t * centre, ggml_fp16_t * spread) const;
+    void write(ggml_fp16_t * mean, ggml_fp16_t * spread) const;
 
 private:
     int64_t n;

@@ -61,7 +61,7 @@ bool llama_snapkv_ranker::make_index(uint32_t n_asked, const std::function<bool(
             vault.each(/*is_v =*/false, ic, s * llama_snapkv_index::STRETCH, std::min(n, (s + 1) * llama_snapkv_index::STRETCH), [&](const uint8_t * data, uint32_t, uint32_t n_rows) {
                 stretch.add(layer.type_k, data, layer.row_k, n_rows);
             });
-            stretch.write(index.centre(ic, s), index.spread(ic, s));
+            stretch.write(index.mean(ic, s), index.spread(ic, s));
         }
     };
     if (!llama_snapkv_each(n_threads, n_parts * widths.size(), part, stops)) {

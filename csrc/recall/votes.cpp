@@ -14,14 +14,13 @@ void llama_snapkv_votes_of_head::ask_index(const llama_snapkv_vault & vault, uin
     const size_t stride = 2 * layer.head_dim_k * layer.n_head_kv * sizeof(ggml_fp16_t);
     const int64_t at = head * layer.head_dim_k;
     const int64_t n_padded = GGML_PAD(n_all, llama_snapkv_lanes::WIDTH);
-    of_index.resize(n_padded * n_lanes);
+    of_mean.resize(n_padded * n_lanes);
     rest.resize(n_padded * n_lanes);
-    lanes.logits(GGML_TYPE_F16, (const uint8_t *) (vault.index.centre(ic, 0) + at), (const uint8_t *) (vault.index.spread(ic, 0) + at), stride, n_all, of_index.data());
+    lanes.logits_of_stretches(vault.index.mean(ic, 0) + at, vault.index.spread(ic, 0) + at, stride, n_all, of_mean.data(), rest.data());
 
     std::vector<float> max(n_lanes, -INFINITY);
     std::vector<double> sum(n_lanes);
-    lanes.max(of_index.data(), n_all, max.data());
-    rest = of_index;
+    lanes.max(rest.data(), n_all, max.data());
     lanes.exp(rest.data(), n_all, max.data(), 1.0, sum.data());
     of_stretch.resize(n_all);
     lanes.votes(rest.data(), n_all, sum.data(), params.aggregation, of_stretch.data());
@@ -68,17 +67,18 @@ void llama_snapkv_votes_of_head::count(const llama_snapkv_vault & vault, uint32_
     float * to = of_rows.data();
     for (const auto & [begin, end] : runs) {
         vault.each(/*is_v =*/false, ic, begin, end, [&](const uint8_t * data, uint32_t, uint32_t n_here) {
-            lanes.logits(layer.type_k, data + head * (layer.row_k / layer.n_head_kv), /*spreads =*/nullptr, layer.row_k, n_here, to);
+            lanes.logits(layer.type_k, data + head * (layer.row_k / layer.n_head_kv), layer.row_k, n_here, to);
             to += n_here * n_lanes;
         });
     }
     lanes.max(of_rows.data(), n_rows, max.data());
 
-    // a stretch that is not asked counts as so many rows
+    // a stretch that is not asked counts as so many rows like its mean key. not like its best: what is not asked would seem to be worth more
+    // than what is
     uint32_t n_rest = 0;
     for (uint32_t s = 0; s < n_all; ++s) {
         if (!asked[s]) {
-            std::copy_n(of_index.data() + s * n_lanes, n_lanes, rest.data() + n_rest++ * n_lanes);
+            std::copy_n(of_mean.data() + s * n_lanes, n_lanes, rest.data() + n_rest++ * n_lanes);
         }
     }
     lanes.max(rest.data(), n_rest, max.data());
@@ -152,5 +152,5 @@ void llama_snapkv_votes_of_head::pool(uint32_t from, uint32_t to, float * out) c
 }
 
 size_t llama_snapkv_votes_of_head::bytes() const {
-    return (of_index.capacity() + rest.capacity() + of_stretch.capacity() + of_rows.capacity() + own.capacity() + pooled.capacity()) * sizeof(float) + order.capacity() * sizeof(uint32_t) + asked.capacity();
+    return (of_mean.capacity() + rest.capacity() + of_stretch.capacity() + of_rows.capacity() + own.capacity() + pooled.capacity()) * sizeof(float) + order.capacity() * sizeof(uint32_t) + asked.capacity();
 }

@@ -15,7 +15,7 @@ class llama_snapkv_votes_of_head {
 public:
     // joined over the queries, mean over the query heads, pooled: each query's attention over the vault's rows, and no others.
     // where the vault has more than n_asked rows, the queries ask its index (vault/index.h), and then so many rows of the stretches that
-    // get most. a row of another stretch gets what a key would that is the stretch's row in the index
+    // might get most. a row of another stretch gets what its mean key would
     void count(const llama_snapkv_vault & vault, uint32_t ic, int64_t head, const llama_snapkv_lanes & lanes, uint32_t n_asked, const llama_snapkv_params & params);
 
     // rows that were asked, and those that are pooled with them: [begin, end), ascending, apart
@@ -33,7 +33,7 @@ private:
     llama_snapkv_params params;
     uint32_t n = 0; // rows
     std::vector<uint8_t> asked;  // [n_stretches]
-    std::vector<float> of_index; // [lanes, n_stretches]
+    std::vector<float> of_mean; // [lanes, n_stretches]
     std::vector<float> rest;     // [lanes, stretches that are not asked]
     std::vector<float> of_stretch; // [n_stretches]
     std::vector<uint32_t> order;

@@ -60,10 +60,10 @@ static void test_table() {
     CHECK(!llama_snapkv_get_backend(0, &info)); // of another version
     for (info.size = sizeof(info); llama_snapkv_get_backend(n, &info); ++n) {
         const auto line = llama_snapkv_backend_of(std::string(info.name));
-        CHECK(line.proven == info.proven && line.checked == info.checked && !(line.proven && line.checked) && line.proven_sharing == info.proven_sharing && line.proven_selective == info.proven_selective && line.fused == info.fused && line.reads_mask_stride == !info.copies_mask);
+        CHECK(line.proven == info.proven && line.checked == info.checked && !(line.proven && line.checked) && line.proven_sharing == info.proven_sharing && line.proven_selective == info.proven_selective && line.proven_recall == info.proven_recall && line.fused == info.fused && line.reads_mask_stride == !info.copies_mask);
         CHECK(info.title[0] && strchr(info.evidence, '.'));
         // of what is not proven, no kind of models is
-        CHECK(info.proven || info.checked || !(info.proven_recurrent || info.proven_latent || info.proven_wide || info.proven_sharing || info.proven_selective));
+        CHECK(info.proven || info.checked || !(info.proven_recurrent || info.proven_latent || info.proven_wide || info.proven_sharing || info.proven_selective || info.proven_recall));
     }
     CHECK(n >= 10);
     CHECK(llama_snapkv_backend_of(imaginary::cpu()).proven && llama_snapkv_backend_of(imaginary::cpu()).proven_latent);
@@ -148,8 +148,8 @@ static std::string arch_of(const llama_model * model) {
     return arch;
 }
 
-// exact prefills are proven there, selective ones are not
-static void test_selective_is_refused(const char * path) {
+// exact prefills are proven there, selective ones and recalls are not
+static void test_what_is_not_exact_is_refused(const char * path) {
     const auto model = load(path, 99);
     const llama_snapkv_proving proving;
     auto sp = snapkv_params();
@@ -158,6 +158,13 @@ static void test_selective_is_refused(const char * path) {
     sp.vault = false;
     CHECK(!llama_snapkv_supported(model.get(), context_params(GGML_TYPE_F16, true), sp));
     for (const char * part : { "selective prefill on Imaginary0", "set prefill to exact", "SNAPKV_UNPROVEN=1" }) {
+        CHECK(strstr(llama_snapkv_last_error(), part));
+    }
+    sp = snapkv_params();
+    sp.vault = true;
+    sp.recall_every = 16;
+    CHECK(!llama_snapkv_supported(model.get(), context_params(GGML_TYPE_F16, true), sp));
+    for (const char * part : { "recall while answering on Imaginary0", "set recall_every to 0", "SNAPKV_UNPROVEN=1" }) {
         CHECK(strstr(llama_snapkv_last_error(), part));
     }
 }
@@ -462,7 +469,7 @@ int main(int argc, char ** argv) {
     for (int i = 1; i < argc; ++i) {
         current = argv[i];
         test_refusal(argv[i]);
-        test_selective_is_refused(argv[i]);
+        test_what_is_not_exact_is_refused(argv[i]);
         test_check(argv[i]);
         test_masks(argv[i]);
         test_neighbours(argv[i]);

@@ -41,11 +41,11 @@ static std::vector<double> joined(const queries_t & q, uint32_t n, const logit_t
 // the rows that the index has queries compared with one by one: of each stretch [begin, end), a half of its mean key and a half of the
 // bound that Quest takes
 static std::vector<bool> asked_rows(const float * k, int64_t head_dim, const queries_t & q, const std::function<double(double)> & scaled, uint32_t n_asked,
-        std::vector<std::vector<double>> & centres, std::vector<std::vector<double>> & spreads) {
+        std::vector<std::vector<double>> & means, std::vector<std::vector<double>> & spreads) {
     static constexpr uint32_t S = llama_snapkv_index::STRETCH;
     const uint32_t n_stretches = (N + S - 1) / S;
-    centres.assign(n_stretches, std::vector<double>(head_dim));
-    spreads = centres;
+    means.assign(n_stretches, std::vector<double>(head_dim));
+    spreads = means;
     for (uint32_t s = 0; s < n_stretches; ++s) {
         const uint32_t end = std::min(N, (s + 1) * S);
         for (int64_t d = 0; d < head_dim; ++d) {
@@ -57,14 +57,14 @@ static std::vector<bool> asked_rows(const float * k, int64_t head_dim, const que
                 min = std::min(min, (double) k[j * head_dim + d]);
                 max = std::max(max, (double) k[j * head_dim + d]);
             }
-            centres[s][d] = sum / 2 + (min + max) / 4;
+            means[s][d] = sum;
             spreads[s][d] = (max - min) / 4;
         }
     }
     const auto logit = [&](const float * query, uint32_t s) {
         double dot = 0.0;
         for (int64_t d = 0; d < head_dim; ++d) {
-            dot += query[d] * centres[s][d] + std::fabs(query[d]) * spreads[s][d];
+            dot += query[d] * means[s][d] + std::fabs(query[d]) * spreads[s][d];
         }
         return scaled(dot);
     };
@@ -84,16 +84,16 @@ static std::vector<bool> asked_rows(const float * k, int64_t head_dim, const que
 static std::vector<double> votes(const float * k, int64_t head_dim, const queries_t & q, double scale, double softcap, uint32_t n_asked = N, std::vector<bool> * asked = nullptr) {
     const auto scaled = [&](double dot) { return softcap == 0.0 ? dot * scale : softcap * std::tanh(dot * scale / softcap); };
     std::vector<bool> by_row(N, true);
-    std::vector<std::vector<double>> centres;
+    std::vector<std::vector<double>> means;
     std::vector<std::vector<double>> spreads;
     if (n_asked < N) {
-        by_row = asked_rows(k, head_dim, q, scaled, n_asked, centres, spreads);
+        by_row = asked_rows(k, head_dim, q, scaled, n_asked, means, spreads);
     }
     const auto logit = [&](const float * query, uint32_t j) {
         const uint32_t s = j / llama_snapkv_index::STRETCH;
         double dot = 0.0;
         for (int64_t d = 0; d < head_dim; ++d) {
-            dot += by_row[j] ? (double) query[d] * k[j * head_dim + d] : query[d] * centres[s][d] + std::fabs(query[d]) * spreads[s][d];
+            dot += by_row[j] ? (double) query[d] * k[j * head_dim + d] : query[d] * means[s][d];
         }
         return scaled(dot);
     };

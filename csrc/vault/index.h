@@ -26,11 +26,11 @@ public:
     size_t bytes() const { return bytes_of(n_tokens, widths); }
     static size_t bytes_of(uint32_t n, const std::vector<int64_t> & widths);
 
-    // of a stretch, all heads as in a row of K: its centre, and behind that its spread (llama_snapkv_stretch)
-    ggml_fp16_t * centre(uint32_t ic, uint32_t stretch) { return rows[ic].data() + 2 * stretch * widths[ic]; }
-    ggml_fp16_t * spread(uint32_t ic, uint32_t stretch) { return centre(ic, stretch) + widths[ic]; }
-    const ggml_fp16_t * centre(uint32_t ic, uint32_t stretch) const { return rows[ic].data() + 2 * stretch * widths[ic]; }
-    const ggml_fp16_t * spread(uint32_t ic, uint32_t stretch) const { return centre(ic, stretch) + widths[ic]; }
+    // of a stretch, all heads as in a row of K: its mean, and behind that its spread (llama_snapkv_stretch)
+    ggml_fp16_t * mean(uint32_t ic, uint32_t stretch) { return rows[ic].data() + 2 * stretch * widths[ic]; }
+    ggml_fp16_t * spread(uint32_t ic, uint32_t stretch) { return mean(ic, stretch) + widths[ic]; }
+    const ggml_fp16_t * mean(uint32_t ic, uint32_t stretch) const { return rows[ic].data() + 2 * stretch * widths[ic]; }
+    const ggml_fp16_t * spread(uint32_t ic, uint32_t stretch) const { return mean(ic, stretch) + widths[ic]; }
 
 private:
     uint32_t n_tokens = 0;

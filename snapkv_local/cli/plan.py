@@ -45,7 +45,7 @@ _LABELS = {
     "weights_lent": "lent weights",
     "compute": "compute buffer",
     "vault": "vault",
-    "recall": "votes of recall",
+    "recall": "index and votes of recall",
     "states": "kept states",
     "heads": "prediction heads",
     "draft": "draft model",

@@ -18,6 +18,7 @@ _MODELS = {
     "proven_wide": "heads of more than 256 elements",
     "proven_sharing": "layers that share KV",
     "proven_selective": "selective prefills",
+    "proven_recall": "recall while answering",
 }
 
 
@@ -37,6 +38,7 @@ class Backend:
         proven_wide: also with heads of more than 256 elements.
         proven_sharing: also of models with layers that read the KV of another.
         proven_selective: selective prefills did there what is tested of them.
+        proven_recall: and recalls while answering.
         fused: it has our fused ops; ops of ggml do the same and take longer.
         copies_mask: each chunk's part of the mask is copied, as its flash attention ignores the
             mask's row stride.
@@ -52,6 +54,7 @@ class Backend:
     proven_wide: bool
     proven_sharing: bool
     proven_selective: bool
+    proven_recall: bool
     fused: bool
     copies_mask: bool
 

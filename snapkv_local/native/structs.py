@@ -75,6 +75,7 @@ class llama_snapkv_backend_info(_Sized):
         ("proven_wide", ctypes.c_bool),
         ("proven_sharing", ctypes.c_bool),
         ("proven_selective", ctypes.c_bool),
+        ("proven_recall", ctypes.c_bool),
         ("fused", ctypes.c_bool),
         ("copies_mask", ctypes.c_bool),
     ]

@@ -50,6 +50,38 @@ def test_rows_come_back_every_so_many_tokens(make: Make, prompt: list[int]) -> N
     np.testing.assert_array_equal(llm.kept_positions(), off.kept_positions())
 
 
+def test_rows_come_while_the_answer_goes_on(make: Make, prompt: list[int]) -> None:
+    """Those that the answer would have waited for, some tokens later, whatever the threads did."""
+    at_once, later = make(CONFIG), make(replace(CONFIG, recall_delay=5))
+    kept = {}
+    for llm, n in ((at_once, 8), (later, 13)):
+        llm.prefill(prompt)
+        for token in prompt[40 : 40 + n - 1]:
+            llm.logits_for([token])
+        assert llm.recalls() == []
+        llm.logits_for([prompt[40 + n - 1]])
+        assert [recall.pos for recall in llm.recalls()] == [len(prompt) + n - 1]
+        kept[n] = llm.kept_positions()
+    np.testing.assert_array_equal(kept[8], kept[13])
+
+
+def test_the_index_finds_what_all_rows_would_have_given(make: Make, prompt: list[int]) -> None:
+    found = {}
+    for rows in (0, 1):  # four times those that are kept, at least
+        llm = make(replace(CONFIG, budget=48, recall_rows=rows))
+        llm.prefill(prompt)
+        before = llm.kept_positions()
+        llm.logits_for(prompt[40:48])
+        (recall,) = llm.recalls()
+        assert (recall.bytes_index > 0) == (rows > 0)
+        found[rows] = (before.reshape(-1, 32), llm.kept_positions().reshape(-1, 32))
+    n_new = n_found = 0
+    for before, best, ours in zip(*found[0], found[1][1], strict=True):
+        n_new += len(set(best) - set(before))
+        n_found += len((set(best) - set(before)) & set(ours))
+    assert n_new > 0 and n_found >= 0.8 * n_new
+
+
 def test_a_session_saved_after_a_recall_goes_on(make: Make, prompt: list[int], tmp_path) -> None:
     llm = make(CONFIG)
     llm.prefill(prompt)
@@ -124,11 +156,11 @@ def test_conversations_recall_each_from_its_own_vault(make: Make, prompt: list[i
         each.close()
 
 
-@pytest.mark.parametrize("where", ["ram", "disk"])
+@pytest.mark.parametrize(("where", "delay"), [("ram", 0), ("ram", 3), ("disk", 0)])
 def test_a_conversation_that_rested_recalls_as_if_it_had_not(
-    make: Make, prompt: list[int], tmp_path: Path, where: str
+    make: Make, prompt: list[int], tmp_path: Path, where: str, delay: int
 ) -> None:
-    llm = make(CONFIG, n_parallel=2)
+    llm = make(replace(CONFIG, recall_rows=8, recall_delay=delay), n_parallel=2)
     other = llm.conversation()
     said = answer(llm, prompt)
     snapshot = session.take(llm)
