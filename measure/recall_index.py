@@ -9,7 +9,8 @@ the share of the rows that came in with the first recall among all rows which ca
 `forms` says why the index is what it is. The last four queries of a prompt that ends within the answer vote
 for all rows, in float32, as an engine's recall does. Their best rows are the wanted ones; `rows` is the share
 of them that an index of this form finds, `worth` that of their votes. "mean" is a stretch's mean key, "bound"
-Quest's (arXiv 2406.10774), and "midway" halves of both, which the engine has.
+what Quest (arXiv 2406.10774) has, and "midway" the engine's: the mean key and a half of what the elements
+range to from the middle.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ def forms(view: Any, window: int) -> list[dict[str, Any]]:
         parts = k[: n_stretches * STRETCH].reshape(n_stretches, STRETCH, head_dim)
         mean = q @ parts.mean(1).T
         low, high = parts.min(1), parts.max(1)
-        bound = q @ ((low + high) / 2).T + np.abs(q) @ ((high - low) / 2).T
-        for form, logits in (("mean", mean), ("bound", bound), ("midway", (mean + bound) / 2)):
+        reach = np.abs(q) @ ((high - low) / 2).T
+        bound = q @ ((low + high) / 2).T + reach
+        for form, logits in (("mean", mean), ("bound", bound), ("midway", mean + reach / 2)):
             order = np.argsort(-joined(logits, n_head), kind="stable")
             for budget in BUDGETS:
                 wanted = np.argsort(-exact, kind="stable")[: budget - window]

