@@ -35,7 +35,7 @@ llama_snapkv_params llama_snapkv_default_params(void) {
     params.select_settled = 0.3f;
     params.recall_every = 0;
     params.recall_queries = 4;
-    params.recall_rows = 16384;
+    params.recall_rows = 8192;
     params.recall_delay = -1;
     return params;
 }

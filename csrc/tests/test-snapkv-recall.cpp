@@ -137,6 +137,10 @@ static llama_kv_cache & base_of(llama_context * ctx) {
     return *llama_snapkv_memory_of(*ctx).base;
 }
 
+static bool is_on_host(llama_context * ctx) {
+    return ggml_backend_buffer_is_host(access::layers(base_of(ctx))[0].k->buffer);
+}
+
 // K and V of each cached layer, [n_cells] rows
 static std::vector<bytes_t> cells_of(llama_context * ctx, llama_seq_id seq_id = 0) {
     std::vector<bytes_t> res;
@@ -454,7 +458,7 @@ struct counter {
 
 // aborted at some call of the callback: within llama_decode(), or within the recall, which then has changed nothing
 static void test_abort(llama_model * model) {
-    if (!ggml_backend_buffer_is_host(access::layers(base_of(make(model).get()))[0].k->buffer)) {
+    if (!is_on_host(make(model).get())) {
         return; // a device does not ask
     }
     const auto tokens = make_tokens(model, N, 1);
@@ -508,7 +512,8 @@ static void test_state(llama_model * model) {
     CHECK(prefill(other.get(), make_tokens(model, N, 77)) == 0);
     CHECK(llama_state_seq_set_data(other.get(), state.data(), state.size(), 0) == state.size());
     CHECK(decode(other.get(), { 7 }, (llama_pos) (N + EVERY)) == 0);
-    CHECK(logits(other.get()) == expected);
+    // on a device sums of sliding windows are split by where their rows lie
+    CHECK(is_on_host(other.get()) ? logits(other.get()) == expected : error_of(logits(other.get()), expected) <= MAX_ERROR);
     CHECK(decode(other.get(), make_tokens(model, EVERY, 5), (llama_pos) (N + EVERY + 1)) == 0);
     CHECK(events(other.get()).empty());
 }

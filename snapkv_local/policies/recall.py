@@ -27,7 +27,7 @@ class Recall(SnapKV):
 
     every: int = option(16, least=1)
     queries: int = option(4, least=1)
-    rows: int = option(16384, least=0)
+    rows: int = option(8192, least=0)
 
     def settings(self) -> dict[str, Any]:
         """Of SnapKVConfig."""

@@ -40,7 +40,7 @@ def test_defaults():
         "recall": False,
         "recall_every": 16,
         "recall_queries": 4,
-        "recall_rows": 16384,
+        "recall_rows": 8192,
         "recall_delay": "auto",
         "policy": "snapkv",
         "protect_system": False,
