@@ -109,12 +109,29 @@ void llama_snapkv_prefill_run::join_tails() {
     }
     swa.seq_rm(seq_id, -1, pos0);
 
+    struct side_by_side {
+        uint32_t first; // of the rows that are moved
+        uint32_t cell;
+        uint32_t n;
+    };
+    std::vector<side_by_side> places;
+    for (llama_pos pos = pos0; pos < (llama_pos) end; ++pos) {
+        const uint32_t cell = cell_of.at(pos);
+        if (!places.empty() && places.back().cell + places.back().n == cell) {
+            places.back().n++;
+        } else {
+            places.push_back({ (uint32_t) pos - late.swa.pos0, cell, 1 });
+        }
+    }
+
     const uint8_t * from = late.swa.data;
     const int32_t il_selected = groups.il1(positions.ic_selected / groups.size - 1);
     for (const auto & layer : access::layers(swa)) {
         for (ggml_tensor * t : access::tensors(layer, stream)) {
-            for (llama_pos pos = pos0; (int32_t) layer.il >= il_selected && pos < (llama_pos) end; ++pos) {
-                ggml_backend_tensor_set(t, from + (pos - late.swa.pos0) * t->nb[1], cell_of.at(pos) * t->nb[1], t->nb[1]);
+            for (const auto & rows : places) {
+                if ((int32_t) layer.il >= il_selected) {
+                    ggml_backend_tensor_set(t, from + rows.first * t->nb[1], rows.cell * t->nb[1], rows.n * t->nb[1]);
+                }
             }
             from += late.swa.n_rows * t->nb[1];
         }
