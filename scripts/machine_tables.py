@@ -131,12 +131,16 @@ def _figures(run: dict[str, Any]) -> list[str]:
 def ops(results: Path) -> str:
     """Fused ops on a GPU, with tensor cores and without, beside ggml's ops."""
     files = sorted(results.glob("ops-*.json"))
-    return "\n\n".join(map(_ops, files)) or "The kernels without tensor cores are not measured yet."
+    return "\n\n".join(map(_ops, files)) or "Kernels without tensor cores are not measured yet."
 
 
 def _ops(file: Path) -> str:
     record = json.loads(file.read_text())
-    by_kernels = [found["perf"] for found in record["kernels"].values()]
+    where = f"{record['device']['name']}, commit {commit(record)}"
+    by_kernels = [found.get("perf", []) for found in record["kernels"].values()]
+    if len(by_kernels) < 2 or not all(by_kernels):
+        cases = record["kernels"]["mma"]["cases"]
+        return f"Times are not measured yet. `test-snapkv-ops` on an {where}: {cases}."
     cells = [
         [
             f"{mma['head_dim']}",
@@ -152,5 +156,4 @@ def _ops(file: Path) -> str:
     head = ["dims of a head", "query heads of a KV head", "prompt, tokens"]
     head += ["with tensor cores, ms", "without, ms", "ggml's ops, ms"]
     said = "\nOne layer with 8 KV heads, a window of 32, 1,024 kept rows and a cache in f16: "
-    said += f"{record['device']['name']}, commit {commit(record)}."
-    return "\n".join([*table(head, cells), said])
+    return "\n".join([*table(head, cells), f"{said}{where}."])
