@@ -28,7 +28,7 @@ help:
 	@echo "make test.vulkan     Vulkan on the processor, with Mesa's lavapipe (builds once more)"
 	@echo "make build           also build.cuda, build.metal, build.vulkan; CMAKE_ARGS=... is passed on"
 	@echo "make wheel           a wheel for other machines, in dist; measure/wheel.py tries it"
-	@echo "make test.mingw      compiles the engine for Windows with mingw-w64, and runs its tests with wine"
+	@echo "make test.mingw      compiles for Windows with mingw-w64; with wine, runs its tests and a Python for Windows"
 	@echo "make lint format     ruff, mypy, clang-format"
 	@echo "make patch.check     also patch.stats; patch.export TREE=edited-llama.cpp-tree"
 	@echo "make tables          the tables and the figure of README.md and docs/, and the CLI reference"
@@ -126,8 +126,11 @@ test.offswitch: $(VENV)/.built
 	cmake --build build/stock --target llama
 	$(PY) tests/patches/offswitch.py build/stock/bin
 
+test.mingw: export PATH := $(abspath $(VENV)/bin):$(PATH)
 test.mingw: $(VENV)/.tools $(VENV)/.built-tests build.mingw
-	SNAPKV_MINGW=build/mingw/bin $(PY) -m pytest tests/native/test_mingw.py
+	$(PY) scripts/windows_python.py build/mingw build/mingw/python
+	SNAPKV_MINGW=build/mingw/bin SNAPKV_WINDOWS_PYTHON=build/mingw/python/python.exe $(PY) -m pytest --durations=40 \
+	    tests/native/test_mingw.py tests/native/test_wine.py
 
 test.vulkan: export PATH := $(abspath $(VENV)/bin):$(PATH)
 test.vulkan: $(VENV)/.built

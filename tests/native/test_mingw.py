@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from pe import exports
+import pe
+from repair_wheel import WINDOWS
 from snapkv_local.models.resolve import needle_model
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +84,7 @@ def windows() -> Path:
 
 def test_the_libraries_export_what_python_calls(windows: Path) -> None:
     """On Windows a function is looked up in one library, and not in those that it depends on."""
-    llama = exports(windows / "libllama.dll")
+    llama = pe.exports(windows / "libllama.dll")
     assert bound("api") <= llama
     bindings = Path(str(importlib.util.find_spec("llama_cpp").origin)).with_name("llama_cpp.py")
     upstream = set(
@@ -91,9 +92,18 @@ def test_the_libraries_export_what_python_calls(windows: Path) -> None:
     )
     assert len(upstream) > 150
     assert upstream <= llama
-    ggml = [exports(windows / f"{name}.dll") for name in ("ggml", "ggml-base")]
+    ggml = [pe.exports(windows / f"{name}.dll") for name in ("ggml", "ggml-base")]
     assert len(bound("devices")) > 5
     assert bound("devices") <= ggml[0] | ggml[1]
+
+
+def test_the_libraries_need_nothing_that_windows_lacks(windows: Path) -> None:
+    """But each other, in the folder that the package loads them from."""
+    dlls = {path.name.lower(): path for path in windows.glob("*.dll")}
+    assert {"libllama.dll", "ggml-cpu.dll", "libgomp-1.dll"} <= dlls.keys()
+    for name, path in dlls.items():
+        needed = pe.imports(name, path.read_bytes()) - dlls.keys()
+        assert all(WINDOWS.fullmatch(dll.removesuffix(".dll")) for dll in needed), (name, needed)
 
 
 @pytest.fixture(scope="session")
