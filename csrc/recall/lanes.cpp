@@ -197,9 +197,10 @@ void llama_snapkv_lanes::logits(ggml_type type, const uint8_t * keys, size_t str
     cap(out, n_keys);
 }
 
-void llama_snapkv_lanes::logits_of_stretches(const ggml_fp16_t * means, const ggml_fp16_t * spreads, size_t stride, int64_t n_stretches, float * of_mean, float * of_best) const {
-    multiply(q.data(), GGML_TYPE_F16, (const uint8_t *) means, stride, n_stretches, of_mean);
-    multiply(magnitudes.data(), GGML_TYPE_F16, (const uint8_t *) spreads, stride, n_stretches, of_best);
+void llama_snapkv_lanes::logits_of_stretches(const ggml_fp16_t * stretches, int64_t n_stretches, float * of_mean, float * of_best) const {
+    const size_t stride = 2 * head_dim * sizeof(ggml_fp16_t);
+    multiply(q.data(), GGML_TYPE_F16, (const uint8_t *) stretches, stride, n_stretches, of_mean);
+    multiply(magnitudes.data(), GGML_TYPE_F16, (const uint8_t *) (stretches + head_dim), stride, n_stretches, of_best);
     for (int64_t i = 0; i < n_stretches * n; ++i) {
         of_best[i] += of_mean[i];
     }
@@ -257,9 +258,9 @@ void llama_snapkv_stretch::add(ggml_type type, const uint8_t * rows, size_t stri
     }
 }
 
-void llama_snapkv_stretch::write(ggml_fp16_t * mean, ggml_fp16_t * spread) const {
-    for (int64_t i = 0; i < n; ++i) {
-        mean[i] = ggml_fp32_to_fp16(sum[i] / count);
-        spread[i] = ggml_fp32_to_fp16(0.25f * (max[i] - min[i]));
+void llama_snapkv_stretch::write(int64_t first, int64_t n_here, ggml_fp16_t * out) const {
+    for (int64_t i = 0; i < n_here; ++i) {
+        out[i] = ggml_fp32_to_fp16(sum[first + i] / count);
+        out[n_here + i] = ggml_fp32_to_fp16(0.25f * (max[first + i] - min[first + i]));
     }
 }

@@ -21,8 +21,9 @@ public:
     // of n_keys keys, stride bytes apart: [n, n_keys]. out has room for a multiple of WIDTH keys, and what is behind n_keys is nothing
     void logits(ggml_type type, const uint8_t * keys, size_t stride, int64_t n_keys, float * out) const;
 
-    // of stretches, each a mean key and a spread (llama_snapkv_stretch): what their mean keys get, and what their best ones might. as above
-    void logits_of_stretches(const ggml_fp16_t * means, const ggml_fp16_t * spreads, size_t stride, int64_t n_stretches, float * of_mean, float * of_best) const;
+    // of stretches, each a mean key and a spread (llama_snapkv_stretch), [head_dim, 2, n_stretches]: what their mean keys get, and what their
+    // best ones might. as above
+    void logits_of_stretches(const ggml_fp16_t * stretches, int64_t n_stretches, float * of_mean, float * of_best) const;
 
     // the largest logit of each lane, if it is larger than max's
     void max(const float * logits, int64_t n_keys, float * max) const;
@@ -55,7 +56,7 @@ public:
 
     void begin();
     void add(ggml_type type, const uint8_t * rows, size_t stride, int64_t n_rows);
-    void write(ggml_fp16_t * mean, ggml_fp16_t * spread) const;
+    void write(int64_t first, int64_t n, ggml_fp16_t * out) const; // of n elements, a head's: [n, 2], mean and spread
 
 private:
     int64_t n;

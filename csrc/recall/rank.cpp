@@ -46,25 +46,27 @@ bool llama_snapkv_ranker::make_index(uint32_t n_asked, const std::function<bool(
     if (n_asked >= n || index.size() == n) {
         return true;
     }
-    const auto widths = vault.key_widths();
+    const auto shapes = vault.key_shapes();
     const uint32_t first = index.first();
     const uint32_t n_stretches = llama_snapkv_index::n_stretches(n);
-    index.reserve(n, widths);
+    index.reserve(n, shapes);
     const uint32_t n_parts = (n_stretches - first + N_STRETCHES - 1) / N_STRETCHES;
     const auto part = [&](size_t i, uint32_t) {
         const uint32_t ic = (uint32_t) (i / n_parts);
         const auto & layer = vault.layers[ic];
-        llama_snapkv_stretch stretch(widths[ic]);
+        llama_snapkv_stretch stretch(shapes[ic].head_dim * shapes[ic].n_head_kv);
         const uint32_t s0 = first + (uint32_t) (i % n_parts) * N_STRETCHES;
         for (uint32_t s = s0; s < std::min(n_stretches, s0 + N_STRETCHES); ++s) {
             stretch.begin();
             vault.each(/*is_v =*/false, ic, s * llama_snapkv_index::STRETCH, std::min(n, (s + 1) * llama_snapkv_index::STRETCH), [&](const uint8_t * data, uint32_t, uint32_t n_rows) {
                 stretch.add(layer.type_k, data, layer.row_k, n_rows);
             });
-            stretch.write(index.mean(ic, s), index.spread(ic, s));
+            for (uint32_t h = 0; h < shapes[ic].n_head_kv; ++h) {
+                stretch.write(h * shapes[ic].head_dim, shapes[ic].head_dim, index.mean(ic, h, s));
+            }
         }
     };
-    if (!llama_snapkv_each(n_threads, n_parts * widths.size(), part, stops)) {
+    if (!llama_snapkv_each(n_threads, n_parts * shapes.size(), part, stops)) {
         return false;
     }
     index.filled(n);

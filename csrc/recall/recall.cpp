@@ -108,7 +108,7 @@ uint32_t recaller::delay() const {
     }
     const auto & layers = access::layers(base);
     const bool on_host = std::all_of(layers.begin(), layers.end(), [](const auto & layer) { return ggml_backend_buffer_is_host(layer.k->buffer); });
-    return on_host ? 0 : state.params.recall_every * 3 / 4; // the threads would compute tokens
+    return on_host ? 0 : state.params.recall_every * 7 / 8; // the threads would compute tokens
 }
 
 std::unique_ptr<llama_snapkv_ranking> recaller::make(llama_snapkv_queries && queries) {

@@ -8,15 +8,12 @@ static constexpr uint32_t STRETCH = llama_snapkv_index::STRETCH;
 
 // which stretches are to be asked row by row
 void llama_snapkv_votes_of_head::ask_index(const llama_snapkv_vault & vault, uint32_t ic, int64_t head, const llama_snapkv_lanes & lanes, uint32_t n_asked) {
-    const auto & layer = vault.layers[ic];
     const int64_t n_lanes = lanes.count();
     const uint32_t n_all = llama_snapkv_index::n_stretches(n);
-    const size_t stride = 2 * layer.head_dim_k * layer.n_head_kv * sizeof(ggml_fp16_t);
-    const int64_t at = head * layer.head_dim_k;
     const int64_t n_padded = GGML_PAD(n_all, llama_snapkv_lanes::WIDTH);
     of_mean.resize(n_padded * n_lanes);
     rest.resize(n_padded * n_lanes);
-    lanes.logits_of_stretches(vault.index.mean(ic, 0) + at, vault.index.spread(ic, 0) + at, stride, n_all, of_mean.data(), rest.data());
+    lanes.logits_of_stretches(vault.index.mean(ic, (uint32_t) head, 0), n_all, of_mean.data(), rest.data());
 
     std::vector<float> max(n_lanes, -INFINITY);
     std::vector<double> sum(n_lanes);

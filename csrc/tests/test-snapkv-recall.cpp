@@ -361,7 +361,8 @@ static void test_index(llama_model * model) {
         for (uint32_t ic = 0; ic < llama_snapkv_n_layer(ctx.get()); ++ic) {
             const auto & layer = access::snapkv(*ctx)->vaults.at(0).layers[ic];
             for (size_t i = 0; i < 2 * (size_t) llama_snapkv_index::n_stretches(n) * layer.head_dim_k * layer.n_head_kv; ++i) {
-                n_off += std::fabs(ggml_fp16_to_fp32(index.mean(ic, 0)[i]) - ggml_fp16_to_fp32(whole.mean(ic, 0)[i])) > 1e-2f;
+                const uint32_t h = (uint32_t) (i % layer.n_head_kv);
+                n_off += std::fabs(ggml_fp16_to_fp32(index.mean(ic, h, 0)[i / layer.n_head_kv]) - ggml_fp16_to_fp32(whole.mean(ic, h, 0)[i / layer.n_head_kv])) > 1e-2f;
             }
         }
         CHECK(n_off == 0); // K of chunks that begin elsewhere is rounded otherwise

@@ -16,24 +16,26 @@ public:
     // the first n tokens stay as they were; a stretch that others were a part of is made anew
     void truncate(uint32_t n) { n_tokens = n < n_tokens ? n / STRETCH * STRETCH : n_tokens; }
 
-    // room for n tokens. widths: elements of each layer's keys, all heads. from stretch first() on the rows are to be written, and then
-    // filled() is to be called. throws std::bad_alloc
-    void reserve(uint32_t n, const std::vector<int64_t> & widths);
+    struct shape {
+        int64_t head_dim;
+        int64_t n_head_kv;
+    };
+
+    // room for n tokens of cached layers. from stretch first() on the rows are to be written, and then filled() is to be called. throws
+    // std::bad_alloc
+    void reserve(uint32_t n, const std::vector<shape> & layers);
     void filled(uint32_t n) { n_tokens = n; }
 
     uint32_t size() const { return n_tokens; }
     uint32_t first() const { return n_tokens / STRETCH; }
-    size_t bytes() const { return bytes_of(n_tokens, widths); }
-    static size_t bytes_of(uint32_t n, const std::vector<int64_t> & widths);
+    size_t bytes() const;
 
-    // of a stretch, all heads as in a row of K: its mean, and behind that its spread (llama_snapkv_stretch)
-    ggml_fp16_t * mean(uint32_t ic, uint32_t stretch) { return rows[ic].data() + 2 * stretch * widths[ic]; }
-    ggml_fp16_t * spread(uint32_t ic, uint32_t stretch) { return mean(ic, stretch) + widths[ic]; }
-    const ggml_fp16_t * mean(uint32_t ic, uint32_t stretch) const { return rows[ic].data() + 2 * stretch * widths[ic]; }
-    const ggml_fp16_t * spread(uint32_t ic, uint32_t stretch) const { return mean(ic, stretch) + widths[ic]; }
+    // of a stretch of a head: its mean, and behind that its spread (llama_snapkv_stretch). the next stretch's follow, 4*head_dim bytes on
+    ggml_fp16_t * mean(uint32_t ic, uint32_t head, uint32_t stretch) { return rows[ic][head].data() + 2 * stretch * layers[ic].head_dim; }
+    const ggml_fp16_t * mean(uint32_t ic, uint32_t head, uint32_t stretch) const { return rows[ic][head].data() + 2 * stretch * layers[ic].head_dim; }
 
 private:
     uint32_t n_tokens = 0;
-    std::vector<int64_t> widths;
-    std::vector<std::vector<ggml_fp16_t>> rows; // of each cached layer [width, 2, n_stretches]
+    std::vector<shape> layers;
+    std::vector<std::vector<std::vector<ggml_fp16_t>>> rows; // of each cached layer and KV head [head_dim, 2, n_stretches]
 };

@@ -113,10 +113,10 @@ void llama_snapkv_vault::read_queries(uint32_t ic, float * q) const {
     }
 }
 
-std::vector<int64_t> llama_snapkv_vault::key_widths() const {
-    std::vector<int64_t> res;
+std::vector<llama_snapkv_index::shape> llama_snapkv_vault::key_shapes() const {
+    std::vector<llama_snapkv_index::shape> res;
     for (const auto & layer : layers) {
-        res.push_back(layer.head_dim_k * layer.n_head_kv);
+        res.push_back({ layer.head_dim_k, layer.n_head_kv });
     }
     return res;
 }

@@ -102,7 +102,7 @@ public:
 
     // of these tokens, or of the first ones: what a recall asks, which makes it. nothing without recall
     llama_snapkv_index index;
-    std::vector<int64_t> key_widths() const; // elements of each layer's keys, all heads
+    std::vector<llama_snapkv_index::shape> key_shapes() const;
 
     // of recurrent layers, without which a prompt cannot go on from its tokens. none for other models
     llama_snapkv_states states;
