@@ -12,13 +12,19 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from snapkv_local import foreign
 from snapkv_local.errors import LibraryError
 from snapkv_local.native import library
 
 LIB_DIR = library.prepare()
 
 # only now: importing llama_cpp loads the library that prepare() has chosen
-from llama_cpp import llama_cpp  # noqa: E402
+try:
+    from llama_cpp import llama_cpp
+except RuntimeError as e:
+    if foreign.is_out_of_memory(e):
+        raise
+    raise library.unloadable(LIB_DIR, e) from e
 from llama_cpp._ctypes_extensions import (  # noqa: E402
     ctypes_function_for_shared_library,
     load_shared_library,

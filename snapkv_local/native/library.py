@@ -104,3 +104,13 @@ def loaded_from() -> Path | None:
     """The folder that llama_cpp has loaded its library from, None if it is not imported."""
     module = sys.modules.get("llama_cpp.llama_cpp")
     return None if module is None else Path(module._lib._name).resolve().parent
+
+
+def unloadable(folder: Path, error: RuntimeError) -> LibraryError:
+    """The error for a library that the system does not load; Windows does not say which one it misses."""
+    return LibraryError(
+        str(folder),
+        f"has a library that cannot be loaded: {error}",
+        "install what it needs, such as the CUDA toolkit or the GPU's driver, or build it again on this "
+        "machine with `make build` or `pip install .`",
+    )

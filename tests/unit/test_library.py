@@ -77,6 +77,21 @@ def fake(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
+def test_a_library_that_cannot_be_loaded(tmp_path):
+    """Damaged, of another system, or without one that it needs: no fault of the package."""
+    for name in ("libllama.so", "libllama.dylib", "libllama.dll"):
+        (tmp_path / name).write_text("nothing")
+    result = subprocess.run(
+        [sys.executable, "-m", "snapkv_local", "doctor"],
+        env={**os.environ, "SNAPKV_LOCAL_LIB": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert "has a library that cannot be loaded: Failed to load shared library" in result.stderr
+    assert "report" not in result.stderr
+
+
 def test_llama_cpp_python_of_another_version(tmp_path):
     code = (
         "import snapkv_local.native.library as library\n"
