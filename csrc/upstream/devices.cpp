@@ -20,9 +20,9 @@ static constexpr llama_snapkv_backend BACKENDS[] = {
     { "CPU",     "CPU",                 true, false,   true,     true,  true, true, true,     true, true,  true,
       "Linux on x86-64: with each change the test programs run there, among them test-snapkv-exact on all architectures and "
       "test-snapkv-ops against float64." },
-    { "CUDA",    "CUDA (NVIDIA)",       true, false,   true,     true,  true, true, true,     false, true,  true,
+    { "CUDA",    "CUDA (NVIDIA)",       true, false,   true,     true,  true, true, true,     true, true,  true,
       "Compute capability 9.0, an H100 on 2026-11-25 and an H200 on 2026-11-29 and 30: test-snapkv-exact on all architectures, with K and "
-      "V in f16 and q8_0, test-snapkv-ops, test-snapkv-selective, kept positions against the CPU (results/gpu-*.json)." },
+      "V in f16 and q8_0, test-snapkv-ops, test-snapkv-selective, test-snapkv-recall but for latent attention, kept positions against the CPU (results/gpu-*.json)." },
     { "BLAS",    "BLAS (Accelerate, OpenBLAS, MKL)", true, false, true, true, true, true, true,     true, true,  false,
       "It computes products of matrices for the CPU, never attention: the same ones in a prefill as in llama_decode(). "
       "Taken as proven for that; not run." },
