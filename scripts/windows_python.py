@@ -36,9 +36,10 @@ __declspec(dllexport) BOOL WINAPI ProcessPrng(BYTE * data, SIZE_T n) {
 
 
 def requirements() -> list[str]:
-    """What the package needs on Windows, without llama-cpp-python, whose Python files are copied."""
+    """What the package needs on Windows, and what llama-cpp-python does, whose Python files are copied."""
     found = []
-    for line in importlib.metadata.requires("snapkv-local") or []:
+    of = importlib.metadata.requires
+    for line in [*(of("snapkv-local") or []), *(of("llama-cpp-python") or [])]:
         needed, _, condition = (part.strip() for part in line.partition(";"))
         extra = re.search(r'extra == "(\w+)"', condition.replace("'", '"'))
         wanted = extra[1] in EXTRAS if extra else not condition
