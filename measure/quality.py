@@ -183,7 +183,7 @@ EVALUATIONS = (
         2048,
         ("in-turn", "second-step", "question-after"),
         3,
-        policies=("snapkv", "recall", "recall:rows=384"),
+        policies=("snapkv", "recall", "recall:asked=384"),
         budgets=(128, 512),
     ),
     *(_needle("needle", length, 512) for length in (131072, 65536, 32768, 16384)),

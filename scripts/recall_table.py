@@ -12,7 +12,7 @@ COLUMNS = {
     "full": "full cache",
     "snapkv": "without recall",
     "recall": "with recall",
-    "recall:rows=384": "with recall, at least 384 rows asked",
+    "recall:asked=384": "with recall, at least 384 rows asked",
 }
 FORMS = {"mean": "mean", "bound": "bound", "midway": "midway"}
 

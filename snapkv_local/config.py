@@ -154,7 +154,7 @@ class SnapKVConfig:
     recall: bool = False
     recall_every: int = _count(Recall.every)
     recall_queries: int = _count(Recall.queries)
-    recall_rows: int = _count(Recall.rows, least=0)
+    recall_rows: int = _count(Recall.asked, least=0)
     recall_delay: int | Literal["auto"] = _count("auto", least=0)
     policy: str = option(SnapKV.name, cure="give a text such as 'snapkv'")
     protect_system: bool = False

@@ -20,14 +20,14 @@ class Recall(SnapKV):
     Attributes:
         every: tokens of the answer between two recalls.
         queries: of the last ones of these that vote.
-        rows: of each KV head that they are compared with one by one; 0 for all.
+        asked: rows of each KV head that they are compared with one by one; 0 for all.
     """
 
     name: ClassVar[str] = "recall"
 
     every: int = option(16, least=1)
     queries: int = option(4, least=1)
-    rows: int = option(8192, least=0)
+    asked: int = option(8192, least=0)
 
     def settings(self) -> dict[str, Any]:
         """Of SnapKVConfig."""
@@ -37,5 +37,5 @@ class Recall(SnapKV):
             "recall": True,
             "recall_every": self.every,
             "recall_queries": self.queries,
-            "recall_rows": self.rows,
+            "recall_rows": self.asked,
         }

@@ -367,7 +367,7 @@ def test_all_policies_of_all_records(tmp_path):
 
 def test_recall_beside_what_is_without_it(tmp_path):
     assert "not measured yet" in recall_table.answers(tmp_path)
-    shares = {"snapkv": 0.25, "recall": 0.75, "recall:rows=384": 0.75}
+    shares = {"snapkv": 0.25, "recall": 0.75, "recall:asked=384": 0.75}
     record = eval_record(shares, ("in-turn",), budgets=(128, 512))
     (tmp_path / "recall-tiny-2k.json").write_text(json.dumps(record))
     _, _, *rows, _, last = recall_table.answers(tmp_path).splitlines()
