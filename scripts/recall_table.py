@@ -33,12 +33,15 @@ def answers(results: Path) -> str:
 
 def cost(results: Path) -> str:
     """Seconds of a recall, and the speed with it, from records of `measure/recall.py`."""
+    older: dict[str, bool] = {}  # models whose records are of before rankings had their own times
     rows, sources = [], []
     for file in sorted(results.glob("recall-cost-*.json")):
         record = json.loads(file.read_text())
         sources.append(f"`results/{file.name}` ({where(record)}, {record['threads']} threads)")
         for run in record["runs"]:
             rank = run.get("seconds_rank", run.get("seconds_recall", 0.0))
+            if "seconds_rank" not in run:
+                older[record["model"]] = True
             rows.append(
                 [
                     f"{record['model'].removesuffix('.gguf')}, {run['n_prompt']:,}",
@@ -59,6 +62,11 @@ def cost(results: Path) -> str:
     head = ["model, prompt tokens", "rows kept", "`recall_every`", "a token", "a ranking"]
     head += ["waited for", "copying", "rows replaced", "bytes", "speed", "speed by CPU time"]
     says = "Medians; speed with recall as a share of that without, of the same tokens"
+    if older:
+        says += (
+            f"; of {', '.join(older)}, an older record, as a share of that of tokens which recall leaves "
+            "alone, and a ranking with its copies"
+        )
     return "\n".join([*table(head, rows), "", f"{says}; {', '.join(sources)}."])
 
 
