@@ -98,6 +98,8 @@ def _several(file: Path) -> str:
         said.append(
             f"Of small models of all architectures: {sweep['exact']} of {sweep['supported']}."
         )
+    if record.get("note"):
+        said.append(record["note"])
     return "\n".join([*table(head, cells), "", " ".join(said)])
 
 

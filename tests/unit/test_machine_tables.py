@@ -33,6 +33,7 @@ SEVERAL = {
         {**SPEED, "gpus": 1, "config": None, "peak_device_growth_each": []},
     ],
     "sweep": {"exact": 3, "supported": 4},
+    "note": "A note.",
 }
 
 
@@ -58,4 +59,4 @@ def test_several_gpus(tmp_path):
         ["1", "130,560", "budget 100, q8_0, G = 2", "30.0", "251.0", "5.0 GiB, 4.0 GiB"],
         ["1", "130,560", "full, q8_0", "30.0", "251.0", "9.0 GiB"],
     ]
-    assert "Exact: 1 of 2 runs" in lines[-1] and "3 of 4." in lines[-1]
+    assert "Exact: 1 of 2 runs" in lines[-1] and lines[-1].endswith("3 of 4. A note.")
