@@ -45,9 +45,10 @@ std::string llama_snapkv_check_memory(const llama_model & model, const llama_sna
         // of recall with latent attention nobody has seen the tests end on a GPU
         const bool is_latent = model.hparams.is_mla() && ggml_backend_dev_type(dev) != GGML_BACKEND_DEVICE_TYPE_CPU;
         if (selects ? !backend.proven_selective : !backend.proven_recall || is_latent) {
+            const char * what = is_latent ? "a recall while answering with latent attention" : "a recall while answering";
             return format("nobody has run %s on %s (ggml's backend %s): set %s, compute on the CPU (n_gpu_layers 0), "
                           "or set the environment variable %s=1 to try it",
-                    selects ? "a selective prefill" : is_latent ? "a recall while answering with latent attention" : "a recall while answering", ggml_backend_dev_name(dev), ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev)),
+                    selects ? "a selective prefill" : what, ggml_backend_dev_name(dev), ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev)),
                     selects ? "prefill to exact" : "recall_every to 0", LLAMA_SNAPKV_UNPROVEN);
         }
     }
