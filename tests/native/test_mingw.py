@@ -22,8 +22,8 @@ from snapkv_local.models.resolve import needle_model
 
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which("x86_64-w64-mingw32-g++-posix") or shutil.which("x86_64-w64-mingw32-g++")
-# of the system; all else is C++ and llama.cpp
-SYSTEM = re.compile(r"#include <(\w+\.h|sys/.*)>|_WIN32")
+# of the system; all else is C++, llama.cpp and the compiler's own
+SYSTEM = re.compile(r"#include <((?!immintrin)\w+\.h|sys/.*)>|_WIN32")
 
 pytestmark = pytest.mark.native
 

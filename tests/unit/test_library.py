@@ -81,9 +81,13 @@ def test_a_library_that_cannot_be_loaded(tmp_path):
     """Damaged, of another system, or without one that it needs: no fault of the package."""
     for name in ("libllama.so", "libllama.dylib", "libllama.dll"):
         (tmp_path / name).write_text("nothing")
+    # set by us where a test of this process has loaded the library
+    environment = {
+        name: value for name, value in os.environ.items() if name != "LLAMA_CPP_LIB_PATH"
+    }
     result = subprocess.run(
         [sys.executable, "-m", "snapkv_local", "doctor"],
-        env={**os.environ, "SNAPKV_LOCAL_LIB": str(tmp_path)},
+        env={**environment, "SNAPKV_LOCAL_LIB": str(tmp_path)},
         capture_output=True,
         text=True,
     )
