@@ -81,16 +81,8 @@ def test_a_library_that_cannot_be_loaded(tmp_path):
     """Damaged, of another system, or without one that it needs: no fault of the package."""
     for name in ("libllama.so", "libllama.dylib", "libllama.dll"):
         (tmp_path / name).write_text("nothing")
-    # set by us where a test of this process has loaded the library
-    environment = {
-        name: value for name, value in os.environ.items() if name != "LLAMA_CPP_LIB_PATH"
-    }
-    result = subprocess.run(
-        [sys.executable, "-m", "snapkv_local", "doctor"],
-        env={**environment, "SNAPKV_LOCAL_LIB": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    code = "import sys, runpy; sys.argv = ['', 'doctor']; runpy.run_module('snapkv_local', run_name='__main__')"
+    result = run(code, SNAPKV_LOCAL_LIB=str(tmp_path))
     assert result.returncode == 1
     assert "has a library that cannot be loaded: Failed to load shared library" in result.stderr
     assert "report" not in result.stderr
