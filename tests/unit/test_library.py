@@ -81,7 +81,7 @@ def test_a_library_that_cannot_be_loaded(tmp_path):
     """Damaged, of another system, or without one that it needs: no fault of the package."""
     for name in ("libllama.so", "libllama.dylib", "libllama.dll"):
         (tmp_path / name).write_text("nothing")
-    code = "import sys, runpy; sys.argv = ['', 'doctor']; runpy.run_module('snapkv_local', run_name='__main__')"
+    code = "import sys; sys.argv = ['', 'doctor']; import snapkv_local.__main__ as m; m.main()"
     result = run(code, SNAPKV_LOCAL_LIB=str(tmp_path))
     assert result.returncode == 1
     assert "has a library that cannot be loaded: Failed to load shared library" in result.stderr
