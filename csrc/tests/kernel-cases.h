@@ -1,6 +1,8 @@
 // Cases of the fused ops for kernels that are compiled as C++, held against plain double loops. A test program has the device.
 #pragma once
 
+#include "check.h"
+
 #include "ggml-backend.h"
 #include "ggml-cpp.h"
 
@@ -15,16 +17,6 @@
 #include <random>
 #include <string>
 #include <vector>
-
-static int n_failed = 0;
-
-#define CHECK(x)                                           \
-    do {                                                   \
-        if (!(x)) {                                        \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, #x); \
-            n_failed++;                                    \
-        }                                                  \
-    } while (0)
 
 static bool device_supports(const ggml_tensor * node);
 static void device_compute(ggml_tensor * node);

@@ -5,6 +5,7 @@
 //   test-snapkv-devices                  # the register, fused ops, and proofs with models of their own
 //   test-snapkv-devices MODEL.gguf ...
 
+#include "check.h"
 #include "environment.h"
 #include "imaginary-device.h"
 
@@ -25,17 +26,6 @@
 #include <string>
 #include <utility>
 #include <vector>
-
-static int n_failed = 0;
-static std::string current; // model
-
-#define CHECK(x)                                                                \
-    do {                                                                        \
-        if (!(x)) {                                                             \
-            printf("%s:%d: %s: %s\n", __FILE__, __LINE__, current.c_str(), #x); \
-            n_failed++;                                                         \
-        }                                                                       \
-    } while (0)
 
 static constexpr uint32_t N = 420;
 static constexpr uint32_t BUDGET = 300;

@@ -3,6 +3,7 @@
 //
 //   test-snapkv-overlap
 
+#include "check.h"
 #include "environment.h"
 #include "imaginary-device.h"
 
@@ -21,17 +22,6 @@
 #include <tuple>
 #include <utility>
 #include <vector>
-
-static int n_failed = 0;
-static std::string current; // case
-
-#define CHECK(x)                                                                \
-    do {                                                                        \
-        if (!(x)) {                                                             \
-            printf("%s:%d: %s: %s\n", __FILE__, __LINE__, current.c_str(), #x); \
-            n_failed++;                                                         \
-        }                                                                       \
-    } while (0)
 
 static constexpr uint32_t N = 420;
 static constexpr uint32_t N_CHUNKS = 9;

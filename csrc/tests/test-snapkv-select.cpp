@@ -1,21 +1,13 @@
 // Selection on the host: order, ties, sinks, NaN, and the share of attention mass that is kept; which rows a selective prefill lets go on.
 
+#include "check.h"
+
 #include "evict/rank.h"
 #include "evict/selection.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-
-static int n_failed = 0;
-
-#define CHECK(x)                                           \
-    do {                                                   \
-        if (!(x)) {                                        \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, #x); \
-            n_failed++;                                    \
-        }                                                  \
-    } while (0)
 
 using ids = std::vector<int32_t>;
 

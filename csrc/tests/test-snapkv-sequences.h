@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include "check.h"
+
 #include "snapkv.h"
 
 #include "llama-cpp.h"
@@ -11,17 +13,6 @@
 #include <string>
 #include <utility>
 #include <vector>
-
-static int n_failed = 0;
-static std::string current; // model and test
-
-#define CHECK(x)                                                                \
-    do {                                                                        \
-        if (!(x)) {                                                             \
-            printf("%s:%d: %s: %s\n", __FILE__, __LINE__, current.c_str(), #x); \
-            n_failed++;                                                         \
-        }                                                                       \
-    } while (0)
 
 using tokens_t = std::vector<llama_token>;
 using bytes_t = std::vector<uint8_t>;
