@@ -56,6 +56,8 @@ def contents(wheel: Path) -> dict[str, Any]:
     with zipfile.ZipFile(wheel) as archive:
         build = json.loads(archive.read("snapkv_local/lib/build.json"))
         for entry in archive.infolist():
+            if entry.is_dir():  # auditwheel writes entries of folders, too
+                continue
             part = next(part for part, fits in PARTS if fits(entry.filename))
             parts[part]["files"] += 1
             parts[part]["bytes"] += entry.file_size

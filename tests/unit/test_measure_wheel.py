@@ -26,9 +26,10 @@ def write(path, *more):
 
 
 def test_what_a_wheel_consists_of(tmp_path):
-    found = measure_wheel.contents(write(tmp_path / "a.whl"))
+    found = measure_wheel.contents(write(tmp_path / "a.whl", "snapkv_local/lib/"))
     sizes = {part: values["bytes"] for part, values in found["parts"].items()}
     assert sizes == {"libraries": 5015, "model": 700, "python": 6, "licences": 3 * len(NAMES)}
+    assert found["parts"]["libraries"]["files"] == 2
     assert found["bytes_unpacked"] == sum(sizes.values()) > found["bytes"] > 0
     assert (found["libraries"], found["licences"]) == (
         ["build.json", "libllama.so"],
