@@ -1,6 +1,8 @@
 // What a recall's votes should be, in double: of a prompt of N rows, pooled 3 wide without the first key, and a quarter of a row's own.
 #pragma once
 
+#include "test-snapkv-recall-context.h"
+
 #include "vault/index.h"
 
 #include <algorithm>
@@ -9,8 +11,6 @@
 #include <functional>
 #include <numeric>
 #include <vector>
-
-static constexpr uint32_t N = 230;
 
 using queries_t = std::vector<std::vector<const float *>>;
 using logit_t = std::function<double(const float * query, uint32_t j)>;

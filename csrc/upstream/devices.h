@@ -24,7 +24,7 @@ struct llama_snapkv_backend {
     bool proven_wide; // and with heads of more than 256 elements, whose votes the device's own kernels count
     bool proven_sharing; // and with layers that read the KV of another
     bool proven_selective; // and selective prefills did there what is tested of them (test-snapkv-selective)
-    bool proven_recall; // and recalls while answering did there what is tested of them (test-snapkv-recall)
+    bool proven_recall; // and recalls while answering did there what is tested of them (test-snapkv-recall, test-snapkv-recall-bounds)
     bool reads_mask_stride; // flash attention obeys the row stride of its mask; others take its rows as adjacent
     bool fused; // has our fused ops; others run ggml's
     const char * evidence; // what was run where and when, or why nobody can rely on it, as a sentence

@@ -148,8 +148,14 @@ def test_selective_prefills(run: Run, arch_models: Path, arch: str) -> None:
 
 @pytest.mark.parametrize("arch", EACH_MEMORY)
 def test_recall_while_answering(run: Run, arch_models: Path, arch: str) -> None:
-    """The rows are those of the rule, in double, with the vault's bytes; else nothing has changed."""
+    """The rows are those of the rule, in double, with the vault's bytes; no other cell has changed."""
     assert run("test-snapkv-recall", arch_models / f"{arch}.gguf").strip() == "OK"
+
+
+@pytest.mark.parametrize("arch", EACH_MEMORY)
+def test_what_recalls_leave_as_it_is(run: Run, arch_models: Path, arch: str) -> None:
+    """Logits before the first, protected rows, other sequences, what was saved, aborts; what is refused."""
+    assert run("test-snapkv-recall-bounds", arch_models / f"{arch}.gguf").strip() == "OK"
 
 
 @pytest.mark.parametrize("arch", EACH_MEMORY)
