@@ -22,6 +22,9 @@ static bool device_supports(const ggml_tensor * node);
 static void device_compute(ggml_tensor * node);
 static std::string device_setting(); // for messages
 
+// of K and V, that the kernels know
+static const ggml_type KV_TYPES[] = { GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_F32, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0 };
+
 //
 // tensors in one buffer, and an op on them
 //

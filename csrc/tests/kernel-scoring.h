@@ -142,6 +142,24 @@ struct reference {
     }
 };
 
+// the case c of those by chance. dims: head sizes, of which the last two are no whole blocks of quantized types
+static shape shape_by_chance(int c, const int (&dims)[8], int most_w, int most_before) {
+    shape s;
+    s.type = KV_TYPES[c % 5];
+    s.head_dim = dims[pick(0, ggml_is_quantized(s.type) ? 5 : 7)];
+    s.g = c % 4 == 0 ? pick(1, 16) : pick(1, 4);
+    s.w = c % 6 == 0 ? pick(1, 100) : pick(1, most_w);
+    s.n_head_kv = pick(1, 2);
+    s.n = s.w + (c % 7 == 0 ? pick(0, 2) : pick(3, most_before));
+    s.softcap = c % 3 == 0 ? 20.0f : 0.0f;
+    s.sinks = pick(0, 1);
+    s.kernel = c % 8 == 0 ? 127 : 2 * pick(0, 6) + 1;
+    s.pool = pick(0, LLAMA_SNAPKV_POOLING_NOSINK);
+    s.reduce = pick(0, 1);
+    s.own = 0.25f * (float) pick(0, 2);
+    return s;
+}
+
 static double max_error_stats = 0.0; // of all cases
 static double max_error_votes = 0.0;
 
@@ -237,4 +255,11 @@ static void test_refused_scoring() {
         memcpy((char *) in.votes->op_params + SNAPKV_OP_PARAMS_OFFSET, &params, sizeof(params));
         CHECK(!device_supports(in.votes)); // somebody else's custom op
     }
+}
+
+// what a program ends with, and its exit code
+static int report() {
+    printf("largest error in units of the tolerance: stats %.2f, votes %.2f\n", max_error_stats, max_error_votes);
+    printf("%s\n", n_failed ? "FAILED" : "passed");
+    return n_failed != 0;
 }

@@ -147,3 +147,15 @@ static void test_evict(ggml_type type, int head_dim, int n_head_kv, int n_cells,
     CHECK(same);
     CHECK(n_kept < 8 || n_head_kv == 1 || !control);
 }
+
+static void test_evictions() {
+    for (const ggml_type type : KV_TYPES) {
+        test_evict(type, 64, 3, 50, 17, 8, 42);
+        test_evict(type, 128, 2, 300, 100, 32, 268);
+        test_evict(type, 256, 1, 40, 0, 40, 0);
+        test_evict(type, 512, 2, 60, 20, 8, 52);
+        test_evict(type, 96, 4, 9, 9, 0, 9);
+    }
+    test_evict(GGML_TYPE_F16, 80, 5, 30, 12, 3, 20);  // units of 16 bytes
+    test_evict(GGML_TYPE_Q8_0, 32, 3, 30, 12, 3, 20); // of 2
+}

@@ -72,7 +72,6 @@ int main(int argc, char ** argv) {
     const bool threads = argc > 1 && strcmp(argv[1], "--threads") == 0;
     gpu.threads = gpu_threads::make_group(threads);
 
-    const ggml_type types[] = { GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_F32, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0 };
     const int AVG = LLAMA_SNAPKV_POOLING_AVG, MAX = LLAMA_SNAPKV_POOLING_MAX;
     const int SUM = LLAMA_SNAPKV_AGGREGATION_SUM, TOP = LLAMA_SNAPKV_AGGREGATION_MAX;
 
@@ -81,8 +80,7 @@ int main(int argc, char ** argv) {
         test_scoring({ GGML_TYPE_F16, 64, 70, 5, 2, 3, 0.0f, true, 5, AVG, SUM });
         test_scoring({ GGML_TYPE_Q8_0, 96, 200, 40, 1, 2, 10.0f, false, 3, MAX, TOP });
         test_evict(GGML_TYPE_F16, 64, 2, 20, 9, 4, 16);
-        printf("%s\n", n_failed ? "FAILED" : "passed");
-        return n_failed != 0;
+        return report();
     }
 
     gpu.wave = 64;
@@ -108,35 +106,13 @@ int main(int argc, char ** argv) {
 
         for (int c = 0; c < 15; ++c) {
             const int dims[] = { 64, 96, 128, 256, 512, 576, 80, 144 };
-            shape s;
-            s.type = types[c % 5];
-            s.head_dim = dims[pick(0, ggml_is_quantized(s.type) ? 5 : 7)];
-            s.g = c % 4 == 0 ? pick(1, 16) : pick(1, 4);
-            s.w = c % 6 == 0 ? pick(1, 100) : pick(1, 40);
-            s.n_head_kv = pick(1, 2);
-            s.n = s.w + (c % 7 == 0 ? pick(0, 2) : pick(3, 300));
-            s.softcap = c % 3 == 0 ? 20.0f : 0.0f;
-            s.sinks = pick(0, 1);
-            s.kernel = c % 8 == 0 ? 127 : 2 * pick(0, 6) + 1;
-            s.pool = pick(0, LLAMA_SNAPKV_POOLING_NOSINK);
-            s.reduce = pick(0, 1);
-            s.own = 0.25f * (float) pick(0, 2);
+            const shape s = shape_by_chance(c, dims, 40, 300);
             gpu.n_processors = pick(1, 3);
             test_scoring(s);
         }
         test_select(10);
     }
 
-    for (const ggml_type type : types) {
-        test_evict(type, 64, 3, 50, 17, 8, 42);
-        test_evict(type, 128, 2, 300, 100, 32, 268);
-        test_evict(type, 256, 1, 40, 0, 40, 0);
-        test_evict(type, 96, 4, 9, 9, 0, 9);
-    }
-    test_evict(GGML_TYPE_F16, 80, 5, 30, 12, 3, 20);  // units of 16 bytes
-    test_evict(GGML_TYPE_Q8_0, 32, 3, 30, 12, 3, 20); // of 2
-
-    printf("largest error in units of the tolerance: stats %.2f, votes %.2f\n", max_error_stats, max_error_votes);
-    printf("%s\n", n_failed ? "FAILED" : "passed");
-    return n_failed != 0;
+    test_evictions();
+    return report();
 }

@@ -59,7 +59,6 @@ int main(int argc, char ** argv) {
     device_threads = metal_shim::make_group(threads);
     device_props.max_theadgroup_memory_size = 32 * 1024;
 
-    const ggml_type types[] = { GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_F32, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0 };
     const int AVG = LLAMA_SNAPKV_POOLING_AVG, MAX = LLAMA_SNAPKV_POOLING_MAX;
     const int SUM = LLAMA_SNAPKV_AGGREGATION_SUM, TOP = LLAMA_SNAPKV_AGGREGATION_MAX;
 
@@ -69,8 +68,7 @@ int main(int argc, char ** argv) {
         test_scoring({ GGML_TYPE_Q8_0, 256, 40, 6, 1, 2, 10.0f, false, 3, MAX, TOP });
         test_select(12);
         test_evict(GGML_TYPE_F16, 64, 2, 20, 9, 4, 16);
-        printf("%s\n", n_failed ? "FAILED" : "passed");
-        return n_failed != 0;
+        return report();
     }
 
     test_refused_scoring();
@@ -94,19 +92,7 @@ int main(int argc, char ** argv) {
     for (int c = 0; c < 60; ++c) {
         const int dims[] = { 64, 96, 128, 256, 512, 576, 80, 112 };
         const int maxima[] = { 32, 64, 96, 256, 300 };
-        shape s;
-        s.type = types[c % 5];
-        s.head_dim = dims[pick(0, ggml_is_quantized(s.type) ? 5 : 7)];
-        s.g = c % 4 == 0 ? pick(1, 16) : pick(1, 4);
-        s.w = c % 6 == 0 ? pick(1, 100) : pick(1, 20);
-        s.n_head_kv = pick(1, 2);
-        s.n = s.w + (c % 7 == 0 ? pick(0, 2) : pick(3, 400));
-        s.softcap = c % 3 == 0 ? 20.0f : 0.0f;
-        s.sinks = pick(0, 1);
-        s.kernel = c % 8 == 0 ? 127 : 2 * pick(0, 6) + 1;
-        s.pool = pick(0, LLAMA_SNAPKV_POOLING_NOSINK);
-        s.reduce = pick(0, 1);
-        s.own = 0.25f * (float) pick(0, 2);
+        const shape s = shape_by_chance(c, dims, 20, 400);
         device_max_threads = maxima[pick(0, 4)];
         test_scoring(s);
     }
@@ -117,17 +103,6 @@ int main(int argc, char ** argv) {
     }
 
     device_max_threads = 256;
-    for (const ggml_type type : types) {
-        test_evict(type, 64, 3, 50, 17, 8, 42);
-        test_evict(type, 128, 2, 300, 100, 32, 268);
-        test_evict(type, 256, 1, 40, 0, 40, 0);
-        test_evict(type, 512, 2, 60, 20, 8, 52);
-        test_evict(type, 96, 4, 9, 9, 0, 9);
-    }
-    test_evict(GGML_TYPE_F16, 80, 5, 30, 12, 3, 20);  // units of 16 bytes
-    test_evict(GGML_TYPE_Q8_0, 32, 3, 30, 12, 3, 20); // of 2
-
-    printf("largest error in units of the tolerance: stats %.2f, votes %.2f\n", max_error_stats, max_error_votes);
-    printf("%s\n", n_failed ? "FAILED" : "passed");
-    return n_failed != 0;
+    test_evictions();
+    return report();
 }
