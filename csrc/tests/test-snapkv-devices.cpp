@@ -154,7 +154,8 @@ static void test_what_is_not_exact_is_refused(const char * path) {
     sp.vault = true;
     sp.recall_every = 16;
     CHECK(!llama_snapkv_supported(model.get(), context_params(GGML_TYPE_F16, true), sp));
-    for (const char * part : { "recall while answering on Imaginary0", "set recall_every to 0", "SNAPKV_UNPROVEN=1" }) {
+    const char * what = model->hparams.is_mla() ? "recall while answering with latent attention on Imaginary0" : "recall while answering on Imaginary0";
+    for (const char * part : { what, "set recall_every to 0", "SNAPKV_UNPROVEN=1" }) {
         CHECK(strstr(llama_snapkv_last_error(), part));
     }
 }
@@ -193,6 +194,20 @@ static void check_parts(const char * text, const std::vector<const char *> & par
     }
 }
 
+// of which kind a model is that nobody has run on a backend which is checked; null: of none
+static const char * kind_to_be_proven(const llama_model * model) {
+    if (llama_model_is_hybrid(model)) {
+        return "models with recurrent layers";
+    }
+    if (model->hparams.is_mla()) {
+        return "models with latent attention (MLA)";
+    }
+    if (model->hparams.n_embd_head_k_full > 256) {
+        return "models with heads of more than 256 elements";
+    }
+    return arch_of(model) == "gemma4" ? "models whose layers share KV" : nullptr;
+}
+
 // a type of the KV cache for each case: what came out of a check is kept
 static void test_check(const char * path) {
     const auto model = load(path, 99);
@@ -219,10 +234,9 @@ static void test_check(const char * path) {
 
     // of a backend that is checked without being asked to, but for models that nobody has run there
     imaginary::is_checked = true;
-    const std::string arch = arch_of(model.get());
-    if (arch == "gemma4" || arch == "granitehybrid") {
+    if (const char * kind = kind_to_be_proven(model.get())) {
         CHECK(!llama_snapkv_supported(model.get(), context_params(GGML_TYPE_F16, true), snapkv_params()));
-        check_parts(llama_snapkv_last_error(), { "nobody has proven", " for models ", "SNAPKV_UNPROVEN=1" });
+        check_parts(llama_snapkv_last_error(), { "nobody has proven", kind, "SNAPKV_UNPROVEN=1" });
     } else {
         CHECK(llama_snapkv_supported(model.get(), context_params(GGML_TYPE_F16, true), snapkv_params()));
         check_parts(llama_snapkv_last_warning(), { "Imaginary0 was checked", "difference 0" });
