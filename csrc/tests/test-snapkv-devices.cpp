@@ -5,9 +5,9 @@
 //   test-snapkv-devices                  # the register, fused ops, and proofs with models of their own
 //   test-snapkv-devices MODEL.gguf ...
 
-#include "check.h"
 #include "environment.h"
 #include "imaginary-device.h"
+#include "test-snapkv-sequences.h"
 
 #include "evict/stock.h"
 #include "staging/plan.h"
@@ -113,25 +113,6 @@ static llama_model_ptr load(const char * path, int32_t n_gpu_layers, const float
     return llama_model_ptr(llama_model_load_from_file(path, mp));
 }
 
-static std::vector<llama_token> make_tokens(const llama_model * model, uint32_t n = N) {
-    const uint32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
-    std::vector<llama_token> res;
-    for (uint32_t i = 0; i < n; ++i) {
-        res.push_back((llama_token) ((1 + i * 2654435761u) % 997 % n_vocab));
-    }
-    return res;
-}
-
-static int32_t prefill(llama_context * ctx, const std::vector<llama_token> & tokens) {
-    const llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, tokens.data(), (uint32_t) tokens.size());
-    return llama_snapkv_prefill(ctx, &prompt);
-}
-
-static std::vector<float> last_logits(llama_context * ctx) {
-    const float * logits = llama_get_logits_ith(ctx, -1);
-    return { logits, logits + llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx))) };
-}
-
 static std::string arch_of(const llama_model * model) {
     char arch[64] = "";
     llama_model_meta_val_str(model, "general.architecture", arch, sizeof(arch));
@@ -180,7 +161,7 @@ static void test_refusal(const char * path) {
     CHECK(!llama_snapkv_supported(on_host.get(), context_params(GGML_TYPE_F16, true), snapkv_params()));
     imaginary::n_attention = 0;
     llama_context_ptr ctx(llama_snapkv_init_from_model(on_host.get(), context_params(GGML_TYPE_F16, false), snapkv_params()));
-    const auto tokens = make_tokens(on_host.get());
+    const auto tokens = make_tokens(on_host.get(), N, 1);
     CHECK(ctx && prefill(ctx.get(), tokens) == 0);
     CHECK(imaginary::n_attention == 0);
 }
@@ -296,12 +277,12 @@ static std::vector<std::vector<float>> run(llama_model * model, ggml_type type, 
     sp.layer_group = group;
     sp.ops = LLAMA_SNAPKV_OPS_GGML;
     llama_context_ptr ctx(llama_snapkv_init_from_model(model, context_params(type, op_offload), sp));
-    auto tokens = make_tokens(model);
+    auto tokens = make_tokens(model, N, 1);
     CHECK(ctx && prefill(ctx.get(), tokens) == 0);
     if (!ctx) {
         return {};
     }
-    std::vector<std::vector<float>> res = { last_logits(ctx.get()) };
+    std::vector<std::vector<float>> res = { logits(ctx.get()) };
 
     std::vector<uint32_t> n_kept;
     std::vector<int32_t> ids;
@@ -315,7 +296,7 @@ static std::vector<std::vector<float>> run(llama_model * model, ggml_type type, 
     }
     CHECK(llama_snapkv_select_rows(ctx.get(), 0, n_kept.data(), ids.data()) == 0);
     CHECK(llama_decode(ctx.get(), llama_batch_get_one(tokens.data(), 3)) == 0);
-    res.push_back(last_logits(ctx.get()));
+    res.push_back(logits(ctx.get()));
     return res;
 }
 
@@ -324,7 +305,7 @@ static void test_masks(const char * path) {
     set_variable(LLAMA_SNAPKV_UNPROVEN, "1");
     const auto model = load(path, 99);
     const auto on_host = load(path, 0);
-    auto tokens = make_tokens(model.get());
+    auto tokens = make_tokens(model.get(), N, 1);
     for (const ggml_type type : { GGML_TYPE_F16, GGML_TYPE_Q8_0 }) {
         if (type == GGML_TYPE_Q8_0 && !llama_snapkv_supported(model.get(), context_params(type, true), snapkv_params())) {
             CHECK(strstr(llama_snapkv_last_error(), "KV cache type") || strstr(llama_snapkv_last_error(), "cannot make"));
@@ -332,7 +313,7 @@ static void test_masks(const char * path) {
         }
         llama_context_ptr plain(llama_init_from_model(model.get(), context_params(type, true)));
         CHECK(plain && llama_decode(plain.get(), llama_batch_get_one(tokens.data(), N)) == 0);
-        const auto expected = last_logits(plain.get());
+        const auto expected = logits(plain.get());
         const auto expected_on_host = run(on_host.get(), type, false, 1);
         for (const uint32_t group : { 1u, 2u, UINT32_MAX }) {
             imaginary::n_attention = imaginary::n_strided = 0;
@@ -351,19 +332,19 @@ static void test_reordering(const char * path) {
     set_variable(LLAMA_SNAPKV_UNPROVEN, "1");
     imaginary::reorders = true;
     const auto model = load(path, 99);
-    auto tokens = make_tokens(model.get());
+    auto tokens = make_tokens(model.get(), N, 1);
     const auto cp = context_params(GGML_TYPE_F16, true);
     llama_context_ptr plain(llama_init_from_model(model.get(), cp));
     imaginary::n_joined = 0;
     CHECK(plain && llama_decode(plain.get(), llama_batch_get_one(tokens.data(), N)) == 0);
-    const auto expected = last_logits(plain.get());
+    const auto expected = logits(plain.get());
     CHECK(imaginary::n_joined > 0 || arch_of(model.get()) != "llama");
     for (const uint32_t group : { 1u, 2u, UINT32_MAX }) {
         llama_snapkv_params sp = snapkv_params();
         sp.layer_group = group;
         llama_context_ptr ctx(llama_snapkv_init_from_model(model.get(), cp, sp));
         CHECK(ctx && prefill(ctx.get(), tokens) == 0);
-        CHECK(last_logits(ctx.get()) == expected);
+        CHECK(logits(ctx.get()) == expected);
     }
     imaginary::reorders = false;
     set_variable(LLAMA_SNAPKV_UNPROVEN, nullptr);
@@ -374,11 +355,11 @@ static void test_two_devices(const char * path) {
     set_variable(LLAMA_SNAPKV_UNPROVEN, "1");
     for (const auto & split : { std::vector<float>{ 1, 1 }, { 1, 3 } }) {
         const auto model = load(path, 99, split.data());
-        auto tokens = make_tokens(model.get());
+        auto tokens = make_tokens(model.get(), N, 1);
         const auto cp = context_params(GGML_TYPE_F16, true);
         llama_context_ptr plain(llama_init_from_model(model.get(), cp));
         CHECK(plain && llama_decode(plain.get(), llama_batch_get_one(tokens.data(), N)) == 0);
-        const auto expected = last_logits(plain.get());
+        const auto expected = logits(plain.get());
         for (const uint32_t group : { 1u, 2u, UINT32_MAX }) {
             imaginary::n_far = imaginary::n_attention_on[0] = imaginary::n_attention_on[1] = 0;
             CHECK(run(model.get(), GGML_TYPE_F16, true, group)[0] == expected);
@@ -397,20 +378,20 @@ static void test_neighbours(const char * path) {
     set_variable(LLAMA_SNAPKV_UNPROVEN, "1");
     imaginary::like_cuda = true;
     const auto model = load(path, 99);
-    auto tokens = make_tokens(model.get(), 640);
+    auto tokens = make_tokens(model.get(), 640, 1);
     auto cp = context_params(GGML_TYPE_F16, true);
     cp.n_ubatch = 240;
     cp.n_batch = (uint32_t) tokens.size();
     llama_context_ptr plain(llama_init_from_model(model.get(), cp));
     CHECK(plain && llama_decode(plain.get(), llama_batch_get_one(tokens.data(), (int32_t) tokens.size())) == 0);
-    const auto expected = last_logits(plain.get());
+    const auto expected = logits(plain.get());
     for (const uint32_t group : { 1u, 2u, UINT32_MAX }) {
         imaginary::n_joined = 0;
         llama_snapkv_params sp = snapkv_params();
         sp.layer_group = group;
         llama_context_ptr ctx(llama_snapkv_init_from_model(model.get(), cp, sp));
         CHECK(ctx && prefill(ctx.get(), tokens) == 0);
-        CHECK(last_logits(ctx.get()) == expected);
+        CHECK(logits(ctx.get()) == expected);
         CHECK(imaginary::n_joined > 0 || arch_of(model.get()) != "gemma4");
     }
     imaginary::like_cuda = false;
@@ -434,7 +415,7 @@ static void test_plans(const char * path) {
         llama_snapkv_params sp = snapkv_params();
         sp.layer_group = group;
         llama_context_ptr ctx(llama_snapkv_init_from_model(model.get(), context_params(GGML_TYPE_F16, true), sp));
-        const auto tokens = make_tokens(model.get());
+        const auto tokens = make_tokens(model.get(), N, 1);
         CHECK(ctx && prefill(ctx.get(), tokens) == 0);
         llama_snapkv_stats stats = {};
         stats.size = sizeof(stats);

@@ -3,9 +3,9 @@
 //
 //   test-snapkv-overlap
 
-#include "check.h"
 #include "environment.h"
 #include "imaginary-device.h"
+#include "test-snapkv-sequences.h"
 
 #include "proof/tiny-model.h"
 #include "staging/plan.h"
@@ -39,19 +39,6 @@ static llama_context_params context_params(ggml_type type) {
     return cp;
 }
 
-static std::vector<llama_token> make_tokens(uint32_t n) {
-    std::vector<llama_token> res;
-    for (uint32_t i = 0; i < n; ++i) {
-        res.push_back((llama_token) ((1 + i * 2654435761u) % 997 % LLAMA_SNAPKV_TINY_VOCAB));
-    }
-    return res;
-}
-
-static std::vector<float> last_logits(llama_context * ctx) {
-    const float * logits = llama_get_logits_ith(ctx, -1);
-    return { logits, logits + LLAMA_SNAPKV_TINY_VOCAB };
-}
-
 struct result {
     std::vector<float> logits;
     std::vector<float> decoded; // of tokens after it
@@ -72,7 +59,7 @@ static llama_snapkv_params snapkv_params() {
 static result run(llama_model * model, ggml_type type, const llama_snapkv_params & sp, bool yields = false) {
     result res;
     llama_context_ptr ctx(llama_snapkv_init_from_model(model, context_params(type), sp));
-    const auto tokens = make_tokens(N);
+    const auto tokens = make_tokens(model, N, 1);
     llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, tokens.data(), N);
     if (yields) {
         prompt.on_yield = [](void *) { return true; };
@@ -83,7 +70,7 @@ static result run(llama_model * model, ggml_type type, const llama_snapkv_params
         return res;
     }
     res.n_supplied = imaginary::n_supplied;
-    res.logits = last_logits(ctx.get());
+    res.logits = logits(ctx.get());
     res.stats.size = sizeof(res.stats);
     CHECK(llama_snapkv_get_stats(ctx.get(), &res.stats));
     for (uint32_t il = 0; il < llama_snapkv_n_layer(ctx.get()); ++il) {
@@ -94,9 +81,9 @@ static result run(llama_model * model, ggml_type type, const llama_snapkv_params
             res.kept.insert(res.kept.end(), ids.begin(), ids.begin() + std::max(n, 0));
         }
     }
-    auto more = make_tokens(5);
+    auto more = make_tokens(model, 5, 1);
     CHECK(llama_decode(ctx.get(), llama_batch_get_one(more.data(), 5)) == 0);
-    res.decoded = last_logits(ctx.get());
+    res.decoded = logits(ctx.get());
     return res;
 }
 
@@ -129,10 +116,10 @@ static void set_delays(int a, int b, int c, int of_copies = 0) {
 static void test_exact(const sharing & how, ggml_type type, const std::vector<uint32_t> & groups) {
     const auto model = make_model(how);
     const auto alone = make_model({ { 1.0f }, how.n_layer, 0 });
-    auto tokens = make_tokens(N);
+    auto tokens = make_tokens(model.get(), N, 1);
     llama_context_ptr plain(llama_init_from_model(model.get(), context_params(type)));
     CHECK(plain && llama_decode(plain.get(), llama_batch_get_one(tokens.data(), N)) == 0);
-    const auto expected = last_logits(plain.get());
+    const auto expected = logits(plain.get());
 
     const auto n_devices = (uint32_t) how.split.size();
     const std::string name = std::to_string(n_devices) + " devices, " + std::to_string(how.n_layer) + " layers, " + ggml_type_name(type);
@@ -203,14 +190,14 @@ static void test_memory() {
         current = part;
         set_variable("SNAPKV_TEST_FAIL_ALLOC", part);
         llama_context_ptr ctx(llama_snapkv_init_from_model(model.get(), context_params(GGML_TYPE_F16), sp));
-        const auto tokens = make_tokens(N);
+        const auto tokens = make_tokens(model.get(), N, 1);
         const llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, tokens.data(), N);
         const int32_t rc = ctx ? llama_snapkv_prefill(ctx.get(), &prompt) : 0;
         set_variable("SNAPKV_TEST_FAIL_ALLOC", nullptr);
-        CHECK(rc == expected && (rc != 0 || last_logits(ctx.get()) == all.logits)); // without lent weights nothing is dealt
+        CHECK(rc == expected && (rc != 0 || logits(ctx.get()) == all.logits)); // without lent weights nothing is dealt
         // and then it goes on as if nothing had been
         CHECK(llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, -1, -1));
-        CHECK(llama_snapkv_prefill(ctx.get(), &prompt) == 0 && last_logits(ctx.get()) == all.logits);
+        CHECK(llama_snapkv_prefill(ctx.get(), &prompt) == 0 && logits(ctx.get()) == all.logits);
     }
 }
 
@@ -223,12 +210,12 @@ static void test_abort() {
     current = "aborted";
     const auto expected = run(model.get(), GGML_TYPE_F16, sp);
     llama_context_ptr ctx(llama_snapkv_init_from_model(model.get(), context_params(GGML_TYPE_F16), sp));
-    const auto tokens = make_tokens(N);
+    const auto tokens = make_tokens(model.get(), N, 1);
     llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, tokens.data(), N);
     prompt.progress = [](uint64_t done, uint64_t total, void *) { return done * 5 < total * 2; };
     CHECK(llama_snapkv_prefill(ctx.get(), &prompt) == 2);
     prompt.progress = nullptr;
-    CHECK(llama_snapkv_prefill(ctx.get(), &prompt) == 0 && last_logits(ctx.get()) == expected.logits);
+    CHECK(llama_snapkv_prefill(ctx.get(), &prompt) == 0 && logits(ctx.get()) == expected.logits);
 }
 
 int main() {

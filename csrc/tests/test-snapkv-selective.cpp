@@ -63,11 +63,6 @@ static llama_snapkv_params selective_params(float share, float depth) {
     return sp;
 }
 
-static std::vector<float> last_logits(llama_context * ctx) {
-    const float * row = llama_get_logits_ith(ctx, -1);
-    return { row, row + llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx))) };
-}
-
 // what a prefill leaves
 struct outcome {
     std::vector<float> logits, next; // of the prompt, and of tokens after it
@@ -79,7 +74,7 @@ struct outcome {
 static outcome outcome_of(llama_context * ctx, const tokens_t & tokens) {
     outcome res;
     CHECK(prefill(ctx, tokens) == 0);
-    res.logits = last_logits(ctx);
+    res.logits = logits(ctx);
     for (uint32_t ic = 0; ic < llama_snapkv_n_layer(ctx); ++ic) {
         for (uint32_t h = 0; h < llama_snapkv_n_head_kv(ctx, ic); ++h) {
             res.kept.emplace_back(llama_snapkv_kept(ctx, 0, ic, h, nullptr, 0));
@@ -93,7 +88,7 @@ static outcome outcome_of(llama_context * ctx, const tokens_t & tokens) {
     for (llama_token next : { tokens[0], tokens[1] }) {
         CHECK(llama_decode(ctx, llama_batch_get_one(&next, 1)) == 0);
     }
-    res.next = last_logits(ctx);
+    res.next = logits(ctx);
     return res;
 }
 
@@ -268,7 +263,7 @@ static void test_later_layers(llama_model * model) {
         llama_snapkv_params sp = selective_params((float) SELECTED / n, 0.3f);
         const auto ctx = make(model, cp, sp);
         CHECK(prefill(ctx.get(), tokens) == 0);
-        const auto logits = last_logits(ctx.get());
+        const auto of_prompt = logits(ctx.get());
         std::vector<int32_t> selected(llama_snapkv_selected(ctx.get(), nullptr, 0));
         llama_snapkv_selected(ctx.get(), selected.data(), selected.size());
         llama_snapkv_stats stats = {};
@@ -290,7 +285,7 @@ static void test_later_layers(llama_model * model) {
         cp.cb_eval = nullptr;
         const llama_model_ptr later = later_layers(model, model_path, il0);
         const llama_context_ptr half(llama_init_from_model(later.get(), cp));
-        CHECK(logits == decode_rows(half.get(), hidden.values, selected));
+        CHECK(of_prompt == decode_rows(half.get(), hidden.values, selected));
 
         // sliding-window layers hold the last rows of either part
         for (llama_pos pos = (llama_pos) n - (llama_pos) n_swa; n_swa > 0 && pos < (llama_pos) n; ++pos) {
@@ -431,7 +426,7 @@ static void test_refusals(llama_model * model) {
     prompt.progress_data = &reached;
     CHECK(llama_snapkv_prefill(ctx.get(), &prompt) == 2 && reached == 1.0);
     CHECK(prefill(ctx.get(), tokens) == 0);
-    CHECK(last_logits(ctx.get()) == run(model, selective_params(0.2f, 0.0f)).logits);
+    CHECK(logits(ctx.get()) == run(model, selective_params(0.2f, 0.0f)).logits);
 }
 
 // some models are none without their first layers

@@ -1,4 +1,4 @@
-// What test programs of a context's sequences share: checks that count failures, tokens, a prefill, and main.
+// What test programs of contexts share: checks that count failures, tokens, a prefill, what it leaves, and main.
 
 #pragma once
 
@@ -76,7 +76,7 @@ static constexpr double MAX_ERROR = 1e-4;
 using tests_t = std::vector<std::pair<const char *, void (*)(llama_model *)>>;
 
 // main of a program that is given models: of each it runs the tests that tests_of has for it
-static int run_tests(int argc, char ** argv, tests_t (*tests_of)(const llama_model *)) {
+[[maybe_unused]] static int run_tests(int argc, char ** argv, tests_t (*tests_of)(const llama_model *)) {
     if (argc < 2) {
         fprintf(stderr, "usage: %s MODEL.gguf ...\n", argv[0]);
         return 2;

@@ -48,11 +48,6 @@ static bool capture(ggml_tensor * t, bool ask, void * data) {
     return ask ? wanted : true;
 }
 
-static std::vector<float> last_logits(llama_context * ctx) {
-    const float * row = llama_get_logits_ith(ctx, -1);
-    return { row, row + llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx))) };
-}
-
 static std::vector<int32_t> readers_of(const llama_model & model, int32_t il) {
     std::vector<int32_t> res = { il };
     const int32_t n_kv = model.hparams.n_layer_kv_from_start;
@@ -150,7 +145,7 @@ static void test_model(llama_model * model) {
             auto part = tokens;
             CHECK(llama_decode(plain.get(), llama_batch_get_one(part.data() + p, (int32_t) std::min(UBATCH, N - p))) == 0);
         }
-        expected = last_logits(plain.get());
+        expected = logits(plain.get());
     }
     for (const llama_snapkv_ops ops : { LLAMA_SNAPKV_OPS_FUSED, LLAMA_SNAPKV_OPS_GGML }) {
         for (const uint32_t n_queries : { 0u, N }) { // with those of tokens whose layers without KV are not computed otherwise
@@ -166,7 +161,7 @@ static void test_model(llama_model * model) {
             llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, tokens.data(), N);
             prompt.n_queries = n_queries;
             CHECK(llama_snapkv_prefill(ctx.get(), &prompt) == 0);
-            CHECK(last_logits(ctx.get()) == expected);
+            CHECK(logits(ctx.get()) == expected);
             test_votes(*model, ctx.get(), captured, sp);
         }
     }
