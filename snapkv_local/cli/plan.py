@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from snapkv_local import hardware
 from snapkv_local.cli.console import result_console
@@ -30,27 +28,7 @@ from snapkv_local.report.units import parse_size, size
 
 if TYPE_CHECKING:
     from snapkv_local.plan.devices import Device
-    from snapkv_local.plan.fit import Change, Task
-    from snapkv_local.plan.measure import Measurement
-    from snapkv_local.plan.memory import Estimate
-
-_LABELS = {
-    "weights": "weights",
-    "kv": "KV cache",
-    "recurrent": "recurrent state",
-    "looks": "states before drafts",
-    "kv_group": "KV of a layer group",
-    "hidden": "hidden state",
-    "mask": "mask",
-    "weights_lent": "lent weights",
-    "compute": "compute buffer",
-    "vault": "vault",
-    "recall": "index and votes of recall",
-    "states": "kept states",
-    "heads": "prediction heads",
-    "draft": "draft model",
-    "process": "driver's context",
-}
+    from snapkv_local.plan.fit import Task
 
 
 @click.command()
@@ -201,6 +179,7 @@ def can_offload() -> bool:
 def report(task: Task, device: Device, ctx: int, n_prompt: int, as_json: bool) -> None:
     """Print the plan."""
     from snapkv_local.plan import fit
+    from snapkv_local.plan.terminal import advice, parts_table
 
     ways = task.ways()
     estimates = [way(n_prompt) for way in ways.values()]
@@ -271,80 +250,10 @@ def report(task: Task, device: Device, ctx: int, n_prompt: int, as_json: bool) -
             console.print(line, highlight=False)
 
 
-def parts_table(
-    task: Task, estimates: list[Estimate], largest: dict[str, int], by_memory: dict[str, int]
-) -> Table:
-    """One column a way of running."""
-    table = Table(
-        "", *(estimate.name for estimate in estimates), box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    table.columns[0].no_wrap = True
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, label in _LABELS.items():
-        parts = [estimate.parts.get(name) for estimate in estimates]
-        if any(part and part.main for part in parts):
-            if name == "process" and not task.place.gpu:
-                label = "process"
-            cells = (size(part.main) if part and part.main else "-" for part in parts)
-            table.add_row(label, *cells)
-    table.add_section()
-    table.add_row("peak", *(size(e.peak) for e in estimates))
-    table.add_row("fits", *("yes" if task.fits(e) else "no" for e in estimates))
-    if task.place.gpu:
-        table.add_row("host memory", *(size(e.peak_host) for e in estimates))
-    table.add_row("layers at once", *(str(e.layer_group or "-") for e in estimates))
-    if task.place.gpu:
-        places = ("host" if e.hidden_host else "device" for e in estimates)
-        shown = (p if e.layer_group else "-" for p, e in zip(places, estimates, strict=True))
-        table.add_row("hidden state on", *shown)
-    if any(e.selection for e in estimates):
-        chosen = [(e, e.selection) for e in estimates]
-        table.add_row(
-            "rows of later layers",
-            *(f"{s.n_rows:,} after {s.n_layer}" if s else "-" for _, s in chosen),
-        )
-        works = (f"{s.work:.0%}" if s else "100%" if e.layer_group else "-" for e, s in chosen)
-        table.add_row("layers' work, at best", *works)
-    table.add_section()
-    table.add_row("largest prompt", *map(tokens, largest.values()))
-    if largest != by_memory:
-        table.add_row("by memory alone", *map(tokens, by_memory.values()))
-    if task.place.gpu:
-        ways = zip(task.ways().values(), largest.values(), strict=True)
-        hosts = (size(way(n).peak_host) if n else "-" for way, n in ways)
-        table.add_row("host memory for it", *hosts)
-    return table
-
-
-def tokens(n: int) -> str:
-    """A number of tokens, short."""
-    return f"{n / 1e6:.1f}M" if n >= 1_000_000 else f"{n:,}"
-
-
-def advice(task: Task, ours: Estimate, cures: list[Change], largest: int) -> list[str]:
-    """What to change, in lines."""
-    lines = [
-        f"\nIt does not fit: it takes {size(ours.peak - task.memory)} too much. Each of these options "
-        "makes it fit:"
-    ]
-    lines += [
-        f"  {change.option}  ({size(change.peak)}{'; ' + change.note if change.note else ''})"
-        for change in cures
-    ]
-    if largest:
-        lines.append(f"  --ctx {largest + task.config.decode_cells}  (a shorter prompt)")
-    if len(lines) == 1:
-        lines = [
-            "\nIt does not fit, and no setting changes that: take a model of fewer weights or bits, "
-            "or more memory."
-        ]
-    return lines
-
-
 def compare(task: Task, n_prompt: int, n_threads: int, as_json: bool) -> None:
     """Run, print predicted beside measured, and leave with 1 if a large part is off."""
     from snapkv_local.plan.measure import measure
+    from snapkv_local.plan.terminal import measured_table
 
     n_layers = 0 if not task.place.gpu else task.place.n_gpu_layers
     n_gpu_layers = -1 if n_layers is None else n_layers
@@ -366,22 +275,10 @@ def compare(task: Task, n_prompt: int, n_threads: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"model": str(task.model.path), **result.to_dict()}))
     else:
-        show_measurement(result)
+        result_console().print(measured_table(result))
+        click.echo(
+            f"layers at once: predicted {result.predicted_group}, "
+            f"taken {result.stats['layer_group']}; tokens at once {result.stats['n_ubatch']}"
+        )
     if result.misses:
         raise click.exceptions.Exit(1)
-
-
-def show_measurement(result: Measurement) -> None:
-    """As a table."""
-    table = Table("", "predicted", "measured", "error", "")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for c in result.comparisons:
-        mark = "off by more than 5 %" if c.misses else ""
-        label = "process" if c.part == "process" else _LABELS.get(c.part, c.part)
-        table.add_row(label, size(c.predicted), size(c.measured), f"{c.error:+.1%}", mark)
-    result_console().print(table)
-    click.echo(
-        f"layers at once: predicted {result.predicted_group}, "
-        f"taken {result.stats['layer_group']}; tokens at once {result.stats['n_ubatch']}"
-    )
