@@ -109,13 +109,14 @@ class Session:
 
     def __init__(self, settings: Settings) -> None:
         # first of all: it loads our library, which llama_cpp then uses
-        from snapkv_local.native import api, structs, support  # isort: skip
+        from snapkv_local.native import api, failure, structs, support  # isort: skip
 
         from llama_cpp import llama_cpp
         from llama_cpp._logger import set_verbose
 
         set_verbose(False)
         self.native, self.structs, self.support = api, structs, support
+        self.fail = failure.fail
         self.llama = llama_cpp
         self.settings = settings
         self.config = (
@@ -167,7 +168,7 @@ class Session:
         self.support.check_supported(s.path, self.model, params, native_params)
         ctx = self.native.llama_snapkv_init_from_model(self.model, params, native_params)
         if not ctx:
-            self.native.fail("llama_snapkv_init_from_model")
+            self.fail("llama_snapkv_init_from_model")
         return ctx
 
     def fill(self, tokens: Tokens, positions: Any, sequences: Any, logits: Any) -> None:
@@ -196,7 +197,7 @@ class Session:
                 tokens=tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
             )
             if self.native.llama_snapkv_prefill(self.ctx, ctypes.byref(prompt)) != 0:
-                self.native.fail("llama_snapkv_prefill")
+                self.fail("llama_snapkv_prefill")
         else:
             for start in range(0, n, n_batch):
                 positions = np.arange(start, min(start + n_batch, n))
@@ -246,6 +247,6 @@ class Session:
             return None
         found = self.structs.llama_snapkv_stats()
         if not self.native.llama_snapkv_get_stats(self.ctx, ctypes.byref(found)):
-            self.native.fail("llama_snapkv_get_stats")
+            self.fail("llama_snapkv_get_stats")
         n_bytes = self.llama.llama_state_seq_get_size(self.ctx, 0)
         return PrefillStats.of(found, n_bytes).to_dict()

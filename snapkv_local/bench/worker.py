@@ -119,11 +119,9 @@ def describe() -> dict[str, Any]:
 
     A process that only measures asks another one: a device that was looked at keeps some memory.
     """
-    from snapkv_local.native import devices
+    from snapkv_local.native import binding, devices
 
-    file = devices.LIB_DIR / "build.json"
-    build = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return {"build": build, "devices": [asdict(device) for device in devices.devices()]}
+    return {"build": binding.build(), "devices": [asdict(device) for device in devices.devices()]}
 
 
 def prove(given: dict[str, Any]) -> dict[str, Any]:

@@ -76,11 +76,10 @@ def examine(path: Path | None) -> dict[str, Any]:
         path: of a GGUF file, if one is to be examined.
     """
     # only now: it loads the native library
-    from snapkv_local.native import api, devices, register  # isort: skip
+    from snapkv_local.native import api, binding, devices, register  # isort: skip
 
     import llama_cpp
 
-    build = devices.LIB_DIR / "build.json"
     report: dict[str, Any] = {
         "versions": {
             "snapkv-local": version("snapkv-local"),
@@ -89,8 +88,8 @@ def examine(path: Path | None) -> dict[str, Any]:
             "python": platform.python_version(),
         },
         "build": {
-            "library": str(devices.LIB_DIR),
-            **(json.loads(build.read_text(encoding="utf-8")) if build.exists() else {}),
+            "library": str(binding.LIB_DIR),
+            **binding.build(),
             "system": llama_cpp.llama_print_system_info().decode().strip(),
         },
         "machine": {"system": platform.platform(), **hardware.read_hardware().to_dict()},

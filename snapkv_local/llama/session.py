@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 # first of all: it loads our library, which llama_cpp then uses
-from snapkv_local.native import api  # isort: skip
+from snapkv_local.native import failure  # isort: skip
 
 import llama_cpp
 import numpy as np
@@ -121,7 +121,7 @@ def _described(
     state = np.empty(n_bytes, np.uint8)
     pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
     if llama_cpp.llama_state_seq_get_data(context.ctx, pointer, n_bytes, context.seq_id) != n_bytes:
-        api.fail("llama_state_seq_get_data")
+        failure.fail("llama_state_seq_get_data")
     tokens = np.array(llm._input_ids, np.int32)
     # without them the last token would be evaluated again, with the compact cache before it
     logits = np.empty(0, np.float32)

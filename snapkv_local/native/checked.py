@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from llama_cpp import _internals, llama_cpp
 
-from snapkv_local.native import support, voices
+from snapkv_local.native import failure, support, voices
 
 
 class CheckedContext(_internals.LlamaContext):
@@ -58,7 +58,7 @@ class CheckedContext(_internals.LlamaContext):
             api.llama_snapkv_keep_hidden(self.ctx, keeps_hidden)
             rc = api.llama_snapkv_decode(self.ctx, batch.batch)
         if rc != 0:
-            api.fail("a batch of tokens", said.reason)
+            failure.fail("a batch of tokens", said.reason)
 
     def logits(self, n: int) -> npt.NDArray[np.float32]:
         """Of the last batch, whose last n tokens have some, [n, n_vocab]; valid until the next."""

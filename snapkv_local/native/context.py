@@ -21,7 +21,7 @@ from llama_cpp import _internals, llama_cpp
 
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import ConfigError, NoRoomError
-from snapkv_local.native import substitute, voices
+from snapkv_local.native import failure, substitute, voices
 from snapkv_local.native.checked import CheckedContext
 from snapkv_local.native.interrupt import deferred_interrupt
 from snapkv_local.native.kept_rows import pointer
@@ -106,7 +106,7 @@ class SnapKVContext(SequenceContext):
         with voices.heard(silent=not verbose) as said:
             ctx = api.llama_snapkv_init_from_model(model.model, params, native_params)
         if ctx is None:
-            api.fail(f"the context of {Path(model.path_model).name}", said.reason)
+            failure.fail(f"the context of {Path(model.path_model).name}", said.reason)
 
         self.ctx = ctx
         self.is_hybrid = bool(llama_cpp.llama_model_is_hybrid(model.model))
@@ -175,7 +175,7 @@ class SnapKVContext(SequenceContext):
             return int(api.llama_snapkv_prefill(self.ctx, prompt))
 
         if self._evaluate(prefill, tokens, len(tokens), progress, parts, choice, others) != 0:
-            api.fail("the prefill")
+            failure.fail("the prefill")
         return self._stats()
 
     def _choice(self, n_prompt: int, parts: Parts) -> Choice | None:
@@ -223,7 +223,7 @@ class SnapKVContext(SequenceContext):
         if rc == api.RC_REFUSED:
             return None
         if rc != 0:
-            api.fail("the prefill")
+            failure.fail("the prefill")
         return self._stats()
 
     def _evaluate(
@@ -310,7 +310,7 @@ class SnapKVContext(SequenceContext):
     def _stats(self) -> PrefillStats:
         stats = structs.llama_snapkv_stats()
         if not api.llama_snapkv_get_stats(self.ctx, ctypes.byref(stats)):
-            api.fail("llama_snapkv_get_stats")
+            failure.fail("llama_snapkv_get_stats")
         return PrefillStats.of(stats, self.state_size())
 
     def set_config(self, options: ContextOptions) -> None:
@@ -327,7 +327,7 @@ class SnapKVContext(SequenceContext):
         if not api.llama_snapkv_set_params(self.ctx, params):
             raise ConfigError(
                 "the new settings",
-                api.llama_snapkv_last_error().decode(),
+                failure.last_error(),
                 "keep {budget} and {decode_cells} at or below those that the context was made with",
             )
 

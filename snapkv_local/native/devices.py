@@ -6,92 +6,52 @@ Importing this module loads the native library. Declarations are from ggml/inclu
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from snapkv_local import foreign
+# first of all: llama_cpp, below, loads the library that it has chosen
+from snapkv_local.native.binding import LIB_DIR, build, function  # isort: skip
+
+from llama_cpp._logger import logger
+
 from snapkv_local.errors import LibraryError
-from snapkv_local.native import library
-
-LIB_DIR = library.prepare()
-
-# only now: importing llama_cpp loads the library that prepare() has chosen
-try:
-    from llama_cpp import llama_cpp
-except RuntimeError as e:
-    if foreign.is_out_of_memory(e):
-        raise
-    raise library.unloadable(LIB_DIR, e) from e
-from llama_cpp._ctypes_extensions import (  # noqa: E402
-    ctypes_function_for_shared_library,
-    load_shared_library,
-)
-from llama_cpp._logger import logger  # noqa: E402
-
-
-def _libraries() -> list[ctypes.CDLL]:
-    """Those that ggml's functions are found through.
-
-    libllama depends on ggml's libraries, and finds what they have: loaded by a name of its own, one might be
-    a second copy. A DLL finds what it has itself, and nothing else; but of a path there is one copy.
-    """
-    if sys.platform != "win32":
-        return [llama_cpp._lib]
-    return [load_shared_library(name, LIB_DIR) for name in ("ggml", "ggml-base")]
-
-
-_libs = _libraries()
-
-
-def _function(name: str, argtypes: list[Any], restype: Any) -> Any:
-    found = [lib for lib in _libs if hasattr(lib, name)]
-    if not found:
-        raise LibraryError(
-            str(LIB_DIR),
-            f"has no {name}(): it is of another version of llama.cpp",
-            "build ours with `make build` or `pip install .`",
-        )
-    return ctypes_function_for_shared_library(found[0])(name, argtypes, restype)
-
 
 _DEVICE_TYPES = ("cpu", "gpu", "igpu", "accelerator", "meta")
 
 
 # GGML_API size_t ggml_backend_reg_count(void);
-@_function("ggml_backend_reg_count", [], ctypes.c_size_t)
+@function("ggml_backend_reg_count", [], ctypes.c_size_t)
 def ggml_backend_reg_count() -> int: ...
 
 
 # GGML_API void ggml_backend_load_all_from_path(const char * dir_path);
-@_function("ggml_backend_load_all_from_path", [ctypes.c_char_p], None)
+@function("ggml_backend_load_all_from_path", [ctypes.c_char_p], None)
 def ggml_backend_load_all_from_path(dir_path: bytes, /) -> None: ...
 
 
 # GGML_API size_t ggml_backend_dev_count(void);
-@_function("ggml_backend_dev_count", [], ctypes.c_size_t)
+@function("ggml_backend_dev_count", [], ctypes.c_size_t)
 def ggml_backend_dev_count() -> int: ...
 
 
 # GGML_API ggml_backend_dev_t ggml_backend_dev_get(size_t index);
-@_function("ggml_backend_dev_get", [ctypes.c_size_t], ctypes.c_void_p)
+@function("ggml_backend_dev_get", [ctypes.c_size_t], ctypes.c_void_p)
 def ggml_backend_dev_get(index: int, /) -> int: ...
 
 
 # GGML_API const char * ggml_backend_dev_name(ggml_backend_dev_t device);
-@_function("ggml_backend_dev_name", [ctypes.c_void_p], ctypes.c_char_p)
+@function("ggml_backend_dev_name", [ctypes.c_void_p], ctypes.c_char_p)
 def ggml_backend_dev_name(device: int, /) -> bytes: ...
 
 
 # GGML_API const char * ggml_backend_dev_description(ggml_backend_dev_t device);
-@_function("ggml_backend_dev_description", [ctypes.c_void_p], ctypes.c_char_p)
+@function("ggml_backend_dev_description", [ctypes.c_void_p], ctypes.c_char_p)
 def ggml_backend_dev_description(device: int, /) -> bytes: ...
 
 
 # GGML_API void ggml_backend_dev_memory(ggml_backend_dev_t device, size_t * free, size_t * total);
-@_function(
+@function(
     "ggml_backend_dev_memory",
     [ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)],
     None,
@@ -100,17 +60,17 @@ def ggml_backend_dev_memory(device: int, free: Any, total: Any, /) -> None: ...
 
 
 # GGML_API ggml_backend_reg_t ggml_backend_dev_backend_reg(ggml_backend_dev_t device);
-@_function("ggml_backend_dev_backend_reg", [ctypes.c_void_p], ctypes.c_void_p)
+@function("ggml_backend_dev_backend_reg", [ctypes.c_void_p], ctypes.c_void_p)
 def ggml_backend_dev_backend_reg(device: int, /) -> int: ...
 
 
 # GGML_API const char * ggml_backend_reg_name(ggml_backend_reg_t reg);
-@_function("ggml_backend_reg_name", [ctypes.c_void_p], ctypes.c_char_p)
+@function("ggml_backend_reg_name", [ctypes.c_void_p], ctypes.c_char_p)
 def ggml_backend_reg_name(reg: int, /) -> bytes: ...
 
 
 # GGML_API enum ggml_backend_dev_type ggml_backend_dev_type(ggml_backend_dev_t device);
-@_function("ggml_backend_dev_type", [ctypes.c_void_p], ctypes.c_int)
+@function("ggml_backend_dev_type", [ctypes.c_void_p], ctypes.c_int)
 def ggml_backend_dev_type(device: int, /) -> int: ...
 
 
@@ -181,8 +141,5 @@ _load()
 
 def build_name() -> str:
     """Of the library, in the manner of llama.cpp's own: b, and the commit of llama.cpp."""
-    file = LIB_DIR / "build.json"
-    commit = (
-        json.loads(file.read_text(encoding="utf-8"))["llama_cpp_commit"] if file.exists() else ""
-    )
+    commit = build().get("llama_cpp_commit", "")
     return f"b-{commit[:9]}-snapkv"

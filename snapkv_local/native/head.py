@@ -18,7 +18,7 @@ from llama_cpp import _internals, llama_cpp
 from snapkv_local import foreign
 from snapkv_local.config import HEAD_CELLS
 from snapkv_local.errors import UnsupportedModelError
-from snapkv_local.native import voices
+from snapkv_local.native import failure, voices
 from snapkv_local.native.checked import CheckedContext
 
 N_BATCH = 32  # tokens evaluated at once, at most
@@ -117,7 +117,7 @@ class HeadContext(CheckedContext):
                 rc = api.llama_snapkv_decode(self.ctx, batch)
             if rc != 0:
                 llama_cpp.llama_memory_seq_rm(self.memory, seq_id, -1, -1)
-                api.fail("a guess of the prediction head", said.reason)
+                failure.fail("a guess of the prediction head", said.reason)
             logits = np.ctypeslib.as_array(self.get_logits_ith(-1), (self._n_vocab,)).copy()
             state = np.ctypeslib.as_array(api.llama_snapkv_hidden(self.ctx, -1), (self._n_embd,))
             return logits, state.copy()

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 # first of all: it loads our library, which llama_cpp then uses
-from snapkv_local.native import api, structs  # isort: skip
+from snapkv_local.native import api, failure, structs  # isort: skip
 
 from snapkv_local.errors import ConfigError, NoRoomError
 from snapkv_local.policies.view import LayerView
@@ -32,7 +32,7 @@ class KeptRows:
         """What the engine says of the sequence."""
         info = structs.llama_snapkv_seq_info()
         if not api.llama_snapkv_get_seq_info(self.ctx, self.seq_id, ctypes.byref(info)):
-            api.fail("llama_snapkv_get_seq_info")
+            failure.fail("llama_snapkv_get_seq_info")
         return info
 
     def kept(self) -> npt.NDArray[np.int32]:
@@ -124,7 +124,7 @@ class KeptRows:
             v = np.empty((info.n_head_kv, info.n_tokens, info.head_dim_v), np.float32)
             out = [pointer(array, ctypes.c_float) for array in (q, k, v)]
             if not api.llama_snapkv_vault_read(self.ctx, self.seq_id, ic, *out):
-                api.fail("llama_snapkv_vault_read")
+                failure.fail("llama_snapkv_vault_read")
             views.append(LayerView(ic, n_layer, q, k, v, info.scale, info.softcap))
         return views
 
@@ -161,7 +161,7 @@ class KeptRows:
                 "the rows to keep", "are more than the cells", "keep less or raise the budget"
             )
         if rc != 0:
-            reason = api.llama_snapkv_last_error().decode()
+            reason = failure.last_error()
             raise ConfigError("positions to keep", reason, 'prefill first, with vault="ram"')
 
     def clear_vault(self) -> None:
@@ -202,6 +202,6 @@ def pointer(array: npt.NDArray[Any] | None, c_type: Any) -> Any:
 def _no_vault() -> ConfigError:
     return ConfigError(
         "the vault",
-        api.llama_snapkv_last_error().decode(),
+        failure.last_error(),
         "use {vault} and prefill",
     )

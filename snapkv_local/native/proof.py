@@ -6,7 +6,7 @@ import ctypes
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from snapkv_local.native import api, support, voices
+from snapkv_local.native import api, failure, support, voices
 
 ALL_LAYERS = 2**32 - 1
 
@@ -56,7 +56,7 @@ def prove(device: str, question: Question) -> dict[str, Any]:
     proof.layer_group = question.layer_group or ALL_LAYERS
     with voices.heard() as said:
         if not api.llama_snapkv_prove(device.encode(), ctypes.byref(proof)):
-            api.fail(device, said.reason)
+            failure.fail(device, said.reason)
     outcome = (name for name, *_ in proof._fields_[_FIRST_OUTCOME:])
     return {**asdict(question), **{name: getattr(proof, name) for name in outcome}}
 

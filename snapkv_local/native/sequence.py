@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 # first of all: it loads our library, which llama_cpp then uses
-from snapkv_local.native import api, structs  # isort: skip
+from snapkv_local.native import api, failure, structs  # isort: skip
 
 from llama_cpp import _internals, llama_cpp
 
@@ -68,7 +68,7 @@ class SequenceContext(KeptRows, CheckedContext):
             OutOfMemoryError: there is none.
         """
         if self.is_hybrid and not api.llama_snapkv_reserve_looks(self.ctx):
-            api.fail("drafts")
+            failure.fail("drafts")
 
     def begin_look(self) -> None:
         """Guesses come next: what recurrent layers hold is put aside, so that wrong ones can be removed.
@@ -79,7 +79,7 @@ class SequenceContext(KeptRows, CheckedContext):
         if not self.is_hybrid:
             return
         if not api.llama_snapkv_begin_look(self.ctx, self.seq_id):
-            api.fail("the state before guesses")
+            failure.fail("the state before guesses")
         self._look = self._end()
 
     def end_looks(self) -> None:
@@ -106,7 +106,7 @@ class SequenceContext(KeptRows, CheckedContext):
         if not self.is_hybrid or self.state_before(self._end()) == self._end():
             return
         if not api.llama_snapkv_keep_state(self.ctx, self.seq_id, with_logits):
-            api.fail("the state of a turn's end")
+            failure.fail("the state of a turn's end")
 
     def state_before(self, pos: int) -> int | None:
         """The last position, up to pos, at which a state of recurrent layers is kept; None: nowhere."""
@@ -162,4 +162,4 @@ class SequenceContext(KeptRows, CheckedContext):
         """The logits are those of the last token of a state that was read, [n_vocab]."""
         row = np.ascontiguousarray(values, np.float32)
         if not api.llama_snapkv_set_logits(self.ctx, pointer(row, ctypes.c_float)):
-            api.fail("llama_snapkv_set_logits")
+            failure.fail("llama_snapkv_set_logits")

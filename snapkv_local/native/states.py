@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from snapkv_local.native import api, structs
+from snapkv_local.native import api, failure, structs
 
 if TYPE_CHECKING:
     from snapkv_local.native.context import SnapKVContext
@@ -57,7 +57,7 @@ def add(context: SnapKVContext, states: Sequence[State], in_vault: bool = False)
             logits=_pointer(state.logits) if state.logits.size else None,
         )
         if not api.llama_snapkv_add_state(context.ctx, context.seq_id, in_vault, ctypes.byref(raw)):
-            api.fail("llama_snapkv_add_state")
+            failure.fail("llama_snapkv_add_state")
 
 
 def _kept(context: SnapKVContext, in_vault: bool) -> Iterator[State]:
@@ -69,7 +69,7 @@ def _kept(context: SnapKVContext, in_vault: bool) -> Iterator[State]:
         if not api.llama_snapkv_get_state(
             context.ctx, context.seq_id, in_vault, i, ctypes.byref(raw)
         ):
-            api.fail("llama_snapkv_get_state")
+            failure.fail("llama_snapkv_get_state")
         data = (ctypes.c_uint8 * raw.n_bytes).from_address(raw.data)
         logits = np.ctypeslib.as_array(raw.logits, (n_vocab,)) if raw.logits else _NONE
         yield State(raw.pos, np.ctypeslib.as_array(data), logits)

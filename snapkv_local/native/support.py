@@ -13,7 +13,7 @@ from llama_cpp import llama_cpp
 from snapkv_local import foreign
 from snapkv_local.config import SnapKVConfig
 from snapkv_local.errors import UnsupportedModelError
-from snapkv_local.native import voices
+from snapkv_local.native import failure, voices
 from snapkv_local.native.devices import Device, devices
 from snapkv_local.native.structs import llama_snapkv_params
 from snapkv_local.policies.budget import native_ratio
@@ -85,7 +85,9 @@ def supported(
     with voices.heard(silent) as said:
         if api.llama_snapkv_supported(model, cparams, params):
             return None
-    reason = api.last_error().replace("its log has the reason", said.reason or "its log is empty")
+    reason = failure.last_error().replace(
+        "its log has the reason", said.reason or "its log is empty"
+    )
     if foreign.says_out_of_memory(reason):
         raise foreign.out_of_memory("the check of the model", reason)
     return reason
@@ -117,7 +119,7 @@ def check_layers(name: str, model: Any) -> None:
     if not api.llama_snapkv_check_model(model):
         raise UnsupportedModelError(
             name,
-            f"{api.last_error()}, and llama.cpp would end the process",
+            f"{failure.last_error()}, and llama.cpp would end the process",
             "take another file of this model",
         )
 
@@ -139,6 +141,6 @@ def check_supported(
     reason = supported(model, cparams, params, silent)
     if reason is not None:
         raise UnsupportedModelError(name, reason, "use it with the full cache ({full})")
-    warning = api.last_warning()
+    warning = failure.last_warning()
     if warning:
         warnings.warn(warning, stacklevel=2)

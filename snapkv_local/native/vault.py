@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from snapkv_local.errors import DocumentError
 from snapkv_local.mapped import MappedFile
-from snapkv_local.native import api, states, structs
+from snapkv_local.native import api, failure, states, structs
 from snapkv_local.native.states import State
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def attach(context: SnapKVContext, segment: Segment) -> None:
         n_swa_rows=segment.n_swa_rows,
     )
     if not api.llama_snapkv_vault_attach(context.ctx, context.seq_id, ctypes.byref(raw)):
-        api.fail("llama_snapkv_vault_attach")
+        failure.fail("llama_snapkv_vault_attach")
     states.add(context, segment.states, in_vault=True)
 
 
@@ -124,7 +124,7 @@ def row_sizes(context: SnapKVContext) -> list[tuple[int, int]]:
     for ic in range(api.llama_snapkv_n_layer(context.ctx)):
         info = structs.llama_snapkv_vault_info()
         if not api.llama_snapkv_get_vault_info(context.ctx, context.seq_id, ic, ctypes.byref(info)):
-            api.fail("llama_snapkv_get_vault_info")
+            failure.fail("llama_snapkv_get_vault_info")
         sizes.append((info.row_bytes_k, info.row_bytes_v))
     return sizes
 
@@ -177,7 +177,7 @@ def _raw_segments(context: SnapKVContext) -> Iterator[structs.llama_snapkv_vault
         if not api.llama_snapkv_vault_get_segment(
             context.ctx, context.seq_id, i, ctypes.byref(raw)
         ):
-            api.fail("llama_snapkv_vault_get_segment")
+            failure.fail("llama_snapkv_vault_get_segment")
         yield raw
 
 

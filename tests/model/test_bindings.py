@@ -170,7 +170,7 @@ def test_structs_have_the_sizes_of_the_library(llm, struct):
 
 
 def test_the_reason_of_a_failure_chooses_the_error(monkeypatch):
-    from snapkv_local.native import api
+    from snapkv_local.native import failure
 
     reasons = {
         b"out of memory: the mask takes 3.0 MiB on CPU": OutOfMemoryError,
@@ -182,7 +182,7 @@ def test_the_reason_of_a_failure_chooses_the_error(monkeypatch):
             "snapkv_local.native.api.llama_snapkv_last_error", lambda reason=reason: reason
         )
         with pytest.raises(kind) as caught:
-            api.fail("llama_snapkv_prefill")
+            failure.fail("llama_snapkv_prefill")
         assert type(caught.value) is kind
         assert caught.value.problem == reason.decode()
 

@@ -50,9 +50,9 @@ def test_serve_ends_or_answers(walk, mb, tmp_path):
 def test_where_ggml_aborts_the_process_ends_with_one_line():
     code = (
         "from snapkv_local import process; process.is_own = True\n"
-        "from snapkv_local.native import api as native\n"
+        "from snapkv_local.native import api, binding\n"
         "import ctypes\n"
-        "abort = ctypes.CDLL(str(native.LIB_DIR / 'libggml-base.so')).ggml_abort\n"
+        "abort = ctypes.CDLL(str(binding.LIB_DIR / 'libggml-base.so')).ggml_abort\n"
         "abort(b'/build/ggml.c', 7, b'GGML_ASSERT(%s) failed', b'x')\n"
     )
     command = [sys.executable, "-X", "faulthandler", "-c", code]

@@ -62,7 +62,7 @@ def test_it_compiles_for_windows(path: Path, binaries: Path) -> None:
 def bound(module: str) -> set[str]:
     """Functions that a module of snapkv_local/native declares."""
     text = (ROOT / "snapkv_local/native" / f"{module}.py").read_text(encoding="utf-8")
-    return set(re.findall(r'@_function\(\s*"(\w+)"', text))
+    return set(re.findall(r'@function\(\s*"(\w+)"', text))
 
 
 def test_what_python_calls_is_marked_for_export() -> None:
