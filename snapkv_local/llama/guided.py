@@ -16,7 +16,8 @@ import llama_cpp
 from llama_cpp.llama_grammar import LlamaGrammar
 
 from snapkv_local.errors import GrammarError
-from snapkv_local.grammar.guide import AnswerGrammar, Guide
+from snapkv_local.grammar.answer_grammar import AnswerGrammar
+from snapkv_local.grammar.guide import Guide
 from snapkv_local.prompt.chat import Chat
 
 # of GBNF: llama.cpp's parser goes down once for each, on the stack of the process
@@ -29,7 +30,7 @@ class GuidedLlama(DrawingLlama):
     """What Llama adds to llama_cpp's grammars.
 
     create_chat_completion() holds answers to response_format, json_schema too, and to the
-    parameters of the function in tool_choice, and refuses what cannot be obeyed. A AnswerGrammar may
+    parameters of the function in tool_choice, and refuses what cannot be obeyed. An AnswerGrammar may
     be given in the place of a LlamaGrammar.
 
     Attributes:

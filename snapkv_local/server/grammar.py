@@ -11,7 +11,7 @@ from snapkv_local.server.errors import refusal
 from snapkv_local.server.schemas import ChatRequest, Tool
 
 if TYPE_CHECKING:
-    from snapkv_local.grammar.guide import AnswerGrammar
+    from snapkv_local.grammar.answer_grammar import AnswerGrammar
     from snapkv_local.llama.llama import Llama
 
 
@@ -56,7 +56,7 @@ def _forms(request: CommonRequest) -> list[str]:
 
 
 def _wanted(request: CommonRequest, where: str, offered: list[Tool]) -> AnswerGrammar | None:
-    from snapkv_local.grammar.guide import AnswerGrammar
+    from snapkv_local.grammar.answer_grammar import AnswerGrammar
 
     match where:
         case "grammar":

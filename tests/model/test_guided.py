@@ -12,7 +12,7 @@ import pytest
 
 from snapkv_local import Llama
 from snapkv_local.errors import GrammarError
-from snapkv_local.grammar.guide import AnswerGrammar
+from snapkv_local.grammar.answer_grammar import AnswerGrammar
 
 ASK = [{"role": "user", "content": "What is the capital of France?"}]
 LIST_OF_NUMBERS = {"type": "array", "items": {"type": "integer"}}
