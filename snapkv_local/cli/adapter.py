@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,26 @@ from typing import Any
 import click
 
 from snapkv_local.cli.model import together
-from snapkv_local.cli.types import Scaled
 from snapkv_local.llama.load_options import Adapter
+
+
+# generic from click 8.4 on, and not subscriptable before
+class Scaled(click.ParamType):  # type: ignore[type-arg]
+    """An adapter with a scale: FILE:SCALE, as in llama.cpp."""
+
+    name = "file:scale"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, Adapter):
+            return value
+        file, _, said = str(value).rpartition(":")
+        try:
+            scale = float(said)
+        except ValueError:
+            scale = math.nan
+        if not file or not math.isfinite(scale):
+            self.fail(f"{value!r} is not FILE:SCALE; write one, as in adapter.gguf:0.5", param, ctx)
+        return Adapter(Path(file), scale)
 
 
 def lora_options(command: Callable[..., Any]) -> Callable[..., Any]:

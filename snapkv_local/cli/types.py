@@ -12,7 +12,6 @@ import click
 from snapkv_local import hardware
 from snapkv_local.config import N_THREADS_MAX
 from snapkv_local.errors import ConfigError
-from snapkv_local.llama.load_options import Adapter
 from snapkv_local.plan import layers
 from snapkv_local.report.units import parse_size
 
@@ -157,25 +156,6 @@ class NamedFile(click.ParamType):  # type: ignore[type-arg]
             cure = "give one before it, as in book=PATH"
             self.fail(f"{id_!r} is not an id of letters, digits, _, - and dots: {cure}", param, ctx)
         return id_, path
-
-
-# generic from click 8.4 on, and not subscriptable before
-class Scaled(click.ParamType):  # type: ignore[type-arg]
-    """An adapter with a scale: FILE:SCALE, as in llama.cpp."""
-
-    name = "file:scale"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, Adapter):
-            return value
-        file, _, said = str(value).rpartition(":")
-        try:
-            scale = float(said)
-        except ValueError:
-            scale = math.nan
-        if not file or not math.isfinite(scale):
-            self.fail(f"{value!r} is not FILE:SCALE; write one, as in adapter.gguf:0.5", param, ctx)
-        return Adapter(Path(file), scale)
 
 
 SIZE = Size()
