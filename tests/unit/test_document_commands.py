@@ -1,6 +1,7 @@
 """ingest, ask, run --document and serve --document before any model is loaded."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -138,3 +139,20 @@ def test_ids_of_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for value in ("my book.snapkv", "a=b.snapkv", "=book.snapkv"):
         with pytest.raises(click.BadParameter, match="is not an id of letters"):
             convert(value)
+
+
+@pytest.mark.parametrize("id_", ["a", "A-b_c.1", "a" * 64, "a" * 65, "", "a b", "ä", "a/b", "a\n"])
+def test_ids_of_documents_are_those_that_requests_can_name(id_: str) -> None:
+    from pydantic import TypeAdapter, ValidationError
+
+    from snapkv_local.server.common import Name
+
+    def is_taken(convert: Callable[[], object]) -> bool:
+        try:
+            convert()
+        except (ValidationError, click.BadParameter):
+            return False
+        return True
+
+    in_requests = is_taken(lambda: TypeAdapter(Name).validate_python(id_))
+    assert is_taken(lambda: NamedFile().convert(f"{id_}=x", None, None)) == in_requests
