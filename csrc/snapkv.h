@@ -9,6 +9,8 @@
 //     llama_snapkv_prefill -> (kept rows, packed) -> llama_decode as usual, positions go on at n_prompt
 // Return codes follow llama_decode: 0 success, 1 no room in the KV cache, 2 aborted, negative: error.
 // llama_snapkv_last_error() then has the reason. After 2 or an error the sequence is empty and the context usable.
+// A struct that begins with `size` has its sizeof there: a caller sets it, or takes what a default function returns, and that of another
+// version is refused. A function that is given an array and its length n returns how many there are, and writes up to n.
 #pragma once
 
 #include "llama.h"
@@ -58,7 +60,7 @@ enum llama_snapkv_prefill_mode {
 };
 
 struct llama_snapkv_params {
-    size_t size;           // sizeof(struct llama_snapkv_params), checked
+    size_t size;
 
     uint32_t budget;       // rows kept for each KV head, the window included; 0: use keep_ratio
     float keep_ratio;      // the paper's p in (0, 1]: floor(p*(n_prompt - window_size)) prefix rows are kept; used if budget == 0
@@ -127,7 +129,7 @@ LLAMA_API bool llama_snapkv_has_fused_ops(const char * device);
 // the environment variable SNAPKV_UNPROVEN is 1: then a small model with heads of the same shape is computed there first, as
 // llama_snapkv_prove() does it, and a difference is a refusal, which SNAPKV_UNPROVEN=2 overrides
 struct llama_snapkv_backend_info {
-    size_t size;           // sizeof(struct llama_snapkv_backend_info), set by the caller
+    size_t size;
 
     const char * name;     // ggml's name of the backend
     const char * title;    // what people call it
@@ -156,7 +158,7 @@ LLAMA_API const char * llama_snapkv_last_warning(void);
 
 // whether a prefill is exact on a device: a small model with random weights is made there and computed, by llama_decode() and by layer groups
 struct llama_snapkv_proof {
-    size_t size;            // sizeof(struct llama_snapkv_proof), checked
+    size_t size;
 
     // what to compute
     uint32_t head_dim_k, head_dim_v, n_head, n_head_kv;
@@ -261,7 +263,7 @@ struct llama_snapkv_span {
 // what a prefill is told of its tokens. all of it is read during the call only: nothing holds for a later one. zeros stand for
 // what a prompt has not
 struct llama_snapkv_prompt {
-    size_t size; // sizeof(struct llama_snapkv_prompt), checked
+    size_t size;
 
     llama_seq_id seq_id;
     uint32_t n_tokens;
@@ -309,7 +311,7 @@ LLAMA_API int32_t llama_snapkv_extend(struct llama_context * ctx, llama_pos pos0
 
 // bytes and seconds of the last llama_snapkv_prefill()
 struct llama_snapkv_stats {
-    size_t size;                 // sizeof(struct llama_snapkv_stats), set by the caller
+    size_t size;
 
     uint32_t n_prompt;           // tokens
     uint32_t n_kept;             // rows for each KV head, the window included; n_prompt if nothing was evicted
@@ -343,7 +345,7 @@ struct llama_snapkv_stats {
 
 // the state of one sequence
 struct llama_snapkv_seq_info {
-    size_t size;         // sizeof(struct llama_snapkv_seq_info), set by the caller
+    size_t size;
 
     bool compacted;
     uint32_t n_prompt;   // tokens, 0 if not compacted
@@ -357,14 +359,13 @@ struct llama_snapkv_seq_info {
 LLAMA_API bool llama_snapkv_get_stats(const struct llama_context * ctx, struct llama_snapkv_stats * stats);
 LLAMA_API bool llama_snapkv_get_seq_info(const struct llama_context * ctx, llama_seq_id seq_id, struct llama_snapkv_seq_info * info);
 
-// prompt positions kept before the window by a compacted sequence, ascending. returns their number, writes up to n
+// prompt positions kept before the window by a compacted sequence, ascending
 LLAMA_API uint32_t llama_snapkv_kept(const struct llama_context * ctx, llama_seq_id seq_id, uint32_t ic, uint32_t head, int32_t * ids, uint32_t n);
 
-// pooled scores [n_prompt - window_size] of the last prefill, if keep_scores; 0 for rows that a layer had no more. returns their number, writes up to n
+// pooled scores [n_prompt - window_size] of the last prefill, if keep_scores; 0 for rows that a layer had no more
 LLAMA_API uint32_t llama_snapkv_scores(const struct llama_context * ctx, uint32_t ic, uint32_t head, float * scores, uint32_t n);
 
-// positions of the rows that later layers have computed in the last prefill, if that has made a selection, ascending. returns their
-// number, writes up to n
+// positions of the rows that later layers have computed in the last prefill, if that has made a selection, ascending
 LLAMA_API uint32_t llama_snapkv_selected(const struct llama_context * ctx, int32_t * ids, uint32_t n);
 
 // share of the window's attention mass that lies on the kept rows of a KV head, after the last prefill. negative if that has
@@ -380,7 +381,7 @@ LLAMA_API float llama_snapkv_coverage(const struct llama_context * ctx, uint32_t
 
 // what the vault holds of a cached layer
 struct llama_snapkv_vault_info {
-    size_t size; // sizeof(struct llama_snapkv_vault_info), set by the caller
+    size_t size;
 
     uint32_t n_tokens;
     uint32_t n_queries; // of the last positions
@@ -394,7 +395,7 @@ struct llama_snapkv_vault_info {
 
 // a part of the vault, as it lies in memory: what a prefill has added, or what was attached
 struct llama_snapkv_vault_segment {
-    size_t size; // sizeof(struct llama_snapkv_vault_segment), set by the caller
+    size_t size;
 
     uint32_t pos0;              // position of the first token
     uint32_t n_tokens;
@@ -435,13 +436,13 @@ LLAMA_API void llama_snapkv_vault_clear(struct llama_context * ctx, llama_seq_id
 // recall while answering
 //
 
-// with params.recall_every tokens that llama_snapkv_decode() computes after a prompt are counted, for each sequence, with the params of that
-// prompt. after so many of them the queries of the
-// last recall_queries ones vote for the rows of the vault, joined and pooled as params have it. a kept row is worth the most that any votes
-// gave it, those of the prompt's last tokens included, and a tenth less with each recall since. of each KV head the rows that are worth most
-// stay in the cache or come into it, at the cells of those that go: as many as before, each a copy of the vault's bytes. sinks, spans that
-// the prompt protects, the window, and what followed the prompt stay. it is not exact: what a token did not see it has not seen. where a
-// recall is aborted or fails, nothing has changed. a sequence whose state was loaded recalls nothing until its next prompt
+// with params.recall_every tokens that llama_snapkv_decode() computes after a prompt are counted, for each sequence, with the params of
+// that prompt. after so many of them the queries of the last recall_queries ones vote for the rows of the vault, joined and pooled as
+// params have it. a kept row is worth the most that any votes gave it, those of the prompt's last tokens included, and a tenth less with
+// each recall since. of each KV head the rows that are worth most stay in the cache or come into it, at the cells of those that go: as many
+// as before, each a copy of the vault's bytes. sinks, spans that the prompt protects, the window, and what followed the prompt stay. it is
+// not exact: what a token did not see it has not seen. where a recall is aborted or fails, nothing has changed. a sequence whose state was
+// loaded recalls nothing until its next prompt
 
 struct llama_snapkv_recall_event {
     llama_pos pos;       // of the last token before it
@@ -454,7 +455,7 @@ struct llama_snapkv_recall_event {
     uint64_t bytes_index; // of the vault's index
 };
 
-// the recalls since a sequence's last prompt. returns their number, writes up to n
+// the recalls since a sequence's last prompt
 LLAMA_API uint32_t llama_snapkv_recalls(const struct llama_context * ctx, llama_seq_id seq_id, struct llama_snapkv_recall_event * events, uint32_t n);
 
 //
@@ -468,7 +469,7 @@ LLAMA_API uint32_t llama_snapkv_recalls(const struct llama_context * ctx, llama_
 // takes the states behind it along
 
 struct llama_snapkv_state {
-    size_t size; // sizeof(struct llama_snapkv_state), set by the caller
+    size_t size;
 
     llama_pos pos;        // of the token that comes next
     const void * data;    // of all recurrent layers, one after the other, as they lie in llama.cpp's memory
@@ -504,8 +505,7 @@ LLAMA_API bool llama_snapkv_begin_look(struct llama_context * ctx, llama_seq_id 
 
 // go back to what was put aside, if that was at or before a position, and remove what follows it; it may be gone back to again. returns
 // the position of the token that comes next; -1, with the sequence as it was, if nothing is put aside, or rows were evicted or tokens
-// before it removed since.
-// -2: the sequence is empty
+// before it removed since; -2: the sequence is empty
 LLAMA_API llama_pos llama_snapkv_take_back(struct llama_context * ctx, llama_seq_id seq_id, llama_pos pos);
 
 // prediction heads of a model's own (MTP, NextN) guess from the hidden state behind a token. they run in a context of
