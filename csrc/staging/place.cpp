@@ -26,7 +26,7 @@ bool llama_snapkv_same_rows(const llama_context & ctx, int32_t il, int32_t jl) {
 static bool are_alike(ggml_backend_dev_t a, ggml_backend_dev_t b) {
     ggml_backend_dev_props props;
     ggml_backend_dev_get_props(b, &props);
-    return props.caps.async && props.caps.events && ggml_backend_dev_backend_reg(a) == ggml_backend_dev_backend_reg(b) &&
+    return llama_snapkv_backend_of(b).overlaps && props.caps.async && props.caps.events && ggml_backend_dev_backend_reg(a) == ggml_backend_dev_backend_reg(b) &&
             strcmp(ggml_backend_dev_description(a), ggml_backend_dev_description(b)) == 0;
 }
 

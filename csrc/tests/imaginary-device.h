@@ -24,6 +24,7 @@ inline std::atomic<uint32_t> n_attention_on[3] = {}; // of each device
 inline std::atomic<uint32_t> n_far = 0; // of these, with K of another device
 inline std::atomic<uint32_t> n_supplied = 0; // graphs with attention to which the scheduler copies something
 inline std::atomic<uint32_t> n_strided = 0;   // of these, with a mask whose rows are apart
+inline bool reads_strides = false; // of masks
 inline bool like_cuda = false;   // strides are obeyed, and RMS_NORM, MUL and ADD that follow each other are one node, which rounds once
 inline bool reorders = false;    // nodes are taken out of order, and a row's ADD and RMS_NORM are one node, which rounds otherwise
 inline std::atomic<uint32_t> n_joined = 0;    // such nodes
@@ -133,7 +134,7 @@ inline ggml_status compute(ggml_backend_t backend, ggml_cgraph * gf) {
                                                                                    : 2;
     for (int i = 0; i < gf->n_nodes; ++i) {
         ggml_tensor * mask = gf->nodes[i]->op == GGML_OP_FLASH_ATTN_EXT ? gf->nodes[i]->src[3] : nullptr;
-        if (mask && !like_cuda) {
+        if (mask && !like_cuda && !reads_strides) {
             n_attention++;
             n_attention_on[id]++;
             const ggml_tensor * k = gf->nodes[i]->src[1];

@@ -387,7 +387,7 @@ static void test_vault(llama_model * model, uint32_t chunk) {
         sp.vault = true;
         auto ctx = make(model, sp);
         CHECK(prefill(ctx.get(), document) == 0);
-        CHECK(state_of(ctx.get(), 0) == expected[0].state && logits(ctx.get()) == expected[0].logits);
+        CHECK(outcome::of(ctx.get()).is(expected[0], chunk));
         CHECK(kept_at(ctx.get(), 0, true) == (std::vector<llama_pos>{ N_DOC - 4 * LEAST, N_DOC - LEAST, N_DOC }));
 
         for (uint32_t i = 1; i <= questions.size(); ++i) {

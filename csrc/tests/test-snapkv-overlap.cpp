@@ -170,6 +170,14 @@ static void test_not_dealt() {
     current = "few chunks";
     sp.n_ubatch = 60;
     CHECK(run(model.get(), GGML_TYPE_F16, sp).stats.bytes_weights_lent == 0);
+    current = "a backend whose devices do not wait for each other";
+    sp = snapkv_params();
+    sp.layer_group = 2;
+    imaginary::backend_name = "Vulkan";
+    const auto each = run(model.get(), GGML_TYPE_F16, sp);
+    imaginary::backend_name = "CUDA";
+    CHECK(each.stats.bytes_weights_lent == 0 && imaginary::n_at_once == 1);
+    CHECK(each.logits == dealt.logits && each.decoded == dealt.decoded && each.kept == dealt.kept);
 }
 
 // where memory is short, plans become smaller; the last one deals nothing
@@ -220,6 +228,8 @@ static void test_abort() {
 
 int main() {
     imaginary::is_late = true;
+    imaginary::backend_name = "CUDA"; // whose devices wait for each other
+    imaginary::reads_strides = true;
     ggml_backend_load_all();
     ggml_backend_register(imaginary::reg());
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);

@@ -13,42 +13,42 @@
 // test-snapkv-exact has to give a difference of 0 on the hardware before a backend is called proven, and for recurrent layers one
 // of 0 in their states.
 // the stride: from the sources of the pinned llama.cpp; where nobody has looked or run it, it is taken as not read. ROCm and MUSA are the
-// CUDA backend, compiled otherwise
+// CUDA backend, compiled otherwise. overlaps: one device waits for another's event, which with two H200 through Vulkan never came
 // clang-format off
 static constexpr llama_snapkv_backend BACKENDS[] = {
-    //                                  proven checked: recurrent latent wide sharing selective recall stride fused
-    { "CPU",     "CPU",                 true, false,   true,     true,  true, true, true,     true, true,  true,
+    //                                  proven checked: recurrent latent wide sharing selective recall stride fused overlaps
+    { "CPU",     "CPU",                 true, false,   true,     true,  true, true, true,     true, true,  true, false,
       "Linux on x86-64: with each change the test programs run there, among them test-snapkv-exact on all architectures and "
       "test-snapkv-ops against float64." },
-    { "CUDA",    "CUDA (NVIDIA)",       true, false,   true,     true,  true, true, true,     true, true,  true,
+    { "CUDA",    "CUDA (NVIDIA)",       true, false,   true,     true,  true, true, true,     true, true,  true, true,
       "Compute capability 9.0, an H100 on 2026-11-25 and an H200 on 2026-11-29 and 30: test-snapkv-exact on all architectures, with K and "
       "V in f16 and q8_0, test-snapkv-ops, test-snapkv-selective, test-snapkv-recall but for latent attention, kept positions against the CPU (results/gpu-*.json)." },
-    { "BLAS",    "BLAS (Accelerate, OpenBLAS, MKL)", true, false, true, true, true, true, true,     true, true,  false,
+    { "BLAS",    "BLAS (Accelerate, OpenBLAS, MKL)", true, false, true, true, true, true, true,     true, true,  false, false,
       "It computes products of matrices for the CPU, never attention: the same ones in a prefill as in llama_decode(). "
       "Taken as proven for that; not run." },
-    { "ZenDNN",  "ZenDNN (AMD)",        true, false,   true,     true,  true, true, true,     true, true,  false,
+    { "ZenDNN",  "ZenDNN (AMD)",        true, false,   true,     true,  true, true, true,     true, true,  false, false,
       "As BLAS: not run." },
-    { "zDNN",    "zDNN (IBM Z)",        true, false,   true,     true,  true, true, true,     true, true,  false,
+    { "zDNN",    "zDNN (IBM Z)",        true, false,   true,     true,  true, true, true,     true, true,  false, false,
       "As BLAS: not run." },
-    { "MTL",     "Metal (Apple)",       false, false,  false,    false, false, false, false,    false, true,  true,
+    { "MTL",     "Metal (Apple)",       false, false,  false,    false, false, false, false,    false, true,  true, false,
       "Never run on Apple hardware. The kernels, and what starts them, run as C++ on a CPU (test-snapkv-metal)." },
-    { "Vulkan",  "Vulkan",              false, true,  false,    false, false, false, false,    false, false, false,
+    { "Vulkan",  "Vulkan",              false, true,  false,    false, false, false, false,    false, false, false, false,
       "Run on one GPU, an NVIDIA H200 on 2026-11-30, with shaders that use no matrix cores: test-snapkv-ops, and test-snapkv-exact on shapes "
       "of Llama 3.2 1B and Gemma 3 4B with a cache in f16 and q8_0. Other vendors' drivers compute otherwise, so on each device a small model "
       "is computed when a model is loaded, and has to be exact there. Its flash attention takes a mask's rows as adjacent: each chunk gets a "
       "copy of its part." },
-    { "ROCm",    "ROCm (AMD)",          false, false,  false,    false, false, false, false,    false, true,  true,
+    { "ROCm",    "ROCm (AMD)",          false, false,  false,    false, false, false, false,    false, true,  true, false,
       "Never run on AMD's hardware. Our sources compile with HIP 5.2, and the kernels run as C++ on a CPU, with waves of 32 and of 64 lanes "
       "(test-snapkv-hip)." },
-    { "MUSA",    "MUSA (Moore Threads)", false, false, false,    false, false, false, false,    false, true,  false, "Never run." },
-    { "SYCL",    "SYCL (Intel)",        false, false,  false,    false, false, false, false,    false, false, false, "Never run." },
-    { "OpenCL",  "OpenCL",              false, false,  false,    false, false, false, false,    false, false, false, "Never run." },
-    { "CANN",    "CANN (Ascend)",       false, false,  false,    false, false, false, false,    false, false, false, "Never run." },
-    { "HTP",     "Hexagon (Qualcomm)",  false, false,  false,    false, false, false, false,    false, false, false, "Never run." },
-    { "WebGPU",  "WebGPU",              false, false,  false,    false, false, false, false,    false, false, false,
+    { "MUSA",    "MUSA (Moore Threads)", false, false, false,    false, false, false, false,    false, true,  false, false, "Never run." },
+    { "SYCL",    "SYCL (Intel)",        false, false,  false,    false, false, false, false,    false, false, false, false, "Never run." },
+    { "OpenCL",  "OpenCL",              false, false,  false,    false, false, false, false,    false, false, false, false, "Never run." },
+    { "CANN",    "CANN (Ascend)",       false, false,  false,    false, false, false, false,    false, false, false, false, "Never run." },
+    { "HTP",     "Hexagon (Qualcomm)",  false, false,  false,    false, false, false, false,    false, false, false, false, "Never run." },
+    { "WebGPU",  "WebGPU",              false, false,  false,    false, false, false, false,    false, false, false, false,
       "Never run. Its flash attention takes a mask's rows as adjacent." },
-    { "OPENVINO", "OpenVINO (Intel)",   false, false,  false,    false, false, false, false,    false, false, false, "Never run." },
-    { "RPC",     "RPC",                 false, false,  false,    false, false, false, false,    false, false, false,
+    { "OPENVINO", "OpenVINO (Intel)",   false, false,  false,    false, false, false, false,    false, false, false, false, "Never run." },
+    { "RPC",     "RPC",                 false, false,  false,    false, false, false, false,    false, false, false, false,
       "With a server of the pinned llama.cpp on the same machine, which computed on its CPU, all supported architectures were exact "
       "(tests/native/test_rpc.py). A server does not say what computes there." },
 };
@@ -65,7 +65,7 @@ llama_snapkv_backend llama_snapkv_backend_of(const std::string & name) {
             return backend;
         }
     }
-    return { "", "", false, false, false, false, false, false, false, false, false, false, "It is in no line of the register." };
+    return { "", "", false, false, false, false, false, false, false, false, false, false, false, "It is in no line of the register." };
 }
 
 llama_snapkv_backend llama_snapkv_backend_of(ggml_backend_dev_t dev) {

@@ -27,6 +27,7 @@ struct llama_snapkv_backend {
     bool proven_recall; // and recalls while answering did there what is tested of them (test-snapkv-recall, test-snapkv-recall-bounds)
     bool reads_mask_stride; // flash attention obeys the row stride of its mask; others take its rows as adjacent
     bool fused; // has our fused ops; others run ggml's
+    bool overlaps; // several of its devices compute chunks of one prompt at the same time: copies between them wait for events
     const char * evidence; // what was run where and when, or why nobody can rely on it, as a sentence
 };
 
