@@ -35,8 +35,8 @@ def _wheel(file: Path) -> str:
     ]
     said = (
         f"\nOn a Python {record['python']} whose PATH has no compiler and no CMake "
-        f"({record['machine']['cpu']}, {record['machine']['cores']} cores, on which "
-        f"{installed['processes_before']:.0f} other processes ran; commit {commit(record)}). The wheel, "
+        f"({record['machine']['cpu']}, {record['machine']['cores']} cores, with "
+        f"a load of {installed['processes_before']:.1f}; commit {commit(record)}). The wheel, "
         f"{record['wheel']}, has {backends}{', for the processor that built it' if native else ''}, "
         "and the model `needle`, which answered."
     )

@@ -42,6 +42,35 @@ def test_without_a_record(name, tmp_path):
     assert getattr(machine_tables, name)(tmp_path).endswith("not measured yet.")
 
 
+def test_a_wheel(tmp_path):
+    record = {
+        "python": "3.11.7",
+        "machine": {"cpu": "A CPU", "cores": 2},
+        "commit": "1234567890",
+        "wheel": "a.whl",
+        "note": "A note.",
+        "contents": {
+            "bytes": GIB,
+            "libraries": ["libggml-cpu-a.so", "libggml-cpu-b.so", "libllama.so"],
+            "build": {"options": ["GGML_CPU_ALL_VARIANTS"]},
+        },
+        "installed": {
+            "processes_before": 0.7,
+            "bytes_installed": 2 * GIB,
+            "bytes_installed_with_all_it_needs": 3 * GIB,
+            "seconds_install": 9.6,
+            "seconds_processor": 14.2,
+            "answers": [{"seconds_to_first_token": 1.18}, {"seconds_to_first_token": 1.1}],
+        },
+    }
+    (tmp_path / "wheel-linux.json").write_text(json.dumps(record))
+    lines = machine_tables.wheel(tmp_path).splitlines()
+    cells = [line.strip("|").split("|")[1].strip() for line in lines[2:8]]
+    assert cells == ["1.0 GiB", "2.0 GiB", "3.0 GiB", "10 s", "1.2 s", "14 s"]
+    assert "(A CPU, 2 cores, with a load of 0.7; commit 123456789)" in lines[-1]
+    assert "has 2 CPU backends, and the model" in lines[-1] and lines[-1].endswith("A note.")
+
+
 def test_several_gpus(tmp_path):
     (tmp_path / "several-a.json").write_text(json.dumps(SEVERAL))
     lines = machine_tables.several(tmp_path).splitlines()
