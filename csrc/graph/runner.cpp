@@ -104,7 +104,21 @@ void llama_snapkv_runner::forget_plan() {
     ggml_backend_sched_reset(ctx.get_sched());
 }
 
-llama_snapkv_gctx llama_snapkv_runner::allocate(const builder & build, ggml_cgraph *& gf) {
+bool llama_snapkv_runner::plan(const builder & build, uint64_t topology) {
+    ggml_backend_sched_reset(ctx.get_sched());
+    llama_snapkv_gctx gctx = make_context();
+    ggml_cgraph * gf = build(gctx.get());
+    if (llama_snapkv_graph_topology(gf) != topology) {
+        return false;
+    }
+    if (!ggml_backend_sched_reserve(ctx.get_sched(), gf)) {
+        throw std::runtime_error("out of memory: the compute buffers of the prefill");
+    }
+    ggml_backend_sched_reset(ctx.get_sched());
+    return true;
+}
+
+llama_snapkv_gctx llama_snapkv_runner::allocate(const builder & build, ggml_cgraph *& gf, const builder & largest) {
     ggml_backend_sched_t sched = ctx.get_sched();
 
     ggml_backend_sched_reset(sched);
@@ -113,7 +127,9 @@ llama_snapkv_gctx llama_snapkv_runner::allocate(const builder & build, ggml_cgra
 
     const uint64_t topology = llama_snapkv_graph_topology(gf);
     if (topology != lanes[in_use].planned) {
-        forget_plan();
+        if (!largest || !plan(largest, topology)) {
+            forget_plan();
+        }
         lanes[in_use].planned = topology;
         gctx = make_context();
         gf = build(gctx.get());

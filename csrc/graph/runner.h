@@ -35,8 +35,10 @@ public:
     // where they were kept: the context is an ordinary one until the next swap()
     void swap();
 
-    // build a graph and allocate it; gf is in the context that is returned. throws std::runtime_error or std::bad_alloc
-    llama_snapkv_gctx allocate(const builder & build, ggml_cgraph *& gf);
+    // build a graph and allocate it; gf is in the context that is returned. largest: one that has the largest sizes of all that follow. where
+    // it is of the same topology, the buffers are planned for it, since a graph that outgrows its plan waits for all devices to come to
+    // rest. throws std::runtime_error or std::bad_alloc
+    llama_snapkv_gctx allocate(const builder & build, ggml_cgraph *& gf, const builder & largest = {});
 
     // plan the compute buffers for a graph that will be allocated later: does it fit? throws std::runtime_error or std::bad_alloc
     void reserve(const builder & build);
@@ -63,6 +65,7 @@ private:
         uint64_t planned = 0; // topology that its buffers are planned for
     };
 
+    bool plan(const builder & build, uint64_t topology); // if the graph has it
     void forget_plan();
     void forget_graphs();
     void count_bytes();

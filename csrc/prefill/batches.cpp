@@ -156,9 +156,22 @@ void llama_snapkv_batches::begin_chunk(uint32_t i) {
     if (i > 0) {
         chunk.next();
     }
-    chunk.apply((uint32_t) GGML_PAD(end(i), LLAMA_SNAPKV_N_KV_PAD));
+    chunk.apply();
+    show_cells_of(i);
 }
 
 void llama_snapkv_batches::show_all_cells() {
     chunk.set_n_kv((uint32_t) GGML_PAD(task.n_rows(), LLAMA_SNAPKV_N_KV_PAD));
+}
+
+void llama_snapkv_batches::show_cells_of(uint32_t i) {
+    chunk.set_n_kv((uint32_t) GGML_PAD(end(i), LLAMA_SNAPKV_N_KV_PAD));
+}
+
+uint32_t llama_snapkv_batches::last_full() const {
+    uint32_t res = 0;
+    for (uint32_t i = 1; i + 1 < count(); ++i) {
+        res = n_tokens(i) >= n_tokens(res) ? i : res;
+    }
+    return res;
 }

@@ -35,6 +35,8 @@ public:
     void begin_group(llama_kv_cache & full);
     void begin_chunk(uint32_t i); // one after the other
     void show_all_cells();        // instead of a chunk's: for the largest graph
+    void show_cells_of(uint32_t i);
+    uint32_t last_full() const; // of the chunks before the last one, the last of those that have most tokens
     void end() { chunk = {}; }
     const llama_memory_context_i * memory() const { return chunk.get(); }
 

@@ -32,8 +32,7 @@ llama_snapkv_chunk_memory::llama_snapkv_chunk_memory(const llama_snapkv_memory &
     access::kv(*base) = &staging;
 }
 
-void llama_snapkv_chunk_memory::apply(uint32_t n_kv) {
-    set_n_kv(n_kv);
+void llama_snapkv_chunk_memory::apply() {
     if (swa) {
         swa->apply();
     }

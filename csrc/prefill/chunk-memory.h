@@ -17,9 +17,9 @@ public:
 
     void next() { mctx->next(); } // to the next chunk
 
-    // cells of the chunk in the sliding-window cache and in the recurrent memory. those of the staging cache are not filled in:
-    // its mask is ours and its indices are given. so only the number of cells in use is needed, as get_n_kv() would return it
-    void apply(uint32_t n_kv);
+    void apply(); // cells of the chunk in the sliding-window cache and in the recurrent memory
+    // those of the staging cache are not filled in: its mask is ours and its indices are given. so only the number of cells in use is
+    // needed, as get_n_kv() would return it
     void set_n_kv(uint32_t n_kv);
 
     const llama_memory_context_i * get() const { return mctx.get(); }

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <utility>
 
 using access = llama_snapkv_access;
 
@@ -188,7 +189,19 @@ void llama_snapkv_prefill_run::compute_stage(uint32_t ig, uint32_t i, uint32_t s
     auto & f = flights.next(s);
 
     ggml_cgraph * gf = nullptr;
-    f.gctx = runner.allocate([&](ggml_context * c) { return build_chunk(c, *f.res, stages, s, ig, i); }, gf);
+    const auto build = [&](ggml_context * c) { return build_chunk(c, *f.res, stages, s, ig, i); };
+    const llama_snapkv_runner::builder build_largest = [&](ggml_context * c) {
+        const uint32_t last = batches.last_full();
+        const auto n_outputs = std::exchange(access::n_outputs(ctx), batches.is_last(last) ? 1 : 0);
+        batches.show_cells_of(last);
+        ggml_cgraph * res = build_chunk(c, flights.scratch(), stages, s, ig, last);
+        batches.show_cells_of(i);
+        access::n_outputs(ctx) = n_outputs;
+        return res;
+    };
+    // buffers grow with the rows where a device has those of a quantized cache in f16, or copies the mask
+    const bool grows = ggml_is_quantized(mem.base->type_k()) || ggml_is_quantized(mem.base->type_v()) || !place.reads_mask_stride;
+    f.gctx = runner.allocate(build, gf, grows ? build_largest : nullptr);
     if (sets_inputs) {
         f.res->set_inputs(&batches.ubatch(i));
         // where others go on in cells that all share, what a later group's graphs are given may differ

@@ -131,12 +131,7 @@ void llama_snapkv_prefill_run::allocate() {
     batches.show_all_cells();
     access::n_outputs(ctx) = 1;
     reserve(groups.count() - 1, i);
-    // the last one of full size: a view of the mask at the start has not so many columns
-    uint32_t full = 0;
-    for (uint32_t k = 1; k < i; ++k) {
-        full = batches.n_tokens(k) >= batches.n_tokens(full) ? k : full;
-    }
-    reserve(0, full);
+    reserve(0, batches.last_full()); // a view of the mask at the start has not so many columns
 }
 
 // for the graphs of a group's stages

@@ -184,6 +184,14 @@ ggml_backend_buffer_type_t buffer_type() {
         res.device = device(I);
         res.iface.get_name = [](ggml_backend_buffer_type_t) { return NAMES[I]; };
         res.iface.is_host = [](ggml_backend_buffer_type_t) { return false; };
+        // as CUDA, whose attention has a quantized cache's rows in f16
+        res.iface.get_alloc_size = [](ggml_backend_buffer_type_t, const ggml_tensor * t) {
+            size_t size = ggml_nbytes(t);
+            for (int i = 1; t->op == GGML_OP_FLASH_ATTN_EXT && i <= 2; ++i) {
+                size += ggml_is_quantized(t->src[i]->type) ? sizeof(ggml_fp16_t) * ggml_nelements(t->src[i]) : 0;
+            }
+            return size;
+        };
         res.iface.alloc_buffer = [](ggml_backend_buffer_type_t buft, size_t size) {
             ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size);
             if (buffer) {

@@ -24,6 +24,7 @@ namespace imaginary {
 
 inline std::atomic<int> n_computing = 0; // queues that compute a graph now
 inline std::atomic<int> n_at_once = 0; // most of them at a time
+inline std::atomic<uint32_t> n_beside = 0; // graphs that began beside another
 inline std::atomic<int> delays[3] = {}; // microseconds before a graph of each device
 inline std::atomic<int> copy_delay = 0; // and before a copy
 
@@ -157,6 +158,7 @@ void make_late(ggml_backend_t backend) {
         queue_of(backend)->push([=]() {
             const int n = ++n_computing;
             n_at_once = std::max<int>(n_at_once, n);
+            n_beside += n > 1;
             sleep(delays[id]);
             compute(backend, graph->get());
             n_computing--;

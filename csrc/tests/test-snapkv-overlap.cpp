@@ -29,7 +29,7 @@ static constexpr uint32_t CHUNK = 50; // no multiple of the mask's alignment, an
 
 static llama_context_params context_params(ggml_type type) {
     llama_context_params cp = llama_context_default_params();
-    cp.n_ctx = 1024;
+    cp.n_ctx = 2560;
     cp.n_batch = N;
     cp.n_ubatch = CHUNK;
     cp.n_threads = cp.n_threads_batch = 1;
@@ -56,15 +56,15 @@ static llama_snapkv_params snapkv_params() {
     return sp;
 }
 
-static result run(llama_model * model, ggml_type type, const llama_snapkv_params & sp, bool yields = false) {
+static result run(llama_model * model, ggml_type type, const llama_snapkv_params & sp, bool yields = false, uint32_t n = N) {
     result res;
     llama_context_ptr ctx(llama_snapkv_init_from_model(model, context_params(type), sp));
-    const auto tokens = make_tokens(model, N, 1);
-    llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, tokens.data(), N);
+    const auto tokens = make_tokens(model, n, 1);
+    llama_snapkv_prompt prompt = llama_snapkv_default_prompt(0, tokens.data(), n);
     if (yields) {
         prompt.on_yield = [](void *) { return true; };
     }
-    imaginary::n_at_once = imaginary::n_supplied = 0;
+    imaginary::n_at_once = imaginary::n_supplied = imaginary::n_beside = 0;
     CHECK(ctx && llama_snapkv_prefill(ctx.get(), &prompt) == 0);
     if (!ctx) {
         return res;
@@ -180,6 +180,22 @@ static void test_not_dealt() {
     CHECK(each.logits == dealt.logits && each.decoded == dealt.decoded && each.kept == dealt.kept);
 }
 
+// buffers that grow with the prompt are planned once: a plan that a chunk outgrows is made anew when all devices are at rest
+static void test_growing() {
+    static constexpr uint32_t N_LONG = 2304;
+    const auto model = make_model(HALVES);
+    set_delays(3000, 3000, 0);
+    llama_snapkv_params sp = snapkv_params();
+    sp.layer_group = 2;
+    sp.n_ubatch = 128;
+    for (const ggml_type type : { GGML_TYPE_F16, GGML_TYPE_Q8_0 }) {
+        current = std::string("many chunks, ") + ggml_type_name(type);
+        const auto found = run(model.get(), type, sp, false, N_LONG);
+        CHECK(found.stats.bytes_weights_lent > 0);
+        CHECK(imaginary::n_beside > N_LONG / sp.n_ubatch * 3 / 2); // of three groups of two layers each
+    }
+}
+
 // where memory is short, plans become smaller; the last one deals nothing
 static void test_memory() {
     const auto model = make_model(HALVES);
@@ -235,6 +251,7 @@ int main() {
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
     const llama_snapkv_proving proving;
     test_not_dealt();
+    test_growing();
     test_memory();
     test_abort();
     test_exact(HALVES, GGML_TYPE_F16, { 0, 1, 2, 5, UINT32_MAX });
