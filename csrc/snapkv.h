@@ -91,7 +91,9 @@ struct llama_snapkv_params {
                            // up to four times: rows are chosen when those of the time before get this share of the votes, in [0, 1]; if they
                            // never do, the prefill is exact. 0: at select_depth, asked once
     uint32_t recall_every; // after so many tokens of an answer rows of the vault that the last ones attend to take the places of kept ones
-                           // that matter less, see llama_snapkv_recalls(); 0: never. needs a vault, and where there are several sequences cells for each (kv_unified false)
+                           // that matter less, see llama_snapkv_recalls(); 0: never. needs a vault, and where there are several sequences cells for each (kv_unified false).
+                           // UINT32_MAX: 16, and more where the cache is not in host memory and the prompt has more than 3,072 tokens: as many as
+                           // a ranking takes the time of
     uint32_t recall_queries; // so many of the last tokens ask, in [1, recall_every]
     uint32_t recall_rows;    // of each KV head so many rows are asked, at least, or four times those that are kept: where the vault has
                              // more, those of the stretches that its index ranks highest; 0: all rows, always

@@ -104,7 +104,9 @@ class SnapKVConfig:
         recall: whether rows of the vault come back while an answer is written: after every recall_every
             tokens the last ones vote for all rows of the prompt, and rows that now matter take the
             places of rows that no longer do. It needs a vault; docs/recall.md says what it costs.
-        recall_every: after how many tokens of an answer.
+        recall_every: after how many tokens of an answer. "auto" takes 16, and more where the cache is on a
+            GPU and the prompt has more than 3,072 tokens, 128 with 131,072: as many as it computes
+            while the votes are counted.
         recall_queries: how many of the last ones vote.
         recall_rows: of each KV head, how many rows of the prompt they are compared with one by one, or
             four times those that are kept, if that is more: those of the stretches that they rank
@@ -152,7 +154,7 @@ class SnapKVConfig:
     select_depth: float = option(Selective.depth, most=1)
     select_settled: float = option(Selective.settled, most=1)
     recall: bool = False
-    recall_every: int = _count(Recall.every)
+    recall_every: int | Literal["auto"] = _count("auto")
     recall_queries: int = _count(Recall.queries)
     recall_rows: int = _count(Recall.asked, least=0)
     recall_delay: int | Literal["auto"] = _count("auto", least=0)
@@ -199,6 +201,8 @@ class SnapKVConfig:
                 "rows come back from the vault, and there is none",
                 'give vault="ram", or a folder',
             )
+        if self.recall_every == "auto":
+            return
         if self.recall_queries > self.recall_every:
             raise ConfigError(
                 f"recall_queries={self.recall_queries}",

@@ -195,7 +195,7 @@ int32_t llama_snapkv_prefill(llama_context * ctx, const llama_snapkv_prompt * pr
     ctx->synchronize();
     ctx->memory_update(false); // copies and shifts that wait, before their cells go
     ctx->get_memory()->seq_rm(prompt->seq_id, -1, -1);
-    llama_snapkv_recall_begin(*sk, *prompt);
+    llama_snapkv_recall_begin(*ctx, *sk, *prompt);
     begin_stats(*ctx, *sk, prompt->n_tokens);
 
     llama_snapkv_task task = { *prompt, sk->params.window_size };

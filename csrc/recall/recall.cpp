@@ -3,6 +3,7 @@
 #include "graph/runner.h"
 #include "recall/swap.h"
 #include "state/cells.h"
+#include "state/params.h"
 #include "upstream/access.h"
 
 #include "llama-impl.h"
@@ -16,6 +17,27 @@
 #include <thread>
 
 using access = llama_snapkv_access;
+
+// tokens between two recalls, where it is left to us
+static constexpr uint32_t EVERY = 16;
+// beside a GPU, so that it does not wait for a ranking: an H200 has a token of an 8B model in 3.5 ms, and 15 threads have compared its
+// queries with so many rows of each KV head by then (results/recall-cost-h200-llama31-8b.json)
+static constexpr uint32_t ROWS_PER_TOKEN = 192;
+
+static bool is_on_host(const llama_kv_cache & base) {
+    const auto & layers = access::layers(base);
+    return std::all_of(layers.begin(), layers.end(), [](const auto & layer) { return ggml_backend_buffer_is_host(layer.k->buffer); });
+}
+
+uint32_t llama_snapkv_recall_every(const llama_snapkv_params & params, uint32_t n_prompt, bool on_host) {
+    if (params.recall_every != UINT32_MAX) {
+        return params.recall_every;
+    }
+    const uint32_t n_asked = llama_snapkv_ranker::n_asked(params, llama_snapkv_n_rows(params, n_prompt));
+    const uint32_t n_compared = n_prompt <= n_asked ? n_prompt : n_asked + 2 * llama_snapkv_index::n_stretches(n_prompt);
+    const uint32_t least = std::max({ EVERY, params.recall_queries, (uint32_t) std::max(params.recall_delay + 1, 0) });
+    return on_host ? least : std::max(least, (n_compared + ROWS_PER_TOKEN - 1) / ROWS_PER_TOKEN);
+}
 
 // a ranking, here or on a thread of its own
 class llama_snapkv_ranking {
@@ -106,9 +128,7 @@ uint32_t recaller::delay() const {
     if (state.params.recall_delay >= 0) {
         return (uint32_t) state.params.recall_delay;
     }
-    const auto & layers = access::layers(base);
-    const bool on_host = std::all_of(layers.begin(), layers.end(), [](const auto & layer) { return ggml_backend_buffer_is_host(layer.k->buffer); });
-    return on_host ? 0 : state.params.recall_every * 7 / 8; // the threads would compute tokens
+    return is_on_host(base) ? 0 : state.params.recall_every * 7 / 8; // the threads would compute tokens
 }
 
 std::unique_ptr<llama_snapkv_ranking> recaller::make(llama_snapkv_queries && queries) {
@@ -199,11 +219,12 @@ void llama_snapkv_recall_settle(llama_snapkv & sk, llama_seq_id seq_id) {
     }
 }
 
-void llama_snapkv_recall_begin(llama_snapkv & sk, const llama_snapkv_prompt & prompt) {
+void llama_snapkv_recall_begin(llama_context & ctx, llama_snapkv & sk, const llama_snapkv_prompt & prompt) {
     sk.recalls.erase(prompt.seq_id);
     if (sk.params.recall_every > 0) {
         auto recall = std::make_shared<llama_snapkv_recall>();
         recall->params = sk.params;
+        recall->params.recall_every = llama_snapkv_recall_every(sk.params, prompt.n_tokens, is_on_host(*llama_snapkv_memory_of(ctx).base));
         recall->protected_spans.assign(prompt.protected_spans, prompt.protected_spans + prompt.n_protected);
         sk.recalls[prompt.seq_id] = std::move(recall);
     }

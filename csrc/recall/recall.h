@@ -20,7 +20,7 @@ struct llama_snapkv_recall {
     llama_snapkv_recall();
     ~llama_snapkv_recall();
 
-    llama_snapkv_params params; // of that prompt: another sequence may set others
+    llama_snapkv_params params; // of that prompt: another sequence may set others; with the tokens between two recalls
     std::vector<llama_snapkv_span> protected_spans;
     std::vector<llama_snapkv_recall_event> events;
 
@@ -36,8 +36,11 @@ struct llama_snapkv_recall {
 // called before a sequence's vault changes or goes: nothing reads it any more
 void llama_snapkv_recall_settle(llama_snapkv & sk, llama_seq_id seq_id);
 
+// tokens between two recalls, which params may leave to us; on_host: is the cache in host memory?
+uint32_t llama_snapkv_recall_every(const llama_snapkv_params & params, uint32_t n_prompt, bool on_host);
+
 // called where a prompt begins: nothing of the one before holds
-void llama_snapkv_recall_begin(llama_snapkv & sk, const llama_snapkv_prompt & prompt);
+void llama_snapkv_recall_begin(llama_context & ctx, llama_snapkv & sk, const llama_snapkv_prompt & prompt);
 
 // one batch, of the answers of one or several sequences: made before llama_decode(), which then leaves the queries that the next recall of
 // each asks with

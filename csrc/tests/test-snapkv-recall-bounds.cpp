@@ -5,6 +5,8 @@
 
 #include "test-snapkv-recall-context.h"
 
+#include "recall/recall.h"
+
 #include <algorithm>
 #include <map>
 
@@ -25,6 +27,33 @@ static void test_until_then(llama_model * model) {
         CHECK(rows[0][i] == rows[1][i]);
     }
     CHECK(rows[0].back() != rows[1].back());
+}
+
+// as often as given, or as a ranking takes the time of
+static void test_every(llama_model * model) {
+    auto sp = snapkv_params();
+    sp.budget = 2048;
+    sp.recall_rows = 8192;
+    sp.recall_delay = -1;
+    CHECK(llama_snapkv_recall_every(sp, 131072, false) == EVERY);
+    sp.recall_every = UINT32_MAX;
+    CHECK(llama_snapkv_recall_every(sp, 131072, true) == 16);
+    CHECK(llama_snapkv_recall_every(sp, 2048, false) == 16);
+    CHECK(llama_snapkv_recall_every(sp, 8192, false) == 43);
+    CHECK(llama_snapkv_recall_every(sp, 131072, false) == 128);
+    sp.recall_rows = 0;
+    CHECK(llama_snapkv_recall_every(sp, 131072, false) == 683);
+    sp.recall_delay = 20;
+    CHECK(llama_snapkv_recall_every(sp, 2048, true) == 21);
+    sp.recall_queries = 24;
+    CHECK(llama_snapkv_recall_every(sp, 2048, true) == 24);
+
+    auto ctx = make(model, snapkv_params(UINT32_MAX));
+    CHECK(prefill(ctx.get(), make_tokens(model, N, 1)) == 0);
+    for (uint32_t i = 0; i < 16; ++i) {
+        CHECK(events(ctx.get()).empty() && decode(ctx.get(), { (llama_token) i }, (llama_pos) (N + i)) == 0);
+    }
+    CHECK(events(ctx.get()).size() == 1);
 }
 
 static void test_protected(llama_model * model) {
@@ -223,6 +252,7 @@ static void test_refused(llama_model * model) {
 static tests_t tests_of(const llama_model *) {
     return {
         { "until then", test_until_then },
+        { "every", test_every },
         { "protected", test_protected },
         { "abort", test_abort },
         { "state", test_state },

@@ -22,7 +22,8 @@ static constexpr llama_snapkv_backend BACKENDS[] = {
       "test-snapkv-ops against float64." },
     { "CUDA",    "CUDA (NVIDIA)",       true, false,   true,     true,  true, true, true,     true, true,  true, true,
       "Compute capability 9.0, an H100 on 2026-11-25 and an H200 on 2026-11-29 and 30: test-snapkv-exact on all architectures, with K and "
-      "V in f16 and q8_0, test-snapkv-ops, test-snapkv-selective, test-snapkv-recall but for latent attention, kept positions against the CPU (results/gpu-*.json)." },
+      "V in f16 and q8_0, test-snapkv-ops, test-snapkv-selective, test-snapkv-recall but for latent attention, test-snapkv-hybrid with equal chunks, "
+      "kept positions against the CPU (results/gpu-*.json)." },
     { "BLAS",    "BLAS (Accelerate, OpenBLAS, MKL)", true, false, true, true, true, true, true,     true, true,  false, false,
       "It computes products of matrices for the CPU, never attention: the same ones in a prefill as in llama_decode(). "
       "Taken as proven for that; not run." },
@@ -34,7 +35,7 @@ static constexpr llama_snapkv_backend BACKENDS[] = {
       "Never run on Apple hardware. The kernels, and what starts them, run as C++ on a CPU (test-snapkv-metal)." },
     { "Vulkan",  "Vulkan",              false, true,  false,    false, false, false, false,    false, false, false, false,
       "Run on one GPU, an NVIDIA H200 on 2026-11-30, with shaders that use no matrix cores: test-snapkv-ops, and test-snapkv-exact on shapes "
-      "of Llama 3.2 1B and Gemma 3 4B with a cache in f16 and q8_0. Other vendors' drivers compute otherwise, so on each device a small model "
+      "of Llama 3.2 1B and Gemma 3 4B with a cache in f16 and q8_0, and of the latter on two such GPUs. Other vendors' drivers compute otherwise, so on each device a small model "
       "is computed when a model is loaded, and has to be exact there. Its flash attention takes a mask's rows as adjacent: each chunk gets a "
       "copy of its part." },
     { "ROCm",    "ROCm (AMD)",          false, false,  false,    false, false, false, false,    false, true,  true, false,

@@ -283,7 +283,9 @@ config_options = together(
         says="While an answer is written, take rows of the vault in that its tokens attend to; not exact.",
     ),
     setting(
-        "--recall-every", type=SIZE, says="After how many tokens of an answer rows are recalled."
+        "--recall-every",
+        type=SizeOr("auto", "tokens"),
+        says="After how many tokens of an answer rows are recalled; auto: 16, and more with a GPU.",
     ),
     setting("--recall-queries", type=SIZE, says="How many of the last ones vote for them."),
     setting(

@@ -17,6 +17,7 @@ import llama_cpp
 from snapkv_local.errors import ConfigError, NoRoomError, SnapKVError
 from snapkv_local.llama.file_checks import FileChecks
 from snapkv_local.native.shared import SharedContext
+from snapkv_local.policies.recall import Recall
 
 
 class DecodingLlama(FileChecks, llama_cpp.Llama):
@@ -240,7 +241,10 @@ class DecodingLlama(FileChecks, llama_cpp.Llama):
         """Tokens of a batch: a recall comes between two."""
         context: Any = self._ctx  # one of ours
         config = context.options.config if isinstance(context, SnapKVContext) else None
-        return min(self.n_batch, config.recall_every) if config and config.recall else self.n_batch
+        if config is None or not config.recall:
+            return self.n_batch
+        every = Recall.every if config.recall_every == "auto" else config.recall_every
+        return min(self.n_batch, every)
 
     def _note(self, start: int, tokens: Sequence[int] | npt.NDArray[np.int32], n_rows: int) -> None:
         """Tokens have been evaluated from a position on, and the last n_rows have logits."""

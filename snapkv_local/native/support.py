@@ -23,6 +23,7 @@ AGGREGATIONS = {"sum": 0, "max": 1}
 HIDDEN_STATES = {"auto": 0, "device": 1, "host": 2}
 OPS = {"auto": 0, "fused": 1, "ggml": 2}
 PREFILLS = {"exact": 0, "selective": 1}
+_RECALL_EVERY_AUTO = 2**32 - 1
 
 
 def ggml_type(kv_type: str) -> int:
@@ -64,11 +65,17 @@ def make_params(config: SnapKVConfig, keep_scores: bool = False) -> llama_snapkv
         select_min=config.select_min,
         select_depth=config.select_depth,
         select_settled=config.select_settled,
-        recall_every=config.recall_every if config.recall else 0,
+        recall_every=_recall_every(config),
         recall_queries=config.recall_queries,
         recall_rows=config.recall_rows,
         recall_delay=-1 if config.recall_delay == "auto" else config.recall_delay,
     )
+
+
+def _recall_every(config: SnapKVConfig) -> int:
+    if not config.recall:
+        return 0
+    return _RECALL_EVERY_AUTO if config.recall_every == "auto" else config.recall_every
 
 
 def supported(

@@ -38,7 +38,7 @@ def test_defaults():
         "select_depth": 0.375,
         "select_settled": 0.3,
         "recall": False,
-        "recall_every": 16,
+        "recall_every": "auto",
         "recall_queries": 4,
         "recall_rows": 8192,
         "recall_delay": "auto",
@@ -117,11 +117,11 @@ def test_defaults():
             "recall=True, vault='off': rows come back from the vault, and there is none",
         ),
         (
-            {"recall_queries": 17},
+            {"recall_every": 16, "recall_queries": 17},
             "recall_queries=17: are more than the 16 tokens between two recalls",
         ),
         (
-            {"recall_delay": 16},
+            {"recall_every": 16, "recall_delay": 16},
             "recall_delay=16: is not less than the 16 tokens between two recalls",
         ),
         (

@@ -16,7 +16,7 @@ NAMES = [e.name for e in quality.EVALUATIONS]
 def test_all_records_of_the_tables_have_a_command():
     found = {
         file.stem
-        for kind in ("eval-*", "heads-*", "recall-needle-*", "selective-*-*k*")
+        for kind in ("eval-*", "heads-*", "recall-*-*k", "selective-*-*k*")
         for file in RESULTS.glob(f"{kind}.json")
     }
     assert sorted(NAMES) == sorted(found)
