@@ -200,7 +200,8 @@ void llama_snapkv_prefill_run::compute_stage(uint32_t ig, uint32_t i, uint32_t s
         return res;
     };
     // buffers grow with the rows where a device has those of a quantized cache in f16, or copies the mask
-    const bool grows = ggml_is_quantized(mem.base->type_k()) || ggml_is_quantized(mem.base->type_v()) || !place.reads_mask_stride;
+    const bool has_v = !ctx.get_model().hparams.is_mla();
+    const bool grows = ggml_is_quantized(mem.base->type_k()) || (has_v && ggml_is_quantized(mem.base->type_v())) || !place.reads_mask_stride;
     f.gctx = runner.allocate(build, gf, grows ? build_largest : nullptr);
     if (sets_inputs) {
         f.res->set_inputs(&batches.ubatch(i));

@@ -267,4 +267,15 @@ inline ggml_backend_reg_t reg() {
     return &res;
 }
 
+// for a program's main: with --imaginary before its models they go to these devices, as to CUDA's
+inline void take_option(int & argc, char **& argv) {
+    if (argc > 1 && strcmp(argv[1], "--imaginary") == 0) {
+        argc--;
+        argv++;
+        backend_name = "CUDA";
+        reads_strides = true;
+        ggml_backend_register(reg());
+    }
+}
+
 } // namespace imaginary

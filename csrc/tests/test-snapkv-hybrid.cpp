@@ -1,9 +1,10 @@
 // Models with recurrent layers: their state goes with a sequence, goes back where it was kept only, and is not left half-made by a
 // failure. What begins with kept states is what a prefill of all tokens gives, bit for bit.
 //
-//   test-snapkv-hybrid MODEL.gguf ...
+//   test-snapkv-hybrid [--imaginary] MODEL.gguf ...
 
 #include "environment.h"
+#include "imaginary-device.h"
 #include "llama-cpp.h"
 #include "snapkv.h"
 #include "test-snapkv-sequences.h"
@@ -565,5 +566,6 @@ static tests_t tests_of(const llama_model * model) {
 }
 
 int main(int argc, char ** argv) {
+    imaginary::take_option(argc, argv);
     return run_tests(argc, argv, tests_of);
 }

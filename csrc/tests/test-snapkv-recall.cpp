@@ -1,8 +1,9 @@
 // Recall while answering: the rows that an answer's tokens ask for are in the cache, with the vault's bytes, and no other cell has
 // changed. What should be there is counted here from the queries that a callback of the context's own has seen, in double.
 //
-//   test-snapkv-recall MODEL.gguf ...
+//   test-snapkv-recall [--imaginary] MODEL.gguf ...
 
+#include "imaginary-device.h"
 #include "test-snapkv-recall-context.h"
 #include "test-snapkv-recall-reference.h"
 
@@ -279,5 +280,6 @@ static tests_t tests_of(const llama_model *) {
 }
 
 int main(int argc, char ** argv) {
+    imaginary::take_option(argc, argv);
     return run_tests(argc, argv, tests_of);
 }

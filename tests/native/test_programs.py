@@ -143,6 +143,12 @@ def test_recall_while_answering(run: Run, arch_models: Path, arch: str) -> None:
     assert run("test-snapkv-recall", arch_models / f"{arch}.gguf").strip() == "OK"
 
 
+@pytest.mark.parametrize("arch", ["llama-dense", "gemma3-dense"])
+def test_recall_beside_a_device(run: Run, arch_models: Path, arch: str) -> None:
+    """The cache is in memory of its own, and other threads count the votes meanwhile."""
+    assert run("test-snapkv-recall", "--imaginary", arch_models / f"{arch}.gguf").strip() == "OK"
+
+
 @pytest.mark.parametrize("arch", EACH_MEMORY)
 def test_what_recalls_leave_as_it_is(run: Run, arch_models: Path, arch: str) -> None:
     """Logits before the first, protected rows, other sequences, what was saved, aborts; what is refused."""
@@ -223,6 +229,13 @@ def test_states_of_recurrent_layers(
 def test_sequences_with_recurrent_layers(run: Run, arch_models: Path, arch: str) -> None:
     """No way back, copies, aborts, out of memory, evictions from a state on; what is refused."""
     assert run("test-snapkv-hybrid", arch_models / f"{arch}.gguf").strip() == "OK"
+
+
+def test_recurrent_layers_on_a_device(run: Run, arch_models: Path) -> None:
+    """The same where the states are in memory that the host does not read."""
+    assert (
+        run("test-snapkv-hybrid", "--imaginary", arch_models / "qwen35-dense.gguf").strip() == "OK"
+    )
 
 
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
