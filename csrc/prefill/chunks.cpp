@@ -199,9 +199,11 @@ void llama_snapkv_prefill_run::compute_stage(uint32_t ig, uint32_t i, uint32_t s
         access::n_outputs(ctx) = n_outputs;
         return res;
     };
-    // buffers grow with the rows where a device has those of a quantized cache in f16, or copies the mask
+    // buffers grow with the rows where a device has those of a quantized cache in f16, or copies the mask. not with sliding windows, whose
+    // cells are those of the chunk that is computed now
     const bool has_v = !ctx.get_model().hparams.is_mla();
-    const bool grows = ggml_is_quantized(mem.base->type_k()) || (has_v && ggml_is_quantized(mem.base->type_v())) || !place.reads_mask_stride;
+    const bool is_quantized = ggml_is_quantized(mem.base->type_k()) || (has_v && ggml_is_quantized(mem.base->type_v()));
+    const bool grows = !mem.iswa && (is_quantized || !place.reads_mask_stride);
     f.gctx = runner.allocate(build, gf, grows ? build_largest : nullptr);
     if (sets_inputs) {
         f.res->set_inputs(&batches.ubatch(i));
