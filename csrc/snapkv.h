@@ -98,7 +98,8 @@ struct llama_snapkv_params {
     uint32_t recall_rows;    // of each KV head so many rows are asked, at least, or four times those that are kept: where the vault has
                              // more, those of the stretches that its index ranks highest; 0: all rows, always
     int32_t recall_delay;    // tokens of the answer between the last that asks and the rows that come in, in [0, recall_every): meanwhile other
-                             // threads count votes. 0: the answer waits. negative: 0 where the cache is in host memory, else 7/8 of recall_every
+                             // threads count votes. 0: the answer waits. negative: 0 where the cache is in host memory, else as many as a
+                             // ranking takes the time of, and at most 7/8 of recall_every
 };
 
 LLAMA_API struct llama_snapkv_params llama_snapkv_default_params(void);

@@ -112,8 +112,8 @@ class SnapKVConfig:
             four times those that are kept, if that is more: those of the stretches that they rank
             highest by an index of the vault. 0 for all rows, which takes long with long prompts.
         recall_delay: how many tokens of the answer are between the last that votes and the rows that
-            come in, fewer than recall_every; other threads count the votes meanwhile. "auto" takes seven
-            eighths of recall_every where the cache is on a GPU, and 0 elsewhere: then the answer waits.
+            come in, fewer than recall_every; other threads count the votes meanwhile. "auto" takes as many
+            as a GPU computes meanwhile, 77 with 131,072, and 0 on a CPU: then the answer waits.
         policy: what chooses the rows: "snapkv", which the engine runs with the settings above, or one
             of snapkv_local.policies with its options, such as "value:kernel_size=21+aggregation=max".
             The others run in Python, layer by layer; docs/api.md says what that costs.

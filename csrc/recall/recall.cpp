@@ -20,8 +20,10 @@ using access = llama_snapkv_access;
 
 // tokens between two recalls, where it is left to us
 static constexpr uint32_t EVERY = 16;
-// beside a GPU, so that it does not wait for a ranking: an H200 has a token of an 8B model in 3.5 ms, and 15 threads have compared its
-// queries with so many rows of each KV head by then (results/recall-cost-h200-llama31-8b.json)
+// beside a GPU: an H200 has a token of an 8B model in 3.5 ms, and 15 threads have compared its queries with 420 rows of each KV head by
+// then (results/recall-cost-h200-llama31-8b.json). so rows come in when the ranking has ended, and recalls at a distance that their copies
+// do not slow down by much
+static constexpr uint32_t ROWS_PER_TOKEN_OF_DELAY = 320;
 static constexpr uint32_t ROWS_PER_TOKEN = 192;
 
 static bool is_on_host(const llama_kv_cache & base) {
@@ -29,14 +31,30 @@ static bool is_on_host(const llama_kv_cache & base) {
     return std::all_of(layers.begin(), layers.end(), [](const auto & layer) { return ggml_backend_buffer_is_host(layer.k->buffer); });
 }
 
+// rows of each KV head that a ranking compares with the queries, two of each stretch of the index included
+static uint32_t n_compared(const llama_snapkv_params & params, uint32_t n_prompt) {
+    const uint32_t n_asked = llama_snapkv_ranker::n_asked(params, llama_snapkv_n_rows(params, n_prompt));
+    return n_prompt <= n_asked ? n_prompt : n_asked + 2 * llama_snapkv_index::n_stretches(n_prompt);
+}
+
+static uint32_t tokens_for(uint32_t n_rows, uint32_t per_token) {
+    return (n_rows + per_token - 1) / per_token;
+}
+
 uint32_t llama_snapkv_recall_every(const llama_snapkv_params & params, uint32_t n_prompt, bool on_host) {
     if (params.recall_every != UINT32_MAX) {
         return params.recall_every;
     }
-    const uint32_t n_asked = llama_snapkv_ranker::n_asked(params, llama_snapkv_n_rows(params, n_prompt));
-    const uint32_t n_compared = n_prompt <= n_asked ? n_prompt : n_asked + 2 * llama_snapkv_index::n_stretches(n_prompt);
     const uint32_t least = std::max({ EVERY, params.recall_queries, (uint32_t) std::max(params.recall_delay + 1, 0) });
-    return on_host ? least : std::max(least, (n_compared + ROWS_PER_TOKEN - 1) / ROWS_PER_TOKEN);
+    return on_host ? least : std::max(least, tokens_for(n_compared(params, n_prompt), ROWS_PER_TOKEN));
+}
+
+uint32_t llama_snapkv_recall_delay(const llama_snapkv_params & params, uint32_t n_prompt, bool on_host) {
+    if (params.recall_delay >= 0) {
+        return (uint32_t) params.recall_delay;
+    }
+    // where the cache is in host memory, the threads would compute tokens
+    return on_host ? 0 : std::min(params.recall_every * 7 / 8, tokens_for(n_compared(params, n_prompt), ROWS_PER_TOKEN_OF_DELAY));
 }
 
 // a ranking, here or on a thread of its own
@@ -104,7 +122,7 @@ public:
         ctx(ctx), sk(sk), seq_id(seq_id), state(*sk.recalls.at(seq_id)), vault(sk.vaults.at(seq_id)), base(*llama_snapkv_memory_of(ctx).base), record(std::move(record)) {
     }
 
-    uint32_t delay() const;
+    uint32_t delay() const { return (uint32_t) state.params.recall_delay; }
     void prepare();
     void ask();
     void finish();
@@ -122,14 +140,6 @@ private:
 };
 
 } // namespace
-
-// tokens between the last query and the rows that it asks for
-uint32_t recaller::delay() const {
-    if (state.params.recall_delay >= 0) {
-        return (uint32_t) state.params.recall_delay;
-    }
-    return is_on_host(base) ? 0 : state.params.recall_every * 7 / 8; // the threads would compute tokens
-}
 
 std::unique_ptr<llama_snapkv_ranking> recaller::make(llama_snapkv_queries && queries) {
     std::vector<std::vector<int32_t>> readers;
@@ -224,7 +234,9 @@ void llama_snapkv_recall_begin(llama_context & ctx, llama_snapkv & sk, const lla
     if (sk.params.recall_every > 0) {
         auto recall = std::make_shared<llama_snapkv_recall>();
         recall->params = sk.params;
-        recall->params.recall_every = llama_snapkv_recall_every(sk.params, prompt.n_tokens, is_on_host(*llama_snapkv_memory_of(ctx).base));
+        const bool on_host = is_on_host(*llama_snapkv_memory_of(ctx).base);
+        recall->params.recall_every = llama_snapkv_recall_every(sk.params, prompt.n_tokens, on_host);
+        recall->params.recall_delay = (int32_t) llama_snapkv_recall_delay(recall->params, prompt.n_tokens, on_host);
         recall->protected_spans.assign(prompt.protected_spans, prompt.protected_spans + prompt.n_protected);
         sk.recalls[prompt.seq_id] = std::move(recall);
     }

@@ -20,7 +20,7 @@ struct llama_snapkv_recall {
     llama_snapkv_recall();
     ~llama_snapkv_recall();
 
-    llama_snapkv_params params; // of that prompt: another sequence may set others; with the tokens between two recalls
+    llama_snapkv_params params; // of that prompt: another sequence may set others; with the tokens that they left to us
     std::vector<llama_snapkv_span> protected_spans;
     std::vector<llama_snapkv_recall_event> events;
 
@@ -36,8 +36,10 @@ struct llama_snapkv_recall {
 // called before a sequence's vault changes or goes: nothing reads it any more
 void llama_snapkv_recall_settle(llama_snapkv & sk, llama_seq_id seq_id);
 
-// tokens between two recalls, which params may leave to us; on_host: is the cache in host memory?
+// tokens between two recalls, and between the last that asks and its rows; params may leave them to us, the latter with recall_every
+// known. on_host: is the cache in host memory?
 uint32_t llama_snapkv_recall_every(const llama_snapkv_params & params, uint32_t n_prompt, bool on_host);
+uint32_t llama_snapkv_recall_delay(const llama_snapkv_params & params, uint32_t n_prompt, bool on_host);
 
 // called where a prompt begins: nothing of the one before holds
 void llama_snapkv_recall_begin(llama_context & ctx, llama_snapkv & sk, const llama_snapkv_prompt & prompt);

@@ -36,6 +36,9 @@ static void test_every(llama_model * model) {
     sp.recall_rows = 8192;
     sp.recall_delay = -1;
     CHECK(llama_snapkv_recall_every(sp, 131072, false) == EVERY);
+    CHECK(llama_snapkv_recall_delay(sp, 131072, false) == 7 * EVERY / 8 && llama_snapkv_recall_delay(sp, 131072, true) == 0);
+    sp.recall_every = 128;
+    CHECK(llama_snapkv_recall_delay(sp, 131072, false) == 77 && llama_snapkv_recall_delay(sp, 2048, false) == 7);
     sp.recall_every = UINT32_MAX;
     CHECK(llama_snapkv_recall_every(sp, 131072, true) == 16);
     CHECK(llama_snapkv_recall_every(sp, 2048, false) == 16);
