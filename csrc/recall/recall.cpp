@@ -54,7 +54,7 @@ uint32_t llama_snapkv_recall_delay(const llama_snapkv_params & params, uint32_t 
         return (uint32_t) params.recall_delay;
     }
     // where the cache is in host memory, the threads would compute tokens
-    return on_host ? 0 : std::min(params.recall_every * 7 / 8, tokens_for(n_compared(params, n_prompt), ROWS_PER_TOKEN_OF_DELAY));
+    return on_host ? 0 : std::min((uint32_t) ((uint64_t) params.recall_every * 7 / 8), tokens_for(n_compared(params, n_prompt), ROWS_PER_TOKEN_OF_DELAY));
 }
 
 // a ranking, here or on a thread of its own
