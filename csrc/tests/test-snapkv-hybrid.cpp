@@ -44,9 +44,7 @@ static llama_snapkv_params snapkv_params() {
 }
 
 static llama_context_ptr make(llama_model * model, const llama_snapkv_params & sp = snapkv_params()) {
-    llama_context_ptr ctx(llama_snapkv_init_from_model(model, context_params(), sp));
-    CHECK(ctx);
-    return ctx;
+    return make_context(model, context_params(), sp);
 }
 
 static int32_t decode(llama_context * ctx, const tokens_t & tokens, llama_pos pos, llama_seq_id seq_id = 0) {

@@ -53,9 +53,7 @@ static llama_snapkv_params snapkv_params(uint32_t every = EVERY) {
 }
 
 static llama_context_ptr make(llama_model * model, const llama_snapkv_params & sp, const llama_context_params & cp = context_params()) {
-    llama_context_ptr ctx(llama_snapkv_init_from_model(model, cp, sp));
-    CHECK(ctx);
-    return ctx;
+    return make_context(model, cp, sp);
 }
 
 // tokens of each of these sequences, from its position on, in one batch

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,6 +26,16 @@ using row_t = std::vector<float>;
         res[i] = (llama_token) ((seed + i * 2654435761u) % 997 % n_vocab);
     }
     return res;
+}
+
+// nothing can be tested without it
+[[maybe_unused]] static llama_context_ptr make_context(llama_model * model, const llama_context_params & cp, const llama_snapkv_params & sp) {
+    llama_context_ptr ctx(llama_snapkv_init_from_model(model, cp, sp));
+    if (!ctx) {
+        printf("%s: no context: %s\nFAILED\n", current.c_str(), llama_snapkv_last_error());
+        exit(1);
+    }
+    return ctx;
 }
 
 [[maybe_unused]] static int32_t prefill(llama_context * ctx, const tokens_t & tokens, llama_seq_id seq_id = 0) {
