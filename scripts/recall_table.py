@@ -35,23 +35,19 @@ def answers(results: Path) -> str:
 
 def cost(results: Path) -> str:
     """Seconds of a recall, and the speed with it, from records of `measure/recall.py`."""
-    older: dict[str, bool] = {}  # models whose records are of before rankings had their own times
     rows, sources = [], []
     for file in sorted(results.glob("recall-cost-*.json")):
         record = json.loads(file.read_text())
         sources.append(f"`results/{file.name}` ({where(record)}, {record['threads']} threads)")
         for run in record["runs"]:
-            rank = run.get("seconds_rank", run.get("seconds_recall", 0.0))
-            if "seconds_rank" not in run:
-                older[record["model"]] = True
             rows.append(
                 [
                     f"{record['model'].removesuffix('.gguf')}, {run['n_prompt']:,}",
                     str(run["budget"]),
                     str(run["every"]),
                     f"{1000 * run['seconds_token']:.1f} ms",
-                    f"{1000 * rank:.0f} ms",
-                    f"{1000 * run.get('seconds_wait', rank):.0f} ms",
+                    f"{1000 * run['seconds_rank']:.0f} ms",
+                    f"{1000 * run['seconds_wait']:.0f} ms",
                     f"{1000 * run['seconds_copy']:.1f} ms",
                     f"{run['rows']:,.0f}",
                     f"{run['bytes'] / 2**20:.2f} MiB",
@@ -64,11 +60,6 @@ def cost(results: Path) -> str:
     head = ["model, prompt tokens", "rows kept", "`recall_every`", "a token", "a ranking"]
     head += ["waited for", "copying", "rows replaced", "bytes", "speed", "speed by CPU time"]
     says = "Medians; speed with recall as a share of that without, of the same tokens"
-    if older:
-        says += (
-            f"; of {', '.join(older)}, an older record, as a share of that of tokens which recall leaves "
-            "alone, and a ranking with its copies"
-        )
     return "\n".join([*table(head, rows), "", f"{says}; {', '.join(sources)}."])
 
 
