@@ -24,13 +24,12 @@ inline std::atomic<uint32_t> n_attention_on[3] = {}; // of each device
 inline std::atomic<uint32_t> n_far = 0; // of these, with K of another device
 inline std::atomic<uint32_t> n_supplied = 0; // graphs with attention to which the scheduler copies something
 inline std::atomic<uint32_t> n_strided = 0;   // of these, with a mask whose rows are apart
-inline bool reads_strides = false; // of masks
 inline bool like_cuda = false;   // strides are obeyed, and RMS_NORM, MUL and ADD that follow each other are one node, which rounds once
 inline bool reorders = false;    // nodes are taken out of order, and a row's ADD and RMS_NORM are one node, which rounds otherwise
 inline std::atomic<uint32_t> n_joined = 0;    // such nodes
 inline size_t memory = (size_t) 1 << 40; // bytes that are free, it says
 inline bool is_checked = false; // its backend is one that the register wants checked
-inline const char * backend_name = "Imaginary"; // in no line of the register
+inline const char * backend_name = "Imaginary"; // in no line of the register. as CUDA it obeys strides
 inline bool knows_all = false; // it says yes to every op, as an RPC device does
 inline bool is_wrong = false; // attends otherwise where the mask is a copy: right in llama_decode(), and not in our prefill
 
@@ -134,7 +133,7 @@ inline ggml_status compute(ggml_backend_t backend, ggml_cgraph * gf) {
                                                                                    : 2;
     for (int i = 0; i < gf->n_nodes; ++i) {
         ggml_tensor * mask = gf->nodes[i]->op == GGML_OP_FLASH_ATTN_EXT ? gf->nodes[i]->src[3] : nullptr;
-        if (mask && !like_cuda && !reads_strides) {
+        if (mask && !like_cuda && strcmp(backend_name, "CUDA") != 0) {
             n_attention++;
             n_attention_on[id]++;
             const ggml_tensor * k = gf->nodes[i]->src[1];
@@ -273,7 +272,6 @@ inline void take_option(int & argc, char **& argv) {
         argc--;
         argv++;
         backend_name = "CUDA";
-        reads_strides = true;
         ggml_backend_register(reg());
     }
 }

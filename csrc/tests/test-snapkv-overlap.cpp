@@ -245,7 +245,6 @@ static void test_abort() {
 int main() {
     imaginary::is_late = true;
     imaginary::backend_name = "CUDA"; // whose devices wait for each other
-    imaginary::reads_strides = true;
     ggml_backend_load_all();
     ggml_backend_register(imaginary::reg());
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
