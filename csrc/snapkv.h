@@ -100,6 +100,7 @@ struct llama_snapkv_params {
     int32_t recall_delay;    // tokens of the answer between the last that asks and the rows that come in, in [0, recall_every): meanwhile other
                              // threads count votes. 0: the answer waits. negative: 0 where the cache is in host memory, else as many as a
                              // ranking takes the time of, and at most 7/8 of recall_every
+    float recall_margin;     // so many times as much as a kept row is worth another has to be to take its place, at least 1
 };
 
 LLAMA_API struct llama_snapkv_params llama_snapkv_default_params(void);

@@ -122,24 +122,16 @@ def _selective(
     name = f"selective-{model}-{length // 1024}k"
     others = ("needles", *_STRESS, *_TEXT)
     return [
-        _needle(model, length, budget, policies),
+        Evaluation(name, model, length, ("needle",), 20, 3, policies, (budget,)),
         Evaluation(f"{name}-others", model, length, others, 6, 2, policies, (budget,)),
     ]
 
 
-def _needle(
-    model: str, length: int, budget: int, policies: tuple[str, ...] = ("exact", "selective")
-) -> Evaluation:
-    """60 questions."""
-    name = f"selective-{model}-{length // 1024}k"
-    return Evaluation(name, model, length, ("needle",), 20, 3, policies, (budget,))
-
-
-def _recall(name: str, model: str, documents: int) -> Evaluation:
-    """Of rows that come back while an answer is written; of the last policy by the index, too."""
+def _recall(model: str, documents: int) -> Evaluation:
+    """Of rows that come back while an answer is written: at once, as late as beside a GPU, by the index."""
     tasks = ("in-turn", "second-step", "question-after")
-    policies = ("snapkv", "recall", "recall:asked=384")
-    named = f"recall-{name}-2k"
+    policies = ("snapkv", "recall", "recall:delay=7", "recall:asked=384")
+    named = f"recall-{model}-2k"
     return Evaluation(named, model, 2048, tasks, documents, policies=policies, budgets=(128, 512))
 
 
@@ -185,11 +177,14 @@ EVALUATIONS = (
     _of_later_questions(
         "eval-smollm2-2k-question-free-first", "smollm2", 2048, ("question-first",), 8
     ),
-    _recall("needle", "needle", 3),
-    _recall("smollm2", "smollm2", 4),
-    _recall("smollm2-cpu", "smollm2", 4),  # to run on a CPU, where answers wait for recalls
-    _recall("gemma3", "gemma3", 4),
-    *(_needle("needle", length, 512) for length in (131072, 65536, 32768, 16384)),
+    # to run on a CPU, where answers wait for recalls that name no delay
+    _recall("needle", 3),
+    _recall("smollm2", 4),
+    *(
+        evaluation
+        for length in (131072, 65536, 32768, 16384)
+        for evaluation in _selective("needle", length, 512)
+    ),
     *_selective("smollm2", 4096, 512),
     *_selective("gemma3", 4096, 512),
     *_selective("smollm2", 2048, 256, _BOTH),

@@ -12,6 +12,7 @@ COLUMNS = {
     "full": "full cache",
     "snapkv": "without recall",
     "recall": "with recall",
+    "recall:delay=7": "rows 7 tokens later, as beside a GPU",
     "recall:asked=384": "with recall, at least 384 rows asked",
 }
 FORMS = {"mean": "mean", "bound": "bound", "midway": "midway"}
@@ -22,13 +23,11 @@ def answers(results: Path) -> str:
     rows, sources = [], []
     for file in sorted(results.glob("recall-*-*k.json")):
         record = json.loads(file.read_text())
-        device = record["device"]["kind"].upper()  # beside a GPU, rows come in later
-        found = by_policy(record, COLUMNS, "recall", _text)
-        rows += [[f"{name}, {device}", *cells] for name, *cells in found]
+        rows += by_policy(record, COLUMNS, "recall", _text)
         sources.append(f"`results/{file.name}` ({where(record)})")
     if not rows:
         return "Recall is not measured yet."
-    head = ["model, task, device", "cases (documents)", "rows", *COLUMNS.values()]
+    head = ["model, task", "cases (documents)", "rows", *COLUMNS.values()]
     says = "Exact answers, right tokens, KL to the full cache"
     return "\n".join([*table(head, rows), "", f"{says}; {', '.join(sources)}."])
 

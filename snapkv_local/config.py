@@ -114,6 +114,8 @@ class SnapKVConfig:
         recall_delay: how many tokens of the answer are between the last that votes and the rows that
             come in, fewer than recall_every; other threads count the votes meanwhile. "auto" takes as many
             as a GPU computes meanwhile, 77 with 131,072, and 0 on a CPU: then the answer waits.
+        recall_margin: how many times as much as a kept row another must be worth to take its place, at
+            least 1.
         policy: what chooses the rows: "snapkv", which the engine runs with the settings above, or one
             of snapkv_local.policies with its options, such as "value:kernel_size=21+aggregation=max".
             The others run in Python, layer by layer; docs/api.md says what that costs.
@@ -158,6 +160,7 @@ class SnapKVConfig:
     recall_queries: int = _count(Recall.queries)
     recall_rows: int = _count(Recall.asked, least=0)
     recall_delay: int | Literal["auto"] = _count("auto", least=0)
+    recall_margin: float = option(Recall.margin, least=1)
     policy: str = option(SnapKV.name, cure="give a text such as 'snapkv'")
     protect_system: bool = False
 

@@ -157,7 +157,7 @@ std::vector<llama_snapkv_change> llama_snapkv_ranker::choose(const llama_snapkv_
     auto next = in_order.begin();
     const auto add_kept = [&](float vote) {
         rows.push_back(next->first);
-        scores.push_back(stays(next->first) ? INFINITY : std::max(vote, worth[head * kept.n_kept + next->second]));
+        scores.push_back(stays(next->first) ? INFINITY : params.recall_margin * std::max(vote, worth[head * kept.n_kept + next->second]));
         is_kept.push_back(1);
         ++next;
     };

@@ -37,6 +37,7 @@ llama_snapkv_params llama_snapkv_default_params(void) {
     params.recall_queries = 4;
     params.recall_rows = 8192;
     params.recall_delay = -1;
+    params.recall_margin = 2.0f;
     return params;
 }
 
@@ -89,6 +90,9 @@ std::string llama_snapkv_check_params(const llama_snapkv_params & params) {
     }
     if (params.recall_every > 0 && (params.recall_queries == 0 || params.recall_queries > params.recall_every)) {
         return format("recall_queries must be in [1, recall_every], which is %u, not %u", params.recall_every, params.recall_queries);
+    }
+    if (!(params.recall_margin >= 1.0f && std::isfinite(params.recall_margin))) {
+        return format("recall_margin must be a number from 1, not %g", params.recall_margin);
     }
     if (params.recall_every > 0 && params.recall_delay >= (int64_t) params.recall_every) {
         return format("recall_delay must be less than recall_every, which is %u, not %d: the next recall would come first", params.recall_every, params.recall_delay);

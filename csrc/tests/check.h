@@ -11,6 +11,7 @@ static int n_failed = 0;
     do {                                                                                                     \
         if (!(x)) {                                                                                          \
             printf("%s:%d: %s%s%s\n", __FILE__, __LINE__, current.c_str(), current.empty() ? "" : ": ", #x); \
+            fflush(stdout); /* what follows may end the program */                                           \
             n_failed++;                                                                                      \
         }                                                                                                    \
     } while (0)

@@ -240,6 +240,7 @@ static void test_refused(llama_model * model) {
     CHECK(refused([](auto & sp) { sp.recall_queries = 0; }, "recall_queries"));
     CHECK(refused([](auto & sp) { sp.recall_queries = EVERY + 1; }, "recall_queries"));
     CHECK(refused([](auto & sp) { sp.recall_delay = EVERY; }, "recall_delay"));
+    CHECK(refused([](auto & sp) { sp.recall_margin = 0.5f; }, "recall_margin"));
     CHECK(refused([](auto &) {}, "set kv_unified to false", 2));
 
     // a prompt that all stays of has nothing to recall, and no vault is none

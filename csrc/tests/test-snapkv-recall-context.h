@@ -49,6 +49,7 @@ static llama_snapkv_params snapkv_params(uint32_t every = EVERY) {
     sp.recall_queries = QUERIES;
     sp.recall_rows = 0;
     sp.recall_delay = 0;
+    sp.recall_margin = 1.0f; // in models with random weights no row is worth twice as much as another
     return sp;
 }
 

@@ -34,10 +34,10 @@ static constexpr llama_snapkv_backend BACKENDS[] = {
     { "MTL",     "Metal (Apple)",       false, false,  false,    false, false, false, false,    false, true,  true, false,
       "Never run on Apple hardware. The kernels, and what starts them, run as C++ on a CPU (test-snapkv-metal)." },
     { "Vulkan",  "Vulkan",              false, true,  false,    false, false, false, false,    false, false, false, false,
-      "Run on one GPU, an NVIDIA H200 on 2026-11-30, with shaders that use no matrix cores: test-snapkv-ops, and test-snapkv-exact on shapes "
-      "of Llama 3.2 1B and Gemma 3 4B with a cache in f16 and q8_0, and of the latter on two such GPUs. Other vendors' drivers compute otherwise, so on each device a small model "
-      "is computed when a model is loaded, and has to be exact there. Its flash attention takes a mask's rows as adjacent: each chunk gets a "
-      "copy of its part." },
+      "Run on NVIDIA H200s on 2026-11-30, with shaders that use no matrix cores: test-snapkv-ops, and test-snapkv-exact on shapes of Llama "
+      "3.2 1B and Gemma 3 4B with a cache in f16 and q8_0, on one device and on two (the Llama on one GPU that was listed twice). Other "
+      "vendors' drivers compute otherwise, so on each device a small model is computed when a model is loaded, and has to be exact there. "
+      "Its flash attention takes a mask's rows as adjacent: each chunk gets a copy of its part." },
     { "ROCm",    "ROCm (AMD)",          false, false,  false,    false, false, false, false,    false, true,  true, false,
       "Never run on AMD's hardware. Our sources compile with HIP 5.2, and the kernels run as C++ on a CPU, with waves of 32 and of 64 lanes "
       "(test-snapkv-hip)." },

@@ -298,6 +298,11 @@ config_options = together(
         type=SizeOr("auto", "tokens"),
         says="How many tokens of the answer lie between their votes and the rows; 0 has the answer wait.",
     ),
+    setting(
+        "--recall-margin",
+        type=float,
+        says="How many times as much as a kept row another must be worth to take its place.",
+    ),
 )
 
 # the same, of commands that prefill: which rows stay

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -198,11 +199,13 @@ class Evaluation:
         figures = prefill()
         held = [min(cell.budget, view.n_prompt)] * len(cached_layers(self.model))
         n_bytes = kv_bytes(self.model, cell.kv_type, view.n_prompt, held)
+        # its rows change with the answer's tokens, between two of them
+        recalls = isinstance(policy, Recall)
         for i, (case, full) in enumerate(cases):
-            if i > 0 and isinstance(policy, Recall):
-                prefill()  # an answer changes the rows
+            if i > 0 and recalls:
+                prefill()
             engine.rewind()
-            seen = self._score(engine, case)
+            seen = self._score(engine, case, one_by_one=recalls)
             with self._timed("measure"):
                 self.record.add(case, cell, n_bytes, measure(seen, full), figures)
         self.record.save()
@@ -242,10 +245,18 @@ class Evaluation:
         with self._timed("views"):
             return engine.layer_views()
 
-    def _score(self, engine: Engine, case: Case, is_full: bool = False) -> Seen:
+    def _score(
+        self, engine: Engine, case: Case, is_full: bool = False, one_by_one: bool = False
+    ) -> Seen:
+        """one_by_one: as an answer is written, and not many tokens at once."""
+        # the last gold token is predicted, and not fed
+        tokens, n_gold = [*case.after, *case.gold[:-1]], len(case.gold)
         with self._timed("score"):
-            # the last gold token is predicted, and not fed
-            logits: Logits = engine.logits_for([*case.after, *case.gold[:-1]], len(case.gold))
+            if one_by_one:
+                rows = deque((engine.logits_for([t], 1)[0] for t in tokens), maxlen=n_gold)
+                logits: Logits = np.stack(rows)
+            else:
+                logits = engine.logits_for(tokens, n_gold)
         with self._timed("measure"):
             return Seen.of(logits, case.gold, is_full)
 

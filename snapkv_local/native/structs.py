@@ -58,6 +58,7 @@ class llama_snapkv_params(_Sized):
         ("recall_queries", _u32),
         ("recall_rows", _u32),
         ("recall_delay", ctypes.c_int32),
+        ("recall_margin", ctypes.c_float),
     ]
 
 

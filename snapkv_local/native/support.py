@@ -69,6 +69,7 @@ def make_params(config: SnapKVConfig, keep_scores: bool = False) -> llama_snapkv
         recall_queries=config.recall_queries,
         recall_rows=config.recall_rows,
         recall_delay=-1 if config.recall_delay == "auto" else config.recall_delay,
+        recall_margin=config.recall_margin,
     )
 
 

@@ -76,6 +76,7 @@ def test_every_option_reaches_its_setting(loaded):
         "recall_queries": ("6", 6),
         "recall_rows": ("4k", 4096),
         "recall_delay": ("3", 3),
+        "recall_margin": ("1.5", 1.5),
     }
     assert set(CONFIG_NAMES) == {*settings, "keep_ratio", "policy", "protect_system", "recall"}
     arguments = [part for name, (text, _) in settings.items() for part in (option_of(name), text)]
@@ -283,7 +284,9 @@ def test_defaults_in_help_are_those_of_the_dataclasses():
                 if value is None or value is False:
                     assert shown is None or option.name == "max_budget", (command.name, text)
                 else:
-                    assert shown[1] == str(value), (command.name, text)
+                    is_number = isinstance(value, float)
+                    said = float(shown[1]) if is_number else shown[1]
+                    assert said == (value if is_number else str(value)), (command.name, text)
                     seen.add(option.name)
     assert {
         "budget",

@@ -42,6 +42,7 @@ def test_defaults():
         "recall_queries": 4,
         "recall_rows": 8192,
         "recall_delay": "auto",
+        "recall_margin": 2.0,
         "policy": "snapkv",
         "protect_system": False,
     }

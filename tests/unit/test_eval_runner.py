@@ -17,6 +17,7 @@ from snapkv_local.eval.tasks import Wanted
 from snapkv_local.models.gguf_shape import ModelShape
 from snapkv_local.plan.kinds import Layer
 from snapkv_local.plan.model import PlannedModel
+from snapkv_local.policies.recall import Recall
 from snapkv_local.policies.selective import Selective
 from snapkv_local.policies.view import LayerView
 
@@ -94,8 +95,8 @@ class FakeEngine:
             for i, layer in enumerate(self.kept)
             for h, positions in enumerate(layer)
         )
-        assert self.fed == 0, "score() goes on from the end of the prompt"
-        self.fed = len(tokens)
+        assert self.fed == 0 or len(tokens) == 1, "score() goes on from the end of the prompt"
+        self.fed += len(tokens)
         return np.stack([8 * state + self.rows[0, 0, token] for token in tokens[-last:]])
 
     def close(self):
@@ -306,6 +307,19 @@ def test_what_says_how_a_prompt_is_prefilled_has_its_own_prefill(path):
     assert scores["selective:share=0.5/40/f16"]["kl"] > 0
     bytes_of = data["cases"]["t/100/0/0"]["bytes"]
     assert bytes_of["selective:share=0.5/64/f16"] == bytes_of["recent/64/f16"]
+
+
+def test_an_answer_between_whose_tokens_rows_change_is_fed_token_by_token(path):
+    policies = {"selective": Selective(), "recall": Recall()}
+    run = Run(path, replace(SETTINGS, policies=tuple(policies)), policies=policies)
+    data = run.run()
+    n_fed = [len(case.after) + len(case.gold) - 1 for case in make_cases()]
+    at_once = 4 * (1 + 3)  # the full cache, and selective with each budget
+    assert run.engines["f16"].calls.count("score") == at_once + 3 * sum(n_fed)
+    for case in data["cases"].values():
+        for budget in (40, 64, 512):
+            scores = [case["scores"][f"{name}/{budget}/f16"] for name in policies]
+            assert scores[0] == scores[1] and scores[0]["kl"] >= 0
 
 
 def test_quantized_caches_are_compared_with_the_full_f16_one(path):

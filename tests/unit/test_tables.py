@@ -367,14 +367,14 @@ def test_all_policies_of_all_records(tmp_path):
 
 def test_recall_beside_what_is_without_it(tmp_path):
     assert "not measured yet" in recall_table.answers(tmp_path)
-    shares = {"snapkv": 0.25, "recall": 0.75, "recall:asked=384": 0.75}
-    record = eval_record(shares, ("in-turn",), budgets=(128, 512)) | {"device": {"kind": "gpu"}}
+    shares = {"snapkv": 0.25, "recall": 0.75, "recall:delay=7": 0.5, "recall:asked=384": 0.75}
+    record = eval_record(shares, ("in-turn",), budgets=(128, 512))
     (tmp_path / "recall-tiny-2k.json").write_text(json.dumps(record))
     _, _, *rows, _, last = recall_table.answers(tmp_path).splitlines()
     assert [row.split("|")[3].strip() for row in rows] == ["128", "512"]
-    assert all(row.split("|")[1].strip().endswith("2K, GPU") for row in rows)
-    shares = [cell.split(",")[0].strip() for cell in rows[0].split("|")[4:7]]
-    assert shares == ["100 %", "25 %", "75 %"]
+    assert all(row.split("|")[1].strip().endswith("2K") for row in rows)
+    shares = [cell.split(",")[0].strip() for cell in rows[0].split("|")[4:9]]
+    assert shares == ["100 %", "25 %", "75 %", "50 %", "75 %"]
     assert "`results/recall-tiny-2k.json`" in last
 
 
