@@ -15,7 +15,9 @@ import pytest
 from docs_code import CODE, code_lines
 
 import tables
+from snapkv_local import policies
 from snapkv_local.cli import main
+from snapkv_local.eval.tasks import TASKS
 
 ROOT = tables.ROOT
 PAGES = [*sorted(tables.DOCS.glob("*.md")), tables.README, *sorted(ROOT.glob("examples/**/*.md"))]
@@ -119,6 +121,12 @@ def option_names(*commands):
             if isinstance(option, click.Option):
                 found.update(option.opts)
     return found
+
+
+def test_every_policy_and_task_is_explained():
+    text = (tables.DOCS / "eval.md").read_text()
+    named = {*policies.POLICIES, *policies.PREFILLS, *TASKS}
+    assert {name for name in named if f"\n| `{name}` |" not in text} == set()
 
 
 def test_options_for_users_of_llama_cpp():
