@@ -2,8 +2,8 @@
 
     python tests/vulkan/lavapipe.py build/vulkan/bin
 
-Runs test-snapkv-exact on the package's two models with all layers on that device and a cache in f16, and on
-the small one in q8_0. The Mesa of Debian 12 (22.3) writes into buffers that are gone, so kept-buffers.c keeps
+Runs test-snapkv-exact on the package's two models with all layers on that device and a cache in f16 and in
+q8_0. The Mesa of Debian 12 (22.3) writes into buffers that are gone, so kept-buffers.c keeps
 them. Started by `make test.vulkan`, which builds for Vulkan; not part of `make test`.
 """
 
@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 from snapkv_local.models.resolve import demo_model, needle_model
@@ -40,11 +41,7 @@ def main() -> int:
     subprocess.run(command, check=True)
 
     failed = False
-    for model, kv_type in (
-        (needle_model(), "f16"),
-        (needle_model(), "q8_0"),
-        (demo_model(), "f16"),
-    ):
+    for model, kv_type in product((needle_model(), demo_model()), ("f16", "q8_0")):
         options = ("-n", "120", "-u", "64", "-g", GROUPS, "-b", "64", "-w", "16", "-t", kv_type)
         found = said(kept_buffers, args.bin / "test-snapkv-exact", *options, str(model))
         runs = [(run["G"], run["max_diff"]) for run in json.loads(found)["runs"]]
