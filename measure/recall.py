@@ -4,10 +4,10 @@
     measure/recall.py --shape llama31-8b --layers all --tokens 131072 --budgets 2048 --every 64 --out FILE
 
 A text, or tokens at random where the model has no text of ours, is prefilled with a vault, and the same
-tokens are decoded after it, one by one: without recall, then with it. Tokens whose queries are read are
-slower, and so are those that wait for a recall or are computed beside one. Medians of the recalls after the
-first; speed by seconds of the process, too, which other programs on the machine change less. --rows and
---delay are settings of SnapKVConfig, of which each is measured.
+tokens are decoded after it, one by one: without recall, then with it, and so on in turn. Tokens whose queries
+are read are slower, and so are those that wait for a recall or are computed beside one. Medians, of the
+recalls after the first; speed by seconds of the process, too, which other programs on the machine change
+less. --rows and --delay are settings of SnapKVConfig, of which each is measured.
 """
 
 from __future__ import annotations
@@ -72,17 +72,27 @@ def ratio(off: list[float], on: list[float], every: int) -> float:
     return rounds[0] / rounds[1]
 
 
-def summary(llm: Any, config: SnapKVConfig, prompt: list[int], answer: list[int]) -> dict[str, Any]:
+def summary(
+    llm: Any, config: SnapKVConfig, prompt: list[int], answer: list[int], repeats: int
+) -> dict[str, Any]:
     """Of one setting."""
     every = config.recall_every
     answer = answer[: len(answer) // every * every]
-    llm.set_snapkv(replace(config, recall=False))
-    wall, cpu = timed(llm, prompt, answer)
-    prefill = llm.last_prefill.to_dict()
-    llm.set_snapkv(config)
-    wall_on, cpu_on = timed(llm, prompt, answer)
-    recalls = llm.recalls()
-    watched = range(every - config.recall_queries, every - 1)
+    wall, cpu, watched, recalls = [], [], [], []
+    speeds = []
+    for _ in range(repeats):
+        llm.set_snapkv(replace(config, recall=False))
+        off = timed(llm, prompt, answer)
+        prefill = llm.last_prefill.to_dict()
+        llm.set_snapkv(config)
+        on = timed(llm, prompt, answer)
+        first, *others = llm.recalls()
+        wall += off[0]
+        cpu += off[1]
+        at = range(every - config.recall_queries, every - 1)
+        watched += [s for i, s in enumerate(on[0]) if i % every in at]
+        recalls += others
+        speeds.append([ratio(*both, every) for both in zip(off, on, strict=True)])
     return {
         "n_prompt": len(prompt),
         "n_new": len(answer),
@@ -94,22 +104,19 @@ def summary(llm: Any, config: SnapKVConfig, prompt: list[int], answer: list[int]
         "bytes_vault": prefill["bytes_vault"],
         "seconds_token": statistics.median(wall),
         "seconds_token_cpu": statistics.median(cpu),
-        "seconds_token_watched": statistics.median(
-            s for i, s in enumerate(wall_on) if i % every in watched
-        )
-        if watched
-        else None,
-        "seconds_rank": statistics.median(r.seconds_rank for r in recalls[1:]),
-        "seconds_wait": statistics.median(r.seconds_wait for r in recalls[1:]),
-        "seconds_copy": statistics.median(r.seconds_copy for r in recalls[1:]),
-        "seconds_first_recall": recalls[0].seconds_wait + recalls[0].seconds_copy,
+        "seconds_token_watched": statistics.median(watched) if watched else None,
+        "seconds_rank": statistics.median(r.seconds_rank for r in recalls),
+        "seconds_wait": statistics.median(r.seconds_wait for r in recalls),
+        "seconds_copy": statistics.median(r.seconds_copy for r in recalls),
+        "seconds_first_recall": first.seconds_wait + first.seconds_copy,
         "bytes_index": recalls[-1].bytes_index,
         "bytes_votes": recalls[-1].bytes_votes,
-        "rows": statistics.median(r.n_rows for r in recalls[1:]),
-        "bytes": statistics.median(r.n_bytes for r in recalls[1:]),
-        "speed": ratio(wall, wall_on, every),
-        "speed_cpu": ratio(cpu, cpu_on, every),
-        "recalls": [recall.to_dict() for recall in recalls],
+        "rows": statistics.median(r.n_rows for r in recalls),
+        "bytes": statistics.median(r.n_bytes for r in recalls),
+        "repeats": repeats,
+        "speed": statistics.median(wall for wall, _ in speeds),
+        "speed_cpu": statistics.median(cpu for _, cpu in speeds),
+        "recalls": [recall.to_dict() for recall in (first, *others)],
     }
 
 
@@ -134,6 +141,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[SnapKVConfig.recall_rows])
     parser.add_argument("--delay", nargs="+", default=["auto"])
     parser.add_argument("--new", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=5, help="of both, in turn")
     parser.add_argument("--commit", default=None, help="for the record, where there is no git")
     parser.add_argument("--threads", type=int, default=n_cores())
     parser.add_argument("--out", type=Path, default=RECORD)
@@ -200,7 +208,7 @@ def main() -> None:
                     recall_delay=delay if delay == "auto" else int(delay),
                 )
                 answer = tokens[n : n + args.new]
-                found["runs"].append(summary(llm, wanted, tokens[:n], answer))
+                found["runs"].append(summary(llm, wanted, tokens[:n], answer, args.repeats))
                 records.write(args.out, found)
                 row = {k: v for k, v in found["runs"][-1].items() if k != "recalls"}
                 print(row, file=sys.stderr, flush=True)
