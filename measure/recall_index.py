@@ -30,6 +30,7 @@ from snapkv_local.eval.tasks.task import Wanted
 from snapkv_local.eval.tasks.wander import TASKS
 from snapkv_local.eval.tokens import open_tokens
 from snapkv_local.models.resolve import demo_model, needle_model
+from snapkv_local.policies.recall import Recall
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = {"needle": (needle_model, 16_384), "smollm2": (demo_model, 2048)}
@@ -121,7 +122,9 @@ def measure(name: str, threads: int) -> dict[str, Any]:
     find, length = MODELS[name]
     tokens = open_tokens(find(), None)
     cases = list(TASKS[0].cases(tokens, Wanted(lengths=(length,), n_documents=1)))
-    config = SnapKVConfig(budget=BUDGETS[-1], vault="ram", decode_cells=256)
+    config = SnapKVConfig(
+        budget=BUDGETS[-1], vault="ram", decode_cells=256, recall_every=Recall.every
+    )
     llm = Llama(
         str(find()),
         snapkv=config,
@@ -157,11 +160,13 @@ def measure(name: str, threads: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", choices=[*MODELS, []], default=[*MODELS])
+    parser.add_argument("models", nargs="*", help=", ".join(MODELS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "results")
     args = parser.parse_args()
-    for name in args.models:
+    if unknown := set(args.models) - set(MODELS):
+        parser.error(f"there is no model {', '.join(sorted(unknown))}")
+    for name in args.models or MODELS:
         found = {
             "kind": "recall-index",
             "date": date.today().isoformat(),
