@@ -78,8 +78,8 @@ def summary(
     """Of one setting."""
     every = config.recall_every
     answer = answer[: len(answer) // every * every]
-    wall, cpu, watched, recalls = [], [], [], []
-    speeds = []
+    places = range(every - config.recall_queries, every - 1)  # whose queries are read
+    wall, cpu, watched, recalls, speeds = [], [], [], [], []
     for _ in range(repeats):
         llm.set_snapkv(replace(config, recall=False))
         off = timed(llm, prompt, answer)
@@ -89,8 +89,7 @@ def summary(
         first, *others = llm.recalls()
         wall += off[0]
         cpu += off[1]
-        at = range(every - config.recall_queries, every - 1)
-        watched += [s for i, s in enumerate(on[0]) if i % every in at]
+        watched += [s for i, s in enumerate(on[0]) if i % every in places]
         recalls += others
         speeds.append([ratio(*both, every) for both in zip(off, on, strict=True)])
     return {
@@ -114,8 +113,8 @@ def summary(
         "rows": statistics.median(r.n_rows for r in recalls),
         "bytes": statistics.median(r.n_bytes for r in recalls),
         "repeats": repeats,
-        "speed": statistics.median(wall for wall, _ in speeds),
-        "speed_cpu": statistics.median(cpu for _, cpu in speeds),
+        "speed": statistics.median(by_clock for by_clock, _ in speeds),
+        "speed_cpu": statistics.median(by_cpu for _, by_cpu in speeds),
         "recalls": [recall.to_dict() for recall in (first, *others)],
     }
 

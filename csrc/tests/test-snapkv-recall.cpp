@@ -149,7 +149,7 @@ static void check_rows(llama_model * model, const llama_snapkv_params & sp, uint
             const std::vector<int32_t> ids(kept.ids.begin() + h * kept.n_kept, kept.ids.begin() + (h + 1) * kept.n_kept);
             for (const int32_t id : old_ids) {
                 can_come[id] = true;
-                scores[id] = (double) sp.recall_margin * std::max(scores[id], FADE * old_votes[id]);
+                scores[id] = sp.recall_margin * std::max(scores[id], FADE * old_votes[id]);
                 scores[id] += (uint32_t) id < N_SINK ? 1000.0 : 0.0;
             }
             for (uint32_t i = 0; i < N; ++i) {

@@ -336,8 +336,14 @@ def test_a_trial_has_all_settings_that_decide_which_rows_stay():
     # of a selective prefill, which Ways measures
     others |= {"prefill", "select_share", "select_min", "select_depth", "select_settled"}
     # of answers
-    others |= {"recall", "recall_every", "recall_queries", "recall_rows", "recall_delay"}
-    others.add("recall_margin")
+    others |= {
+        "recall",
+        "recall_every",
+        "recall_queries",
+        "recall_rows",
+        "recall_delay",
+        "recall_margin",
+    }
     assert set(SnapKVConfig.__dataclass_fields__) == {*Setting().to_dict(), *amount, *others}
 
 

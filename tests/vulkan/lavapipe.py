@@ -3,8 +3,8 @@
     python tests/vulkan/lavapipe.py build/vulkan/bin
 
 Runs test-snapkv-exact on the package's two models with all layers on that device and a cache in f16 and in
-q8_0. The Mesa of Debian 12 (22.3) writes into buffers that are gone, so kept-buffers.c keeps
-them. Started by `make test.vulkan`, which builds for Vulkan; not part of `make test`.
+q8_0. The Mesa of Debian 12 (22.3) writes into buffers that are gone, so kept-buffers.c keeps them. Started by
+`make test.vulkan`, which builds for Vulkan; not part of `make test`.
 """
 
 from __future__ import annotations
